@@ -1,0 +1,84 @@
+# Everything from a fresh clone that has nothing but Python 3.11, 3.12 or 3.13. The first target makes .venv and installs what
+# requirements.lock pins, hashes checked; afterwards only when the lock, pyproject.toml or PYTHON changes. uv does it if it is on the PATH.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+# Of .venv itself: is it there, whole, and of the Python that was asked for?
+SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout; \
+	sys.exit(out.strip() != sys.version.strip())
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo lab serve doctor test check browser format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to demo, lab, serve and doctor, to pytest in test'
+
+demo: $(INSTALLED) ## one message through each door, and its life from 0 to 6 seconds
+	@$(BIN)/chatlab demo $(ARGS)
+
+lab: $(INSTALLED) ## JupyterLab on the notebooks, with the service running
+	@$(BIN)/chatlab lab $(ARGS)
+
+serve: $(INSTALLED) ## the service, on http://127.0.0.1:8000
+	@$(BIN)/chatlab serve $(ARGS)
+
+doctor: $(INSTALLED) ## what is installed, what is missing, and the command that mends it
+	@$(BIN)/chatlab doctor $(ARGS)
+
+test: check browser ## everything: check, then all tests and all notebooks
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## format, lint, types, and that the modules are in reading order
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_reading_order.py
+
+browser: $(INSTALLED)
+	@$(BIN)/python tests/find_browser.py
+
+format: $(INSTALLED) ## what `make check` can mend by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The first lock is everything; the second, for docker-compose.yml, is its part that the service alone needs. UPGRADE=1 takes newer versions.
+LOCK = uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' \
+	--no-emit-index-url --no-emit-find-links --group build pyproject.toml
+lock: ## pin every dependency again, with hashes, for all platforms (needs uv)
+	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
+	$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade)
+	$(LOCK) --constraint requirements.lock --output-file requirements-service.lock --upgrade
+
+clean: ## remove what was made here: .venv and caches (messages stay: they are in the data folder)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find chatlab tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@rm -f $(VENV)/.installed*
+	@for python in $(CANDIDATES); do "$$python" -c '$(SUITS)' 2>/dev/null && break; python=; done; \
+	if [ -x $(BIN)/python ] && $(BIN)/python -c '$(if $(PYTHON),$(SAME),$(SUITS))' "$$python" 2>/dev/null; then exit 0; fi; \
+	uv=$$(command -v uv); \
+	if [ -z "$$python$$uv" ] || [ -z "$$python" -a -n "$(PYTHON)" ]; then \
+		echo 'chatlab needs Python 3.11, 3.12 or 3.13, found none as: $(CANDIDATES). Install one, or say where it is: make PYTHON=/path/to/python' >&2; exit 1; fi; \
+	rm -rf $(VENV); \
+	if [ -n "$$uv" ]; then uv venv --quiet --python "$${python:->=3.11,<3.14}" $(VENV); exit; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python cannot make virtual environments. Debian and Ubuntu: sudo apt-get install python3-venv; or install uv" >&2; exit 1; fi; \
+	"$$python" -m venv $(VENV)
+	@echo "chatlab: installing what requirements.lock pins into $(VENV), $$($(BIN)/python --version); once, about a minute" >&2
+	@if command -v uv >/dev/null; then \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	else \
+		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; } && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	fi
+	@touch $@

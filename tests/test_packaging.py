@@ -229,3 +229,13 @@ def test_a_second_run_installs_nothing(bare: Path) -> None:
     assert "up to date" in make(bare, ".venv/.installed").stdout
     os.utime(bare / "requirements.lock", (2e9, 2e9))
     assert "up to date" not in make(bare, ".venv/.installed").stdout
+
+
+def test_a_missing_browser_is_the_one_thing_named(tmp_path: Path) -> None:
+    """Where no Chromium is and none can be had, the search fails with the command that mends it."""
+    (tmp_path / "bash").symlink_to(shutil.which("bash") or pytest.fail("no bash here"))
+    environment = {"PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}
+    search = [sys.executable, str(ROOT / "tests" / "find_browser.py")]
+    said = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert said.returncode == 1
+    assert "playwright install --with-deps chromium" in said.stderr.splitlines()[-1]

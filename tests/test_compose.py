@@ -36,13 +36,15 @@ def words(service: str, flag: str) -> str:
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_each_variable_is_a_setting_with_a_good_value(service: str) -> None:
-    """No variable is misspelt, and the service would start with every value."""
-    given = given_settings(service)
-    assert all(name.startswith(PREFIX) for name in SERVICES[service]["environment"])
-    assert given.keys() <= Settings.model_fields.keys()
-    settings = load_settings(**given)
-    assert {name: str(getattr(settings, name)).lower() for name in given} == given
+def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable is misspelt, and the service reads every value as it is meant."""
+    environment = cast("dict[str, str]", SERVICES[service]["environment"])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert [name for name in environment if not name.startswith(PREFIX)] == []
+    assert given_settings(service).keys() <= Settings.model_fields.keys()
+    assert {name: str(getattr(settings, name)).replace("True", "true") for name in given_settings(service)} == given_settings(service)
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -50,7 +52,7 @@ def test_the_engines_are_those_of_this_file(service: str) -> None:
     """The URLs name the services beside it, the replica set that MongoDB is told to be, and the ports their images listen on."""
     given = given_settings(service)
     mongo, redis = parse_uri(given["mongo_url"]), urlsplit(given["redis_url"])
-    assert (mongo["nodelist"], mongo["options"]["replicaset"]) == ([("mongo", 27017)], words("mongo", "--replSet"))
+    assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == ([("mongo", 27017)], words("mongo", "--replSet"))
     assert (redis.hostname, redis.port) == ("redis", 6379)
     assert set(SERVICES[service]["depends_on"]) == {"mongo", "redis"}
     assert all(it["condition"] == "service_healthy" and "healthcheck" in SERVICES[on] for on, it in SERVICES[service]["depends_on"].items())

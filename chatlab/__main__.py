@@ -1,0 +1,3 @@
+from chatlab.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""The composition root: everything is made, opened and closed in one lifespan, in reverse order; nothing at import."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import socketio
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from chatlab import __version__, metrics
+from chatlab.accounts import Accounts
+from chatlab.cache import Cache, connect
+from chatlab.engines import open_engines
+from chatlab.errors import StoreUnavailable
+from chatlab.flow import Event, Flow
+from chatlab.http_api import BEARER, HttpApi, answer_errors
+from chatlab.hub import Hub
+from chatlab.service import Service
+from chatlab.settings import Settings, load_settings
+from chatlab.socket_api import FlowNamespace, SocketApi, SocketGuard, socket_server
+from chatlab.store import Store
+from chatlab.sweeper import Sweeper
+
+flow_log = logging.getLogger("chatlab.flow")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a running service is made of: `app.state.parts`."""
+
+    settings: Settings
+    flow: Flow
+    store: Store
+    cache: Cache
+    hub: Hub
+    accounts: Accounts
+    service: Service
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service as one ASGI application. Without URLs in the settings it brings private engines."""
+    settings = settings or load_settings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            urls = await _urls(settings, stack)
+            sockets = socket_server(settings.max_body)
+            parts = app.state.parts = await _parts(settings, urls, sockets, stack)
+            socket_api = SocketApi(sockets, parts.service, parts.accounts, parts.hub, parts.flow)
+            socket_api.open()
+            stack.push_async_callback(socket_api.close)
+            _add_routes(app, parts, sockets, socket_api)
+            await _open_sweeper(parts, urls, stack)
+            yield
+
+    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, redoc_url=None)
+    answer_errors(app)
+    for path in ("/healthz", "/readyz"):
+        app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
+    app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
+    return app
+
+
+async def _urls(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[str, str]:
+    """Where MongoDB and Redis are; private ones are started, or joined."""
+    if settings.mongo_url and settings.redis_url:
+        return settings.mongo_url, settings.redis_url
+    engines = await asyncio.to_thread(open_engines, settings)
+    stack.push_async_callback(asyncio.to_thread, engines.close)
+    return engines.mongo.url, engines.redis.url
+
+
+async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.AsyncServer, stack: contextlib.AsyncExitStack) -> Parts:
+    mongo_url, redis_url = urls
+    flow = _flow(settings)
+    cache = Cache(connect(redis_url), settings, flow)
+    store = Store(mongo_url, settings.database, clock=cache.clock)
+    hub = Hub(sockets, cache.pipe, connect(redis_url), settings.key_prefix)
+    accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
+    stack.callback(metrics.forget_this_process)
+    stack.push_async_callback(cache.close)
+    stack.push_async_callback(store.close)
+    stack.push_async_callback(hub.close)
+    await asyncio.gather(cache.open(), store.open())
+    hub.open()
+    return Parts(settings, flow, store, cache, hub, accounts, Service(store, cache, hub, accounts))
+
+
+def _flow(settings: Settings) -> Flow:
+    """The flow; with `CHATLAB_FLOW` the log and the metrics hear it."""
+    flow = Flow()
+    if settings.flow:
+        flow.listen(_log_event)
+        flow.listen(metrics.count_stage)
+    return flow
+
+
+def _log_event(event: Event) -> None:
+    about = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("at", "stage", "trace", "door"))
+    flow_log.info("%s %s %s %s", event["trace"], event["door"], event["stage"], about)
+
+
+def _add_routes(app: FastAPI, parts: Parts, sockets: socketio.AsyncServer, socket_api: SocketApi) -> None:
+    settings = parts.settings
+    http_api = HttpApi(parts.service, parts.accounts, parts.flow, max_body=settings.max_body, end_sockets=socket_api.end)
+    app.include_router(http_api.router())
+    _describe_bearer(app)
+    if settings.flow:
+        sockets.register_namespace(FlowNamespace(parts.flow, parts.accounts))
+    door = socketio.ASGIApp(sockets, socketio_path="socket.io")
+    app.mount("/socket.io", SocketGuard(door, connect_timeout=settings.connect_timeout, stalled_timeout=settings.stalled_timeout))
+
+
+def _describe_bearer(app: FastAPI) -> None:
+    """OpenAPI with the bearer token that the routes ask for."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        schema.setdefault("components", {})["securitySchemes"] = BEARER
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the schema
+
+
+async def _open_sweeper(parts: Parts, urls: tuple[str, str], stack: contextlib.AsyncExitStack) -> None:
+    if not parts.settings.sweeper:
+        return
+    redis = connect(urls[1])
+    sweeping = asyncio.create_task(Sweeper(redis, parts.settings, parts.flow).run())
+
+    async def stop() -> None:
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
+        await redis.aclose()
+
+    stack.push_async_callback(stop)
+
+
+async def _health(request: Request) -> Response:
+    """200 when messages can be saved (`degraded` without Redis), 503 with the part that is down."""
+    parts: Parts = request.app.state.parts
+    mongodb, redis = await asyncio.gather(_is_up(parts.store), parts.cache.pipe.ask("PING"))
+    status = "unavailable" if not mongodb else "degraded" if redis is None else "ok"
+    body = {"status": status, "mongodb": "up" if mongodb else "down", "redis": "up" if redis is not None else "down"}
+    return JSONResponse(body, 200 if mongodb else 503)
+
+
+async def _is_up(store: Store) -> bool:
+    try:
+        await store.ping()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def _metrics() -> Response:
+    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,265 @@
+"""Boxes "Cache in Redis" and "Update Conversation Cache": the only module that knows keys, expiries and scripts.
+
+Redis is an optimisation: nothing here raises because of it. A write that could not be made answers None, a read that could not be asked too.
+After an outage no window that is older than its end is trusted (`epoch`), because writes may have passed it by.
+The rules of the window are in `window.lua`; why they hold is told there, line by line.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from chatlab.breaker import Breaker
+from chatlab.flow import Flow
+from chatlab.identity import Conversation
+from chatlab.message import Message, from_json
+from chatlab.metrics import CACHE_SECONDS
+from chatlab.requests import Page
+from chatlab.settings import CacheMode, Settings
+
+PATIENCE = 0.2  # seconds that one pipeline may take; a request meets it once at most, then the breaker is open
+LARGEST_PIPELINE = 500  # commands
+SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage
+
+Command = tuple[Any, ...]
+
+
+class Keys:
+    """Every key there is. `prefix` is `CHATLAB_KEY_PREFIX`."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.all_messages = f"{prefix}message:*"
+        self.probe = f"{prefix}probe"
+        self.sweeping = f"{prefix}sweeping"
+
+    def message(self, message_id: str) -> str:
+        return f"{self.prefix}message:{message_id}"
+
+    def window(self, conversation: str) -> str:
+        return f"{self.prefix}messages:{conversation}"
+
+
+def grace_ms(ttl_ms: int) -> int:
+    """GRACE: how long a fill may take, and the least life that a write leaves to a window. 1 s, or a fifth of a shorter TTL."""
+    return min(1000, ttl_ms // 5)
+
+
+def connect(url: str) -> "Redis[bytes]":
+    """A client that waits little and never tries twice: the breaker decides when to ask again."""
+    return Redis.from_url(url, socket_timeout=0.15, socket_connect_timeout=0.15, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+
+
+def scripts_in(source: str) -> dict[str, str]:
+    """The scripts of `window.lua` by name, each with the common part before it."""
+    common, *blocks = source.split("-- script ")
+    return {block.split(":", 1)[0].split()[0]: f"{common}-- {block}" for block in blocks}
+
+
+SOURCE = (Path(__file__).parent / "window.lua").read_text()
+
+
+class Pipe:
+    """Commands that are given while a pipeline is under way go together in the next one: one round trip, in their order."""
+
+    def __init__(self, redis: "Redis[bytes]", breaker: Breaker) -> None:
+        self._redis, self._breaker = redis, breaker
+        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    def ask(self, *command: Any) -> "asyncio.Future[Any]":
+        """The reply to come; None when Redis does not give one."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._breaker.is_open:
+            reply.set_result(None)
+            return reply
+        self._waiting.append((command, reply))
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._run())
+        return reply
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:LARGEST_PIPELINE], self._waiting[LARGEST_PIPELINE:]
+            replies = await self._replies([command for command, _ in batch])
+            for (_, future), reply in zip(batch, replies, strict=True):
+                if not future.done():
+                    future.set_result(reply)
+
+    async def _replies(self, commands: list[Command]) -> Sequence[Any]:
+        if self._breaker.is_open:
+            return [None] * len(commands)
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            with CACHE_SECONDS.time():
+                async with asyncio.timeout(PATIENCE):
+                    replies = await pipeline.execute(raise_on_error=False)
+        except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: all the same to a request
+            self._breaker.trip(error)
+            return [None] * len(commands)
+        return [self._checked(reply) for reply in replies]
+
+    def _checked(self, reply: Any) -> Any:
+        """An error reply (full, read-only, script lost) is a write that did not happen: an outage like any other."""
+        if not isinstance(reply, Exception):
+            return reply
+        if not str(reply).startswith("WRONGTYPE"):  # somebody else's value under our key: no outage
+            self._breaker.trip(reply)
+        return None
+
+    async def drain(self) -> None:
+        """Wait until nothing waits."""
+        if self._running:
+            await self._running
+
+
+class Glimpse(NamedTuple):
+    """What the window has of a page. `token`: Redis's time before MongoDB is asked; `newest` is -1 when there is no window.
+
+    The page is seq `lowest` to `highest`; `joined` holds those of it from seq `oldest` on, as JSON, joined by commas.
+    """
+
+    token: int
+    fence: int
+    newest: int
+    oldest: int
+    lowest: int
+    highest: int
+    joined: bytes
+
+    @property
+    def there(self) -> bool:
+        return self.newest >= 0
+
+    @property
+    def covers(self) -> bool:
+        """True when MongoDB need not be asked."""
+        return self.there and (self.lowest >= self.oldest or self.lowest > self.highest)
+
+
+class Cache:
+    def __init__(self, redis: "Redis[bytes]", settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
+        self.keys = Keys(settings.key_prefix)
+        self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
+        self.breaker = Breaker("Redis", self._probe)
+        self.pipe = Pipe(redis, self.breaker)
+        self.epoch = 0  # microseconds of Redis's clock
+        self._redis, self._flow, self._window_size = redis, flow, settings.window_size
+        self._scripts, self._digests = scripts_in(source), dict[str, str]()
+        self._behind: int | None = None  # Redis's clock minus ours, in microseconds
+        self._syncing: asyncio.Task[None] | None = None
+
+    # --- life ----------------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load the scripts and learn Redis's time. While Redis is away the cache is open all the same."""
+        if self.mode is CacheMode.OFF:
+            return
+        try:
+            await asyncio.wait_for(self._probe(), 1)
+        except Exception as error:  # noqa: BLE001 - see Pipe
+            self.breaker.trip(error)
+        self._syncing = asyncio.create_task(self._sync())
+
+    async def close(self) -> None:
+        if self._syncing:
+            self._syncing.cancel()
+        await self.breaker.close()
+        await self.pipe.drain()
+        await self._redis.aclose()
+
+    async def _probe(self) -> None:
+        """Redis is back when it takes a write; what it held before now is not trusted."""
+        await self._redis.set(self.keys.probe, 1, px=1000)
+        for name, script in self._scripts.items():
+            self._digests[name] = await self._redis.script_load(script)
+        seconds, microseconds = await self._redis.time()
+        self.epoch = seconds * 1_000_000 + microseconds
+        self._learn_time(self.epoch)
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY)
+            reply = await self.pipe.ask("TIME")
+            if reply is not None:
+                self._learn_time(int(reply[0]) * 1_000_000 + int(reply[1]))
+
+    def _learn_time(self, redis_time: int) -> None:
+        self._behind = redis_time - time.monotonic_ns() // 1000
+
+    def clock(self) -> int:
+        """Redis's time in microseconds, never ahead of it. 0 before it was ever reached: everything then counts as late, which is safe."""
+        return 0 if self._behind is None else time.monotonic_ns() // 1000 + self._behind
+
+    # --- writing -------------------------------------------------------------------------------------------------------------
+
+    def keep(self, message: Message, began: int) -> Awaitable[bool]:
+        """Cache a new message under its own key, for TTL, if it is not there. `began`: `clock()` when its save began."""
+        return self._kept(message, self._run("message", self.keys.message(message.id), began, message.json))
+
+    def keep_changed(self, message: Message, began: int) -> Awaitable[bool]:
+        """Cache a changed message for a new TTL, unless a higher version is there."""
+        return self._kept(message, self._run("message_change", self.keys.message(message.id), began, message.json))
+
+    def append(self, message: Message, began: int) -> Awaitable[bool]:
+        """Add a new message to its conversation's window."""
+        return _done(self._run("send", self.keys.window(message.conversation), began, message.seq, message.json))
+
+    def change(self, message: Message, began: int) -> Awaitable[bool]:
+        """Bring a changed message into its conversation's window, and fence off every fill that may not know it."""
+        return _done(self._run("change", self.keys.window(message.conversation), began, message.seq, message.json))
+
+    async def fill(self, conversation: Conversation, token: int, messages: Sequence[Message], *, widen: bool) -> str | None:
+        """Put messages read from MongoDB after `token` into the window; what became of it, in a word. They must be consecutive in seq."""
+        if not messages or messages[-1].seq - messages[0].seq != len(messages) - 1:
+            return None
+        kept = messages[-self._window_size :]
+        answer = await self._run("fill", self.keys.window(conversation), token, int(widen), kept[0].seq, *(message.json for message in kept))
+        return None if answer is None else str(answer, "ascii")
+
+    # --- reading -------------------------------------------------------------------------------------------------------------
+
+    async def glimpse(self, conversation: Conversation, page: Page) -> Glimpse | None:
+        """What the window has of this page; None when Redis cannot be asked."""
+        before, after = -1 if page.before is None else page.before, -1 if page.after is None else page.after
+        reply = await self._run("read", self.keys.window(conversation), 0, page.limit or 0, before, after)
+        if reply is None:
+            return None
+        glimpse = Glimpse(int(reply[0]), int(reply[1]), *reply[2:])
+        self._learn_time(glimpse.token)
+        return glimpse
+
+    async def message(self, message_id: str) -> Message | None:
+        """The cached message; None when it is not there, or Redis cannot be asked."""
+        if self.mode is CacheMode.OFF:
+            return None
+        raw = await self.pipe.ask("GET", self.keys.message(message_id))
+        return from_json(raw) if isinstance(raw, bytes) else None
+
+    # --- both ----------------------------------------------------------------------------------------------------------------
+
+    def _run(self, script: str, key: str, began: int, *rest: Any) -> "asyncio.Future[Any]":
+        if self.mode is CacheMode.OFF or script not in self._digests:
+            nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
+        common = (self.epoch, self.ttl_ms, grace_ms(self.ttl_ms), self._window_size, began)
+        return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
+
+    async def _kept(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
+        kept = await reply == 1
+        if kept and self._flow:
+            self._flow.report(message.id, "cache", "cached", key=self.keys.message(message.id), ttlMs=self.ttl_ms, messageId=message.id)
+        return kept
+
+
+async def _done(reply: "asyncio.Future[Any]") -> bool:
+    return await reply is not None

@@ -1,0 +1,309 @@
+"""The HTTP door: parse, call the service, answer. The twin of `socket_api`; touches neither store nor cache.
+
+The hot routes take the request as it is and give bytes back; what they ask and answer is declared for OpenAPI beside them.
+"""
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from chatlab import metrics
+from chatlab.accounts import Accounts
+from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge, Unauthenticated
+from chatlab.flow import Flow, Trace
+from chatlab.identity import UserId
+from chatlab.message import Message
+from chatlab.requests import LogIn, NewText, Page, Partner, React, ReadUpTo, Send, SignUp, Target
+from chatlab.requests import Request as Asked
+from chatlab.service import History, Service
+
+log = logging.getLogger(__name__)
+
+STATUS = {
+    "invalid": 422,
+    "unauthenticated": 401,
+    "not_found": 404,
+    "forbidden": 403,
+    "conflict": 409,
+    "too_large": 413,
+    "rate_limited": 429,
+    "store_unavailable": 503,
+}
+PROBLEM = "application/problem+json"
+
+Wanted = TypeVar("Wanted", bound=Asked)
+
+
+class HttpApi:
+    """The routes under `/api`. `end_sockets` closes the sockets of a token that has been logged out; `max_body` is in bytes."""
+
+    def __init__(
+        self, service: Service, accounts: Accounts, flow: Flow, *, max_body: int, end_sockets: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._service, self._accounts, self._flow = service, accounts, flow
+        self._max_body, self._end_sockets = max_body, end_sockets
+
+    def router(self) -> APIRouter:
+        """All routes, with what OpenAPI says of them."""
+        routes = APIRouter(prefix="/api")
+
+        def route(method: str, path: str, endpoint: Callable[..., Any], *, asks: type[Asked] | None = None, **answers: Any) -> None:
+            routes.add_api_route(path, endpoint, methods=[method], response_model=None, **_described(path, asks, **answers))
+
+        route("POST", "/auth/signup", self.sign_up, asks=SignUp, status=201, answer=SESSION, public=True)
+        route("POST", "/auth/login", self.log_in, asks=LogIn, answer=SESSION, public=True)
+        route("POST", "/auth/logout", self.log_out, status=204)
+        route("GET", "/auth/me", self.me, answer=USER)
+        route("GET", "/users", self.users, answer={"type": "array", "items": PERSON})
+        route("POST", "/messages/send", self.send, asks=Send, answer=MESSAGE)
+        route("GET", "/messages/{userId}", self.read, query=Page, answer={"type": "array", "items": MESSAGE})
+        route("PATCH", "/messages/{messageId}", self.edit, asks=NewText, answer=MESSAGE)
+        route("DELETE", "/messages/{messageId}", self.delete, answer=MESSAGE)
+        route("PUT", "/messages/{messageId}/reactions/{emoji}", self.react, answer=MESSAGE)
+        route("DELETE", "/messages/{messageId}/reactions/{emoji}", self.unreact, answer=MESSAGE)
+        route("POST", "/messages/{userId}/read", self.mark_read, asks=ReadUpTo, status=204)
+        return routes
+
+    # --- accounts ------------------------------------------------------------------------------------------------------------
+
+    async def sign_up(self, request: Request) -> Response:
+        """Make a user and open a session."""
+        return _json(await self._accounts.sign_up(await self._asked(SignUp, request)), 201)
+
+    async def log_in(self, request: Request) -> Response:
+        """Open a session."""
+        address = request.client.host if request.client else ""
+        return _json(await self._accounts.log_in(await self._asked(LogIn, request), address))
+
+    async def log_out(self, request: Request) -> Response:
+        """End the session of this token."""
+        await self._user(request)
+        await self._accounts.log_out(_token(request))
+        await self._end_sockets(_token(request))
+        return Response(status_code=204)
+
+    async def me(self, request: Request) -> Response:
+        """Who the token stands for."""
+        return _json(await self._accounts.me(await self._user(request)))
+
+    async def users(self, request: Request) -> Response:
+        """The other users, most recent conversation first."""
+        return _json(await self._service.people(await self._user(request)))
+
+    # --- messages ------------------------------------------------------------------------------------------------------------
+
+    async def send(self, request: Request) -> Response:
+        """Send a message: saved, cached, emitted, answered. A `clientId` makes a repeat harmless."""
+        trace = self._flow.begin("http")
+        user = await self._user(request)
+        asked = await self._asked(Send, request)
+        trace.passed("request")
+        message = await self._service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
+        metrics.SENDS["http"].inc()
+        return _message(message, trace)
+
+    async def read(self, request: Request) -> Response:
+        """A conversation, oldest first; without `limit` the full history. `X-Cache` tells where it came from."""
+        trace = self._flow.begin("http")
+        user = await self._user(request)
+        partner, page = Partner.of(**request.path_params), Page.of(**request.query_params)
+        trace.passed("request")
+        fresh = "no-cache" in request.headers.get("cache-control", "").lower()
+        response = await _history(await self._service.read(user, partner.userId, page, fresh=fresh, trace=trace))
+        trace.passed("respond")
+        return response
+
+    async def edit(self, request: Request) -> Response:
+        """Give a message another text (sender only)."""
+        trace, user, target = await self._begin(Target, request)
+        text = (await self._asked(NewText, request)).text
+        return _message(await self._service.edit(user, target.messageId, text, trace), trace)
+
+    async def delete(self, request: Request) -> Response:
+        """Empty a message; it keeps its place (sender only)."""
+        trace, user, target = await self._begin(Target, request)
+        return _message(await self._service.delete(user, target.messageId, trace), trace)
+
+    async def react(self, request: Request) -> Response:
+        """Add one's reaction (participants only)."""
+        trace, user, target = await self._begin(React, request)
+        return _message(await self._service.react(user, target.messageId, target.emoji, trace), trace)
+
+    async def unreact(self, request: Request) -> Response:
+        """Take one's reaction back (participants only)."""
+        trace, user, target = await self._begin(React, request)
+        return _message(await self._service.unreact(user, target.messageId, target.emoji, trace), trace)
+
+    async def mark_read(self, request: Request) -> Response:
+        """Everything up to `seq` has been seen."""
+        _, user, partner = await self._begin(Partner, request)
+        await self._service.mark_read(user, partner.userId, (await self._asked(ReadUpTo, request)).seq)
+        return Response(status_code=204)
+
+    # --- parsing -------------------------------------------------------------------------------------------------------------
+
+    async def _user(self, request: Request) -> UserId:
+        return await self._accounts.admit(_token(request))
+
+    async def _begin(self, wanted: type[Wanted], request: Request) -> tuple[Trace, UserId, Wanted]:
+        """A trace, the user, and what the path names."""
+        trace = self._flow.begin("http")
+        user = await self._user(request)
+        target = wanted.of(**request.path_params)
+        trace.passed("request")
+        return trace, user, target
+
+    async def _asked(self, wanted: type[Wanted], request: Request) -> Wanted:
+        return wanted.from_json(await self._body(request))
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, counted as it streams: one that is too large is not read to its end."""
+        pieces, size = [], 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > self._max_body:
+                raise TooLarge(f"The body has more than {self._max_body} bytes.")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("A header `Authorization: Bearer <token>` is needed; log in to get a token.")
+    return token.strip()
+
+
+# --- answering ---------------------------------------------------------------------------------------------------------------
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _message(message: Message, trace: Trace) -> Response:
+    response = Response(message.json, media_type="application/json")
+    trace.passed("respond", messageId=message.id)
+    return response
+
+
+async def _history(history: History) -> Response:
+    """One answer, or a stream when there is more than two pieces. The first piece is here before the status is sent."""
+    pieces = [piece async for piece in _first(history.pieces, 2)]
+    headers = {"x-cache": history.cache}
+    if len(pieces) < 2:
+        return Response(b"[" + b",".join(filter(None, pieces)) + b"]", headers=headers, media_type="application/json")
+    return StreamingResponse(_list(pieces, history.pieces), headers=headers, media_type="application/json")
+
+
+async def _first(pieces: AsyncIterator[bytes], count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        try:
+            yield await anext(pieces)
+        except StopAsyncIteration:
+            return
+
+
+async def _list(known: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    separator = b"["
+    for piece in filter(None, known):
+        yield separator + piece
+        separator = b","
+    async for piece in rest:
+        if piece:
+            yield separator + piece
+            separator = b","
+    yield b"[]" if separator == b"[" else b"]"
+
+
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as `application/problem+json`."""
+    metrics.count_error("http", code)
+    body = {"type": f"urn:chatlab:{code}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
+    return Response(msgspec.json.encode(body), status, headers=headers, media_type=PROBLEM)
+
+
+def answer_errors(app: FastAPI) -> None:
+    """The one table from an error to an HTTP answer."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ChatlabError)
+        headers = {}
+        if isinstance(error, RateLimited | StoreUnavailable):
+            headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(error, TooLarge):
+            headers["connection"] = "close"
+        return problem(STATUS[error.code], error.code, error.detail, headers)
+
+    async def routing(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
+        return problem(error.status_code, code, "There is nothing at this address and method.", dict(error.headers or {}))
+
+    async def malformed(_: Request, __: Exception) -> Response:
+        return problem(422, "invalid", "The request does not have the form that was asked for.")
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
+    async def unexpected(_: Request, error: Exception) -> Response:
+        log.error("unexpected %s", type(error).__name__, exc_info=error)
+        return problem(500, "internal", "Something went wrong here; it has been logged.")
+
+    app.add_exception_handler(ChatlabError, known)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, unexpected)
+
+
+# --- OpenAPI -----------------------------------------------------------------------------------------------------------------
+
+
+def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": required | optional, "required": list(required)}
+
+
+_TEXT, _NUMBER, _TIME = {"type": "string"}, {"type": "integer"}, {"type": "string", "format": "date-time"}
+MESSAGE = msgspec.json.schema_components([Message])[1]["Message"]
+USER = _object({"id": _TEXT, "displayName": _TEXT, "createdAt": _TIME})
+SESSION = _object({"user": USER, "token": _TEXT})
+PERSON = _object(USER["properties"] | {"online": {"type": "boolean"}, "unread": _NUMBER, "lastMessage": {"anyOf": [MESSAGE, {"type": "null"}]}})
+PROBLEM_SCHEMA = _object({"type": _TEXT, "title": _TEXT, "status": _NUMBER, "detail": _TEXT, "code": _TEXT})
+BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}
+
+
+def _described(
+    path: str,
+    asks: type[Asked] | None,
+    *,
+    answer: dict[str, Any] | None = None,
+    status: int = 200,
+    query: type[Asked] | None = None,
+    public: bool = False,
+) -> dict[str, Any]:
+    """What OpenAPI says of a route, in FastAPI's words."""
+    content = {"content": {"application/json": {"schema": answer}}} if answer else {}
+    parameters = [_parameter(name, "path", _TEXT) for name in path.split("{") if "}" in name for name in (name.split("}")[0],)]
+    if query:
+        parameters += [_parameter(name, "query", schema) for name, schema in query.model_json_schema()["properties"].items()]
+    extra: dict[str, Any] = {"parameters": parameters, "security": [] if public else [{"bearer": []}]}
+    if asks:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": asks.model_json_schema()}}}
+    errors = {"default": {"description": "An error", "content": {PROBLEM: {"schema": PROBLEM_SCHEMA}}}}
+    return {"status_code": status, "responses": {status: {"description": "Done"} | content, **errors}, "openapi_extra": extra}
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}

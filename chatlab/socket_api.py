@@ -1,0 +1,267 @@
+"""The Socket.IO door: parse, call the service, acknowledge. The twin of `http_api`; touches neither store nor cache.
+
+One handler at a time for a socket, so what a client sends stays in its order. A socket that does not authenticate or does not read is dropped.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import socketio
+from socketio.exceptions import ConnectionRefusedError as Refused
+
+from chatlab import metrics
+from chatlab.accounts import KNOWN_FOR, Accounts
+from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
+from chatlab.flow import Event, Flow, Trace
+from chatlab.hub import Hub, TextPacket
+from chatlab.identity import UserId
+from chatlab.message import Message
+from chatlab.requests import Edit, MarkRead, React, Request, Send, Target, Typing
+from chatlab.service import Service
+
+log = logging.getLogger(__name__)
+_quiet = logging.getLogger("chatlab.socket_library")  # its own tracebacks for hostile packets say nothing new
+_quiet.setLevel(logging.CRITICAL)
+
+AUTHENTICATED = "chatlab.authenticated"  # key of the ASGI scope, set once a socket has shown a token
+RECHECK = KNOWN_FOR / 2  # seconds between two looks whether the sessions of open sockets still live
+
+Ack = dict[str, Any]
+Asked = TypeVar("Asked", bound=Request)
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Sender = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class _Session(NamedTuple):
+    user: UserId
+    token: str
+
+
+def socket_server(max_body: int) -> socketio.AsyncServer:
+    """The Socket.IO server of this process: websocket only, text only. Any origin may connect, since a token is needed, not a cookie."""
+    return socketio.AsyncServer(
+        async_mode="asgi",
+        async_handlers=False,
+        transports=["websocket"],
+        cors_allowed_origins="*",
+        max_http_buffer_size=max_body,
+        serializer=TextPacket,
+        logger=_quiet,
+        engineio_logger=_quiet,
+        namespaces=["/", "/flow"],
+    )
+
+
+class SocketApi:
+    def __init__(self, sockets: socketio.AsyncServer, service: Service, accounts: Accounts, hub: Hub, flow: Flow) -> None:
+        self._sockets, self._service, self._accounts, self._hub, self._flow = sockets, service, accounts, hub, flow
+        self._sessions: dict[str, _Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Hear every event of the contract, and look after the sessions of open sockets."""
+        on = self._sockets.on
+        on("connect", self._connect)
+        on("disconnect", self._disconnect)
+        on("sendMessage", self._handler(Send, self._send))
+        on("editMessage", self._handler(Edit, lambda user, asked, trace: self._service.edit(user, asked.messageId, asked.text, trace)))
+        on("deleteMessage", self._handler(Target, lambda user, asked, trace: self._service.delete(user, asked.messageId, trace)))
+        on("addReaction", self._handler(React, lambda user, asked, trace: self._service.react(user, asked.messageId, asked.emoji, trace)))
+        on("removeReaction", self._handler(React, lambda user, asked, trace: self._service.unreact(user, asked.messageId, asked.emoji, trace)))
+        on("markRead", self._handler(MarkRead, lambda user, asked, _: self._service.mark_read(user, asked.userId, asked.seq)))
+        on("typing", self._handler(Typing, lambda user, asked, _: self._service.typing(user, asked.receiverId, typing=asked.typing)))
+        on("*", self._unknown)
+        self._spawn(self._recheck())
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- coming and going ----------------------------------------------------------------------------------------------------
+
+    async def _connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
+        session = await self._identify(auth)
+        environ["asgi.scope"][AUTHENTICATED] = True
+        self._sessions[sid] = session
+        await self._sockets.enter_room(sid, session.user)
+        self._hub.joined(session.user)
+        metrics.SOCKETS.inc()
+        self._spawn(self._sockets.emit("onlineUsers", self._hub.online(), to=sid))  # runs once the connection has been confirmed
+
+    async def _identify(self, auth: object) -> _Session:
+        """The session of `auth: {token}`. A refusal carries the code and the detail."""
+        token = auth.get("token") if isinstance(auth, dict) else None
+        try:
+            if not isinstance(token, str):
+                raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
+            return _Session(await self._accounts.authenticate(token), token)
+        except ChatlabError as error:
+            metrics.count_error("socket", error.code)
+            raise Refused(error.code, {"code": error.code, "detail": error.detail}) from None
+
+    async def _disconnect(self, sid: str, _reason: str) -> None:
+        session = self._sessions.pop(sid, None)
+        if session:
+            self._hub.left(session.user)
+            metrics.SOCKETS.dec()
+
+    async def end(self, token: str) -> None:
+        """Close every socket of this token."""
+        for sid in [sid for sid, session in self._sessions.items() if session.token == token]:
+            await self._sockets.disconnect(sid)
+
+    async def _recheck(self) -> None:
+        """A log-out in another process reaches the sockets here too."""
+        while True:
+            await asyncio.sleep(RECHECK)
+            try:
+                for token in await self._accounts.ended({session.token for session in self._sessions.values()}):
+                    await self.end(token)
+            except StoreUnavailable:
+                continue  # nobody is thrown out because MongoDB is away
+
+    # --- events --------------------------------------------------------------------------------------------------------------
+
+    def _handler(
+        self, asked_as: type[Asked], act: Callable[[UserId, Asked, Trace], Awaitable[Message | None]]
+    ) -> Callable[..., Awaitable[Ack]]:
+        async def handle(sid: str, *payload: object) -> Ack:
+            trace = self._flow.begin("socket")
+            try:
+                user = await self._user(sid)
+                asked = asked_as.from_payload(payload[0] if len(payload) == 1 else None)
+                trace.passed("request")
+                message = await act(user, asked, trace)
+            except ChatlabError as error:
+                return _refusal(error.code, error.detail)
+            except Exception as error:  # noqa: BLE001 - the client gets an answer whatever happens
+                log.error("unexpected %s", type(error).__name__, exc_info=error)
+                return _refusal("internal", "Something went wrong here; it has been logged.")
+            return _acknowledged(message, trace)
+
+        return handle
+
+    async def _user(self, sid: str) -> UserId:
+        session = self._sessions.get(sid)
+        if session is None:
+            raise Unauthenticated("This socket has no session.")
+        try:
+            return await self._accounts.admit(session.token)
+        except Unauthenticated:
+            self._spawn(self.end(session.token))
+            raise
+
+    async def _send(self, user: UserId, asked: Send, trace: Trace) -> Message:
+        message = await self._service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
+        metrics.SENDS["socket"].inc()
+        return message
+
+    async def _unknown(self, _event: str, _sid: str, *_payload: object) -> Ack:
+        return _refusal("invalid", "There is no such event.")
+
+
+def _acknowledged(message: Message | None, trace: Trace) -> Ack:
+    if message is None:
+        return {"ok": True}
+    trace.passed("respond", messageId=message.id)
+    return {"ok": True, "message": msgspec.Raw(message.json)}
+
+
+def _refusal(code: str, detail: str) -> Ack:
+    metrics.count_error("socket", code)
+    return {"ok": False, "error": {"code": code, "detail": detail}}
+
+
+class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
+    """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody is there."""
+
+    def __init__(self, flow: Flow, accounts: Accounts) -> None:
+        super().__init__("/flow")
+        self._flow, self._accounts = flow, accounts
+        self._watching: set[str] = set()
+        self._stop: Callable[[], None] | None = None
+        self._emitting: set[asyncio.Task[None]] = set()
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
+        token = auth.get("token") if isinstance(auth, dict) else None
+        try:
+            await self._accounts.authenticate(token if isinstance(token, str) else "")
+        except ChatlabError as error:
+            raise Refused(error.code, {"code": error.code, "detail": error.detail}) from None
+        environ["asgi.scope"][AUTHENTICATED] = True
+        self._watching.add(sid)
+        self._stop = self._stop or self._flow.listen(self._tell)
+
+    async def on_disconnect(self, sid: str, _reason: str) -> None:
+        self._watching.discard(sid)
+        if not self._watching and self._stop:
+            self._stop()
+            self._stop = None
+
+    def _tell(self, event: Event) -> None:
+        task = asyncio.get_running_loop().create_task(self.emit("flow", event))
+        self._emitting.add(task)
+        task.add_done_callback(self._emitting.discard)
+
+
+class SocketGuard:
+    """ASGI: ends a websocket that has not authenticated after `connect_timeout` seconds, or has not read for `stalled_timeout` seconds."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], *, connect_timeout: float, stalled_timeout: float) -> None:
+        self._app, self._connect_timeout, self._stalled_timeout = app, connect_timeout, stalled_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
+        if scope["type"] != "websocket":
+            return await self._app(scope, receive, send)
+        await _Watched(self._app, scope, receive, send, self._connect_timeout, self._stalled_timeout).run()
+
+
+class _Watched:
+    """One websocket under the guard's eyes."""
+
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Sender, connect_timeout: float, stalled_timeout: float
+    ) -> None:
+        self._app, self._scope, self._receive, self._send = app, scope, receive, send
+        self._deadline = asyncio.get_running_loop().time() + connect_timeout
+        self._stalled_timeout, self._given_up = stalled_timeout, False
+        self._task = asyncio.current_task()
+
+    async def run(self) -> None:
+        await self._app(self._scope, self._hear, self._say)
+
+    async def _hear(self) -> MutableMapping[str, Any]:
+        """The next message; a disconnection once the client has been given up, or its time to authenticate is up."""
+        if not self._given_up and self._scope.get(AUTHENTICATED):
+            return await self._receive()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        if self._scope.get(AUTHENTICATED) and not self._given_up:
+            return await self._receive()
+        await self._say({"type": "websocket.close", "code": 1008, "reason": "authenticate sooner"})
+        self._given_up = True
+        return {"type": "websocket.disconnect", "code": 1008}
+
+    async def _say(self, message: MutableMapping[str, Any]) -> None:
+        """Pass on; a client that has left its events unread for too long is given up, and what else is for it is dropped."""
+        if self._given_up:
+            return
+        try:
+            async with asyncio.timeout(self._stalled_timeout):
+                await self._send(message)
+        except TimeoutError:
+            self._given_up = True
+            if self._task:
+                self._task.cancel("the client does not read")

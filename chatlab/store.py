@@ -1,0 +1,373 @@
+"""Box "Save to MongoDB": the only module that speaks to a MongoDB collection.
+
+A save is acknowledged when a majority has it in its journal. `seq` counts without gaps because a unique index says so:
+this process remembers the last one of the conversations it serves, tries the next, and asks again when another process was quicker.
+Sends that arrive while an insert is in flight go together in the next one (group commit); an idle service inserts at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+from bson import ObjectId
+from pymongo import ASCENDING, AsyncMongoClient, IndexModel, ReturnDocument, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
+
+from chatlab.breaker import Breaker
+from chatlab.errors import ChatlabError, Conflict, StoreUnavailable
+from chatlab.identity import Conversation, UserId
+from chatlab.message import Draft, Message, digest_of, from_document, now
+from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+Result = TypeVar("Result")
+
+PATIENCE_MS = 2000  # what one request waits for MongoDB at most
+LARGEST_BATCH = 500  # messages in one insert
+REMEMBERED = 100_000  # conversations whose last seq is known
+CHUNK = 1000  # messages read from MongoDB at once: a whole history never stands in memory
+DUPLICATE_KEY = 11000
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "messages": [
+        IndexModel([("conversation", ASCENDING), ("seq", ASCENDING)], unique=True, name="place"),
+        IndexModel(
+            [("conversation", ASCENDING), ("senderId", ASCENDING), ("clientId", ASCENDING)],
+            unique=True,
+            name="once",
+            partialFilterExpression={"clientId": {"$type": "string"}},
+        ),
+    ],
+    "sessions": [IndexModel([("expiresAt", ASCENDING)], expireAfterSeconds=0, name="expiry")],
+    "reads": [IndexModel([("userId", ASCENDING), ("conversation", ASCENDING)], unique=True, name="mark")],
+}
+
+
+class Saved(NamedTuple):
+    """`first` is False for a message that an earlier send with this client id had saved. `began`: the clock when its save began."""
+
+    message: Message
+    first: bool
+    began: int
+
+
+class Store:
+    """All that MongoDB knows. `clock` is the cache's, asked when a save begins. Every method raises StoreUnavailable when MongoDB does not answer, at once while the breaker is open."""
+
+    def __init__(self, url: str, database: str, clock: Callable[[], int]) -> None:
+        self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+            url,
+            timeoutMS=PATIENCE_MS,
+            serverSelectionTimeoutMS=PATIENCE_MS,
+            connectTimeoutMS=PATIENCE_MS,
+            appname="chatlab",
+        )
+        durable = WriteConcern(w="majority", j=True)
+        self._database = self._client.get_database(database, write_concern=durable)
+        self._messages, self._users = self._database["messages"], self._database["users"]
+        self._sessions, self._reads = self._database["sessions"], self._database["reads"]
+        self._clock = clock
+        self.breaker = Breaker("MongoDB", self._probe)
+        self._saver = Saver(self, clock)
+
+    # --- life ----------------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Make the indexes. While MongoDB is away the store is open all the same, and makes them when it comes."""
+        try:
+            await self._probe()
+        except PyMongoError as error:
+            self.breaker.trip(error)
+
+    async def _probe(self) -> None:
+        for name, indexes in INDEXES.items():
+            await self._database[name].create_indexes(indexes)
+
+    async def ping(self) -> None:
+        await self.ask(self._client.admin.command("ping"))
+
+    async def close(self) -> None:
+        """Commit what is waiting, then let go of MongoDB."""
+        await self._saver.drain()
+        await self.breaker.close()
+        await self._client.close()
+
+    async def ask(self, question: Awaitable[Result]) -> Result:
+        """The answer, or StoreUnavailable."""
+        if self.breaker.is_open:
+            if asyncio.iscoroutine(question):
+                question.close()
+            raise StoreUnavailable
+        try:
+            return await question
+        except (DuplicateKeyError, BulkWriteError):
+            raise
+        except PyMongoError as error:
+            raise self.unavailable(error) from error
+
+    def unavailable(self, error: PyMongoError) -> StoreUnavailable:
+        """What a failure means to a caller; one of the connection opens the breaker."""
+        if error.timeout or isinstance(error, ConnectionFailure):
+            self.breaker.trip(error)
+        else:
+            log.error("MongoDB refused: %s", type(error).__name__, exc_info=error)
+        return StoreUnavailable()
+
+    # --- messages ------------------------------------------------------------------------------------------------------------
+
+    async def save(self, draft: Draft) -> Saved:
+        """Save for good and give it its place. Raises Conflict if its client id was used for another text."""
+        return await self._saver.save(draft)
+
+    async def message(self, message_id: str) -> Message | None:
+        found = await self.ask(self._messages.find_one({"_id": ObjectId(message_id)}))
+        return found and from_document(found)
+
+    async def sent_as(self, draft: Draft) -> Message:
+        """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
+        wanted = {"conversation": draft.conversation, "senderId": draft.sender, "clientId": draft.client_id}
+        found = await self.ask(self._messages.find_one(wanted)) or {}
+        if found["clientText"] != digest_of(draft.text):
+            raise _other_text()
+        return from_document(found)
+
+    async def stretch(self, conversation: Conversation, lowest: int, highest: int | None, limit: int) -> list[Message]:
+        """At most `limit` messages from seq `lowest` up, none above `highest`; oldest first."""
+        place: Document = {"$gte": lowest} if highest is None else {"$gte": lowest, "$lte": highest}
+        found = self._messages.find({"conversation": conversation, "seq": place}).sort("seq", 1).limit(limit)
+        return [from_document(document) for document in await self.ask(found.to_list())]
+
+    async def newest(self, conversation: Conversation, limit: int, below: int | None = None) -> list[Message]:
+        """The last `limit` messages (below seq `below`); oldest first."""
+        wanted: Document = {"conversation": conversation} | ({} if below is None else {"seq": {"$lt": below}})
+        found = self._messages.find(wanted).sort("seq", -1).limit(limit)
+        return [from_document(document) for document in reversed(await self.ask(found.to_list()))]
+
+    async def chunks(self, conversation: Conversation, lowest: int, highest: int | None) -> AsyncIterator[list[Message]]:
+        """A stretch of any length, CHUNK messages at a time."""
+        while highest is None or lowest <= highest:
+            chunk = await self.stretch(conversation, lowest, highest, CHUNK)
+            if chunk:
+                yield chunk
+            if len(chunk) < CHUNK:
+                return
+            lowest = chunk[-1].seq + 1
+
+    async def last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
+        """The newest seq of each; those without a message are left out. One index seek a conversation."""
+        pipeline = [
+            {"$match": {"conversation": {"$in": conversations}}},
+            {"$sort": {"conversation": 1, "seq": 1}},
+            {"$group": {"_id": "$conversation", "seq": {"$last": "$seq"}}},
+        ]
+        rows = await self.ask(self._aggregate(self._messages, pipeline))
+        return {row["_id"]: row["seq"] for row in rows}
+
+    async def insert(self, documents: list[Document]) -> None:
+        """One unordered insert. Raises BulkWriteError for those that an index refused."""
+        await self.ask(self._messages.insert_many(documents, ordered=False))
+
+    async def change(self, message_id: str, condition: Document, change: Document) -> Message | None:
+        """Change a message that is not deleted and meets the condition; its version grows. None when there is no such message."""
+        wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
+        change = change | {"$inc": {"version": 1}}
+        found = await self.ask(self._messages.find_one_and_update(wanted, change, return_document=ReturnDocument.AFTER))
+        return found and from_document(found)
+
+    async def _aggregate(self, collection: AsyncCollection[Document], pipeline: list[Document]) -> list[Document]:
+        return await (await collection.aggregate(pipeline)).to_list()
+
+    # --- users and sessions --------------------------------------------------------------------------------------------------
+
+    async def add_user(self, user: Document) -> None:
+        """Raises Conflict when the name is taken."""
+        try:
+            await self.ask(self._users.insert_one(user))
+        except DuplicateKeyError:
+            raise Conflict("username: this name is taken.") from None
+
+    async def user(self, user_id: str) -> Document | None:
+        return await self.ask(self._users.find_one({"_id": user_id}))
+
+    async def users(self) -> list[Document]:
+        return await self.ask(self._users.find({}, {"passwordHash": 0}).sort("_id", 1).to_list())
+
+    async def add_session(self, token_hash: str, user_id: UserId, days: float) -> None:
+        await self.ask(self._sessions.insert_one({"_id": token_hash, "userId": user_id, "expiresAt": now() + timedelta(days=days)}))
+
+    async def sessions(self, token_hashes: list[str]) -> dict[str, UserId]:
+        """The user of each of these sessions that lives."""
+        wanted = {"_id": {"$in": token_hashes}, "expiresAt": {"$gt": now()}}
+        return {row["_id"]: row["userId"] for row in await self.ask(self._sessions.find(wanted).to_list())}
+
+    async def end_session(self, token_hash: str) -> None:
+        await self.ask(self._sessions.delete_one({"_id": token_hash}))
+
+    # --- read marks ----------------------------------------------------------------------------------------------------------
+
+    async def mark_read(self, user_id: UserId, conversation: Conversation, seq: int) -> bool:
+        """Move a user's mark forward; False when it already stood there or further."""
+        mark = {"userId": user_id, "conversation": conversation}
+        try:
+            done = await self.ask(self._reads.update_one(mark | {"seq": {"$lt": seq}}, {"$set": {"seq": seq}}, upsert=True))
+        except DuplicateKeyError:  # the mark exists and is not lower
+            return False
+        return bool(done.modified_count or done.upserted_id)
+
+    async def marks(self, user_id: UserId) -> dict[Conversation, int]:
+        return {row["conversation"]: row["seq"] for row in await self.ask(self._reads.find({"userId": user_id}).to_list())}
+
+    async def latest(self, conversations: list[Conversation]) -> dict[Conversation, Message]:
+        """The newest message of each conversation that has one."""
+        places = [{"conversation": name, "seq": seq} for name, seq in (await self.last_seqs(conversations)).items()]
+        if not places:
+            return {}
+        found = await self.ask(self._messages.find({"$or": places}).to_list())
+        return {document["conversation"]: from_document(document) for document in found}
+
+    async def unread(self, user_id: UserId, above: Mapping[Conversation, int]) -> dict[Conversation, int]:
+        """How many messages to this user stand above a seq, for each conversation that has any."""
+        if not above:
+            return {}
+        places = [{"conversation": name, "seq": {"$gt": seq}} for name, seq in above.items()]
+        pipeline: list[Document] = [
+            {"$match": {"$or": places, "receiverId": user_id}},
+            {"$group": {"_id": "$conversation", "count": {"$sum": 1}}},
+        ]
+        return {row["_id"]: row["count"] for row in await self.ask(self._aggregate(self._messages, pipeline))}
+
+
+class _Waiting(NamedTuple):
+    draft: Draft
+    saved: "asyncio.Future[Saved]"
+
+
+class Saver:
+    """Group commit: one insert in flight, at most one message of a conversation in it, so that a refusal leaves no hole in a seq."""
+
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self._store, self._clock = store, clock
+        self._waiting: dict[Conversation, deque[_Waiting]] = {}
+        self._last: OrderedDict[Conversation, int] = OrderedDict()
+        self._same: dict[tuple[str, ...], _Waiting] = {}  # client ids on their way
+        self._running: asyncio.Task[None] | None = None
+
+    async def save(self, draft: Draft) -> Saved:
+        """Wait for the commit that holds this draft. A caller that gives up leaves the commit alone."""
+        if self._store.breaker.is_open:
+            raise StoreUnavailable
+        if draft.client_id is None:
+            return await self._enqueue(draft).saved
+        key = (draft.conversation, draft.sender, draft.client_id)
+        earlier = self._same.get(key)
+        if earlier is None:
+            return await self._enqueue_once(key, draft)
+        saved = await asyncio.shield(earlier.saved)
+        if earlier.draft.text != draft.text:
+            raise _other_text()
+        return saved._replace(first=False)
+
+    async def _enqueue_once(self, key: tuple[str, ...], draft: Draft) -> Saved:
+        waiting = self._same[key] = self._enqueue(draft)
+        waiting.saved.add_done_callback(lambda _: self._same.pop(key))
+        return await asyncio.shield(waiting.saved)  # others may wait for it too
+
+    def _enqueue(self, draft: Draft) -> "_Waiting":
+        waiting = _Waiting(draft, asyncio.get_running_loop().create_future())
+        waiting.saved.add_done_callback(lambda done: done.cancelled() or done.exception())  # a caller that has gone leaves nothing unheard
+        self._waiting.setdefault(draft.conversation, deque()).append(waiting)
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._run())
+        return waiting
+
+    async def drain(self) -> None:
+        """Wait until nothing waits."""
+        if self._running:
+            await self._running
+
+    async def _run(self) -> None:
+        while self._waiting:
+            await self._commit(self._take())
+
+    def _take(self) -> list[_Waiting]:
+        """The first message of each conversation that waits."""
+        batch = []
+        for conversation in list(self._waiting)[:LARGEST_BATCH]:
+            batch.append(self._waiting[conversation].popleft())
+            if not self._waiting[conversation]:
+                del self._waiting[conversation]
+        return batch
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        try:
+            await self._learn([waiting.draft.conversation for waiting in batch])
+            began, started = self._clock(), time.perf_counter()
+            documents = [waiting.draft.document(self._last.get(waiting.draft.conversation, 0) + 1) for waiting in batch]
+            refused = await self._insert(documents)
+            SAVE_SECONDS.observe(time.perf_counter() - started)
+            SAVE_BATCH.observe(len(batch))
+            for place, (waiting, document) in enumerate(zip(batch, documents, strict=True)):
+                if place not in refused:
+                    self._remember(waiting.draft.conversation, document["seq"])
+                    _resolve(waiting, Saved(from_document(document), True, began))
+            for place, index in refused.items():
+                await self._refused(batch[place], index, began)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+            for waiting in batch:  # the outcome is unknown: ask for the last seq again
+                self._last.pop(waiting.draft.conversation, None)
+                _fail(waiting, error)
+
+    async def _learn(self, conversations: list[Conversation]) -> None:
+        unknown = [conversation for conversation in conversations if conversation not in self._last]
+        if unknown:
+            found = await self._store.last_seqs(unknown)
+            for conversation in unknown:
+                self._remember(conversation, found.get(conversation, 0))
+
+    def _remember(self, conversation: Conversation, seq: int) -> None:
+        self._last[conversation] = seq
+        self._last.move_to_end(conversation)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+
+    async def _insert(self, documents: list[Document]) -> dict[int, str]:
+        """Insert; the places in the batch that a unique index refused, with the index. Any other failure is one of the whole batch."""
+        try:
+            await self._store.insert(documents)
+        except BulkWriteError as error:
+            refusals = error.details["writeErrors"]
+            if error.details["writeConcernErrors"] or any(refusal["code"] != DUPLICATE_KEY for refusal in refusals):
+                raise self._store.unavailable(error) from error
+            return {refusal["index"]: "place" if "seq" in refusal["keyPattern"] else "once" for refusal in refusals}
+        return {}
+
+    async def _refused(self, waiting: _Waiting, index: str, began: int) -> None:
+        if index == "once":
+            try:
+                _resolve(waiting, Saved(await self._store.sent_as(waiting.draft), False, began))
+            except Conflict as conflict:
+                _fail(waiting, conflict)
+        else:  # another process was quicker: ask for the last seq and try again, before those that came later
+            self._last.pop(waiting.draft.conversation, None)
+            self._waiting.setdefault(waiting.draft.conversation, deque()).appendleft(waiting)
+
+
+def _resolve(waiting: _Waiting, saved: Saved) -> None:
+    if not waiting.saved.done():
+        waiting.saved.set_result(saved)
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.saved.done():
+        waiting.saved.set_exception(error if isinstance(error, ChatlabError) else StoreUnavailable())
+
+
+def _other_text() -> Conflict:
+    return Conflict("clientId: this sender has already used it for another text in this conversation.")

@@ -1,0 +1,189 @@
+"""The background worker: every second it looks at `message:*` and tells what it finds.
+
+It does not keep the caches right (versions and the window do that) and it does not delete: Redis does. It tells the story of each key,
+and makes it come on time, since a SCAN deletes the expired keys it passes. A key is told as cleaned once it is gone after its deadline,
+never because a TTL reads 0: Redis rounds, and 0 there means "less than half a second, and alive".
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from chatlab import metrics
+from chatlab.cache import Keys
+from chatlab.flow import Flow
+from chatlab.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GONE, NO_EXPIRY = -2, -1  # what PTTL answers for a key that is not there, and for one that would live for ever
+MANY = 20  # keys in a sweep above which each is told at DEBUG only
+AT_ONCE = 1000  # keys looked at in one round trip
+
+
+class Told(NamedTuple):
+    """What one sweep found. `late_by_ms`: for each cleaned key, from its deadline to now."""
+
+    live: dict[str, int]
+    cleaned: dict[str, float]
+    lost: list[str]
+    leaked: list[str]
+
+
+class Ledger:
+    """The deadline of every key that has been seen and not yet told as gone. Times are in seconds of one clock, given by the caller."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __iter__(self) -> Any:
+        return iter(self._deadlines)
+
+    def note(self, pttls: dict[str, int], now: float) -> Told:
+        """Take in what PTTL answered for each key, and tell what follows from it. A key is told as gone once."""
+        told = Told({}, {}, [], [])
+        for key, pttl in pttls.items():
+            if pttl == GONE:
+                self._gone(key, now, told)
+            elif pttl == NO_EXPIRY:
+                told.leaked.append(key)
+            else:
+                told.live[key] = pttl
+                self._deadlines[key] = now + pttl / 1000
+        return told
+
+    def _gone(self, key: str, now: float, told: Told) -> None:
+        deadline = self._deadlines.pop(key, None)
+        if deadline is None:  # expired between SCAN and PTTL, never seen alive
+            deadline = now
+        if now >= deadline - CLOCK_ERROR:
+            told.cleaned[key] = max(0.0, now - deadline) * 1000
+        else:
+            told.lost.append(key)
+
+
+CLOCK_ERROR = 0.05  # seconds: a PTTL is read a round trip after Redis wrote it
+
+
+class Sweeper:
+    """One beat every `interval` seconds, without drift. Of several processes one sweeps at a time."""
+
+    def __init__(self, redis: "Redis[bytes]", settings: Settings, flow: Flow, *, clock: Callable[[], float] = time.time) -> None:
+        self._redis, self._flow, self._clock = redis, flow, clock
+        self._keys = Keys(settings.key_prefix)
+        self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
+        self._ledger, self._me = Ledger(), secrets.token_hex(6)
+        self._away = False
+
+    async def run(self) -> None:
+        """Sweep until cancelled; then let another process take over at once."""
+        began, beat = time.monotonic(), 0
+        try:
+            while True:
+                await self.beat()
+                beat = max(beat + 1, int((time.monotonic() - began) / self._interval))  # a beat that was missed is not made up for
+                await asyncio.sleep(max(0.0, began + beat * self._interval - time.monotonic()))
+        finally:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(self._hand_over())
+
+    async def beat(self) -> Told | None:
+        """One sweep, if it is this process's turn and Redis answers."""
+        try:
+            told = await self.sweep() if await self._is_my_turn() else None
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self._away:
+                log.warning("Redis does not answer (%s); sweeping again when it does", type(error).__name__)
+            self._away = True
+            return None
+        self._away = False
+        return told
+
+    async def _is_my_turn(self) -> bool:
+        """Hold the lock, which ends by itself if this process dies."""
+        life = max(1000, round(self._interval * 2500))
+        if await self._redis.set(self._keys.sweeping, self._me, px=life, nx=True):
+            return True
+        if await self._redis.get(self._keys.sweeping) != self._me.encode():
+            return False
+        await self._redis.pexpire(self._keys.sweeping, life)
+        return True
+
+    async def _hand_over(self) -> None:
+        if await self._redis.get(self._keys.sweeping) == self._me.encode():
+            await self._redis.delete(self._keys.sweeping)
+
+    async def sweep(self) -> Told:
+        """Look at every key there is and every key there was; tell; mend those without an expiry."""
+        started = time.perf_counter()
+        pttls = await self._pttls(list(await self._names() | set(self._ledger)))
+        told = self._ledger.note(pttls, self._clock())
+        for key in told.leaked:
+            await self._redis.pexpire(key, self._ttl_ms, nx=True)
+        self._tell(told, (time.perf_counter() - started) * 1000)
+        return told
+
+    async def _names(self) -> set[str]:
+        """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone."""
+        pattern = self._keys.all_messages
+        return {name.decode("utf-8", "backslashreplace") async for name in self._redis.scan_iter(match=pattern, count=AT_ONCE)}
+
+    async def _pttls(self, keys: list[str]) -> dict[str, int]:
+        """Milliseconds each key has left, or GONE, or NO_EXPIRY."""
+        found: dict[str, int] = {}
+        for start in range(0, len(keys), AT_ONCE):
+            part = keys[start : start + AT_ONCE]
+            pipeline = self._redis.pipeline(transaction=False)
+            for key in part:
+                pipeline.pttl(key)
+            found.update(zip(part, await pipeline.execute(), strict=True))
+        return found
+
+    # --- telling -------------------------------------------------------------------------------------------------------------
+
+    def _tell(self, told: Told, took_ms: float) -> None:
+        level = logging.INFO if len(told.live) + len(told.cleaned) <= MANY else logging.DEBUG
+        now = self._clock()
+        for key, pttl in told.live.items():
+            log.log(level, "Cache hit %s remaining=%dms", key, pttl)
+        for key, lag in told.cleaned.items():
+            log.log(level, "Cache cleaned %s deadline=%s lag=%.0fms", key, _clock_time(now - lag / 1000), lag)
+            self._tell_flow(key, now, lag)
+        for key in told.lost:
+            log.log(level, "Cache lost %s before its deadline (deleted or evicted by someone)", key)
+        for key in told.leaked:
+            log.warning("Cache leaked %s had no expiry; it has %d ms now", key, self._ttl_ms)
+        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", len(told.live), len(told.cleaned), len(told.leaked), took_ms)
+        self._count(told, took_ms)
+
+    def _tell_flow(self, key: str, now: float, lag: float) -> None:
+        if self._flow:
+            message_id = key.rpartition(":")[2]
+            self._flow.report(message_id, "cache", "expired", key=key, messageId=message_id, deadline=round((now * 1000) - lag, 3))
+            self._flow.report(message_id, "cache", "cleaned", key=key, messageId=message_id, lagMs=round(lag, 3))
+
+    def _count(self, told: Told, took_ms: float) -> None:
+        if self._flow:
+            counts = {"live": len(told.live), "cleaned": len(told.cleaned), "leaked": len(told.leaked)}
+            self._flow.report(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
+        metrics.SWEEPS.inc()
+        metrics.SWEEP_SECONDS.observe(took_ms / 1000)
+        metrics.SWEPT.inc(len(told.live))
+        metrics.CLEANED.inc(len(told.cleaned))
+        metrics.LEAKED.inc(len(told.leaked))
+        for lag in told.cleaned.values():
+            metrics.CLEAN_LAG_SECONDS.observe(lag / 1000)
+
+
+def _clock_time(moment: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(moment)) + f".{int(moment * 1000) % 1000:03d}Z"

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """`probe` raises while the part is away. It is tried every `pause` seconds, bounded by `patience` seconds, while the breaker is open."""
+    """`probe` raises while the part is away. While the breaker is open it is tried every `pause` seconds, for `patience` seconds at most."""
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[None]], *, pause: float = 0.25, patience: float = 1.0) -> None:
         self.name, self.is_open = name, False

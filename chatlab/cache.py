@@ -1,6 +1,6 @@
 """Boxes "Cache in Redis" and "Update Conversation Cache": the only module that knows keys, expiries and scripts.
 
-Redis is an optimisation: nothing here raises because of it. A write that could not be made answers None, a read that could not be asked too.
+Redis is an optimisation: nothing here raises because of it. A write that could not be made, or a read not asked, answers None or False.
 After an outage no window that is older than its end is trusted (`epoch`), because writes may have passed it by.
 The rules of the window are in `window.lua`; why they hold is told there, line by line.
 """
@@ -51,7 +51,7 @@ def grace_ms(ttl_ms: int) -> int:
     return min(1000, ttl_ms // 5)
 
 
-def connect(url: str) -> "Redis[bytes]":
+def connect(url: str) -> Redis:
     """A client that waits little and never tries twice: the breaker decides when to ask again."""
     return Redis.from_url(url, socket_timeout=0.15, socket_connect_timeout=0.15, retry=Retry(NoBackoff(), 0), health_check_interval=0)
 
@@ -68,7 +68,7 @@ SOURCE = (Path(__file__).parent / "window.lua").read_text()
 class Pipe:
     """Commands that are given while a pipeline is under way go together in the next one: one round trip, in their order."""
 
-    def __init__(self, redis: "Redis[bytes]", breaker: Breaker) -> None:
+    def __init__(self, redis: Redis, breaker: Breaker) -> None:
         self._redis, self._breaker = redis, breaker
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
         self._running: asyncio.Task[None] | None = None
@@ -146,7 +146,7 @@ class Glimpse(NamedTuple):
 
 
 class Cache:
-    def __init__(self, redis: "Redis[bytes]", settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
+    def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
         self.breaker = Breaker("Redis", self._probe)
@@ -222,7 +222,9 @@ class Cache:
         if not messages or messages[-1].seq - messages[0].seq != len(messages) - 1:
             return None
         kept = messages[-self._window_size :]
-        answer = await self._run("fill", self.keys.window(conversation), token, int(widen), kept[0].seq, *(message.json for message in kept))
+        answer = await self._run(
+            "fill", self.keys.window(conversation), token, int(widen), kept[0].seq, *(message.json for message in kept)
+        )
         return None if answer is None else str(answer, "ascii")
 
     # --- reading -------------------------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ class Cache:
         return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
 
     async def _kept(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
-        kept = await reply == 1
+        kept: bool = await reply == 1
         if kept and self._flow:
             self._flow.report(message.id, "cache", "cached", key=self.keys.message(message.id), ttlMs=self.ttl_ms, messageId=message.id)
         return kept

@@ -1,12 +1,6 @@
 """`chatlab`: the commands. Each reads the settings, brings the engines if none are named, and says plainly what is wrong."""
 
-import asyncio
-import logging
-import os
-import signal
-import socket
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +11,9 @@ from chatlab import __version__
 from chatlab.errors import EngineError
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 console = Console(stderr=True, highlight=False)
 
 Host = Annotated[str | None, typer.Option(help=f"Address to listen on [{PREFIX}HOST].", show_default=False)]
@@ -90,7 +86,10 @@ def doctor() -> None:
 
 
 @app.command()
-def lab(port: Annotated[int, typer.Option(help="Port of JupyterLab.")] = 8888, browser: Annotated[bool, typer.Option(help="Open a browser.")] = True) -> None:
+def lab(
+    port: Annotated[int, typer.Option(help="Port of JupyterLab.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
     """JupyterLab on the notebooks, with the service running."""
     from chatlab.serving import lab as run
 

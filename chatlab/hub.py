@@ -59,7 +59,7 @@ class TextPacket(socketio.packet.Packet):  # type: ignore[misc]  # the library h
 class Hub:
     """`sockets` is the Socket.IO server of this process; `pipe` and `redis` reach the other processes."""
 
-    def __init__(self, sockets: socketio.AsyncServer, pipe: Pipe, redis: "Redis[bytes]", prefix: str) -> None:
+    def __init__(self, sockets: socketio.AsyncServer, pipe: Pipe, redis: Redis, prefix: str) -> None:
         self._sockets, self._pipe, self._redis = sockets, pipe, redis
         self._presence, self._user_channel = f"{prefix}presence", f"{prefix}user:"
         self._process = secrets.token_hex(6)

@@ -28,7 +28,9 @@ SWEPT = Counter("chatlab_sweeper_live_keys", "Live keys seen by the sweeper (the
 CLEANED = Counter("chatlab_sweeper_cleaned_keys", "Expired keys told by the sweeper")
 LEAKED = Counter("chatlab_sweeper_leaked_keys", "Keys without an expiry that the sweeper repaired")
 SWEEP_SECONDS = Histogram("chatlab_sweep_seconds", "One pass of the sweeper", buckets=_QUICK)
-CLEAN_LAG_SECONDS = Histogram("chatlab_clean_lag_seconds", "From a key's deadline to its telling", buckets=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 5, 10))
+CLEAN_LAG_SECONDS = Histogram(
+    "chatlab_clean_lag_seconds", "From a key's deadline to its telling", buckets=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 5, 10)
+)
 
 _stage = Histogram("chatlab_stage_seconds", "One box of the diagram (counted with CHATLAB_FLOW only)", ["door", "stage"], buckets=_QUICK)
 

@@ -5,7 +5,7 @@ Knows the store, the cache and the hub; knows nothing of HTTP or Socket.IO. Who 
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -151,7 +151,7 @@ class Service:
         yield newest
 
     async def _shared(self, conversation: Conversation, page: Page, glimpse: Glimpse, *, widen: bool) -> list[Message]:
-        """Ask MongoDB and fill the window. Readers that miss the same page share one query, if it began after every change they must see."""
+        """Ask MongoDB and fill the window. Readers that miss the same page share a query that began after every change they must see."""
         key = (conversation, page)
         query = self._reading.get(key)
         if query is None or not query.may_serve(glimpse, self._cache.epoch, grace_ms(self._cache.ttl_ms)):
@@ -233,7 +233,7 @@ class Service:
             for other in others
             for name in (conversations[other["id"]],)
         ]
-        return sorted(rows, key=lambda row: (row["lastMessage"].created_at if row["lastMessage"] else ""), reverse=True)
+        return sorted(rows, key=lambda row: row["lastMessage"].created_at if row["lastMessage"] else "", reverse=True)
 
     async def mark_read(self, reader: UserId, other: str, seq: int) -> None:
         """The reader has seen everything up to `seq`. Raises Invalid for a seq that the conversation does not have yet."""
@@ -277,5 +277,3 @@ async def _one(*pieces: bytes, rest: AsyncIterator[bytes] | None = None) -> Asyn
 async def whole(history: History) -> bytes:
     """A history as one JSON list; for short ones."""
     return b"[" + b",".join([piece async for piece in history.pieces if piece]) + b"]"
-
-

@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 from rich.console import Console
+from uvicorn.supervisors import Multiprocess
 
 from chatlab import __version__
 from chatlab.app import create_app
@@ -60,7 +61,7 @@ def _run(settings: Settings, door: socket.socket) -> None:
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
     )
     if settings.workers > 1:
-        uvicorn.supervisors.Multiprocess(config, target=uvicorn.Server(config).run, sockets=[door]).run()
+        Multiprocess(config, sockets=[door]).run()
     else:
         uvicorn.Server(config).run(sockets=[door])
 
@@ -122,7 +123,9 @@ def _greet(console: Console, door: socket.socket, engines: Engines, settings: Se
     console.print(f"[bold]chatlab {__version__}[/bold] on [bold]{address_of(door)}[/bold]   API at {address_of(door)}/docs")
     for engine in (engines.mongo, engines.redis):
         console.print(f"  {_told(engine)}", soft_wrap=True)
-    console.print(f"  cache {settings.cache_mode.value}, TTL {settings.cache_ttl:g} s, sweep every {settings.sweep_interval:g} s; Ctrl-C stops")
+    console.print(
+        f"  cache {settings.cache_mode.value}, TTL {settings.cache_ttl:g} s, sweep every {settings.sweep_interval:g} s; Ctrl-C stops"
+    )
 
 
 def _told(engine: Engine) -> str:
@@ -132,7 +135,7 @@ def _told(engine: Engine) -> str:
 
 
 def _leave_quietly() -> None:
-    """uvicorn raises a signal again after it has shut down; by then everything is done, and the exit is an ordinary one."""
+    """Uvicorn raises a signal again after it has shut down; by then everything is done, and the exit is an ordinary one."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: None)
 
@@ -199,7 +202,7 @@ def child_service(settings: Settings, **variables: str) -> Iterator[str]:
     """`chatlab serve` as a child, with its flow on, on a free port if the configured one is taken; its URL. Stopped at the end."""
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.model_dump(mode="json", exclude_defaults=True).items()}
     environment = os.environ | given | {f"{PREFIX}FLOW": "1", f"{PREFIX}PORT": str(_free_port(settings))} | variables
-    child = subprocess.Popen([sys.executable, "-m", "chatlab", "serve"], env=environment, start_new_session=True, stderr=subprocess.PIPE)  # noqa: S603
+    child = subprocess.Popen([sys.executable, "-m", "chatlab", "serve"], env=environment, start_new_session=True, stderr=subprocess.PIPE)
     try:
         url = f"http://{environment.get(PREFIX + 'HOST', settings.host)}:{environment[PREFIX + 'PORT']}"
         _wait_until_ready(child, url)

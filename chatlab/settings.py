@@ -27,23 +27,36 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
-    mongo_url: Annotated[str | None, Field(pattern=r"^mongodb(\+srv)?://", description="MongoDB to use; unset: a private one is started")] = None
-    redis_url: Annotated[str | None, Field(pattern=r"^(redis|rediss|unix)://", description="Redis to use; unset: a private one is started")] = None
+    mongo_url: Annotated[
+        str | None, Field(pattern=r"^mongodb(\+srv)?://", description="MongoDB to use; unset: a private one is started")
+    ] = None
+    redis_url: Annotated[
+        str | None, Field(pattern=r"^(redis|rediss|unix)://", description="Redis to use; unset: a private one is started")
+    ] = None
     mongod: Annotated[Path | None, Field(description="mongod to start; unset: the PATH, then the wheel")] = None
-    redis_server: Annotated[Path | None, Field(description="redis-server (or valkey-server) to start; unset: the PATH, then the wheel")] = None
+    redis_server: Annotated[Path | None, Field(description="redis-server (or valkey-server) to start; unset: the PATH, then the wheel")] = (
+        None
+    )
     database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,38}$", description="MongoDB database")] = "chatlab"
     data_dir: Annotated[Path, Field(description="folder of the private engines' data")] = user_data_path("chatlab")
     cache_ttl: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds a cached message lives")] = 5
-    sweep_interval: Annotated[float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps; 0 is not allowed, see SWEEPER")] = 1
+    sweep_interval: Annotated[
+        float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps; 0 is not allowed, see SWEEPER")
+    ] = 1
     sweeper: Annotated[bool, Field(description="run the sweeper inside the service (off: run `chatlab sweep` beside it)")] = True
-    cache_mode: Annotated[CacheMode, Field(description="window: reads from Redis when it can; drawn: reads ask MongoDB, as the diagram; off: no cache at all")] = CacheMode.WINDOW
+    cache_mode: Annotated[
+        CacheMode, Field(description="window: reads from Redis when it can; drawn: reads ask MongoDB, as the diagram; off: no cache at all")
+    ] = CacheMode.WINDOW
     window_size: Annotated[int, Field(ge=1, le=10_000, description="messages a conversation window holds at most")] = 100
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,64}$", description="goes before every Redis key and channel")] = ""
     flow: Annotated[bool, Field(description="report every box a message passes on the Socket.IO namespace /flow")] = False
     host: Annotated[str, Field(min_length=1, description="address the service listens on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="port the service listens on; 0 takes a free one")] = 8000
     workers: Annotated[int, Field(ge=1, le=64, description="processes that serve")] = 1
-    rate_limit: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False, description="requests and events a second for one user, burst twice that; 0 is off")] = 100
+    rate_limit: Annotated[
+        float,
+        Field(ge=0, le=1_000_000, allow_inf_nan=False, description="requests and events a second for one user, burst twice that; 0 is off"),
+    ] = 100
     login_limit: Annotated[int, Field(ge=0, le=100_000, description="log-in attempts a minute for one name and one address; 0 is off")] = 10
     session_days: Annotated[float, Field(gt=0, le=3_650, description="days a token lives")] = 30
     max_body: Annotated[int, Field(ge=1_024, le=16_777_216, description="bytes of a request body or a socket event")] = 65_536

@@ -1,6 +1,7 @@
 """The Socket.IO door: parse, call the service, acknowledge. The twin of `http_api`; touches neither store nor cache.
 
-One handler at a time for a socket, so what a client sends stays in its order. A socket that does not authenticate or does not read is dropped.
+One handler at a time for a socket, so what a client sends stays in its order. A socket that does not authenticate,
+or does not read, is dropped.
 """
 
 import asyncio
@@ -72,7 +73,10 @@ class SocketApi:
         on("editMessage", self._handler(Edit, lambda user, asked, trace: self._service.edit(user, asked.messageId, asked.text, trace)))
         on("deleteMessage", self._handler(Target, lambda user, asked, trace: self._service.delete(user, asked.messageId, trace)))
         on("addReaction", self._handler(React, lambda user, asked, trace: self._service.react(user, asked.messageId, asked.emoji, trace)))
-        on("removeReaction", self._handler(React, lambda user, asked, trace: self._service.unreact(user, asked.messageId, asked.emoji, trace)))
+        on(
+            "removeReaction",
+            self._handler(React, lambda user, asked, trace: self._service.unreact(user, asked.messageId, asked.emoji, trace)),
+        )
         on("markRead", self._handler(MarkRead, lambda user, asked, _: self._service.mark_read(user, asked.userId, asked.seq)))
         on("typing", self._handler(Typing, lambda user, asked, _: self._service.typing(user, asked.receiverId, typing=asked.typing)))
         on("*", self._unknown)
@@ -145,8 +149,8 @@ class SocketApi:
                 message = await act(user, asked, trace)
             except ChatlabError as error:
                 return _refusal(error.code, error.detail)
-            except Exception as error:  # noqa: BLE001 - the client gets an answer whatever happens
-                log.error("unexpected %s", type(error).__name__, exc_info=error)
+            except Exception:  # the client gets an answer whatever happens
+                log.exception("unexpected error")
                 return _refusal("internal", "Something went wrong here; it has been logged.")
             return _acknowledged(message, trace)
 
@@ -184,7 +188,7 @@ def _refusal(code: str, detail: str) -> Ack:
 
 
 class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
-    """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody is there."""
+    """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody does."""
 
     def __init__(self, flow: Flow, accounts: Accounts) -> None:
         super().__init__("/flow")
@@ -223,25 +227,22 @@ class SocketGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
         if scope["type"] != "websocket":
-            return await self._app(scope, receive, send)
-        await _Watched(self._app, scope, receive, send, self._connect_timeout, self._stalled_timeout).run()
+            await self._app(scope, receive, send)
+        else:
+            watched = _Watched(scope, receive, send, self._connect_timeout, self._stalled_timeout)
+            await self._app(scope, watched.hear, watched.say)
 
 
 class _Watched:
     """One websocket under the guard's eyes."""
 
-    def __init__(
-        self, app: Callable[..., Awaitable[None]], scope: Scope, receive: Receive, send: Sender, connect_timeout: float, stalled_timeout: float
-    ) -> None:
-        self._app, self._scope, self._receive, self._send = app, scope, receive, send
+    def __init__(self, scope: Scope, receive: Receive, send: Sender, connect_timeout: float, stalled_timeout: float) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
         self._deadline = asyncio.get_running_loop().time() + connect_timeout
         self._stalled_timeout, self._given_up = stalled_timeout, False
         self._task = asyncio.current_task()
 
-    async def run(self) -> None:
-        await self._app(self._scope, self._hear, self._say)
-
-    async def _hear(self) -> MutableMapping[str, Any]:
+    async def hear(self) -> MutableMapping[str, Any]:
         """The next message; a disconnection once the client has been given up, or its time to authenticate is up."""
         if not self._given_up and self._scope.get(AUTHENTICATED):
             return await self._receive()
@@ -250,11 +251,11 @@ class _Watched:
                 return await self._receive()
         if self._scope.get(AUTHENTICATED) and not self._given_up:
             return await self._receive()
-        await self._say({"type": "websocket.close", "code": 1008, "reason": "authenticate sooner"})
+        await self.say({"type": "websocket.close", "code": 1008, "reason": "authenticate sooner"})
         self._given_up = True
         return {"type": "websocket.disconnect", "code": 1008}
 
-    async def _say(self, message: MutableMapping[str, Any]) -> None:
+    async def say(self, message: MutableMapping[str, Any]) -> None:
         """Pass on; a client that has left its events unread for too long is given up, and what else is for it is dropped."""
         if self._given_up:
             return

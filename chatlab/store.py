@@ -59,7 +59,10 @@ class Saved(NamedTuple):
 
 
 class Store:
-    """All that MongoDB knows. `clock` is the cache's, asked when a save begins. Every method raises StoreUnavailable when MongoDB does not answer, at once while the breaker is open."""
+    """All that MongoDB knows. `clock` is the cache's, asked when a save begins.
+
+    Every method raises StoreUnavailable when MongoDB does not answer, at once while the breaker is open.
+    """
 
     def __init__(self, url: str, database: str, clock: Callable[[], int]) -> None:
         self._client: AsyncMongoClient[Document] = AsyncMongoClient(
@@ -128,7 +131,7 @@ class Store:
 
     async def message(self, message_id: str) -> Message | None:
         found = await self.ask(self._messages.find_one({"_id": ObjectId(message_id)}))
-        return found and from_document(found)
+        return from_document(found) if found else None
 
     async def sent_as(self, draft: Draft) -> Message:
         """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
@@ -162,7 +165,7 @@ class Store:
 
     async def last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
         """The newest seq of each; those without a message are left out. One index seek a conversation."""
-        pipeline = [
+        pipeline: list[Document] = [
             {"$match": {"conversation": {"$in": conversations}}},
             {"$sort": {"conversation": 1, "seq": 1}},
             {"$group": {"_id": "$conversation", "seq": {"$last": "$seq"}}},
@@ -179,7 +182,7 @@ class Store:
         wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
         change = change | {"$inc": {"version": 1}}
         found = await self.ask(self._messages.find_one_and_update(wanted, change, return_document=ReturnDocument.AFTER))
-        return found and from_document(found)
+        return from_document(found) if found else None
 
     async def _aggregate(self, collection: AsyncCollection[Document], pipeline: list[Document]) -> list[Document]:
         return await (await collection.aggregate(pipeline)).to_list()

@@ -78,7 +78,7 @@ CLOCK_ERROR = 0.05  # seconds: a PTTL is read a round trip after Redis wrote it
 class Sweeper:
     """One beat every `interval` seconds, without drift. Of several processes one sweeps at a time."""
 
-    def __init__(self, redis: "Redis[bytes]", settings: Settings, flow: Flow, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, clock: Callable[[], float] = time.time) -> None:
         self._redis, self._flow, self._clock = redis, flow, clock
         self._keys = Keys(settings.key_prefix)
         self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms

@@ -10,10 +10,10 @@ from typing import Any
 import pymongo
 import pytest
 import redis
+from chatlab.engines import Engines, open_engines
 from live import Person, PersonMaker, Service, ServiceMaker
 from pymongo.database import Database
 
-from chatlab.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 
@@ -39,7 +39,7 @@ def database(engines: Engines, space: str) -> Iterator[Database[dict[str, Any]]]
 
 
 @pytest.fixture
-def keys(engines: Engines, space: str) -> Iterator["redis.Redis[bytes]"]:
+def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
     """Redis as a test looks into it. Every key of the test must have an expiry when it ends."""
     with redis.Redis.from_url(engines.redis.url) as client:
         yield client
@@ -49,7 +49,7 @@ def keys(engines: Engines, space: str) -> Iterator["redis.Redis[bytes]"]:
 
 @pytest.fixture
 def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker]:
-    """Start a service of this test; call it again for another process of the same one."""
+    """A way to start a service of this test; used again, it gives another process of the same one."""
     with contextlib.ExitStack() as stack:
 
         def starter(**settings: str) -> Service:
@@ -68,7 +68,7 @@ def _end(service: Service) -> None:
 
 
 @pytest.fixture
-def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: "redis.Redis[bytes]") -> Service:
+def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: redis.Redis) -> Service:
     """The service with its defaults, on the flow."""
     return start(FLOW="1")
 

@@ -1,7 +1,6 @@
 """A real service for tests: `chatlab serve` as a child on the engines of the test run, and people who use it by both doors."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -15,8 +14,6 @@ from typing import Any
 
 import httpx
 import socketio
-
-from chatlab.engines import Engines
 
 PASSWORD = "correct horse battery"
 
@@ -128,7 +125,7 @@ class Person:
         payload: Mapping[str, object] = {"receiverId": to if isinstance(to, str) else to.id, "text": text, **more}
         if door == "http":
             return (await self.http.post("/api/messages/send", json=payload)).json()
-        ack = await self.ask("sendMessage", payload)
+        ack: Any = await self.ask("sendMessage", payload)
         return ack["message"] if ack["ok"] else ack["error"]
 
     async def read(self, other: "Person | str", *, fresh: bool = False, **page: int) -> httpx.Response:
@@ -152,13 +149,3 @@ class Person:
 
 PersonMaker = Callable[..., Awaitable[Person]]
 ServiceMaker = Callable[..., Service]
-
-
-def mongo_pid(engines: Engines) -> int:
-    pid = engines.pid("mongo")
-    assert pid
-    return pid
-
-
-def dumps(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

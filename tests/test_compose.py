@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from chatlab.engines import open_engines
 from pymongo.uri_parser import parse_uri
+from redis import Redis
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -56,6 +58,17 @@ def test_the_engines_are_those_of_this_file(service: str) -> None:
     assert (redis.hostname, redis.port) == ("redis", 6379)
     assert set(SERVICES[service]["depends_on"]) == {"mongo", "redis"}
     assert all(it["condition"] == "service_healthy" and "healthcheck" in SERVICES[on] for on, it in SERVICES[service]["depends_on"].items())
+
+
+def test_redis_is_told_what_the_private_one_is_told(tmp_path: Path) -> None:
+    """Nothing on disk, what ends soonest goes first, expiries are announced: the same with Docker and without."""
+    flags = ("maxmemory", "maxmemory-policy", "save", "appendonly", "notify-keyspace-events")
+    with open_engines(load_settings(data_dir=tmp_path)) as engines, Redis.from_url(engines.redis.url, decode_responses=True) as redis:
+        private = {flag: redis.config_get(flag)[flag] for flag in flags}
+        redis.config_set("notify-keyspace-events", words("redis", "--notify-keyspace-events"))
+        redis.config_set("maxmemory", words("redis", "--maxmemory"))
+        spelt = {flag: redis.config_get(flag)[flag] for flag in ("maxmemory", "notify-keyspace-events")}
+    assert private == {flag: words("redis", f"--{flag}") for flag in flags} | spelt
 
 
 def test_the_replica_set_is_made_as_the_url_expects_it() -> None:

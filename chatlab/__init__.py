@@ -23,6 +23,7 @@ READING_ORDER = (
     "http_api",
     "socket_api",
     "sweeper",
+    "programs",
     "keeper",
     "engines",
     "app",

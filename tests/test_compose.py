@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from chatlab.engines import open_engines
 from pymongo.uri_parser import parse_uri
 from redis import Redis
 from typer.core import TyperGroup
@@ -16,6 +15,7 @@ from typer.main import get_command
 
 from chatlab.app import create_app
 from chatlab.cli import app as command_line
+from chatlab.engines import open_engines
 from chatlab.settings import PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parent.parent

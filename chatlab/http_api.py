@@ -39,6 +39,7 @@ STATUS = {
     "store_unavailable": 503,
 }
 PROBLEM = "application/problem+json"
+FEW = 3  # pieces of a history from which on it is streamed
 
 Wanted = TypeVar("Wanted", bound=Asked)
 
@@ -197,10 +198,10 @@ def _message(message: Message, trace: Trace) -> Response:
 
 
 async def _history(history: History) -> Response:
-    """One answer, or a stream when there is more than two pieces. The first piece is here before the status is sent."""
-    pieces = [piece async for piece in _first(history.pieces, 2)]
+    """One answer, or a stream when there are more than a few pieces. The first ones are here before the status is sent."""
+    pieces = [piece async for piece in _first(history.pieces, FEW)]
     headers = {"x-cache": history.cache}
-    if len(pieces) < 2:
+    if len(pieces) < FEW:
         return Response(b"[" + b",".join(filter(None, pieces)) + b"]", headers=headers, media_type="application/json")
     return StreamingResponse(_list(pieces, history.pieces), headers=headers, media_type="application/json")
 

@@ -103,34 +103,32 @@ class Service:
     async def _miss(self, conversation: Conversation, page: Page, glimpse: Glimpse) -> History:
         if page.before is not None or (page.limit or 0) > CHUNK:  # not the newest stretch, or more than fits: no window comes of it
             return await self._from_store(conversation, page, "miss")
-        newest = await self._shared(conversation, page, glimpse, widen=False)
-        if page.limit is None and len(newest) == CHUNK:
-            return await self._rest(conversation, page, newest)
-        return History("miss", _one(_joined(newest)))
-
-    async def _rest(self, conversation: Conversation, page: Page, known: list[Message]) -> History:
-        """A whole history of which CHUNK messages are known: the first ones of a page that has an `after`, else the last ones."""
-        if page.after is not None:
-            return History("miss", _one(_joined(known), rest=self._pieces(conversation, known[-1].seq + 1, None)))
-        return History("miss", self._long(conversation, Page(after=0, before=known[0].seq), _joined(known)))
+        known = await self._shared(conversation, page, glimpse, widen=False)
+        return History("miss", self._whole(conversation, page, known))
 
     async def _from_store(self, conversation: Conversation, page: Page, outcome: str) -> History:
         """The page from MongoDB alone, in bounded memory. The first query is made here, so that an outage is still an answer."""
-        if page.limit is not None and page.limit <= CHUNK:
-            return History(outcome, _one(_joined(await self._page(conversation, page))))
-        lowest, highest = await self._bounds(conversation, page)
-        pieces = self._pieces(conversation, lowest, highest)
-        first = await anext(pieces, b"")
-        return History(outcome, _one(first, rest=pieces))
+        if (page.limit or 0) <= CHUNK:
+            return History(outcome, self._whole(conversation, page, await self._page(conversation, page)))
+        pieces = self._pieces(conversation, *await self._bounds(conversation, page))
+        return History(outcome, _one(await anext(pieces, b""), rest=pieces))
+
+    def _whole(self, conversation: Conversation, page: Page, known: list[Message]) -> AsyncIterator[bytes]:
+        """The page of which `known` is one CHUNK at most: with an `after` its first messages, else its last."""
+        if page.limit is not None or len(known) < CHUNK:
+            return _one(_joined(known))
+        if page.after is None:
+            return self._long(conversation, Page(after=0, before=known[0].seq), _joined(known))
+        highest = None if page.before is None else page.before - 1
+        return _one(_joined(known), rest=self._pieces(conversation, known[-1].seq + 1, highest))
 
     async def _bounds(self, conversation: Conversation, page: Page) -> tuple[int, int]:
-        """Lowest and highest seq of a page."""
+        """Lowest and highest seq of a limited page."""
         last = (await self._store.last_seqs([conversation])).get(conversation, 0)
         lowest = 1 if page.after is None else page.after + 1
         highest = last if page.before is None else min(last, page.before - 1)
-        if page.limit is None:
-            return lowest, highest
-        return (max(lowest, highest - page.limit + 1), highest) if page.after is None else (lowest, min(highest, lowest + page.limit - 1))
+        limit = page.limit or last
+        return (max(lowest, highest - limit + 1), highest) if page.after is None else (lowest, min(highest, lowest + limit - 1))
 
     async def _page(self, conversation: Conversation, page: Page) -> list[Message]:
         """At most CHUNK messages of a page: the first ones behind `after`, else the newest ones."""

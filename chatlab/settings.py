@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, Field(description="folder of the private engines' data")] = user_data_path("chatlab")
     cache_ttl: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds a cached message lives")] = 5
     sweep_interval: Annotated[
-        float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps; 0 is not allowed, see SWEEPER")
+        float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps")
     ] = 1
     sweeper: Annotated[bool, Field(description="run the sweeper inside the service (off: run `chatlab sweep` beside it)")] = True
     cache_mode: Annotated[

@@ -25,7 +25,7 @@ from chatlab.requests import Edit, MarkRead, React, Request, Send, Target, Typin
 from chatlab.service import Service
 
 log = logging.getLogger(__name__)
-_quiet = logging.getLogger("chatlab.socket_library")  # its own tracebacks for hostile packets say nothing new
+_quiet = logging.getLogger("sockets")  # its own tracebacks for hostile packets say nothing new
 _quiet.setLevel(logging.CRITICAL)
 
 AUTHENTICATED = "chatlab.authenticated"  # key of the ASGI scope, set once a socket has shown a token

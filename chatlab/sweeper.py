@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from chatlab import metrics
 from chatlab.cache import Keys
@@ -101,7 +100,7 @@ class Sweeper:
         """One sweep, if it is this process's turn and Redis answers."""
         try:
             told = await self.sweep() if await self._is_my_turn() else None
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: the worker goes on
             if not self._away:
                 log.warning("Redis does not answer (%s); sweeping again when it does", type(error).__name__)
             self._away = True

@@ -10,10 +10,10 @@ from typing import Any
 import pymongo
 import pytest
 import redis
-from chatlab.engines import Engines, open_engines
 from live import Person, PersonMaker, Service, ServiceMaker
 from pymongo.database import Database
 
+from chatlab.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 
@@ -49,7 +49,7 @@ def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker]:
-    """A way to start a service of this test; used again, it gives another process of the same one."""
+    """How to start a service of this test; used again, it gives another process of the same one."""
     with contextlib.ExitStack() as stack:
 
         def starter(**settings: str) -> Service:

@@ -1,4 +1,4 @@
-"""A circuit breaker: after one failure nobody waits for the dead part again until a probe in the background has found it alive."""
+"""A circuit breaker: after one failure nobody waits for the dead part until a probe in the background has found it alive."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """`probe` raises while the part is away. While the breaker is open it is tried every `pause` seconds, for `patience` seconds at most."""
+    """`probe` raises while the part is away. An open breaker tries it every `pause` seconds, for at most `patience` seconds."""
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[None]], *, pause: float = 0.25, patience: float = 1.0) -> None:
         self.name, self.is_open = name, False

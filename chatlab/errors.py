@@ -62,9 +62,7 @@ class RateLimited(ChatlabError):
 class StoreUnavailable(ChatlabError):
     code = "store_unavailable"
 
-    def __init__(
-        self, detail: str = "MongoDB does not answer; nothing is promised. Try again; a send, with the same clientId.", retry_after: float = 1
-    ) -> None:
+    def __init__(self, detail: str = "MongoDB does not answer. Try again (a send with the same clientId).", retry_after: float = 1) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
 

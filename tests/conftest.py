@@ -10,6 +10,7 @@ from typing import Any
 import pymongo
 import pytest
 import redis
+from house import House, Newcomer, open_house
 from live import Person, PersonMaker, Service, ServiceMaker
 from pymongo.database import Database
 
@@ -75,12 +76,32 @@ def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: redis
 
 @pytest.fixture
 async def person(request: pytest.FixtureRequest, space: str) -> AsyncIterator[PersonMaker]:
-    """Sign somebody up: `await person("alice")`, at the test's own service unless another is given."""
+    """Somebody who has just signed up, `await person("alice")`, at the test's own service unless another is given."""
     people: list[Person] = []
 
     async def maker(name: str, at: Service | None = None) -> Person:
         where: Service = at or request.getfixturevalue("service")
         people.append(await Person.sign_up(where, name))
+        return people[-1]
+
+    yield maker
+    await asyncio.gather(*(someone.close() for someone in people), return_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+def house(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One service for all tests that need no settings of their own: quick to use, never empty."""
+    with open_house(engines, tmp_path_factory.mktemp("house") / "service.log") as house:
+        yield house
+
+
+@pytest.fixture
+async def newcomer(house: House) -> AsyncIterator[Newcomer]:
+    """Somebody with a name of their own in the house: `newcomer()`."""
+    people: list[Person] = []
+
+    def maker(name: str | None = None, at: Service | None = None) -> Person:
+        people.append(house.settle(name, at))
         return people[-1]
 
     yield maker

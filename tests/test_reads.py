@@ -1,0 +1,256 @@
+"""Box "GET": where an answer comes from, paging, long histories, and that a hit asks MongoDB nothing."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from bson import ObjectId
+from house import House, Newcomer
+from live import Person, Service
+
+from chatlab.identity import conversation_of
+
+LONG = 100_000  # messages
+
+
+def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
+    """A message as the service stores it."""
+    return {
+        "_id": ObjectId(),
+        "conversation": conversation_of(one, other),
+        "seq": seq,
+        "version": 1,
+        "senderId": one,
+        "receiverId": other,
+        "text": text,
+        "reactions": {},
+        "createdAt": datetime.now(UTC),
+        "editedAt": None,
+        "deletedAt": None,
+    }
+
+
+async def seqs(reader: Person, other: Person, **page: Any) -> list[int]:
+    """The seqs of a page."""
+    answer = await reader.read(other, **page)
+    assert answer.status_code == 200, answer.text
+    return [message["seq"] for message in answer.json()]
+
+
+@pytest.fixture(scope="module", params=["drawn", "off"])
+def in_mode(request: pytest.FixtureRequest, house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A process of the house in another cache mode."""
+    with house.annexe(tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param) as annexe:
+        yield annexe
+
+
+# --- X-Cache -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_x_cache_tells_where_an_answer_came_from(house: House, newcomer: Newcomer) -> None:
+    """Redis alone is a hit, both are a partial, MongoDB alone a miss, and Redis not asked a bypass: each with the same messages."""
+    ann, bob = newcomer(), newcomer()
+    for number in range(3):
+        await ann.send(bob, f"old {number}")
+    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    outcomes, bodies = [], set()
+    await ann.send(bob, "new")  # the window begins here: a stretch of one, three older in MongoDB
+    for fresh in (False, False, True):
+        answer = await bob.read(ann, fresh=fresh)
+        outcomes.append(answer.headers["x-cache"])
+        bodies.add(answer.content)
+    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    for _ in range(2):
+        answer = await bob.read(ann)
+        outcomes.append(answer.headers["x-cache"])
+        bodies.add(answer.content)
+    assert outcomes == ["partial", "hit", "bypass", "miss", "hit"]
+    assert len(bodies) == 1
+    assert [message["text"] for message in json.loads(bodies.pop())] == ["old 0", "old 1", "old 2", "new"]
+
+
+@pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
+async def test_no_cache_bypasses_redis(newcomer: Newcomer, header: str) -> None:
+    """`Cache-Control: no-cache`, alone or among others, in any case, reads MongoDB and does not fill the window."""
+    ann, bob = newcomer(), newcomer()
+    await ann.send(bob, "hello")
+    answer = await ann.http.get(f"/api/messages/{bob.id}", headers={"cache-control": header})
+    assert answer.headers["x-cache"] == "bypass"
+    assert [message["text"] for message in answer.json()] == ["hello"]
+
+
+async def test_an_empty_conversation_is_an_empty_list(newcomer: Newcomer) -> None:
+    """Two people who never wrote to each other have a history of no messages."""
+    ann, bob = newcomer(), newcomer()
+    pages: list[dict[str, Any]] = [{}, {"limit": 5}, {"after": 0}, {"before": 9}]
+    for page in pages:
+        answer = await ann.read(bob, **page)
+        assert (answer.status_code, answer.content, answer.headers["x-cache"]) == (200, b"[]", "miss")
+
+
+async def test_the_other_modes_ask_mongodb_every_time(in_mode: House, newcomer: Newcomer) -> None:
+    """`drawn` and `off` answer every read from MongoDB; `drawn` still writes both keys, `off` writes none."""
+    ann, bob = newcomer(at=in_mode.service), newcomer(at=in_mode.service)
+    sent = await ann.send(bob, "one")
+    assert [(await bob.read(ann)).headers["x-cache"] for _ in range(2)] == ["bypass", "bypass"]
+    both = [f"message:{sent['_id']}", f"messages:{conversation_of(ann.id, bob.id)}"]
+    assert in_mode.keys_of("message*") == (both if in_mode.service.settings["CACHE_MODE"] == "drawn" else [])
+    edited = await ann.http.patch(f"/api/messages/{sent['_id']}", json={"text": "two"})
+    assert (await bob.read(ann)).json() == [edited.json()]
+
+
+# --- paging --------------------------------------------------------------------------------------------------------------------
+
+
+def expected(seqs: list[int], limit: int | None, before: int | None, after: int | None) -> list[int]:
+    """What the contract says of a page, on a plain list."""
+    page = [seq for seq in seqs if (before is None or seq < before) and (after is None or seq > after)]
+    return page if limit is None else page[:limit] if after is not None else page[-limit:]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 12], ids=["no window", "half a window", "a whole window"])
+async def test_every_page_is_the_page_of_a_plain_list(house: House, newcomer: Newcomer, kept: int) -> None:
+    """limit, before and after (exclusive), alone and together, give what they give on a list, whatever the window holds."""
+    ann, bob = newcomer(), newcomer()
+    key = f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}"
+    for number in range(12 - kept):
+        await ann.send(bob, str(number))
+    house.keys.delete(key)
+    for number in range(kept):
+        await bob.send(ann, str(number))
+    window, life = house.keys.lrange(key, 0, -1), 5000
+    edges, limits = (None, 0, 1, 5, 9, 10, 12, 13, 99), (None, 1, 4, 12, 99)
+    for limit, before, after in itertools.product(limits, edges, edges):
+        page = {name: value for name, value in (("limit", limit), ("before", before), ("after", after)) if value is not None}
+        assert await seqs(ann, bob, **page) == expected(list(range(1, 13)), limit, before, after), page
+        house.keys.delete(key)
+        if window:
+            house.keys.rpush(key, *window)
+            house.keys.pexpire(key, life)
+
+
+async def test_pages_follow_each_other_without_gap_or_repeat(newcomer: Newcomer) -> None:
+    """Walking backwards by `before`, or forwards by `after`, meets every message once."""
+    ann, bob = newcomer(), newcomer()
+    for number in range(23):
+        await ann.send(bob, str(number))
+    backwards: list[int] = []
+    while page := await seqs(bob, ann, limit=5, before=backwards[0] if backwards else 99):
+        backwards = page + backwards
+    forwards: list[int] = []
+    while page := await seqs(bob, ann, limit=5, after=forwards[-1] if forwards else 0):
+        forwards += page
+    assert backwards == forwards == list(range(1, 24))
+
+
+# --- long histories ------------------------------------------------------------------------------------------------------------
+
+
+def memory_of(service: Service) -> int:
+    """Its resident bytes."""
+    return int(psutil.Process(service.process.pid).memory_info().rss)
+
+
+async def stream(reader: Person, other: Person, **headers: str) -> tuple[list[int], int, str]:
+    """The seqs of a whole history, the most memory the service grew by meanwhile, and X-Cache."""
+    before = most = memory_of(reader.service)
+    body = bytearray()
+    async with reader.http.stream("GET", f"/api/messages/{other.id}", headers=headers, timeout=60) as answer:
+        async for piece in answer.aiter_bytes(1 << 20):
+            body += piece
+            most = max(most, memory_of(reader.service))
+    return [row.seq for row in msgspec.json.decode(body, type=list[Place])], most - before, answer.headers["x-cache"]
+
+
+class Place(msgspec.Struct):
+    """What is looked at of each of many messages."""
+
+    seq: int
+
+
+@pytest.fixture(scope="module")
+def long(house: House) -> tuple[str, str]:
+    """Two people with 100,000 messages between them."""
+    ann, bob = "ann-the-long", "bob-the-long"
+    for start in range(1, LONG, 10_000):
+        stretch = [stored(ann, bob, seq, "x" * 200) for seq in range(start, start + 10_000)]
+        house.database["messages"].insert_many(stretch, ordered=False)
+    return ann, bob
+
+
+async def whole_history(house: House, newcomer: Newcomer, long: tuple[str, str], **headers: str) -> str:
+    """Read it all, look at it, and give X-Cache."""
+    house.database["users"].delete_many({"_id": {"$in": long}})
+    ann, bob = (newcomer(name, house.service) for name in long)
+    seqs, grown, outcome = await stream(ann, bob, **headers)
+    assert (len(seqs), seqs[0], seqs[-1]) == (LONG, 1, LONG)
+    assert seqs == list(range(1, LONG + 1))
+    assert grown < 12 << 20, f"{grown >> 20} MiB"
+    return outcome
+
+
+async def test_a_full_history_of_100000_messages_needs_little_memory(house: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+    """Cold and warm, all 100,000 messages (45 MB) come in order, and the service grows by no more than 12 MiB."""
+    assert await whole_history(house, newcomer, long) == "miss"
+    assert await whole_history(house, newcomer, long) == "partial"
+
+
+async def test_other_modes_need_as_little(in_mode: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+    """So it is when MongoDB alone answers."""
+    assert await whole_history(in_mode, newcomer, long) == "bypass"
+
+
+# --- what a hit asks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_hit_asks_mongodb_nothing(house: House, newcomer: Newcomer) -> None:
+    """MongoDB's own profiler sees the cold read and not one of the warm ones."""
+    ann, bob = newcomer(), newcomer()
+    for number in range(5):
+        await ann.send(bob, str(number))
+    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    try:
+        house.database.command("profile", 2)
+        assert (await bob.read(ann)).headers["x-cache"] == "miss"
+        cold = asked(house)
+        pages: list[dict[str, Any]] = [{}, {"limit": 2}, {"after": 4}]
+        outcomes = {(await bob.read(ann, **page)).headers["x-cache"] for page in pages * 7}
+        assert outcomes == {"hit"}
+        assert asked(house) == cold
+    finally:
+        house.database.command("profile", 0)
+        house.database.drop_collection("system.profile")
+    assert f"{house.database.name}.messages" in cold
+
+
+def asked(house: House) -> list[str]:
+    """The collections that were asked since profiling began, one entry a question."""
+    mine = {"ns": {"$ne": f"{house.database.name}.system.profile"}}
+    return [row["ns"] for row in house.database["system.profile"].find(mine)]
+
+
+async def test_readers_and_writers_at_once_see_what_was_answered(newcomer: Newcomer) -> None:
+    """While messages come in by both doors, no read misses one that was acknowledged before it began."""
+    ann, bob = newcomer(), newcomer()
+    acknowledged = 0
+
+    async def write(someone: Person, other: Person, door: str) -> None:
+        nonlocal acknowledged
+        for number in range(40):
+            message = await someone.send(other, str(number), door=door)
+            acknowledged = max(acknowledged, message["seq"])
+
+    async def read() -> None:
+        while acknowledged < 80:
+            must_be_there = acknowledged
+            page: dict[str, Any] = random.choice([{}, {"limit": 10}])
+            assert (await seqs(ann, bob, **page) or [0])[-1] >= must_be_there
+
+    await asyncio.wait_for(asyncio.gather(write(ann, bob, "http"), write(bob, ann, "socket"), read(), read()), 30)

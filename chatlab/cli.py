@@ -20,6 +20,10 @@ Host = Annotated[str | None, typer.Option(help=f"Address to listen on [{PREFIX}H
 Port = Annotated[int | None, typer.Option(help=f"Port to listen on, 0 for a free one [{PREFIX}PORT].", show_default=False)]
 Workers = Annotated[int | None, typer.Option(help=f"Processes that serve [{PREFIX}WORKERS].", show_default=False)]
 
+Attached = Annotated[
+    bool, typer.Option("--attached", help="For a program that starts it: the URL is the first line of output, the end of input is the end.")
+]
+
 
 def _settings_help() -> str:
     rows = []
@@ -54,11 +58,11 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command(epilog=_settings_help())
-def serve(host: Host = None, port: Port = None, workers: Workers = None) -> None:
+def serve(host: Host = None, port: Port = None, workers: Workers = None, attached: Attached = False) -> None:
     """Run the service: HTTP, Socket.IO, the sweeper. Without URLs it starts MongoDB and Redis for itself, and stops them again."""
     from chatlab.serving import serve as run
 
-    run(load_settings(host=host, port=port, workers=workers), console)
+    run(load_settings(host=host, port=port, workers=workers), console, attached=attached)
 
 
 @app.command()
@@ -93,4 +97,4 @@ def lab(
     """JupyterLab on the notebooks, with the service running."""
     from chatlab.serving import lab as run
 
-    raise typer.Exit(run(load_settings(), port, open_browser=browser, console=console))
+    run(load_settings(), port, open_browser=browser, console=console)

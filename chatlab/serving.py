@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import logging.config
 import os
@@ -12,12 +11,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from rich.console import Console
@@ -34,16 +33,23 @@ from chatlab.sweeper import Sweeper
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 READY_WITHIN = 30.0  # seconds a child service has to answer
+STOP_WITHIN = 15.0  # seconds it has to end
 
 
-def serve(settings: Settings, console: Console) -> None:
-    """Serve until SIGINT or SIGTERM; then answer what is in flight, tell every socket, and leave."""
-    with _listening(settings) as door, open_engines(settings) as engines, _announced(settings, door):
-        here = settings.model_copy(update={"mongo_url": engines.mongo.url, "redis_url": engines.redis.url})
-        _greet(console, door, engines, here)
-        _leave_quietly()
-        with _for_workers(here) if here.workers > 1 else contextlib.nullcontext():
-            _run(here, door)
+def serve(settings: Settings, console: Console, *, attached: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM; then answer what is in flight, tell every socket, and leave.
+
+    `attached`: to the program that started it. The URL is the first line of standard output, and the end of standard input is a SIGTERM.
+    """
+    with _listening(settings) as door:
+        if attached:
+            _attach(door)
+        with open_engines(settings) as engines:
+            here = settings.model_copy(update={"mongo_url": engines.mongo.url, "redis_url": engines.redis.url})
+            _greet(console, door, engines, here)
+            _leave_quietly()
+            with _for_workers(here) if here.workers > 1 else contextlib.nullcontext():
+                _run(here, door)
 
 
 def _run(settings: Settings, door: socket.socket) -> None:
@@ -97,26 +103,18 @@ def address_of(door: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-@contextlib.contextmanager
-def _announced(settings: Settings, door: socket.socket) -> Iterator[None]:
-    """A note in the data folder, so that notebooks on this machine find the service."""
-    note = note_of(settings)
-    mine = json.dumps({"url": address_of(door), "pid": os.getpid(), "flow": settings.flow})
-    try:
-        note.write_text(mine)
-    except OSError:  # its own URLs, and no folder to write to: then it is just not found
-        yield
-        return
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if note.read_text() == mine:
-                note.unlink()
+def _attach(door: socket.socket) -> None:
+    threading.Thread(target=_end_with_parent, name="chatlab-attached", daemon=True).start()
+    sys.stdout.write(f"{address_of(door)}\n")
+    sys.stdout.flush()
 
 
-def note_of(settings: Settings) -> Path:
-    return settings.data_dir / "service.json"
+def _end_with_parent() -> None:
+    """SIGTERM to this process once its standard input has ended; again, should the first come before there is anything to stop."""
+    sys.stdin.buffer.read()
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
 
 
 def _greet(console: Console, door: socket.socket, engines: Engines, settings: Settings) -> None:
@@ -173,61 +171,121 @@ async def _sweep(settings: Settings, url: str) -> None:
             await Sweeper(redis, settings, Flow()).run()
 
 
+# --- the service as a child ----------------------------------------------------------------------------------------------------
+
+
+class ChildService:
+    """`chatlab serve` as a child, with its flow on; `url` once it answers. Its log is a file that goes with it.
+
+    The child holds the other end of a pipe: it ends when this process does, `kill -9` included. Its port is the configured one if that is
+    free, else any. `pass_fds` stay open in it for its life. Raises EngineError when it cannot start.
+    """
+
+    def __init__(self, settings: Settings, *, pass_fds: Collection[int] = ()) -> None:
+        given = settings.model_copy(update={"flow": True, "port": settings.port if _is_free(settings) else 0}).model_dump(mode="json")
+        environment = {f"{PREFIX}{name.upper()}": "" if value is None else str(value) for name, value in given.items()}
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "chatlab", "serve", "--attached"],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C here, and the interrupt of a notebook, are not meant for it
+        )
+        try:
+            self.url = self._told_url()
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def lifeline(self) -> int:
+        """The end of the pipe: the child lives until its last copy is closed."""
+        assert self._process.stdin
+        return self._process.stdin.fileno()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_WITHIN)
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            assert pipe
+            pipe.close()
+
+    def _told_url(self) -> str:
+        assert self._process.stdout
+        url = self._process.stdout.readline().decode().strip()
+        return url or self._failed()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            if not self.runs:
+                self._failed()
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=2):  # noqa: S310 - http
+                return
+            time.sleep(0.02)
+        raise EngineError(f"The service did not answer within {READY_WITHIN:g} s.", "chatlab doctor")
+
+    def _failed(self) -> NoReturn:
+        self._process.wait(STOP_WITHIN)
+        raise EngineError(f"The service did not start: {self.log().strip()}", "chatlab doctor")
+
+
+@contextlib.contextmanager
+def child_service(settings: Settings) -> Iterator[str]:
+    """The URL of a ChildService, for as long as the block lasts."""
+    child = ChildService(settings)
+    try:
+        yield child.url
+    finally:
+        child.stop()
+
+
+def _is_free(settings: Settings) -> bool:
+    with contextlib.suppress(OSError), socket.create_server((settings.host, settings.port)):
+        return True
+    return False
+
+
 # --- JupyterLab ----------------------------------------------------------------------------------------------------------------
 
 
-def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) -> int:
-    """JupyterLab on the notebooks, beside a service with its flow on. Ends both with Ctrl-C."""
+def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) -> None:
+    """JupyterLab on notebook 00, beside a service with its flow on. Becomes JupyterLab, so that nothing is left to end but that.
+
+    The service is for the browser, and keeps the engines warm; a notebook starts one of its own, on a database of its own (`chatlab.lab`).
+    """
     if shutil.which("jupyter-lab", path=_with_scripts()) is None:
         raise EngineError("JupyterLab is not installed.", "pip install 'chatlab[notebooks]'")
     if not NOTEBOOKS.is_dir():
         raise EngineError("The notebooks are not here: they come with the repository, not with the package.", "git clone the repository")
-    with child_service(settings) as url:
-        console.print(f"The service runs on [bold]{url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C stops both.")
-        command = ["jupyter-lab", str(NOTEBOOKS / "00_start_here.ipynb"), f"--port={port}"]
-        command += [] if open_browser else ["--no-browser"]
-        command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        with contextlib.suppress(KeyboardInterrupt):
-            return subprocess.run(command, env=os.environ | {"PATH": _with_scripts()}, cwd=NOTEBOOKS, check=False).returncode  # noqa: S603
-    return 0
+    child = ChildService(settings)
+    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C stops both.")
+    command = ["jupyter-lab", str(NOTEBOOKS / "00_start_here.ipynb"), f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}"]
+    command += [] if open_browser else ["--no-browser"]
+    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    os.set_inheritable(child.lifeline, True)  # JupyterLab holds it now: the service ends when JupyterLab does
+    os.execvpe(command[0], command, os.environ | {"PATH": _with_scripts()})  # noqa: S606 - found above
 
 
 def _with_scripts() -> str:
     """PATH with the folder of this Python's own commands first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-
-@contextlib.contextmanager
-def child_service(settings: Settings, **variables: str) -> Iterator[str]:
-    """`chatlab serve` as a child, with its flow on, on a free port if the configured one is taken; its URL. Stopped at the end."""
-    given = {f"{PREFIX}{name.upper()}": str(value) for name, value in settings.model_dump(mode="json", exclude_defaults=True).items()}
-    environment = os.environ | given | {f"{PREFIX}FLOW": "1", f"{PREFIX}PORT": str(_free_port(settings))} | variables
-    child = subprocess.Popen([sys.executable, "-m", "chatlab", "serve"], env=environment, start_new_session=True, stderr=subprocess.PIPE)
-    try:
-        url = f"http://{environment.get(PREFIX + 'HOST', settings.host)}:{environment[PREFIX + 'PORT']}"
-        _wait_until_ready(child, url)
-        yield url
-    finally:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(15)
-        child.kill()
-
-
-def _free_port(settings: Settings) -> int:
-    for port in (settings.port, 0):
-        with contextlib.suppress(OSError), socket.create_server((settings.host, port)) as probe:
-            return int(probe.getsockname()[1])
-    raise EngineError(f"Cannot listen on {settings.host}.", f"set {PREFIX}HOST")
-
-
-def _wait_until_ready(child: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            assert child.stderr
-            raise EngineError(f"The service did not start: {child.stderr.read().decode().strip()}", "chatlab doctor")
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{url}/readyz", timeout=2):  # noqa: S310 - http
-            return
-        time.sleep(0.05)
-    raise EngineError(f"The service did not answer within {READY_WITHIN:g} s.", "chatlab doctor")

@@ -51,8 +51,8 @@ class Request(BaseModel):
             raise _invalid(wrong) from None
 
     @classmethod
-    def of(cls, **fields: Any) -> Self:
-        """The request of these fields. Raises Invalid."""
+    def of(cls, /, **fields: Any) -> Self:
+        """The request of these fields, whatever their names. Raises Invalid."""
         return cls.from_payload(fields)
 
     @classmethod
@@ -138,6 +138,8 @@ def _invalid(wrong: ValidationError) -> Invalid:
 def _complaint(where: tuple[int | str, ...], kind: str, message: str) -> str:
     if kind == "json_invalid":  # its message quotes positions and characters of the input
         return "the body should be valid JSON"
+    if kind == "model_type":  # one wording for JSON and for a decoded payload
+        message = "should be an object"
     if kind == "string_pattern_mismatch":
         message = "should be 1 to 32 of a-z, 0-9, _ and -, beginning with a letter or a digit"
     place = ".".join(str(part) for part in where) or "the payload"

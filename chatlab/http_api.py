@@ -39,6 +39,7 @@ STATUS = {
     "store_unavailable": 503,
 }
 PROBLEM = "application/problem+json"
+PATIENCE = 16  # times the largest body: so much of a larger one is read, since a client that is cut off while it writes hears no answer
 FEW = 3  # pieces of a history from which on it is streamed
 
 Wanted = TypeVar("Wanted", bound=Asked)
@@ -167,13 +168,16 @@ class HttpApi:
         return wanted.from_json(await self._body(request))
 
     async def _body(self, request: Request) -> bytes:
-        """The body, counted as it streams: one that is too large is not read to its end."""
+        """The body, counted as it streams: of one that is too large nothing is kept, and it is not read for long."""
         pieces, size = [], 0
         async for piece in request.stream():
             size += len(piece)
-            if size > self._max_body:
-                raise TooLarge(f"The body has more than {self._max_body} bytes.")
-            pieces.append(piece)
+            if size > PATIENCE * self._max_body:
+                break
+            if size <= self._max_body:
+                pieces.append(piece)
+        if size > self._max_body:
+            raise TooLarge(f"The body has more than {self._max_body} bytes.")
         return b"".join(pieces)
 
 

@@ -1,0 +1,243 @@
+"""The HTTP door, line by line of the contract: what each request answers, and how it refuses."""
+
+import asyncio
+import re
+from typing import Any
+
+import httpx
+import pytest
+from house import House, Newcomer
+from live import PASSWORD, Person
+
+EMOJI = "\N{THUMBS UP SIGN}"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+MESSAGE = ["_id", "seq", "version", "senderId", "receiverId", "text", "clientId", "reactions", "createdAt", "editedAt", "deletedAt"]
+
+
+def is_problem(answer: httpx.Response, status: int, code: str) -> None:
+    """An RFC 9457 problem with exactly the fields of the contract."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert list(problem) == ["type", "title", "status", "detail", "code"]
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["type"].endswith(code)
+    assert len(problem["title"]) > 3
+    assert len(problem["detail"]) > 10
+
+
+async def test_a_message_has_exactly_its_fields(newcomer: Newcomer) -> None:
+    """A fresh message: 24 hex digits, seq and version 1, the session's user as sender, and times with milliseconds and Z."""
+    ann, bob = newcomer(), newcomer()
+    answer = await ann.http.post("/api/messages/send", json={"receiverId": bob.id, "text": " hello ", "clientId": "c1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    message = answer.json()
+    assert list(message) == MESSAGE
+    assert re.fullmatch(r"[0-9a-f]{24}", message.pop("_id"))
+    assert TIME.fullmatch(message.pop("createdAt"))
+    assert message == {
+        "seq": 1,
+        "version": 1,
+        "senderId": ann.id,
+        "receiverId": bob.id,
+        "text": "hello",
+        "clientId": "c1",
+        "reactions": {},
+        "editedAt": None,
+        "deletedAt": None,
+    }
+
+
+async def test_seq_counts_for_both_participants_together(newcomer: Newcomer) -> None:
+    """Within a conversation seq is 1, 2, 3 whoever writes; another conversation counts for itself."""
+    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    steps = [(ann, bob), (bob, ann), (ann, eve), (ann, bob), (ann, ann), (bob, ann)]
+    assert [(await one.send(other, "x"))["seq"] for one, other in steps] == [1, 2, 1, 3, 1, 4]
+    both = [(await one.read(other)).json() for one, other in ((ann, bob), (bob, ann))]
+    assert both[0] == both[1]
+
+
+async def test_a_message_changes_as_the_contract_says(newcomer: Newcomer) -> None:
+    """Edit, reactions and deletion answer the whole message; version grows by one with each real change, seq and createdAt stay."""
+    ann, bob = newcomer(), newcomer()
+    sent = await ann.send(bob, "hello")
+    url = f"/api/messages/{sent['_id']}"
+    edited = (await ann.http.patch(url, json={"text": " better "})).json()
+    assert edited == sent | {"text": "better", "version": 2, "editedAt": edited["editedAt"]}
+    assert TIME.fullmatch(edited["editedAt"])
+    reacted = (await bob.http.put(f"{url}/reactions/{EMOJI}")).json()
+    assert reacted == edited | {"reactions": {EMOJI: [bob.id]}, "version": 3}
+    assert (await bob.http.put(f"{url}/reactions/{EMOJI}")).json() == reacted
+    both = (await ann.http.put(f"{url}/reactions/{EMOJI}")).json()
+    assert both == reacted | {"reactions": {EMOJI: [bob.id, ann.id]}, "version": 4}
+    one = (await bob.http.delete(f"{url}/reactions/{EMOJI}")).json()
+    assert one == both | {"reactions": {EMOJI: [ann.id]}, "version": 5}
+    none = (await ann.http.delete(f"{url}/reactions/{EMOJI}")).json()
+    assert none == both | {"reactions": {}, "version": 6}
+    assert (await ann.http.delete(f"{url}/reactions/{EMOJI}")).json() == none
+    deleted = (await ann.http.delete(url)).json()
+    assert deleted == none | {"text": "", "version": 7, "deletedAt": deleted["deletedAt"]}
+    assert TIME.fullmatch(deleted["deletedAt"])
+    assert (await ann.http.delete(url)).json() == deleted
+    assert [(await reader.read(other)).json() for reader, other in ((ann, bob), (bob, ann))] == [[deleted], [deleted]]
+
+
+async def test_changes_after_a_deletion_are_a_conflict(newcomer: Newcomer) -> None:
+    """What is deleted is not edited and not reacted to, and stays as it is."""
+    ann, bob = newcomer(), newcomer()
+    sent = await ann.send(bob, "hello")
+    url = f"/api/messages/{sent['_id']}"
+    deleted = (await ann.http.delete(url)).json()
+    is_problem(await ann.http.patch(url, json={"text": "back"}), 409, "conflict")
+    is_problem(await bob.http.put(f"{url}/reactions/{EMOJI}"), 409, "conflict")
+    assert (await bob.read(ann)).json() == [deleted]
+
+
+async def test_concurrent_changes_all_count(newcomer: Newcomer) -> None:
+    """Ten edits at once give ten versions, and the last version is what both read."""
+    ann, bob = newcomer(), newcomer()
+    sent = await ann.send(bob, "0")
+    url = f"/api/messages/{sent['_id']}"
+    edits = [answer.json() for answer in await asyncio.gather(*(ann.http.patch(url, json={"text": str(n)}) for n in range(10)))]
+    assert sorted(edit["version"] for edit in edits) == list(range(2, 12))
+    assert (await bob.read(ann)).json() == [max(edits, key=lambda edit: int(edit["version"]))]
+
+
+async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> None:
+    """The other users with exactly their fields, the most recent conversation first; unread counts what has come since the mark."""
+    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    await ann.send(eve, "to eve")
+    await bob.send(ann, "one")
+    await asyncio.sleep(0.002)  # createdAt has milliseconds
+    last = await bob.send(ann, "two")
+    rows = (await ann.http.get("/api/users")).json()
+    assert all(list(row) == ["id", "displayName", "createdAt", "online", "unread", "lastMessage"] for row in rows)
+    assert rows[0] | {"createdAt": ""} == {
+        "id": bob.id,
+        "displayName": bob.id.title(),
+        "createdAt": "",
+        "online": False,
+        "unread": 2,
+        "lastMessage": last,
+    }
+    assert (rows[1]["id"], rows[1]["unread"], rows[1]["lastMessage"]["text"]) == (eve.id, 0, "to eve")
+    assert ann.id not in [row["id"] for row in rows]
+    assert {row["lastMessage"] for row in rows[2:]} == {None}
+    marked = await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})
+    assert (marked.status_code, marked.content) == (204, b"")
+    assert await unread(ann, bob) == 1
+    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 2})
+    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})  # a mark never goes back
+    assert await unread(ann, bob) == 0
+    assert await unread(bob, ann) == 0  # one's own messages are read
+
+
+async def unread(reader: Person, other: Person) -> int:
+    """What the list of users says about one of them."""
+    rows = {row["id"]: row for row in (await reader.http.get("/api/users")).json()}
+    return int(rows[other.id]["unread"])
+
+
+REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
+    ("GET", "/api/users", {"headers": {"authorization": ""}}, 401, "unauthenticated"),
+    ("GET", "/api/users", {"headers": {"authorization": "Basic YTpi"}}, 401, "unauthenticated"),
+    ("POST", "/api/auth/login", {"json": {"username": "nobody-at-all", "password": PASSWORD}}, 401, "unauthenticated"),
+    ("POST", "/api/messages/send", {"json": {"receiverId": "nobody-at-all", "text": "x"}}, 404, "not_found"),
+    ("GET", "/api/messages/nobody-at-all", {}, 404, "not_found"),
+    ("PATCH", f"/api/messages/{'0' * 24}", {"json": {"text": "x"}}, 404, "not_found"),
+    ("GET", "/api/nothing-here", {}, 404, "not_found"),
+    ("GET", "/api/users/", {}, 404, "not_found"),
+    ("PUT", "/api/users", {}, 405, "method_not_allowed"),
+    ("POST", "/api/messages/send", {"content": "{"}, 422, "invalid"),
+    ("POST", "/api/messages/send", {"content": ""}, 422, "invalid"),
+    ("POST", "/api/messages/send", {"json": {}}, 422, "invalid"),
+    ("GET", "/api/messages/UPPER", {}, 422, "invalid"),
+    ("GET", "/api/messages/somebody?limit=0", {}, 422, "invalid"),
+    ("GET", "/api/messages/somebody?before=-1", {}, 422, "invalid"),
+    ("GET", "/api/messages/somebody?after=x", {}, 422, "invalid"),
+    ("DELETE", "/api/messages/short", {}, 422, "invalid"),
+    ("POST", "/api/messages/somebody/read", {"json": {"seq": None}}, 422, "invalid"),
+    ("POST", "/api/messages/send", {"content": b"x" * 65_537}, 413, "too_large"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "more", "status", "code"), REFUSALS)
+async def test_a_refusal_is_a_problem(newcomer: Newcomer, method: str, path: str, more: dict[str, Any], status: int, code: str) -> None:
+    """Every error is problem+json with type, title, status, detail and code; a 401 names the scheme, a 405 what is allowed."""
+    answer = await newcomer().http.request(method, path, **more)
+    is_problem(answer, status, code)
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+async def test_the_largest_body_is_64_kb(newcomer: Newcomer) -> None:
+    """A body of 65,536 bytes is read, one more byte is too large, also when it comes in pieces and says no length."""
+    ann, bob = newcomer(), newcomer()
+    body = f'{{"receiverId": "{bob.id}", "text": "hello"'.encode()
+    fits = body + b" " * (65_535 - len(body)) + b"}"
+    assert (await ann.http.post("/api/messages/send", content=fits)).status_code == 200
+
+    async def pieces() -> Any:
+        for start in range(0, 2**20, 4096):
+            yield b" " * 4096 if start else fits[:4096]
+
+    is_problem(await ann.http.post("/api/messages/send", content=fits[:-1] + b" }"), 413, "too_large")
+    is_problem(await ann.http.post("/api/messages/send", content=pieces()), 413, "too_large")
+
+
+async def test_the_pages_need_no_token(house: House) -> None:
+    """Health, readiness, metrics and OpenAPI answer anybody; OpenAPI knows every request of the contract."""
+    async with httpx.AsyncClient(base_url=house.service.url) as http:
+        for path in ("/healthz", "/readyz"):
+            answer = await http.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": "ok", "mongodb": "up", "redis": "up"})
+        metrics = await http.get("/metrics")
+        assert metrics.headers["content-type"].startswith("text/plain")
+        assert "chatlab_reads_total" in metrics.text
+        assert (await http.get("/docs")).status_code == 200
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    requests = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert requests >= {
+        "POST /api/auth/signup",
+        "POST /api/auth/login",
+        "POST /api/auth/logout",
+        "GET /api/auth/me",
+        "GET /api/users",
+        "POST /api/messages/send",
+        "GET /api/messages/{userId}",
+        "PATCH /api/messages/{messageId}",
+        "DELETE /api/messages/{messageId}",
+        "PUT /api/messages/{messageId}/reactions/{emoji}",
+        "DELETE /api/messages/{messageId}/reactions/{emoji}",
+        "POST /api/messages/{userId}/read",
+        "GET /healthz",
+        "GET /readyz",
+    }
+
+
+async def test_metrics_count_what_happened(newcomer: Newcomer) -> None:
+    """Sends by door, reads by outcome, and errors by code grow by exactly what was done."""
+    ann, bob = newcomer(), newcomer()
+    before = await counted(ann)
+    await ann.send(bob, "one")
+    await ann.send(bob, "two", door="socket")
+    await ann.read(bob)
+    await ann.read(bob, fresh=True)
+    await ann.send(bob, "")
+    after = await counted(ann)
+    grown = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    expected = {
+        'chatlab_sends_total{door="http"}': 1,
+        'chatlab_sends_total{door="socket"}': 1,
+        'chatlab_reads_total{cache="hit"}': 1,
+        'chatlab_reads_total{cache="bypass"}': 1,
+        'chatlab_errors_total{code="invalid",door="http"}': 1,
+        "chatlab_sockets": 1,
+    }
+    assert {name: grown.get(name) for name in expected} == expected
+
+
+async def counted(someone: Person) -> dict[str, float]:
+    """All metrics by name and labels."""
+    lines = (await someone.http.get("/metrics")).text.splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}

@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await _open_sweeper(parts, urls, stack)
             yield
 
-    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     answer_errors(app)
     for path in ("/healthz", "/readyz"):
         app.add_api_route(path, _health, summary="Is everything there?", response_model=None)

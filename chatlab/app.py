@@ -22,7 +22,7 @@ from chatlab.http_api import BEARER, HttpApi, answer_errors
 from chatlab.hub import Hub
 from chatlab.service import Service
 from chatlab.settings import Settings, load_settings
-from chatlab.socket_api import FlowNamespace, SocketApi, SocketGuard, socket_server
+from chatlab.socket_api import SocketApi, SocketGuard, socket_server
 from chatlab.store import Store
 from chatlab.sweeper import Sweeper
 
@@ -82,6 +82,7 @@ async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.As
     cache = Cache(connect(redis_url), settings, flow)
     store = Store(mongo_url, settings.database, clock=cache.clock)
     hub = Hub(sockets, cache.pipe, connect(redis_url), settings.key_prefix)
+    cache.others = hub.has_peers
     accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
     stack.callback(metrics.forget_this_process)
     stack.push_async_callback(cache.close)
@@ -112,7 +113,7 @@ def _add_routes(app: FastAPI, parts: Parts, sockets: socketio.AsyncServer, socke
     app.include_router(http_api.router())
     _describe_bearer(app)
     if settings.flow:
-        sockets.register_namespace(FlowNamespace(parts.flow, parts.accounts))
+        socket_api.open_flow()
     door = socketio.ASGIApp(sockets, socketio_path="socket.io")
     app.mount("/socket.io", SocketGuard(door, connect_timeout=settings.connect_timeout, stalled_timeout=settings.stalled_timeout))
 

@@ -10,11 +10,22 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """`probe` raises while the part is away. An open breaker tries it every `pause` seconds, for at most `patience` seconds."""
+    """`probe` raises while the part is away. An open breaker tries it every `pause` seconds, for at most `patience` seconds.
 
-    def __init__(self, name: str, probe: Callable[[], Awaitable[None]], *, pause: float = 0.25, patience: float = 1.0) -> None:
+    `back` is called in the moment the breaker closes, before anybody else can use the part.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        probe: Callable[[], Awaitable[None]],
+        *,
+        back: Callable[[], None] = lambda: None,
+        pause: float = 0.25,
+        patience: float = 1.0,
+    ) -> None:
         self.name, self.is_open = name, False
-        self._probe, self._pause, self._patience = probe, pause, patience
+        self._probe, self._back, self._pause, self._patience = probe, back, pause, patience
         self._recovery: asyncio.Task[None] | None = None
 
     def trip(self, reason: BaseException) -> None:
@@ -33,6 +44,7 @@ class Breaker:
                 await asyncio.sleep(self._pause)
             else:
                 self.is_open = False
+                self._back()
                 BREAKERS[self.name.lower()].set(0)
                 log.warning("%s is back", self.name)
 

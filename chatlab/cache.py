@@ -1,13 +1,16 @@
 """Boxes "Cache in Redis" and "Update Conversation Cache": the only module that knows keys, expiries and scripts.
 
 Redis is an optimisation: nothing here raises because of it. A write that could not be made, or a read not asked, answers None or False.
-After an outage no window that is older than its end is trusted (`epoch`), because writes may have passed it by.
+After an outage no window that is older than its end is trusted (`epoch`), because writes may have passed it by. An outage is also an
+answer so late that another process may have given up waiting. The windows that a write of this process missed are dropped as soon as Redis
+is back, for the sake of processes that noticed nothing.
 The rules of the window are in `window.lua`; why they hold is told there, line by line.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +28,12 @@ from chatlab.settings import CacheMode, Settings
 
 PATIENCE = 0.2  # seconds that one pipeline may take; a request meets it once at most, then the breaker is open
 LARGEST_PIPELINE = 500  # commands
+ANSWER = 0.15  # seconds that one answer may take, and a connection
 SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage
+PULSE = 0.05  # the same, while other processes write too
+LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LATE < ANSWER: nobody gives up on Redis without all noticing
+WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
+NEVER = 2**53  # an epoch after every window: none is trusted
 
 Command = tuple[Any, ...]
 
@@ -53,7 +61,7 @@ def grace_ms(ttl_ms: int) -> int:
 
 def connect(url: str) -> Redis:
     """A client that waits little and never tries twice: the breaker decides when to ask again."""
-    return Redis.from_url(url, socket_timeout=0.15, socket_connect_timeout=0.15, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+    return Redis.from_url(url, socket_timeout=ANSWER, socket_connect_timeout=ANSWER, retry=Retry(NoBackoff(), 0), health_check_interval=0)
 
 
 def scripts_in(source: str) -> dict[str, str]:
@@ -135,6 +143,14 @@ class Glimpse(NamedTuple):
     highest: int
     joined: bytes
 
+    @classmethod
+    def of(cls, reply: Any) -> "Glimpse":
+        """What the script `read` answered. Raises ValueError for anything else."""
+        match reply:
+            case [bytes() as token, bytes() as fence, int(), int(), int(), int(), bytes()]:
+                return cls(int(token), int(fence), *reply[2:])
+        raise ValueError("not an answer to what was asked")
+
     @property
     def there(self) -> bool:
         return self.newest >= 0
@@ -149,13 +165,15 @@ class Cache:
     def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
-        self.breaker = Breaker("Redis", self._probe)
+        self.breaker = Breaker("Redis", self._probe, back=self._mend)
         self.pipe = Pipe(redis, self.breaker)
         self.epoch = 0  # microseconds of Redis's clock
+        self.others: Callable[[], bool] = lambda: False  # are there other processes?
         self._redis, self._flow, self._window_size = redis, flow, settings.window_size
         self._scripts, self._digests = scripts_in(source), dict[str, str]()
         self._behind: int | None = None  # Redis's clock minus ours, in microseconds
         self._syncing: asyncio.Task[None] | None = None
+        self._missed: OrderedDict[Conversation, float] = OrderedDict()  # windows that a write did not reach, and when
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
@@ -177,23 +195,40 @@ class Cache:
         await self._redis.aclose()
 
     async def _probe(self) -> None:
-        """Redis is back when it takes a write; what it held before now is not trusted."""
+        """Redis is back when it takes a write; what it held before now is not trusted, and no late reply is taken for one of now."""
+        await self._redis.connection_pool.disconnect()
         await self._redis.set(self.keys.probe, 1, px=1000)
         for name, script in self._scripts.items():
             self._digests[name] = await self._redis.script_load(script)
         seconds, microseconds = await self._redis.time()
-        self.epoch = seconds * 1_000_000 + microseconds
-        self._learn_time(self.epoch)
+        self._trust_from(seconds * 1_000_000 + microseconds)
+
+    def _mend(self) -> None:
+        """Drop the windows that lack a write of this process: others may still trust them."""
+        missed, self._missed = self._missed, OrderedDict()
+        for conversation in missed:
+            self._write("fence", conversation, 0)
 
     async def _sync(self) -> None:
         while True:
-            await asyncio.sleep(SYNC_EVERY)
-            reply = await self.pipe.ask("TIME")
-            if reply is not None:
-                self._learn_time(int(reply[0]) * 1_000_000 + int(reply[1]))
+            await asyncio.sleep(PULSE if self.others() else SYNC_EVERY)
+            asked, asked_at = self.clock(), time.monotonic()
+            match await self.pipe.ask("TIME"):
+                case [int() as seconds, int() as microseconds]:
+                    redis_time = seconds * 1_000_000 + microseconds
+                    if min(redis_time - asked, (time.monotonic() - asked_at) * 1_000_000) > LATE * 1_000_000:  # by either clock
+                        self.epoch = redis_time
+                    self._learn_time(redis_time)
+
+    def _trust_from(self, redis_time: int) -> None:
+        """Windows that are born from now on are trusted."""
+        self.epoch = redis_time
+        self._learn_time(redis_time)
 
     def _learn_time(self, redis_time: int) -> None:
         self._behind = redis_time - time.monotonic_ns() // 1000
+        if self.epoch == NEVER and not self.breaker.is_open:
+            self.epoch = redis_time
 
     def clock(self) -> int:
         """Redis's time in microseconds, never ahead of it. 0 before it was ever reached: everything then counts as late, which is safe."""
@@ -211,11 +246,11 @@ class Cache:
 
     def append(self, message: Message, began: int) -> Awaitable[bool]:
         """Add a new message to its conversation's window."""
-        return _done(self._run("send", self.keys.window(message.conversation), began, message.seq, message.json))
+        return _done(self._write("send", message.conversation, began, message.seq, message.json))
 
     def change(self, message: Message, began: int) -> Awaitable[bool]:
         """Bring a changed message into its conversation's window, and fence off every fill that may not know it."""
-        return _done(self._run("change", self.keys.window(message.conversation), began, message.seq, message.json))
+        return _done(self._write("change", message.conversation, began, message.seq, message.json))
 
     async def fill(self, conversation: Conversation, token: int, messages: Sequence[Message], *, widen: bool) -> str | None:
         """Put messages read from MongoDB after `token` into the window; what became of it, in a word. They must be consecutive in seq."""
@@ -225,17 +260,22 @@ class Cache:
         answer = await self._run(
             "fill", self.keys.window(conversation), token, int(widen), kept[0].seq, *(message.json for message in kept)
         )
-        return None if answer is None else str(answer, "ascii")
+        return answer.decode() if isinstance(answer, bytes) else None
 
     # --- reading -------------------------------------------------------------------------------------------------------------
 
     async def glimpse(self, conversation: Conversation, page: Page) -> Glimpse | None:
         """What the window has of this page; None when Redis cannot be asked."""
         before, after = -1 if page.before is None else page.before, -1 if page.after is None else page.after
+        epoch = self.epoch
         reply = await self._run("read", self.keys.window(conversation), 0, page.limit or 0, before, after)
-        if reply is None:
+        if reply is None or epoch != self.epoch:  # guard: an outage has come to light while this was on its way
             return None
-        glimpse = Glimpse(int(reply[0]), int(reply[1]), *reply[2:])
+        try:
+            glimpse = Glimpse.of(reply)
+        except ValueError as error:
+            self.breaker.trip(error)
+            return None
         self._learn_time(glimpse.token)
         return glimpse
 
@@ -253,8 +293,30 @@ class Cache:
             nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing
+        if self.breaker.is_open:  # passes the window by, perhaps after the probe has read the clock: its time is no end of the outage
+            self.epoch = NEVER
         common = (self.epoch, self.ttl_ms, grace_ms(self.ttl_ms), self._window_size, began)
         return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
+
+    def _write(self, script: str, conversation: Conversation, began: int, *rest: Any) -> "asyncio.Future[Any]":
+        """A write to a window; one that does not reach it is remembered."""
+        reply = self._run(script, self.keys.window(conversation), began, *rest)
+        if self.mode is not CacheMode.OFF:
+            reply.add_done_callback(lambda answered: self._note(script, conversation, answered))
+        return reply
+
+    def _note(self, script: str, conversation: Conversation, reply: "asyncio.Future[Any]") -> None:
+        answer = None if reply.cancelled() else reply.result()
+        if answer in WRITTEN:
+            return
+        if answer is not None:
+            self.breaker.trip(ValueError("not an answer to what was asked"))
+        now = self._missed[conversation] = time.monotonic()
+        self._missed.move_to_end(conversation)
+        while now - next(iter(self._missed.values())) > self.ttl_ms / 1000:  # whatever it lacked is gone by now
+            self._missed.popitem(last=False)
+        if not self.breaker.is_open and script != "fence":  # closed again in the meantime
+            self._mend()
 
     async def _kept(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
         kept: bool = await reply == 1
@@ -264,4 +326,4 @@ class Cache:
 
 
 async def _done(reply: "asyncio.Future[Any]") -> bool:
-    return await reply is not None
+    return await reply in WRITTEN

@@ -99,6 +99,10 @@ class Hub:
 
     # --- who is online -------------------------------------------------------------------------------------------------------
 
+    def has_peers(self) -> bool:
+        """True when another process has been heard of lately."""
+        return bool(self._peers)
+
     def online(self) -> list[UserId]:
         """All users with a socket anywhere, sorted."""
         everywhere = set(self._here).union(*(users for _, users in self._peers.values()))

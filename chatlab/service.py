@@ -33,6 +33,7 @@ class Service:
     def __init__(self, store: Store, cache: Cache, hub: Hub, accounts: Accounts) -> None:
         self._store, self._cache, self._hub, self._accounts = store, cache, hub, accounts
         self._reading: dict[tuple[Conversation, Page], _Query] = {}
+        store.doubts.found = self._finish
 
     # --- the send flow -------------------------------------------------------------------------------------------------------
 
@@ -58,6 +59,14 @@ class Service:
         await self._hub.emit("newMessage", message.json, participants_of(message.conversation))
         trace.passed("emit", messageId=message.id)
         return message
+
+    async def _finish(self, message: Message, began: int) -> None:
+        """The rest of the way of a message whose sender was told "unavailable", and which was saved all the same.
+
+        Its sender may have repeated it and been answered; the process that saved it emits it, unless it ends before (a hint is lost).
+        """
+        await self._cache.change(message, began)
+        await self._hub.emit("newMessage", message.json, participants_of(message.conversation))
 
     async def _recache(self, message: Message, began: int, trace: Trace) -> None:
         """Bring the cache up to a message that is newer than what it may hold."""

@@ -5,8 +5,8 @@ or does not read, is dropped.
 """
 
 import asyncio
-import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +29,8 @@ _quiet = logging.getLogger("sockets")  # its own tracebacks for hostile packets 
 _quiet.setLevel(logging.CRITICAL)
 
 AUTHENTICATED = "chatlab.authenticated"  # key of the ASGI scope, set once a socket has shown a token
+PACKET = re.compile(r"[1-6]$|3probe$|4[0-4]")  # of Engine.IO, as a client without binary attachments sends them
+GONE = {"type": "websocket.disconnect", "code": 1008}
 RECHECK = KNOWN_FOR / 2  # seconds between two looks whether the sessions of open sockets still live
 
 Ack = dict[str, Any]
@@ -54,7 +56,6 @@ def socket_server(max_body: int) -> socketio.AsyncServer:
         serializer=TextPacket,
         logger=_quiet,
         engineio_logger=_quiet,
-        namespaces=["/", "/flow"],
     )
 
 
@@ -62,6 +63,7 @@ class SocketApi:
     def __init__(self, sockets: socketio.AsyncServer, service: Service, accounts: Accounts, hub: Hub, flow: Flow) -> None:
         self._sockets, self._service, self._accounts, self._hub, self._flow = sockets, service, accounts, hub, flow
         self._sessions: dict[str, _Session] = {}
+        self._watchers: FlowNamespace | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
@@ -81,6 +83,11 @@ class SocketApi:
         on("typing", self._handler(Typing, lambda user, asked, _: self._service.typing(user, asked.receiverId, typing=asked.typing)))
         on("*", self._unknown)
         self._spawn(self._recheck())
+
+    def open_flow(self) -> None:
+        """Let whoever has a token watch the flow."""
+        self._watchers = FlowNamespace(self._flow, self._identify)
+        self._sockets.register_namespace(self._watchers)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -120,17 +127,26 @@ class SocketApi:
             self._hub.left(session.user)
             metrics.SOCKETS.dec()
 
+    def _open_sessions(self) -> list[tuple[str, str, str]]:
+        """Namespace, sid and token of every connection."""
+        watching = self._watchers.watching if self._watchers else {}
+        both = {"/": self._sessions, "/flow": watching}
+        return [(namespace, sid, session.token) for namespace, sessions in both.items() for sid, session in sessions.items()]
+
     async def end(self, token: str) -> None:
-        """Close every socket of this token."""
-        for sid in [sid for sid, session in self._sessions.items() if session.token == token]:
-            await self._sockets.disconnect(sid)
+        """Close every socket of this token: a word to the client, then the connection."""
+        for namespace, sid, its_token in self._open_sessions():
+            if its_token == token:
+                connection = self._sockets.manager.eio_sid_from_sid(sid, namespace)
+                await self._sockets.disconnect(sid, namespace)
+                self._spawn(self._sockets.eio.disconnect(connection))  # not waited for: it may not read
 
     async def _recheck(self) -> None:
         """A log-out in another process reaches the sockets here too."""
         while True:
             await asyncio.sleep(RECHECK)
             try:
-                for token in await self._accounts.ended({session.token for session in self._sessions.values()}):
+                for token in await self._accounts.ended({token for _, _, token in self._open_sessions()}):
                     await self.end(token)
             except StoreUnavailable:
                 continue  # nobody is thrown out because MongoDB is away
@@ -146,7 +162,7 @@ class SocketApi:
                 user = await self._user(sid)
                 asked = asked_as.from_payload(payload[0] if len(payload) == 1 else None)
                 trace.passed("request")
-                message = await act(user, asked, trace)
+                message = await asyncio.shield(act(user, asked, trace))  # whole, even if the socket ends meanwhile
             except ChatlabError as error:
                 return _refusal(error.code, error.detail)
             except Exception:  # the client gets an answer whatever happens
@@ -190,26 +206,21 @@ def _refusal(code: str, detail: str) -> Ack:
 class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
     """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody does."""
 
-    def __init__(self, flow: Flow, accounts: Accounts) -> None:
+    def __init__(self, flow: Flow, identify: Callable[[object], Awaitable[_Session]]) -> None:
         super().__init__("/flow")
-        self._flow, self._accounts = flow, accounts
-        self._watching: set[str] = set()
+        self._flow, self._identify = flow, identify
+        self.watching: dict[str, _Session] = {}
         self._stop: Callable[[], None] | None = None
         self._emitting: set[asyncio.Task[None]] = set()
 
     async def on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
-        token = auth.get("token") if isinstance(auth, dict) else None
-        try:
-            await self._accounts.authenticate(token if isinstance(token, str) else "")
-        except ChatlabError as error:
-            raise Refused(error.code, {"code": error.code, "detail": error.detail}) from None
+        self.watching[sid] = await self._identify(auth)
         environ["asgi.scope"][AUTHENTICATED] = True
-        self._watching.add(sid)
         self._stop = self._stop or self._flow.listen(self._tell)
 
     async def on_disconnect(self, sid: str, _reason: str) -> None:
-        self._watching.discard(sid)
-        if not self._watching and self._stop:
+        self.watching.pop(sid, None)
+        if not self.watching and self._stop:
             self._stop()
             self._stop = None
 
@@ -220,7 +231,9 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
 
 
 class SocketGuard:
-    """ASGI: ends a websocket that has not authenticated after `connect_timeout` seconds, or has not read for `stalled_timeout` seconds."""
+    """ASGI: ends a websocket that has not authenticated after `connect_timeout` seconds, or has not read for `stalled_timeout` seconds,
+    or says what is no packet: the library would stop listening to it, and keep it.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]], *, connect_timeout: float, stalled_timeout: float) -> None:
         self._app, self._connect_timeout, self._stalled_timeout = app, connect_timeout, stalled_timeout
@@ -243,17 +256,26 @@ class _Watched:
         self._task = asyncio.current_task()
 
     async def hear(self) -> MutableMapping[str, Any]:
-        """The next message; a disconnection once the client has been given up, or its time to authenticate is up."""
-        if not self._given_up and self._scope.get(AUTHENTICATED):
-            return await self._receive()
-        with contextlib.suppress(TimeoutError):
+        """The next message; a disconnection once the client has been given up."""
+        if self._given_up:
+            return GONE
+        if self._scope.get(AUTHENTICATED):
+            return await self._checked(await self._receive())
+        try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._receive()
-        if self._scope.get(AUTHENTICATED) and not self._given_up:
-            return await self._receive()
-        await self.say({"type": "websocket.close", "code": 1008, "reason": "authenticate sooner"})
+                return await self._checked(await self._receive())
+        except TimeoutError:
+            return await self._give_up("authenticate sooner")
+
+    async def _checked(self, message: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if message["type"] != "websocket.receive" or PACKET.match(message.get("text") or ""):
+            return message
+        return await self._give_up("this is no packet")
+
+    async def _give_up(self, reason: str) -> MutableMapping[str, Any]:
+        await self.say({"type": "websocket.close", "code": 1008, "reason": reason})
         self._given_up = True
-        return {"type": "websocket.disconnect", "code": 1008}
+        return GONE
 
     async def say(self, message: MutableMapping[str, Any]) -> None:
         """Pass on; a client that has left its events unread for too long is given up, and what else is for it is dropped."""

@@ -34,6 +34,7 @@ LARGEST_BATCH = 500  # messages in one insert
 REMEMBERED = 100_000  # conversations whose last seq is known
 CHUNK = 1000  # messages read from MongoDB at once: a whole history never stands in memory
 DUPLICATE_KEY = 11000
+LOOKS, LOOK_EVERY = 20, 0.5  # looks at an answering MongoDB for an insert whose outcome nobody has learnt, and seconds between two
 
 INDEXES: dict[str, list[IndexModel]] = {
     "messages": [
@@ -78,7 +79,8 @@ class Store:
         self._sessions, self._reads = self._database["sessions"], self._database["reads"]
         self._clock = clock
         self.breaker = Breaker("MongoDB", self._probe)
-        self._saver = Saver(self, clock)
+        self.doubts = Doubts(self, clock)
+        self._saver = Saver(self, self.doubts, clock)
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class Store:
     async def close(self) -> None:
         """Commit what is waiting, then let go of MongoDB."""
         await self._saver.drain()
+        await self.doubts.close()
         await self.breaker.close()
         await self._client.close()
 
@@ -132,6 +135,10 @@ class Store:
     async def message(self, message_id: str) -> Message | None:
         found = await self.ask(self._messages.find_one({"_id": ObjectId(message_id)}))
         return from_document(found) if found else None
+
+    async def those_there(self, ids: list[ObjectId]) -> list[Message]:
+        """The messages that have these ids, as far as they are there."""
+        return [from_document(found) for found in await self.ask(self._messages.find({"_id": {"$in": ids}}).to_list())]
 
     async def sent_as(self, draft: Draft) -> Message:
         """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
@@ -255,8 +262,8 @@ class _Waiting(NamedTuple):
 class Saver:
     """Group commit: one insert in flight, at most one message of a conversation in it, so that a refusal leaves no hole in a seq."""
 
-    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, store: Store, doubts: "Doubts", clock: Callable[[], int]) -> None:
+        self._store, self._doubts, self._clock = store, doubts, clock
         self._waiting: dict[Conversation, deque[_Waiting]] = {}
         self._last: OrderedDict[Conversation, int] = OrderedDict()
         self._same: dict[tuple[str, ...], _Waiting] = {}  # client ids on their way
@@ -344,9 +351,13 @@ class Saver:
         """Insert; the places in the batch that a unique index refused, with the index. Any other failure is one of the whole batch."""
         try:
             await self._store.insert(documents)
+        except StoreUnavailable:
+            self._doubts.about(documents)
+            raise
         except BulkWriteError as error:
             refusals = error.details["writeErrors"]
             if error.details["writeConcernErrors"] or any(refusal["code"] != DUPLICATE_KEY for refusal in refusals):
+                self._doubts.about(documents)
                 raise self._store.unavailable(error) from error
             return {refusal["index"]: "place" if "seq" in refusal["keyPattern"] else "once" for refusal in refusals}
         return {}
@@ -360,6 +371,51 @@ class Saver:
         else:  # another process was quicker: ask for the last seq and try again, before those that came later
             self._last.pop(waiting.draft.conversation, None)
             self._waiting.setdefault(waiting.draft.conversation, deque()).appendleft(waiting)
+
+
+class Doubts:
+    """Inserts that were answered "unavailable" and may have been done all the same, at once or when a frozen MongoDB goes on.
+
+    They are looked for until they are found or have not come for LOOKS looks; each that is found is given to `found`, once, with the clock
+    before the look. The doubts of a process die with it.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self.found: Callable[[Message, int], Awaitable[None]] | None = None
+        self._store, self._clock = store, clock
+        self._left: OrderedDict[ObjectId, int] = OrderedDict()  # looks
+        self._looking: asyncio.Task[None] | None = None
+
+    def about(self, documents: list[Document]) -> None:
+        self._left.update((document["_id"], LOOKS) for document in documents)
+        while len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def close(self) -> None:
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        while self._left:
+            await asyncio.sleep(LOOK_EVERY)
+            began, ids = self._clock(), list(self._left)[:CHUNK]
+            try:
+                messages = await self._store.those_there(ids)
+            except StoreUnavailable:
+                continue
+            self._count_down(ids)
+            for message in messages:
+                self._left.pop(ObjectId(message.id), None)
+                if self.found:
+                    await self.found(message, began)
+
+    def _count_down(self, ids: list[ObjectId]) -> None:
+        for wanted in ids:
+            if (left := self._left.pop(wanted, 0) - 1) > 0:
+                self._left[wanted] = left
 
 
 def _resolve(waiting: _Waiting, saved: Saved) -> None:

@@ -53,7 +53,10 @@ class TextPacket(socketio.packet.Packet):  # type: ignore[misc]  # the library h
     def decode(self, encoded_packet: str) -> int:
         if encoded_packet[:1] in ("5", "6"):
             raise ValueError("binary events are not accepted")
-        return super().decode(encoded_packet) or 0
+        attachments = super().decode(encoded_packet) or 0
+        if self.packet_type == socketio.packet.EVENT and self.data[0] in ("connect", "disconnect"):
+            self.data[0] = "reserved"  # the library would take a client's event of such a name for its own
+        return attachments
 
 
 class Hub:

@@ -68,7 +68,8 @@ REDIS = """
 
 # What an engine says when it cannot start, the sentence for it, and what mends it.
 TROUBLES = (
-    (r"No space left on device|File too large|Disk quota", "the disk is full", MORE_DISK),
+    (r"No space left on device|Disk quota", "the disk is full", MORE_DISK),
+    (r"SIGXFSZ|File too large", "its files may not grow as they must", "raise the limit that `ulimit -f` shows"),
     (r"Read-only file system|Permission denied|Operation not permitted", "its folder cannot be written", OTHER_FOLDER),
     (r"DBPathInUse|Unable to lock", "another mongod uses its folder", "end that mongod, or set CHATLAB_DATA_DIR to another folder"),
     (
@@ -102,12 +103,10 @@ class DataFolder:
             self.run = _short_folder() / f"chatlab-{os.geteuid()}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]}"
 
     def make(self) -> None:
-        try:
-            for folder in (self.path, self.db, self.log, self.run):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock.touch(mode=0o600)
-        except OSError as wrong:
-            raise self.unusable(wrong) from None
+        """OSError if it cannot be."""
+        for folder in (self.path, self.db, self.log, self.run):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lock.touch(mode=0o600)
         self._check_owner()
 
     def _check_owner(self) -> None:
@@ -256,7 +255,7 @@ class Engines:
         self._watcher = threading.Thread(target=self._watch, name="chatlab-engines", daemon=True)
         try:
             engines = self._join() if self._private else {}
-            engines |= {name: _named(name, url) for name, url in urls.items() if url is not None}
+            engines |= {name: ask_named(name, url) for name, url in urls.items() if url is not None}
             self.mongo, self.redis = engines["mongo"], engines["redis"]
             if self._private:
                 self._watcher.start()
@@ -304,18 +303,24 @@ class Engines:
 
     def _join(self) -> dict[Name, Engine]:
         self._folder = DataFolder(self._settings)
-        self._folder.make()
         try:
-            self._held = hold(self._folder)
-            states = self._held.ask(do="status")
-            for name in self._private:
-                if name not in states:
-                    self._held.ask(**self._new_order(name))
-            states = _await(self._held, self._private)
-        except ConnectionError:
-            raise EngineError(f"The keeper of {self._folder.path} went away.", "try again") from None
+            self._folder.make()
+            for _ in range(3):
+                with contextlib.suppress(ConnectionError):  # the keeper was killed just now: the next one, then
+                    return self._join_keeper()
         except OSError as wrong:
             raise self._folder.unusable(wrong) from None
+        raise EngineError(f"The keeper of {self._folder.path} goes away again and again.", f"read {self._folder.log / 'keeper.log'}")
+
+    def _join_keeper(self) -> dict[Name, Engine]:
+        if self._held:
+            self._held.socket.close()
+        self._held = hold(self._folder)
+        states = self._held.ask(do="status")
+        for name in self._private:
+            if name not in states:
+                self._held.ask(**self._new_order(name))
+        states = _await(self._held, self._private)
         return {name: self._engine(name, states[name]) for name in self._private}
 
     def _new_order(self, name: Name) -> dict[str, Any]:
@@ -328,7 +333,10 @@ class Engines:
         url, label = self._folder.url(name), KINDS[name].label
         if state["state"] == "stopped":
             return Engine(label, url, "", True, state["binary"], f"{label} was stopped on purpose, until it is started again")
-        version = _settle(name, url)
+        try:
+            version = _settle(name, url)
+        except EngineError as wrong:
+            raise _why(name, state, wrong) from None
         return Engine(label, url, version, True, state["binary"], old_version(name, version))
 
     def _order(self, do: str, name: Name) -> None:
@@ -346,7 +354,6 @@ class Engines:
                 self._held.socket.settimeout(None)
                 self._held.socket.recv(1)  # it never speaks: this ends when the keeper does
             if not self._closed.is_set():
-                self._held.socket.close()
                 self._rejoin()
         if self._held:  # a new one, perhaps, that close() has not seen
             self._held.socket.close()
@@ -383,18 +390,26 @@ def _await(held: Held, names: list[Name]) -> dict[str, Any]:
         time.sleep(0.02)  # a look at a local process; nothing tells when it begins to answer
 
 
-def _why(name: Name, state: dict[str, Any]) -> EngineError:
-    """From its own last words."""
-    path, label = Path(state["log"]), KINDS[name].label
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(state["from"])
-        words = file.read(2**20).decode(errors="replace")
-        for pattern, sentence, mend in TROUBLES:
-            if re.search(pattern, words):
-                return EngineError(f"{label} did not start: {sentence} ({path.parent.parent}).", mend)
-    code = state["code"]
+def _why(name: Name, state: dict[str, Any], otherwise: EngineError | None = None) -> EngineError:
+    """From its own last words, if they are known."""
+    path, label, code = Path(state["log"]), KINDS[name].label, state["code"]
     how = "it did not answer in time" if code is None else f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
-    return EngineError(f"{label} did not start: {how}.", f"read {path}")
+    words = f"{how}\n{_complaints(path, state['from'])}"
+    for pattern, sentence, mend in TROUBLES:
+        if re.search(pattern, words):
+            return EngineError(f"{label} did not start: {sentence} ({path.parent.parent}).", mend)
+    return otherwise or EngineError(f"{label} did not start: {how}.", f"read {path}")
+
+
+def _complaints(path: Path, start: int) -> str:
+    """What the log says since this start, without mongod's information and warnings; on a full disk there may be no log at all."""
+    if shutil.disk_usage(path.parent).free < 2**20:
+        return os.strerror(errno.ENOSPC)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(start)
+        lines = file.read(2**20).decode(errors="replace").splitlines()
+        return "\n".join(line for line in lines if '"s":"I"' not in line and '"s":"W"' not in line)
+    return ""
 
 
 def _settle(name: Name, url: str) -> str:
@@ -431,8 +446,8 @@ def _redis_version(url: str, timeout: float) -> str:
     return f"{info['valkey_version']} (Valkey)" if "valkey_version" in info else str(info["redis_version"])
 
 
-def _named(name: Name, url: str) -> Engine:
-    """An engine from the settings: it may be down now and come later."""
+def ask_named(name: Name, url: str) -> Engine:
+    """An engine that the settings name: it may be down now and come later."""
     label = KINDS[name].label
     try:
         version = _redis_version(url, ASK_WITHIN) if name == "redis" else _asked_mongo(url)

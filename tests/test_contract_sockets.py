@@ -1,0 +1,219 @@
+"""The Socket.IO door, line by line of the contract: who gets in, who hears what and how often, and who is thrown out."""
+
+import asyncio
+import json
+import socket
+import time
+from typing import Any
+
+import psutil
+import pytest
+from house import House, Newcomer, settle
+from live import Person, Service, ServiceMaker, eventually
+from raw_socket import raw_socket, unauthenticated
+
+EMOJI = "\N{THUMBS UP SIGN}"
+
+
+# --- getting in ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("auth", [None, {}, {"token": None}, {"token": ""}, {"token": "wrong"}, {"token": ["x"]}, "token", [1]])
+async def test_nobody_gets_in_without_a_token(house: House, auth: Any) -> None:
+    """A connection without a living token is refused with the code, and the refusal does not repeat what was shown."""
+    async with unauthenticated(house.service) as stranger:
+        await stranger.say("40" + ("" if auth is None else json.dumps(auth)))
+        refusal = json.loads((await stranger.until("44") or "")[2:])
+        assert refusal["data"]["code"] == "unauthenticated"
+        assert "wrong" not in json.dumps(refusal)
+        await stranger.say('42["sendMessage",{"receiverId":"x","text":"x"}]', '421["typing",{"receiverId":"x","typing":true}]')
+        await stranger.say("40/nowhere,{}")
+        assert (await stranger.hear() or "").startswith("44/nowhere,")
+
+
+async def test_only_websockets(newcomer: Newcomer) -> None:
+    """Long polling, which would need sticky sessions, is refused."""
+    assert (await newcomer().http.get("/socket.io/?EIO=4&transport=polling")).status_code == 400
+
+
+async def test_an_unknown_event_is_invalid(newcomer: Newcomer) -> None:
+    """An event that the contract does not know is answered, and named as such."""
+    ann = newcomer()
+    assert (await ann.ask("dropTables", {}))["error"]["code"] == "invalid"
+    assert (await ann.ask("connect", {}))["error"]["code"] == "invalid"
+    assert (await ann.ask("disconnect", {}))["error"]["code"] == "invalid"
+    assert (await ann.send(ann, "still here", door="socket"))["seq"] == 1
+
+
+async def test_a_wrong_number_of_payloads_is_invalid(newcomer: Newcomer) -> None:
+    """Exactly one payload is asked for: none and two are refused."""
+    ann = newcomer()
+    right = {"receiverId": ann.id, "text": "x"}
+    async with raw_socket(ann) as raw:
+        acks = [await raw.ask("sendMessage"), await raw.ask("sendMessage", right, right), await raw.ask("sendMessage", right)]
+    assert [ack["ok"] for ack in acks] == [False, False, True]
+    assert {ack["error"]["code"] for ack in acks[:2]} == {"invalid"}
+
+
+# --- who hears what ------------------------------------------------------------------------------------------------------------
+
+
+async def with_sockets(*people: Person, each: int = 2) -> list[list[tuple[str, Any]]]:
+    """What each socket hears, without who is online."""
+    lists: list[list[tuple[str, Any]]] = [[] for _ in range(each * len(people))]
+    for place, heard in enumerate(lists):
+        await people[place // each].connect(heard)
+    return lists
+
+
+def heard_by(lists: list[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
+    """What each has heard, without who is online."""
+    return [[event for event in heard if event[0] != "onlineUsers"] for heard in lists]
+
+
+@pytest.mark.parametrize("door", ["http", "socket"])
+async def test_every_socket_of_both_hears_once(newcomer: Newcomer, door: str) -> None:
+    """Sends, changes and read marks reach every socket of both participants once, in order, and nobody else."""
+    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    lists = await with_sockets(ann, bob, eve)
+    sent = await ann.send(bob, "hello", door=door)
+    url = f"/api/messages/{sent['_id']}"
+    edited = (await ann.http.patch(url, json={"text": "better"})).json()
+    reacted = (await bob.ask("addReaction", {"messageId": sent["_id"], "emoji": EMOJI}))["message"]
+    await bob.ask("addReaction", {"messageId": sent["_id"], "emoji": EMOJI})  # changes nothing, says nothing
+    assert await bob.ask("markRead", {"userId": ann.id, "seq": 1}) == {"ok": True}
+    await bob.http.post(f"/api/messages/{ann.id}/read", json={"seq": 1})  # as it was
+    deleted = (await ann.http.delete(url)).json()
+    await ann.http.delete(url)  # as it was
+    last = await bob.send(ann, "last", door=door)
+    await eventually(lambda: all(("newMessage", last) in heard for heard in lists[:4]))
+    for heard in heard_by(lists)[:4]:
+        marks = [payload for event, payload in heard if event == "messagesRead"]
+        assert [(mark["userId"], mark["seq"]) for mark in marks] == [(bob.id, 1)]
+        assert [event for event in heard if event[0] != "messagesRead"] == [
+            ("newMessage", sent),
+            ("messageUpdated", edited),
+            ("messageUpdated", reacted),
+            ("messageUpdated", deleted),
+            ("newMessage", last),
+        ]
+    assert heard_by(lists)[4:] == [[], []]
+
+
+async def test_a_note_to_self_is_heard_once(newcomer: Newcomer) -> None:
+    """Sender and receiver in one: each socket hears the message once."""
+    ann = newcomer()
+    lists = await with_sockets(ann)
+    notes = [await ann.send(ann, text) for text in ("one", "two")]
+    await eventually(lambda: all(("newMessage", notes[1]) in heard for heard in lists))
+    assert heard_by(lists) == [[("newMessage", note) for note in notes]] * 2
+
+
+async def test_typing_is_for_the_receiver_alone(newcomer: Newcomer) -> None:
+    """`typing` reaches every socket of the receiver with the session's user, whatever the payload claims, and is acknowledged."""
+    ann, bob = newcomer(), newcomer()
+    lists = await with_sockets(ann, bob)
+    for typing in (True, False):
+        assert await ann.ask("typing", {"receiverId": bob.id, "typing": typing, "userId": "somebody"}) == {"ok": True}
+    await eventually(lambda: all(len(heard) == 2 for heard in heard_by(lists)[2:]))
+    assert heard_by(lists) == [[], []] + [[("typing", {"userId": ann.id, "typing": typing}) for typing in (True, False)]] * 2
+    for wrong in ({"receiverId": bob.id}, {"receiverId": bob.id, "typing": "yes"}, {"receiverId": bob.id, "typing": 1}, {"typing": True}):
+        assert (await ann.ask("typing", wrong))["error"]["code"] == "invalid"
+    assert (await ann.ask("typing", {"receiverId": "nobody-at-all", "typing": True}))["error"]["code"] == "not_found"
+
+
+async def test_who_was_away_catches_up_by_seq(newcomer: Newcomer) -> None:
+    """After a connection is lost, `?after=<last seq>` gives exactly what was missed."""
+    ann, bob = newcomer(), newcomer()
+    await bob.connect()
+    await ann.send(bob, "heard")
+    last = (await bob.hears("newMessage"))[-1]["seq"]
+    await bob.sockets[0].disconnect()
+    missed = [await ann.send(bob, text) for text in ("one", "two")]
+    assert (await bob.read(ann, after=last)).json() == missed
+
+
+async def test_what_a_socket_sends_stays_in_its_order(newcomer: Newcomer) -> None:
+    """200 messages sent without waiting get seq 1 to 200 in the order of sending, and the receiver hears them so."""
+    ann, bob = newcomer(), newcomer()
+    await bob.connect()
+    async with raw_socket(ann) as raw:
+        await raw.say(*(f'42["sendMessage",{{"receiverId":"{bob.id}","text":"{number}"}}]' for number in range(200)))
+        heard = await bob.hears("newMessage", 200)
+    assert [(message["seq"], message["text"]) for message in heard] == [(number + 1, str(number)) for number in range(200)]
+    assert [int(message["text"]) for message in (await ann.read(bob)).json()] == list(range(200))
+
+
+# --- who is thrown out ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_socket_that_never_says_who_it_is_is_dropped(start: ServiceMaker, database: Any) -> None:
+    """After CONNECT_TIMEOUT a websocket without a token is closed, silent or not; one with a token stays."""
+    service = start(CONNECT_TIMEOUT="0.5")
+    ann = settle(database, service)
+    async with unauthenticated(service) as silent, unauthenticated(service) as noisy, raw_socket(ann) as hers:
+        began = time.monotonic()
+        await noisy.say('40{"token":"wrong"}')
+        assert [await stranger.until("never") for stranger in (silent, noisy)] == [None, None]
+        assert silent.gone
+        assert noisy.gone
+        assert 0.3 < time.monotonic() - began < 2
+        assert await hers.alive()
+    await ann.close()
+
+
+async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, database: Any) -> None:
+    """A client that leaves its events unread costs little memory, is dropped after STALLED_TIMEOUT, and is offline then."""
+    service = start(STALLED_TIMEOUT="1")
+    ann, bob = settle(database, service), settle(database, service)
+    await ann.connect()
+    with await asyncio.to_thread(a_socket_that_never_reads, bob):
+        await until_dropped(service, ann, bob)
+    assert (await ann.send(bob, "hello"))["text"] == "hello"
+    await asyncio.gather(ann.close(), bob.close())
+
+
+async def until_dropped(service: Service, ann: Person, bob: Person) -> None:
+    """Ann writes long messages until Bob is offline."""
+    await eventually(lambda: bob.id in (ann.heard("onlineUsers") or [[]])[-1])
+    memory = psutil.Process(service.process.pid).memory_info().rss
+    began = time.monotonic()
+    while bob.id in ann.heard("onlineUsers")[-1]:
+        await asyncio.gather(*(ann.send(bob, "x" * 4000) for _ in range(20)))
+        assert time.monotonic() - began < 20
+    assert psutil.Process(service.process.pid).memory_info().rss - memory < 40 << 20
+
+
+def a_socket_that_never_reads(person: Person) -> socket.socket:
+    """An authenticated websocket by hand, with a small receive buffer that stays full."""
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.connect(("127.0.0.1", person.service.port))
+    plain.sendall(
+        b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    answer = b""
+    while b"pingInterval" not in answer:  # the handshake, and Engine.IO's first word
+        answer += plain.recv(4096)
+    connect = f"40{json.dumps({'token': person.token})}".encode()
+    plain.sendall(bytes([0x81, 0x80 | len(connect), 0, 0, 0, 0]) + connect)  # a masked text frame, with a mask of zeros
+    return plain
+
+
+async def test_the_rate_limit_holds_at_both_doors(start: ServiceMaker, database: Any) -> None:
+    """One user's requests and events count together; above twice the rate at once they are refused, others are not."""
+    service = start(RATE_LIMIT="5")
+    ann, bob = settle(database, service), settle(database, service)
+    await ann.connect()
+    answers = [await ann.http.get("/api/auth/me") for _ in range(6)]
+    acks = [await ann.ask("typing", {"receiverId": bob.id, "typing": True}) for _ in range(8)]
+    refused = await ann.http.get("/api/auth/me")
+    assert {answer.status_code for answer in answers} == {200}
+    assert acks[0] == {"ok": True}
+    assert acks[-1]["error"]["code"] == "rate_limited"
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "rate_limited", "1")
+    assert (await bob.http.get("/api/auth/me")).status_code == 200
+    await asyncio.sleep(float(refused.headers["retry-after"]))  # as we are told
+    assert (await ann.http.get("/api/auth/me")).status_code == 200
+    await asyncio.gather(ann.close(), bob.close())

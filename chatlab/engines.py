@@ -42,7 +42,7 @@ from redis.retry import Retry
 
 from chatlab import keeper
 from chatlab.errors import EngineError
-from chatlab.programs import KINDS, Name, find_program, old_version
+from chatlab.programs import KINDS, Name, environment, find_program, old_version
 from chatlab.settings import Settings
 
 log = logging.getLogger("chatlab.engines")
@@ -221,7 +221,9 @@ def hold(folder: DataFolder) -> Held:
 def start_keeper(folder: DataFolder, lock: int) -> None:
     """Returns when it listens. It inherits the lock."""
     command = [sys.executable, "-IS", keeper.__file__, str(folder.run), str(folder.log / "keeper.log"), str(lock)]
-    started = subprocess.run(command, capture_output=True, text=True, pass_fds=[lock], start_new_session=True, check=False)  # noqa: S603
+    started = subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, pass_fds=[lock], start_new_session=True, check=False, env=environment()
+    )
     if started.returncode:
         raise EngineError(f"The keeper of {folder.path} cannot start: {started.stderr.strip().rpartition(chr(10))[2]}.", OTHER_FOLDER)
 

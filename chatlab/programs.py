@@ -88,10 +88,20 @@ def candidates(name: Name, settings: Settings) -> Iterator[str]:
                 yield str(found)
 
 
+def environment() -> dict[str, str]:
+    """What an engine is run with. In a conda environment the libraries that mongod needs are conda's own, behind the system's."""
+    if not Path(sys.prefix, "conda-meta").is_dir():
+        return dict(os.environ)
+    paths = [os.environ.get("LD_LIBRARY_PATH", ""), str(Path(sys.prefix, "lib"))]
+    return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
+
+
 def probe(path: str) -> str:
     """The version a program says it is. EngineError if it cannot be run here."""
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False)  # noqa: S603
+        said = subprocess.run(  # noqa: S603
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False, env=environment()
+        )
     except (OSError, subprocess.TimeoutExpired) as wrong:
         reason = getattr(wrong, "strerror", None) or "it does not answer"
         raise EngineError(f"{path}: {reason}", _ANOTHER) from None

@@ -508,3 +508,11 @@ def test_logs_stay_short(folder: Path) -> None:
 def test_old_releases_are_named(name: programs.Name, version: str, old: bool) -> None:
     """A release with known holes gets a warning, one that has them closed gets none."""
     assert bool(old_version(name, version)) is old
+
+
+def test_engines_find_the_libraries_of_a_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a conda environment an engine is run with conda's libraries, behind those that were asked for."""
+    (tmp_path / "conda-meta").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/first")
+    assert programs.environment()["LD_LIBRARY_PATH"] == f"/first:{tmp_path}/lib"

@@ -175,14 +175,14 @@ async def _sweep(settings: Settings, url: str) -> None:
 
 
 class ChildService:
-    """`chatlab serve` as a child, with its flow on; `url` once it answers. Its log is a file that goes with it.
+    """`chatlab serve` as a child, with its flow on unless said otherwise; `url` once it answers. Its log is a file that goes with it.
 
     The child holds the other end of a pipe: it ends when this process does, `kill -9` included. Its port is the configured one if that is
     free, else any. `pass_fds` stay open in it for its life. Raises EngineError when it cannot start.
     """
 
-    def __init__(self, settings: Settings, *, pass_fds: Collection[int] = ()) -> None:
-        given = settings.model_copy(update={"flow": True, "port": settings.port if _is_free(settings) else 0}).model_dump(mode="json")
+    def __init__(self, settings: Settings, *, flow: bool = True, pass_fds: Collection[int] = ()) -> None:
+        given = settings.model_copy(update={"flow": flow, "port": settings.port if _is_free(settings) else 0}).model_dump(mode="json")
         environment = {f"{PREFIX}{name.upper()}": "" if value is None else str(value) for name, value in given.items()}
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(
@@ -250,9 +250,9 @@ class ChildService:
 
 
 @contextlib.contextmanager
-def child_service(settings: Settings) -> Iterator[str]:
+def child_service(settings: Settings, *, flow: bool = True) -> Iterator[str]:
     """The URL of a ChildService, for as long as the block lasts."""
-    child = ChildService(settings)
+    child = ChildService(settings, flow=flow)
     try:
         yield child.url
     finally:

@@ -1,6 +1,7 @@
 """`chatlab`: the commands. Each reads the settings, brings the engines if none are named, and says plainly what is wrong."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,11 +75,11 @@ def sweep() -> None:
 
 
 @app.command()
-def demo() -> None:
+def demo(svg: Annotated[Path | None, typer.Option(help="Keep a picture of it in this file.", show_default=False)] = None) -> None:
     """One message through each door, and its life from 0 to 6 s, live. Exit 0 when all that the diagram promises was seen."""
     from chatlab.demo import demo as run
 
-    raise typer.Exit(run(load_settings()))
+    raise typer.Exit(run(load_settings(), svg))
 
 
 @app.command()

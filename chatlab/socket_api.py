@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _quiet = logging.getLogger("sockets")  # its own tracebacks for hostile packets say nothing new
 _quiet.setLevel(logging.CRITICAL)
 
-AUTHENTICATED = "chatlab.authenticated"  # key of the ASGI scope, set once a socket has shown a token
+GUARD = "chatlab.guard"  # key of the ASGI scope of a websocket: who watches it
 PACKET = re.compile(r"[1-6]$|3probe$|4[0-4]")  # of Engine.IO, as a client without binary attachments sends them
 GONE = {"type": "websocket.disconnect", "code": 1008}
 RECHECK = KNOWN_FOR / 2  # seconds between two looks whether the sessions of open sockets still live
@@ -43,6 +43,7 @@ Sender = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class _Session(NamedTuple):
     user: UserId
     token: str
+    guard: "_Watched"
 
 
 def socket_server(max_body: int) -> socketio.AsyncServer:
@@ -102,24 +103,26 @@ class SocketApi:
     # --- coming and going ----------------------------------------------------------------------------------------------------
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
-        session = await self._identify(auth)
-        environ["asgi.scope"][AUTHENTICATED] = True
+        session = await self._identify(auth, environ)
         self._sessions[sid] = session
         await self._sockets.enter_room(sid, session.user)
         self._hub.joined(session.user)
         metrics.SOCKETS.inc()
         self._spawn(self._sockets.emit("onlineUsers", self._hub.online(), to=sid))  # runs once the connection has been confirmed
 
-    async def _identify(self, auth: object) -> _Session:
+    async def _identify(self, auth: object, environ: dict[str, Any]) -> _Session:
         """The session of `auth: {token}`. A refusal carries the code and the detail."""
         token = auth.get("token") if isinstance(auth, dict) else None
         try:
             if not isinstance(token, str):
                 raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
-            return _Session(await self._accounts.authenticate(token), token)
+            user = await self._accounts.authenticate(token)
         except ChatlabError as error:
             metrics.count_error("socket", error.code)
             raise Refused(error.code, {"code": error.code, "detail": error.detail}) from None
+        guard: _Watched = environ["asgi.scope"][GUARD]
+        guard.authenticated = True
+        return _Session(user, token, guard)
 
     async def _disconnect(self, sid: str, _reason: str) -> None:
         session = self._sessions.pop(sid, None)
@@ -127,26 +130,30 @@ class SocketApi:
             self._hub.left(session.user)
             metrics.SOCKETS.dec()
 
-    def _open_sessions(self) -> list[tuple[str, str, str]]:
-        """Namespace, sid and token of every connection."""
+    def _open_sessions(self) -> list[tuple[str, str, _Session]]:
+        """Namespace, sid and session of every connection."""
         watching = self._watchers.watching if self._watchers else {}
         both = {"/": self._sessions, "/flow": watching}
-        return [(namespace, sid, session.token) for namespace, sessions in both.items() for sid, session in sessions.items()]
+        return [(namespace, sid, session) for namespace, sessions in both.items() for sid, session in sessions.items()]
 
     async def end(self, token: str) -> None:
         """Close every socket of this token: a word to the client, then the connection."""
-        for namespace, sid, its_token in self._open_sessions():
-            if its_token == token:
+        for namespace, sid, session in self._open_sessions():
+            if session.token == token:
                 connection = self._sockets.manager.eio_sid_from_sid(sid, namespace)
                 await self._sockets.disconnect(sid, namespace)
-                self._spawn(self._sockets.eio.disconnect(connection))  # not waited for: it may not read
+                self._spawn(self._hang_up(connection, session.guard))  # not waited for: the client may not read
+
+    async def _hang_up(self, connection: str, guard: "_Watched") -> None:
+        await self._sockets.eio.disconnect(connection)  # asks the client to go
+        await guard.hang_up("the session has ended")
 
     async def _recheck(self) -> None:
         """A log-out in another process reaches the sockets here too."""
         while True:
             await asyncio.sleep(RECHECK)
             try:
-                for token in await self._accounts.ended({token for _, _, token in self._open_sessions()}):
+                for token in await self._accounts.ended({session.token for _, _, session in self._open_sessions()}):
                     await self.end(token)
             except StoreUnavailable:
                 continue  # nobody is thrown out because MongoDB is away
@@ -206,7 +213,7 @@ def _refusal(code: str, detail: str) -> Ack:
 class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
     """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody does."""
 
-    def __init__(self, flow: Flow, identify: Callable[[object], Awaitable[_Session]]) -> None:
+    def __init__(self, flow: Flow, identify: Callable[[object, dict[str, Any]], Awaitable[_Session]]) -> None:
         super().__init__("/flow")
         self._flow, self._identify = flow, identify
         self.watching: dict[str, _Session] = {}
@@ -214,8 +221,7 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
         self._emitting: set[asyncio.Task[None]] = set()
 
     async def on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
-        self.watching[sid] = await self._identify(auth)
-        environ["asgi.scope"][AUTHENTICATED] = True
+        self.watching[sid] = await self._identify(auth, environ)
         self._stop = self._stop or self._flow.listen(self._tell)
 
     async def on_disconnect(self, sid: str, _reason: str) -> None:
@@ -242,15 +248,16 @@ class SocketGuard:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
         else:
-            watched = _Watched(scope, receive, send, self._connect_timeout, self._stalled_timeout)
+            watched = scope[GUARD] = _Watched(receive, send, self._connect_timeout, self._stalled_timeout)
             await self._app(scope, watched.hear, watched.say)
 
 
 class _Watched:
     """One websocket under the guard's eyes."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Sender, connect_timeout: float, stalled_timeout: float) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
+    def __init__(self, receive: Receive, send: Sender, connect_timeout: float, stalled_timeout: float) -> None:
+        self.authenticated = False  # set once it has shown a token
+        self._receive, self._send = receive, send
         self._deadline = asyncio.get_running_loop().time() + connect_timeout
         self._stalled_timeout, self._given_up = stalled_timeout, False
         self._task = asyncio.current_task()
@@ -259,7 +266,7 @@ class _Watched:
         """The next message; a disconnection once the client has been given up."""
         if self._given_up:
             return GONE
-        if self._scope.get(AUTHENTICATED):
+        if self.authenticated:
             return await self._checked(await self._receive())
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -285,6 +292,14 @@ class _Watched:
             async with asyncio.timeout(self._stalled_timeout):
                 await self._send(message)
         except TimeoutError:
-            self._given_up = True
-            if self._task:
-                self._task.cancel("the client does not read")
+            self._cut_off("the client does not read")
+
+    async def hang_up(self, reason: str) -> None:
+        """End the connection from our side."""
+        await self._give_up(reason)
+        self._cut_off(reason)
+
+    def _cut_off(self, reason: str) -> None:
+        self._given_up = True
+        if self._task:
+            self._task.cancel(reason)

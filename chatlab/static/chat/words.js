@@ -1,0 +1,78 @@
+/* What is said to a person: errors, times, names. */
+
+/** What went wrong at a door, or on the way to it. `code` is the contract's, or "offline". */
+export class ChatError extends Error {
+  constructor(code, detail = "") {
+    super(detail);
+    this.code = code;
+    this.detail = detail;
+  }
+}
+
+const INSTEAD = {
+  offline: "No connection to the chat.",
+  store_unavailable: "The chat cannot save or read right now. Try again in a moment.",
+  internal: "Something went wrong on our side. Try again in a moment.",
+  unauthenticated: "Your session has ended. Log in again.",
+};
+const FIELDS = { username: "The user name", password: "The password", displayName: "The name", text: "The message", emoji: "The reaction" };
+
+/** An error in plain words. */
+export function plainly(error) {
+  if (!(error instanceof ChatError)) return INSTEAD.internal;
+  if (error.code === "unauthenticated" && /wrong/.test(error.detail)) return error.detail;
+  return INSTEAD[error.code] ?? (sentence(error.detail) || INSTEAD.internal);
+}
+
+/** `username: should be ...` becomes `The user name should be ...`. */
+function sentence(detail) {
+  const said = detail.replace(/^(\w+): (?:(?:String|Value|Input) )?(?=should)/, (_, field) => `${FIELDS[field] ?? "What was sent"} `);
+  const told = said.replace(/^(\w+): this name/, "This name");
+  return told && !/[.!?]$/.test(told) ? `${told}.` : told;
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
+const shortDay = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const longDay = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const longDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "long", timeStyle: "medium" });
+
+const dayOf = (moment) => new Date(moment).setHours(0, 0, 0, 0);
+const daysAgo = (moment) => Math.round((dayOf(Date.now()) - dayOf(moment)) / 86_400_000);
+
+export const sameDay = (one, other) => dayOf(one) === dayOf(other);
+export const timeOfDay = (moment) => clock.format(new Date(moment));
+export const fullTime = (moment) => full.format(new Date(moment));
+
+/** For the list of people: 14:05, then Tue, then 3 May. */
+export function briefTime(moment) {
+  const ago = daysAgo(moment);
+  if (ago <= 0) return timeOfDay(moment);
+  return (ago < 7 ? weekday : shortDay).format(new Date(moment));
+}
+
+/** For the line between two days. */
+export function dayName(moment) {
+  const ago = daysAgo(moment);
+  if (ago <= 0) return "Today";
+  if (ago === 1) return "Yesterday";
+  return (ago < 300 ? longDay : longDate).format(new Date(moment));
+}
+
+/** One or two letters that stand for a name. */
+export function initials(name) {
+  const words = name.trim().split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word));
+  const letters = words.map((word) => word.match(/[\p{L}\p{N}]/u)[0]);
+  return (letters.length > 1 ? letters[0] + letters.at(-1) : letters[0] ?? "?").toUpperCase();
+}
+
+/** One of eight tints, always the same for a user id. */
+export function tint(id) {
+  let sum = 0;
+  for (const letter of id) sum = (sum * 31 + letter.codePointAt(0)) % 9973;
+  return `tint-${sum % 8}`;
+}
+
+/** Length as the service counts it: characters, not UTF-16 units. */
+export const lengthOf = (text) => [...text.trim()].length;

@@ -1,0 +1,47 @@
+"""The doctor, in a notebook: what a learner needs, and the command that mends what is missing."""
+
+import html
+
+from chatlab.doctor import Finding, diagnose
+from chatlab.settings import SettingsError, load_settings
+
+NOT_NEEDED = ("test libraries", "browser for tests", "port")  # a notebook's service takes a free port
+
+
+class Checkup:
+    """What is missing, and warnings, each with what mends it: lines that begin with a dot, for they differ from machine to machine."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+        self.missing = [finding for finding in findings if finding.ok is False]
+
+    @property
+    def headline(self) -> str:
+        if not self.missing:
+            return "Everything that the notebooks need is here."
+        return f"Missing: {', '.join(finding.area for finding in self.missing)}. Mend it, then run this cell again."
+
+    @property
+    def remarks(self) -> list[Finding]:
+        return self.missing + [finding for finding in self.findings if finding.ok is None]
+
+    def __repr__(self) -> str:
+        rows = [f"· {finding.area}: {finding.text}{f' -> {finding.mend}' if finding.mend else ''}" for finding in self.remarks]
+        return "\n".join([self.headline, *rows])
+
+    def _repr_html_(self) -> str:
+        rows = [f"· {html.escape(finding.area)}: {html.escape(finding.text)}{_mend(finding)}<br>" for finding in self.remarks]
+        return "\n".join([f"<b>{html.escape(self.headline)}</b><br>", *rows])
+
+
+def _mend(finding: Finding) -> str:
+    return f" &rarr; <code>{html.escape(finding.mend)}</code>" if finding.mend else ""
+
+
+def doctor() -> Checkup:
+    """Look at everything a notebook needs."""
+    try:
+        findings = diagnose(load_settings())
+    except SettingsError as wrong:
+        findings = [*diagnose(None), Finding("settings", False, str(wrong), "correct or unset the variable")]
+    return Checkup([finding for finding in findings if finding.area not in NOT_NEEDED])

@@ -1,0 +1,57 @@
+"""Direct looks at MongoDB and Redis, behind the service's back and read only, with clients of their own.
+
+Keys are spoken of without the session's prefix, as the service names them for everybody else.
+"""
+
+import json
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+from redis import Redis
+
+from chatlab.client import Json
+from chatlab.engines import Engines
+from chatlab.message import from_document
+
+PATIENCE = 2.0  # seconds for an engine's answer
+
+
+class Looks:
+    """`database` and `prefix` are those of one session."""
+
+    def __init__(self, engines: Engines, database: str, prefix: str) -> None:
+        wait = int(PATIENCE * 1000)
+        self._mongo: pymongo.MongoClient[Json] = pymongo.MongoClient(engines.mongo.url, serverSelectionTimeoutMS=wait, timeoutMS=wait)
+        self._redis = Redis.from_url(engines.redis.url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, decode_responses=True)
+        self._database, self._prefix = self._mongo[database], prefix
+
+    def close(self) -> None:
+        self._redis.close()
+        self._mongo.close()
+
+    def keys(self, pattern: str) -> list[str]:
+        return sorted(key.removeprefix(self._prefix) for key in self._redis.scan_iter(f"{self._prefix}{pattern}", count=1000))
+
+    def value(self, key: str) -> str | list[str] | None:
+        name = f"{self._prefix}{key}"
+        value: Any = self._redis.lrange(name, 0, -1) if self._redis.type(name) == "list" else self._redis.get(name)
+        return value or None
+
+    def ttl(self, key: str) -> int:
+        return int(self._redis.ttl(f"{self._prefix}{key}"))
+
+    def pttl(self, key: str) -> int:
+        return int(self._redis.pttl(f"{self._prefix}{key}"))
+
+    def documents(self, collection: str, fields: dict[str, Any]) -> list[Json]:
+        """Messages as the API gives them, other documents as they are."""
+        query = {name: ObjectId(value) if name == "_id" and ObjectId.is_valid(value) else value for name, value in fields.items()}
+        found = list(self._database[collection].find(query).sort("_id", 1))
+        return [json.loads(from_document(document).json) for document in found] if collection == "messages" else found
+
+    def erase(self) -> None:
+        """The one thing here that writes: it removes this session's database and keys, and nothing else."""
+        self._mongo.drop_database(self._database.name)
+        for key in self._redis.scan_iter(f"{self._prefix}*", count=1000):
+            self._redis.delete(key)

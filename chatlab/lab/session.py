@@ -1,0 +1,312 @@
+"""A session: one notebook's service, people, and what was seen of both.
+
+`start` runs a `chatlab serve` of its own as a child, on the private engines that everybody on this data folder shares, in a database and
+under a key prefix that nobody else has. So a reset cannot touch others' data, settings can differ, and notebooks do not disturb each other.
+The child ends when the kernel does, however that ends; the engines end with the last one who uses them.
+
+Everything runs on the kernel's own event loop; nothing here prints. What goes wrong in the background shows in the widgets.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from chatlab.client import Json
+from chatlab.engines import open_engines
+from chatlab.errors import EngineError
+from chatlab.flow import Event
+from chatlab.lab.life import Life
+from chatlab.lab.looks import Looks
+from chatlab.lab.said import Said
+from chatlab.lab.space import take_space
+from chatlab.lab.trace import Person, Trace
+from chatlab.lab.widgets import FlowMap, Live, TtlBoard
+from chatlab.serving import ChildService
+from chatlab.settings import load_settings
+
+PASSWORD = "everybody here has this one"  # noqa: S105 - it guards nothing: the service is private and short-lived
+PATIENCE = 2.0  # seconds for a flow event to arrive
+REMEMBERED = 50_000  # flow events
+FOLLOWED = 20  # lives that are followed at a time; under load the others are not
+OWN = {"host": "127.0.0.1", "port": 0, "workers": 1, "rate_limit": 0, "login_limit": 0}  # settings of every session's service
+
+Found = TypeVar("Found")
+Shown = TypeVar("Shown", bound=Live)
+
+_live: dict[str, "Lab"] = {}
+
+
+async def start(name: str, **settings: Any) -> "Lab":
+    """The session of this notebook: the one that runs, or a new one without people and messages.
+
+    `settings` as in `chatlab.settings`, e.g. `cache_ttl=20`. Raises EngineError with the command that mends it.
+    """
+    lab = _live.get(name)
+    if lab and lab.runs and lab.given == settings:
+        return lab
+    if lab:
+        await lab.end()
+    _live[name] = lab = Lab(name, settings)
+    await lab.open()
+    return lab
+
+
+class Lab:
+    """Made by `start`. Keys are spoken of without the session's prefix, as the service names them for everybody else."""
+
+    def __init__(self, name: str, given: dict[str, Any]) -> None:
+        self.name, self.given = name, given
+        self.events: deque[Event] = deque(maxlen=REMEMBERED)
+        self._people: dict[str, Person] = {}
+        self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
+        self._board: TtlBoard | None = None
+        self._map: FlowMap | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
+        self._closing = contextlib.ExitStack()
+        self._service: ChildService | None = None
+        self._looks: Looks | None = None
+
+    # --- beginning and end ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        try:
+            await asyncio.to_thread(self._open_engines)
+            await self._open_service()
+        except BaseException:
+            await self.end()
+            raise
+
+    def _open_engines(self) -> None:
+        space, self._lock = take_space(self.name, load_settings().data_dir.expanduser() / "lab")
+        self._closing.callback(os.close, self._lock)
+        self.settings = load_settings(**OWN | {"database": space, "key_prefix": f"{space}:"} | self.given)
+        engines = self._closing.enter_context(open_engines(self.settings))
+        self._looks = Looks(engines, space, self.settings.key_prefix)
+        self._closing.callback(self._looks.close)
+        self._looks.erase()  # what a kernel left that was killed
+
+    async def _open_service(self) -> None:
+        self._service = await asyncio.to_thread(ChildService, self.settings, pass_fds=[self._lock])
+        observer = await self.person("observer")  # has the token that /flow wants
+        await observer.watch(self._hear)
+        self._spawn(self._watch_over(self._service))
+
+    async def reset(self) -> "Lab":
+        """Forget all people and messages of this session, and start its service again."""
+        await self._close_service()
+        await asyncio.to_thread(self._look.erase)
+        await self._open_service()
+        return self
+
+    async def end(self) -> Said:
+        """Stop the service and remove all data of this session. Says what is left."""
+        _live.pop(self.name, None)
+        await self._close_service()
+        left = await asyncio.to_thread(self._erase)
+        await asyncio.to_thread(self._closing.close)
+        self._looks = None
+        return left
+
+    async def _close_service(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(person.close() for person in self._people.values()), return_exceptions=True)
+        if self._service:
+            await asyncio.to_thread(self._service.stop)
+        self._service = None
+        for seen in (self._people, self._lives, self.events):
+            seen.clear()
+
+    def _erase(self) -> Said:
+        try:
+            self._look.erase()
+            return Said(f"The service has ended. Left: {len(self.redis_keys())} keys, {len(self.mongo_find('messages'))} messages.")
+        except Exception as wrong:  # noqa: BLE001 - the end never fails; the next start removes what is left
+            return Said(f"The service has ended. What is left cannot be told: {_words(wrong)}")
+
+    @property
+    def runs(self) -> bool:
+        return self._service is not None and self._service.runs
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the service."""
+        return self._service.pid if self._service else None
+
+    def log(self, word: str = "") -> list[str]:
+        """The lines of the service's log that hold this word."""
+        lines = self._service.log().splitlines() if self._service else []
+        return [line for line in lines if word in line]
+
+    def __repr__(self) -> str:
+        if not self.runs:
+            return f"Lab {self.name}: ended. Run the cell that starts it again."
+        cache = (
+            f"Cache {self.settings.cache_mode.value}, TTL {self.settings.cache_ttl:g} s, worker every {self.settings.sweep_interval:g} s"
+        )
+        return f"Lab {self.name}: the service runs. {cache}; {len(self.mongo_find('messages'))} messages."
+
+    # --- people --------------------------------------------------------------------------------------------------------------
+
+    async def person(self, name: str) -> Person:
+        """The user of this name; signed up when asked for the first time."""
+        if self._service is None:
+            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+        if name not in self._people:
+            person = await Person.sign_up(self._service.url, name, PASSWORD)
+            person.lab = self
+            self._people[name] = person
+        return self._people[name]
+
+    # --- the flow ------------------------------------------------------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        """A flow event: on the kernel's loop, where the socket was opened."""
+        if "key" in event:
+            event["key"] = event["key"].removeprefix(self.settings.key_prefix)
+        self.events.append(event)
+        self._arrived.set()  # wakes all who wait now
+        self._arrived.clear()
+        if event["stage"] == "cached":
+            self._begin_life(event)
+        if self._map:
+            self._map.hear(event)
+
+    async def until(self, found: Callable[[], Found | None], within: float = PATIENCE) -> Found | None:
+        """Wait for flow events until `found` gives something; None after `within` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not (result := found()):
+                    await self._arrived.wait()
+                return result
+        return None
+
+    async def way_of(self, message_id: str) -> list[Event]:
+        """The flow events of the send that made this message. Fewer than the diagram has boxes if one does not arrive."""
+
+        def passed(stage: str) -> Event | None:
+            return next((event for event in self.events if event["stage"] == stage and event.get("messageId") == message_id), None)
+
+        await self.until(lambda: passed("respond"))
+        created = passed("create")
+        return [event for event in self.events if created and event["trace"] == created["trace"]]
+
+    # --- lives ---------------------------------------------------------------------------------------------------------------
+
+    def _begin_life(self, event: Event) -> None:
+        running = [task for _, task in self._lives.values() if not task.done()]
+        if event["key"] in self._lives or len(running) >= FOLLOWED:
+            return
+        life = Life.of(event)
+        self._lives[life.key] = life, self._spawn(self._follow(life))
+        self._show(life)
+
+    async def _follow(self, life: Life) -> None:
+        """Ask Redis until it no longer has the key, then wait for the worker's word. Asking makes Redis drop an expired key at once."""
+        while life.state in ("live", "kept"):
+            if life.looked(self.redis_pttl(life.key), _now()):
+                self._show(life)
+            await asyncio.sleep(life.next_look(_now()))
+        told = await self.until(lambda: self._cleaned(life.key), 10 * self.settings.sweep_interval)
+        if told:
+            life.told(told)
+            self._show(life)
+
+    def _cleaned(self, key: str) -> Event | None:
+        return next((event for event in reversed(self.events) if event["stage"] == "cleaned" and event["key"] == key), None)
+
+    async def life(self, of: str | Trace) -> Life:
+        """The whole life of a key that was cached in this session; waits for its end. LookupError if it was not seen."""
+        key = of if isinstance(of, str) else of.key
+        if key not in self._lives:
+            raise LookupError(f"{key} was not cached in this session, or among too many at once to be followed")
+        life, task = self._lives[key]
+        await asyncio.wait_for(asyncio.shield(task), self.settings.cache_ttl + 11 * self.settings.sweep_interval + PATIENCE)
+        return life
+
+    # --- direct looks, read only -----------------------------------------------------------------------------------------------
+
+    @property
+    def _look(self) -> Looks:
+        if self._looks is None:
+            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+        return self._looks
+
+    def redis_keys(self, pattern: str = "*") -> list[str]:
+        """The keys of this session that Redis has."""
+        return self._look.keys(pattern)
+
+    def redis_get(self, key: str) -> str | list[str] | None:
+        """The value: text, or for a conversation the list of its header and its messages; None when it is not there."""
+        return self._look.value(key)
+
+    def redis_ttl(self, key: str) -> int:
+        """What TTL answers: seconds left, rounded; -1 for no expiry, -2 for no such key."""
+        return self._look.ttl(key)
+
+    def redis_pttl(self, key: str) -> int:
+        """What PTTL answers: milliseconds left; -1 for no expiry, -2 for no such key."""
+        return self._look.pttl(key)
+
+    def mongo_find(self, collection: str, **fields: Any) -> list[Json]:
+        """The documents with these fields; messages as the API gives them."""
+        return self._look.documents(collection, fields)
+
+    # --- widgets -------------------------------------------------------------------------------------------------------------
+
+    def ttl_board(self, *, big: bool = False) -> TtlBoard:
+        """Every cached message with the time it has left, live. One at a time: the former one closes. `big` for a projector."""
+        self._board = _instead_of(self._board, TtlBoard(big=big))
+        return self._board
+
+    def flow_map(self, *, big: bool = False) -> FlowMap:
+        """The send diagram, lit by each message as it passes. One at a time: the former one closes. `big` for a projector."""
+        self._map = _instead_of(self._map, FlowMap(big=big))
+        return self._map
+
+    def _show(self, life: Life) -> None:
+        if self._board:
+            self._board.show(life)
+
+    # --- background work -----------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        wrong = None if task.cancelled() else task.exception()
+        if wrong is not None:
+            self._complain(f"Cannot go on showing what happens: {_words(wrong)}. Run the first cells again.")
+
+    async def _watch_over(self, service: ChildService) -> None:
+        while service.runs:  # noqa: ASYNC110 - a look at a child process costs nothing, and half a second is soon enough for a person
+            await asyncio.sleep(0.5)
+        self._complain("The service has ended. Run the cell that starts it again.")
+
+    def _complain(self, text: str) -> None:
+        for widget in filter(None, (self._board, self._map)):
+            widget.error = text
+
+
+def _instead_of(former: Live | None, widget: Shown) -> Shown:
+    if former:
+        former.close()
+    return widget
+
+
+def _now() -> float:
+    return time.time() * 1000
+
+
+def _words(wrong: BaseException) -> str:
+    return str(wrong) or type(wrong).__name__

@@ -1,0 +1,92 @@
+"""The way of one message: the boxes of the send diagram it really passed, with the time each took, from the service's flow events."""
+
+import html
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chatlab import client
+from chatlab.client import Json
+from chatlab.flow import Event
+
+if TYPE_CHECKING:
+    from chatlab.lab.session import Lab
+
+
+class Box(NamedTuple):
+    """A box of the send diagram, under the name that flow events give it."""
+
+    stage: str
+    title: str
+    note: str
+
+
+SEND = (
+    Box("request", "Request", "who asks, and what: POST /api/messages/send, or sendMessage"),
+    Box("create", "Create message object", "_id and time of day"),
+    Box("save", "Save to MongoDB", "for good: a majority has it in its journal"),
+    Box("cache_message", "Cache in Redis", "message:{_id}"),
+    Box("cache_conversation", "Update conversation cache", "messages:{id1}:{id2}"),
+    Box("emit", "Emit via Socket.IO", "newMessage to both people"),
+    Box("respond", "Response to client", "200 OK, or the ack, with the message"),
+)
+STAGES = tuple(box.stage for box in SEND)
+
+
+def boxes_of(events: list[Event]) -> list[dict[str, Any]]:
+    """The boxes of the diagram as the flow map wants them: `tookMs` is None for a box that has not been passed."""
+    took = {event["stage"]: event["tookMs"] for event in events}
+    return [{**box._asdict(), "tookMs": took.get(box.stage)} for box in SEND]
+
+
+def boxes_html(boxes: list[dict[str, Any]]) -> str:
+    """The boxes as a table: the snapshot where nothing is live."""
+    rows = [
+        f"<tr><td>{box['stage']}</td><td>{box['title']}</td><td>{html.escape(box['note'])}</td><td>{_took(box)}</td></tr>" for box in boxes
+    ]
+    return "\n".join(["<table>", "<tr><th>box</th><th>what it does</th><th></th><th>took</th></tr>", *rows, "</table>"])
+
+
+def _took(box: dict[str, Any]) -> str:
+    return "not passed yet" if box["tookMs"] is None else f"{box['tookMs']:.2f} ms"
+
+
+class Trace:
+    """One send. `message` is the answer, `took_ms` how long the client waited for it, `events` are the flow events of its way, in order."""
+
+    def __init__(self, message: Json, took_ms: float, events: list[Event]) -> None:
+        self.message, self.took_ms, self.events = message, took_ms, events
+
+    @property
+    def id(self) -> str:
+        return str(self.message["_id"])
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(event["stage"] for event in self.events)
+
+    @property
+    def key(self) -> str:
+        """The message's own key in Redis."""
+        return next((event["key"] for event in self.events if event["stage"] == "cache_message"), f"message:{self.id}")
+
+    def __repr__(self) -> str:
+        rows = [f"{box['stage']:<20}{_took(box):>10}  {box['note']}" for box in boxes_of(self.events)]
+        return "\n".join([*rows, f"{'the client waited':<20}{self.took_ms:>7.2f} ms"])
+
+    def _repr_html_(self) -> str:
+        return f"{boxes_html(boxes_of(self.events))}\n<p>The client waited {self.took_ms:.2f} ms.</p>"
+
+
+class Person(client.Person):
+    """Somebody at both doors, whose sends come back with their way."""
+
+    lab: "Lab"
+
+    async def send(self, other: "Person", text: str, *, door: str = "http") -> Trace:
+        """Send by this door (`http` or `socket`). Raises what the service refuses, as an error of `chatlab.errors`."""
+        if door == "socket" and not self.socket.connected:
+            await self.connect()
+        answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(other.id, text)
+        return Trace(answer.message, answer.took_ms, await self.lab.way_of(answer.message["_id"]))
+
+    def __repr__(self) -> str:
+        return f"{self.id}, signed up and logged in"

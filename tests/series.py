@@ -1,0 +1,88 @@
+"""The notebooks as tests see them: exercises and solutions, and a kernel to run them in. As a script, it renews the committed outputs.
+
+A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. `python tests/series.py` writes every
+exercise anew from its solution, runs the notebook and keeps its real outputs, without what only a living front end can show.
+"""
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+ANSWER = re.compile(r"^(\w+ = ).*?(  # your answer.*)$", re.MULTILINE)
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+Notebook = Any  # nbformat has no types
+
+
+def paths() -> list[Path]:
+    """All notebooks, in their order."""
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+def read(path: Path) -> Notebook:
+    """A notebook as it is committed."""
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def blank(solution: str) -> str:
+    """The exercise of a solution: dots where a line says that the answer is the learner's."""
+    return ANSWER.sub(r"\1...\2", solution)
+
+
+def exercises(notebook: Notebook) -> list[Any]:
+    """The code cells with a solution."""
+    return [cell for cell in notebook.cells if "solution" in cell.metadata.get("chatlab", {})]
+
+
+def fill(notebook: Notebook, *, solved: bool) -> Notebook:
+    """Every exercise with its solution, or blank."""
+    for cell in exercises(notebook):
+        solution = cell.metadata["chatlab"]["solution"]
+        cell.source = solution if solved else blank(solution)
+    return notebook
+
+
+async def run(notebook: Notebook, folder: Path) -> Notebook:
+    """All cells in a kernel of their own, in this folder. A cell that raises stops it."""
+    await NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
+    return notebook
+
+
+def texts(cell: Any) -> Iterator[str]:
+    """What a cell has said, as plain text."""
+    for output in cell.outputs:
+        yield output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+def tidy(notebook: Notebook) -> Notebook:
+    """As it is committed: no view of a dead widget, no times of this run, no kernel but "Python 3"."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+    return notebook
+
+
+def main() -> None:
+    """Renew all notebooks, or those that are named."""
+    with tempfile.TemporaryDirectory(prefix="chatlab-") as folder:
+        os.environ.setdefault("CHATLAB_DATA_DIR", folder)
+        for path in [Path(name) for name in sys.argv[1:]] or paths():
+            nbformat.write(tidy(asyncio.run(run(fill(read(path), solved=False), path.parent))), path)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""A notebook's session: what is its own, what ends with it, and what the widgets are told."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pymongo
+import pytest
+import redis
+from live import eventually
+
+from chatlab.engines import Engines
+from chatlab.lab import Lab, checks, doctor, predict, start
+from chatlab.lab.checks import BLANK, CANNOT_TELL, NOT_YET
+from chatlab.lab.life import Life
+from chatlab.lab.space import take_space
+
+LabMaker = Callable[..., Awaitable[Lab]]
+KERNEL = """
+import asyncio, sys
+from chatlab.lab import start
+
+async def main():
+    lab = await start("killed")
+    print(lab.pid, flush=True)
+    await asyncio.sleep(600)  # until it is killed
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def begin(engines: Engines, tmp_path: Path) -> AsyncIterator[LabMaker]:
+    """How to start sessions on the engines of the test run; they end with the test."""
+    labs: list[Lab] = []
+
+    async def begin(name: str, **settings: Any) -> Lab:
+        own = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
+        labs.append(await start(name, **own, **settings))
+        return labs[-1]
+
+    yield begin
+    for lab in labs:
+        await lab.end()
+
+
+async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
+    """Running the first cell twice gives the live session; with other settings, or after the service has died, a new one."""
+    lab = await begin("twice")
+    assert await begin("twice") is lab
+    assert lab.pid
+    os.kill(lab.pid, signal.SIGKILL)
+    await eventually(lambda: not lab.runs)
+    again = await begin("twice")
+    assert again is not lab
+    assert again.runs
+    slow = await begin("twice", cache_ttl=20)
+    assert (slow.settings.cache_ttl, again.runs) == (20, False)
+
+
+async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -> None:
+    """Two sessions at once: one is reset and ended, and the other keeps its messages, its keys and its people."""
+    one, two = await asyncio.gather(begin("one", cache_ttl=60), begin("two", cache_ttl=60))
+    for lab in (one, two):
+        await (await lab.person("alice")).send(await lab.person("bob"), "mine")
+    await one.reset()
+    assert (one.mongo_find("messages"), one.redis_keys("message*")) == ([], [])
+    trace = await (await one.person("alice")).send(await one.person("bob"), "anew")
+    assert trace.message["seq"] == 1
+    assert str(await one.end()) == "The service has ended. Left: 0 keys, 0 messages."
+    assert (len(two.mongo_find("messages")), len(two.redis_keys("message*"))) == (1, 2)
+    space = one.settings.database
+    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
+        assert space not in mongo.list_database_names()
+        assert list(keys.scan_iter(f"{space}:*")) == []
+
+
+def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
+    """While one kernel has a name, another one's session of the same notebook gets the next; afterwards the name is free again."""
+    first, lock = take_space("00", tmp_path)
+    second, other = take_space("00", tmp_path)
+    os.close(lock)
+    third, again = take_space("00", tmp_path)
+    assert (first, second, third) == ("lab_00", "lab_00_2", "lab_00")
+    os.close(other)
+    os.close(again)
+
+
+def running_engines(folder: Path) -> list[psutil.Process]:
+    """The private engines of a data folder."""
+    return [psutil.Process(int(file.read_text())) for file in folder.rglob("*.pid")]
+
+
+async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
+    """After `kill -9` of the kernel its service ends, and so do the engines that only it used."""
+    environment = os.environ | {"CHATLAB_DATA_DIR": str(tmp_path)}
+    kernel = await asyncio.create_subprocess_exec(sys.executable, "-c", KERNEL, env=environment, stdout=asyncio.subprocess.PIPE)
+    assert kernel.stdout
+    service = psutil.Process(int(await asyncio.wait_for(kernel.stdout.readline(), 30)))
+    engines = running_engines(tmp_path)
+    assert len(engines) == 2
+    kernel.kill()
+    await kernel.wait()
+    await eventually(lambda: not any(process.is_running() for process in (service, *engines)), within=20)
+
+
+async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
+    """By either door the trace has the seven boxes in order, each with its time, and keys without the session's prefix."""
+    lab = await begin("way")
+    for door in ("http", "socket"):
+        trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello", door=door)
+        assert trace.stages == ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
+        assert all(event["tookMs"] >= 0 and event["door"] == door for event in trace.events)
+        assert trace.key == f"message:{trace.id}"
+        assert {trace.key, "messages:alice:bob"} <= set(lab.redis_keys("message*"))
+        assert lab.mongo_find("messages", _id=trace.id) == [trace.message]
+
+
+async def test_the_board_is_told_of_changes_only(begin: LabMaker) -> None:
+    """A key's life reaches the board as three messages: cached, no longer in Redis, told by the worker; each at its time."""
+    lab = await begin("board", cache_ttl=1, sweep_interval=0.5)
+    board, told = lab.ttl_board(), list[list[dict[str, Any]]]()
+    board.observe(lambda change: told.append(change["new"]["items"]), "model")
+    trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    life = await lab.life(trace)
+    assert [items[0]["state"] for items in told] == ["live", "expired", "gone"]
+    assert (life.to_deadline, life.lasted, life.end_code) == (True, 1, -2)
+    assert life.alive_ms <= life.deadline_ms + 50
+    assert life.deadline_ms - 50 <= life.ended_ms
+    assert life.deadline_ms - 50 <= life.told_ms
+    assert trace.key in board.snapshot()
+
+
+async def test_the_map_is_lit_by_the_message(begin: LabMaker) -> None:
+    """Every box of the flow map has the time of the latest send; a read lights none."""
+    lab = await begin("map")
+    alice, bob, flow = await lab.person("alice"), await lab.person("bob"), lab.flow_map()
+    await bob.read("alice")
+    assert {box["tookMs"] for box in flow.model["boxes"]} == {None}
+    for door in ("http", "socket"):
+        trace = await alice.send(bob, "Hello", door=door)
+        assert [box["tookMs"] for box in flow.model["boxes"]] == [event["tookMs"] for event in trace.events]
+        assert flow.model["door"] == door
+
+
+async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
+    """Re-running a cell leaves one board that is told of changes, not two."""
+    lab = await begin("again")
+    former, board = lab.ttl_board(), lab.ttl_board(big=True)
+    await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    assert former.comm is None
+    assert (len(former.model["items"]), len(board.model["items"])) == (0, 1)
+
+
+async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
+    """When the service dies, the widgets say so and name the cell to run; a check says that it cannot tell, and does not raise."""
+    lab = await begin("trouble")
+    board, flow = lab.ttl_board(), lab.flow_map()
+    assert lab.pid
+    os.kill(lab.pid, signal.SIGKILL)
+    await eventually(lambda: board.error)
+    assert "service has ended" in board.error == flow.error
+    assert (await checks.gone_at(lab, 5)).kind == CANNOT_TELL
+    await lab.end()
+    assert "ended" in repr(lab)
+
+
+async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
+    """Whatever is answered, a check says what to try next: nothing, a wrong word, a wrong box, a wrong type."""
+    lab = await begin("checks", cache_ttl=1, sweep_interval=0.2)
+    trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    assert (await checks.durable_box(lab, trace, ...)).kind == BLANK
+    assert [(await checks.durable_box(lab, trace, answer)).kind for answer in ("redis", "cache_message", "emit", None)] == [NOT_YET] * 4
+    assert "MongoDB still has it" in (await checks.durable_box(lab, trace, "save")).text
+    assert [(await checks.gone_at(lab, answer)).kind for answer in (..., "five")] == [BLANK, NOT_YET]
+    assert "new life" in (await checks.gone_at(lab, 3)).text
+
+
+def test_a_life_tells_its_moments_apart() -> None:
+    """The deadline, the look that misses and the worker's word are three; a key that goes before its deadline was lost, not expired."""
+    event = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}
+    life = Life.of(event)
+    assert [life.looked(2000, 4_000.0), life.looked(900, 5_100.0), life.looked(-2, 6_020.0)] == [False, False, True]
+    life.told({"at": 6_900.0})
+    assert (life.state, life.deadline_ms, life.seconds, life.lasted, life.told_at) == ("gone", 6_000.0, 5.02, 5, 5.9)
+    lost = Life.of(event)
+    assert (lost.looked(-2, 3_000.0), lost.state, lost.lasted) == (True, "lost", 2)
+    renewed = Life.of(event)
+    assert (renewed.looked(5000, 3_000.0), renewed.deadline_ms) == (True, 8_000.0)
+
+
+def test_what_is_shown_has_a_fixed_text() -> None:
+    """No address of an object stands in what a saved notebook shows; the doctor's headline says whether all is here."""
+    asked = predict("When?", "now", "later", chosen="later")
+    assert repr(asked) == "When? (now / later)"
+    assert "Not so" in asked.against("now")
+    assert repr(doctor()).splitlines()[0] == "Everything that the notebooks need is here."

@@ -1,0 +1,130 @@
+"""The notebooks, beyond their committed outputs that nbval compares: the frame that each keeps, and exercises that can be solved."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import series
+
+from chatlab.lab.checks import BLANK, CORRECT, MARKS
+
+PATHS = series.paths()
+LONGEST_CELL = 4  # lines
+FRAME = ("Goals", "Time", "Where you are on the map", "Predict", "Do", "See", "Why", "Now you try", "What holds and what does not", "Recap")
+
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def prose(notebook: Any) -> str:
+    """All that is written between the code."""
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def code(notebook: Any) -> list[Any]:
+    """The code cells."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def numbered(text: str, heading: str) -> list[str]:
+    """The numbers of the list that follows a heading, up to the next heading."""
+    part = re.split(rf"^(?:#+ |\*\*){heading}", text, maxsplit=1, flags=re.MULTILINE)[1]
+    return re.findall(r"^(\d+)\. ", re.split(r"^(?:#+ |\*\*Time)", part, maxsplit=1, flags=re.MULTILINE)[0], re.MULTILINE)
+
+
+def links(notebook: Any) -> Iterator[str]:
+    """Where the links lead."""
+    yield from re.findall(r"\]\(([^)#]+)[^)]*\)", prose(notebook))
+
+
+def verdicts(notebook: Any) -> list[str]:
+    """What each check said."""
+    return [text for cell in series.exercises(notebook) for text in series.texts(cell) if text.startswith(tuple(MARKS))]
+
+
+def test_there_are_notebooks() -> None:
+    """The series begins with 00, and numbers have no gap."""
+    assert [path.name[:2] for path in PATHS] == [f"{number:02}" for number in range(len(PATHS))]
+    assert PATHS[0].name == "00_start_here.ipynb"
+
+
+@each_notebook
+def test_the_frame_is_kept(path: Path) -> None:
+    """Every notebook goes the same way: goals and minutes, the map, a prediction, do, see, why, exercises, what holds, a recap, links."""
+    text = prose(series.read(path))
+    places = [re.search(rf"^(?:## |\*\*){re.escape(part)}", text, re.MULTILINE) for part in FRAME]
+    assert [part for part, place in zip(FRAME, places, strict=True) if place is None] == []
+    order = [place.start() for place in places if place]
+    assert order == sorted(order)
+    assert re.search(r"\*\*Time:\*\* \d+ minutes", text)
+    assert len(re.findall(r"^previous: .+ · index: .+ · next: .+$", text, re.MULTILINE)) == 2
+
+
+@each_notebook
+def test_the_recap_mirrors_the_goals(path: Path) -> None:
+    """What was promised at the top is answered at the end, point by point."""
+    text = prose(series.read(path))
+    goals = numbered(text, "Goals")
+    assert len(goals) >= 2
+    assert numbered(text, "Recap") == goals
+
+
+@each_notebook
+def test_links_lead_somewhere(path: Path) -> None:
+    """A link names a file that is there, and nothing on the network."""
+    assert [link for link in links(series.read(path)) if not (path.parent / link).exists()] == []
+
+
+@each_notebook
+def test_cells_are_short(path: Path) -> None:
+    """A code cell has one to four lines, defines no class and sleeps never; each has been run, in order."""
+    cells = code(series.read(path))
+    lines = {cell.id: [line for line in cell.source.splitlines() if line.strip()] for cell in cells}
+    assert {name for name, found in lines.items() if not 1 <= len(found) <= LONGEST_CELL} == set()
+    assert [cell.id for cell in cells if re.search(r"^\s*class |\bsleep\(", cell.source, re.MULTILINE)] == []
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+@each_notebook
+def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
+    """A prediction comes before the first send, two or three exercises have a check, and the last cell ends the session."""
+    notebook = series.read(path)
+    sources = [cell.source for cell in code(notebook)]
+    predicted = next(index for index, source in enumerate(sources) if "predict(" in source)
+    assert predicted < next(index for index, source in enumerate(sources) if ".send(" in source)
+    assert 2 <= len(series.exercises(notebook)) <= 3
+    assert all("await checks." in cell.source for cell in series.exercises(notebook))
+    assert sources[-1].strip() == "await lab.end()"
+
+
+@each_notebook
+def test_exercises_are_derived_from_their_solutions(path: Path) -> None:
+    """A solution stands once; the exercise is what is left of it without the answers, and something is missing from it."""
+    for cell in series.exercises(series.read(path)):
+        solution = cell.metadata["chatlab"]["solution"]
+        assert cell.source == series.blank(solution) != solution
+
+
+@each_notebook
+def test_saved_outputs_are_for_any_reader(path: Path) -> None:
+    """What is committed needs no living widget: there is text for each output, no view of a dead widget, no path of somebody's machine."""
+    notebook = series.read(path)
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert "widgets" not in notebook.metadata
+    assert all("text/plain" in output.data and series.WIDGET_VIEW not in output.data for output in outputs if "data" in output)
+    assert re.findall(r"/(?:home|root|Users|work|tmp)/\S*", path.read_text(encoding="utf-8")) == []
+
+
+@each_notebook
+async def test_every_solution_is_found_correct(path: Path) -> None:
+    """With the solutions in their places every check asks the running system and says: correct."""
+    notebook = await series.run(series.fill(series.read(path), solved=True), path.parent)
+    assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [CORRECT] * len(series.exercises(notebook))
+
+
+@each_notebook
+def test_no_blank_is_found_correct(path: Path) -> None:
+    """Left blank, no check says correct: it says that there is no answer yet. nbval has just run it so, and compared."""
+    notebook = series.read(path)
+    assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [BLANK] * len(series.exercises(notebook))

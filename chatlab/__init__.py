@@ -31,6 +31,7 @@ READING_ORDER = (
     "serving",
     "doctor",
     "client",
+    "record",
     "promises",
     "picture",
     "play",

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from chatlab.flow import Event
-from chatlab.promises import BOXES, Journey, Moments, Record, Verdict
+from chatlab.promises import BOXES, Verdict
+from chatlab.record import Journey, Moments, Record
 
 PACE = 0.12  # seconds between two boxes that light up
 WIDE = 110  # columns from which a box also says what it did

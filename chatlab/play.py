@@ -25,7 +25,8 @@ from chatlab.client import Json, Person
 from chatlab.errors import ChatlabError
 from chatlab.identity import conversation_of
 from chatlab.message import from_document
-from chatlab.promises import Journey, Record, Sample, holds
+from chatlab.promises import holds
+from chatlab.record import Journey, Record, Sample
 from chatlab.settings import Settings
 
 LOOK_EVERY = 0.025  # seconds between two looks at a key

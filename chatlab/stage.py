@@ -21,7 +21,8 @@ from chatlab.engines import Engine, open_engines
 from chatlab.errors import EngineError
 from chatlab.picture import complaints, figures, frame, summary
 from chatlab.play import GONE_WRONG, Place, Show, play
-from chatlab.promises import Moments, Record, Verdict, verdicts
+from chatlab.promises import Verdict, verdicts
+from chatlab.record import Moments, Record
 from chatlab.serving import child_service
 from chatlab.settings import PREFIX, CacheMode, Settings
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import multiprocessing
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +51,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            _end_with_parent()
+            metrics.forget_the_dead()
             urls = await _urls(settings, stack)
             sockets = socket_server(settings.max_body)
             parts = app.state.parts = await _parts(settings, urls, sockets, stack)
@@ -65,6 +69,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
     app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
     return app
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed leaves as if it had been told to: it would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        asyncio.get_running_loop().add_reader(parent.sentinel, _leave, parent.sentinel)
+
+
+def _leave(sentinel: int) -> None:
+    asyncio.get_running_loop().remove_reader(sentinel)
+    signal.raise_signal(signal.SIGTERM)
 
 
 async def _urls(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[str, str]:
@@ -89,7 +105,7 @@ async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.As
     stack.push_async_callback(store.close)
     stack.push_async_callback(hub.close)
     await asyncio.gather(cache.open(), store.open())
-    hub.open()
+    await hub.open()
     return Parts(settings, flow, store, cache, hub, accounts, Service(store, cache, hub, accounts))
 
 

@@ -71,13 +71,18 @@ class Hub:
         self._told: list[UserId] = []
         self._changed = asyncio.Event()
         self._pubsub: PubSub | None = None
+        self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._following: set[asyncio.Task[None]] = set()
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    async def open(self) -> None:
+        """Hear the other processes, before anybody can connect; without Redis, as soon as it is there."""
         self._tasks = [asyncio.create_task(work()) for work in (self._beat, self._listen, self._tell_changes)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEAT / 2):
+                await self._listening.wait()
 
     async def close(self) -> None:
         """Say goodbye, so that the users of this process are gone at once for the others."""
@@ -111,25 +116,26 @@ class Hub:
         everywhere = set(self._here).union(*(users for _, users in self._peers.values()))
         return sorted(everywhere)
 
-    def joined(self, user: UserId) -> None:
-        """One more socket of this user is here."""
+    async def joined(self, user: UserId) -> None:
+        """One more socket of this user is here. What other processes emit from now on is heard."""
         self._here[user] += 1
         if self._here[user] == 1:
-            self._changed_here(user)
+            await self._follow(user)
+            self._changed_here()
 
     def left(self, user: UserId) -> None:
         """One socket less; the user is gone with the last one."""
         self._here[user] -= 1
         if self._here[user] <= 0:
             del self._here[user]
-            self._changed_here(user)
+            self._changed_here()
+            task = asyncio.get_running_loop().create_task(self._follow(user))
+            self._following.add(task)
+            task.add_done_callback(self._following.discard)
 
-    def _changed_here(self, user: UserId) -> None:
+    def _changed_here(self) -> None:
         self._changed.set()
         self._say_who_is_here()
-        task = asyncio.get_running_loop().create_task(self._follow(user))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
 
     async def _follow(self, user: UserId) -> None:
         """Hear the user's channel exactly while the user is here."""
@@ -142,7 +148,6 @@ class Hub:
         self._pipe.ask("PUBLISH", self._presence, msgspec.json.encode([self._process, sorted(self._here), hello]))
 
     async def _beat(self) -> None:
-        self._say_who_is_here(hello=True)
         while True:
             await asyncio.sleep(BEAT)
             self._say_who_is_here()
@@ -177,6 +182,8 @@ class Hub:
             self._pubsub = pubsub
             try:
                 await pubsub.subscribe(self._presence, *(self._user_channel + user for user in self._here))
+                self._say_who_is_here(hello=True)
+                self._listening.set()
                 heard = time.monotonic()
                 while time.monotonic() - heard < SILENCE:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=BEAT)

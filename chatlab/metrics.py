@@ -4,8 +4,11 @@ With several worker processes the values live in files of one folder (`PROMETHEU
 """
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import REGISTRY
@@ -51,6 +54,14 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return generate_latest(registry)
+
+
+def forget_the_dead() -> None:
+    """Take the gauges of worker processes that were killed out of the sum (called when one begins in place of another)."""
+    for file in Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).glob("gauge_live*.db"):
+        pid = re.search(r"_(\d+)\.db$", file.name)
+        if pid and not psutil.pid_exists(int(pid[1])):
+            mark_process_dead(int(pid[1]))
 
 
 def forget_this_process() -> None:

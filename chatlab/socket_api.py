@@ -106,7 +106,7 @@ class SocketApi:
         session = await self._identify(auth, environ)
         self._sessions[sid] = session
         await self._sockets.enter_room(sid, session.user)
-        self._hub.joined(session.user)
+        await self._hub.joined(session.user)
         metrics.SOCKETS.inc()
         self._spawn(self._sockets.emit("onlineUsers", self._hub.online(), to=sid))  # runs once the connection has been confirmed
 

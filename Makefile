@@ -18,7 +18,7 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to demo, lab, serve and doctor, to pytest in test'
+	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to serve (or lab, demo, doctor), to pytest in test'
 
 demo: $(INSTALLED) ## one message through each door, and its life from 0 to 6 seconds
 	@$(BIN)/chatlab demo $(ARGS)

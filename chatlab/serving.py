@@ -32,6 +32,7 @@ from chatlab.settings import PREFIX, Settings
 from chatlab.sweeper import Sweeper
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+_ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # a proxy is not on the way to one's own child
 READY_WITHIN = 30.0  # seconds a child service has to answer
 STOP_WITHIN = 15.0  # seconds it has to end
 
@@ -239,7 +240,7 @@ class ChildService:
         while time.monotonic() < deadline:
             if not self.runs:
                 self._failed()
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/readyz", timeout=2):  # noqa: S310 - http
+            with contextlib.suppress(OSError), _ask(f"{self.url}/readyz", timeout=2):
                 return
             time.sleep(0.02)
         raise EngineError(f"The service did not answer within {READY_WITHIN:g} s.", "chatlab doctor")

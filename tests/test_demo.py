@@ -19,9 +19,9 @@ from rich.console import Console
 
 from chatlab.client import Answer, Reading
 from chatlab.engines import Engines
-from chatlab.picture import complaints, frame, summary
-from chatlab.promises import BOXES, verdicts
-from chatlab.record import Journey, Moments, Record
+from chatlab.demo.picture import complaints, frame, summary
+from chatlab.demo.promises import BOXES, verdicts
+from chatlab.demo.record import Journey, Moments, Record
 from chatlab.settings import CacheMode, Settings
 
 

@@ -14,7 +14,7 @@ SOURCES = sorted(set(PACKAGE.rglob("*.py")) - UNREAD)
 
 
 def place(path: Path) -> str:
-    """`store` for chatlab/store.py, `lab` for everything in chatlab/lab/."""
+    """`store` for chatlab/store.py, `lab` for everything in the folder chatlab/lab/."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -40,9 +40,9 @@ def imported(source: str, package: str = "chatlab") -> set[str]:
 
 
 def breaches(module: str, source: str, package: str = "chatlab") -> set[str]:
-    """What a module imports although it is not above it. The files of `lab` may import each other."""
+    """What a module imports although it is not above it. The files of one folder may import each other."""
     order = chatlab.READING_ORDER
-    own = {module} if module == "lab" else set()
+    own = {module} if (PACKAGE / module).is_dir() else set()
     return imported(source, package) - set(order[: order.index(module)]) - own
 
 

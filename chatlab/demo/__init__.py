@@ -24,7 +24,7 @@ def demo(settings: Settings, svg: Path | None = None) -> int:
         signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     with console.status("starting MongoDB and Redis ..."):
-        from chatlab.stage import perform  # noqa: PLC0415 - the spinner turns while it loads
+        from chatlab.demo.stage import perform  # noqa: PLC0415 - the spinner turns while it loads
     return perform(settings, console, svg)
 
 
@@ -32,5 +32,5 @@ def _check_packages() -> None:
     missing = [name for name in ("httpx", "aiohttp") if importlib.util.find_spec(name) is None]
     if missing:
         raise EngineError(
-            f"The demo's two people cannot speak to the service without {' and '.join(missing)}.", "pip install 'chatlab[notebooks]'"
+            f"The demo's two people cannot speak to the service without {' and '.join(missing)}.", "pip install httpx aiohttp"
         )

@@ -11,9 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from chatlab.demo.promises import BOXES, Verdict
+from chatlab.demo.record import Journey, Moments, Record
 from chatlab.flow import Event
-from chatlab.promises import BOXES, Verdict
-from chatlab.record import Journey, Moments, Record
 
 PACE = 0.12  # seconds between two boxes that light up
 WIDE = 110  # columns from which a box also says what it did

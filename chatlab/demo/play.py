@@ -22,11 +22,11 @@ from socketio.exceptions import SocketIOError
 
 from chatlab.cache import Keys
 from chatlab.client import Json, Person
+from chatlab.demo.promises import holds
+from chatlab.demo.record import Journey, Record, Sample
 from chatlab.errors import ChatlabError
 from chatlab.identity import conversation_of
 from chatlab.message import from_document
-from chatlab.promises import holds
-from chatlab.record import Journey, Record, Sample
 from chatlab.settings import Settings
 
 LOOK_EVERY = 0.025  # seconds between two looks at a key

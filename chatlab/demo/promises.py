@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from chatlab.client import Json
-from chatlab.record import Journey, Moments, Record
+from chatlab.demo.record import Journey, Moments, Record
 from chatlab.settings import CacheMode
 
 BOXES = ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")

@@ -17,12 +17,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from chatlab.demo.picture import complaints, figures, frame, summary
+from chatlab.demo.play import GONE_WRONG, Place, Show, play
+from chatlab.demo.promises import Verdict, verdicts
+from chatlab.demo.record import Moments, Record
 from chatlab.engines import Engine, open_engines
 from chatlab.errors import EngineError
-from chatlab.picture import complaints, figures, frame, summary
-from chatlab.play import GONE_WRONG, Place, Show, play
-from chatlab.promises import Verdict, verdicts
-from chatlab.record import Moments, Record
 from chatlab.serving import child_service
 from chatlab.settings import PREFIX, CacheMode, Settings
 

@@ -58,7 +58,7 @@ class Accounts:
         user = await self._store.user(asked.username)
         if not await self._matches(user, asked.password) or user is None:
             raise Unauthenticated("The name or the password is wrong.")
-        self._attempts.give_back(attempt)
+        self._attempts.forget(attempt)
         return {"user": public(user), "token": await self._open_session(UserId(user["_id"]))}
 
     async def log_out(self, token: str) -> None:

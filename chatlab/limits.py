@@ -28,8 +28,6 @@ class Rate:
         if not allowed:
             raise RateLimited("Too many requests at once; wait a little and try again.", (1 - tokens) / self._per_second)
 
-    def give_back(self, key: str) -> None:
-        """Undo one `take`."""
-        if key in self._buckets:
-            tokens, then = self._buckets[key]
-            self._buckets[key] = (min(self._burst, tokens + 1), then)
+    def forget(self, key: str) -> None:
+        """Let a key begin anew."""
+        self._buckets.pop(key, None)

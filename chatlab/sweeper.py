@@ -99,7 +99,10 @@ class Sweeper:
     async def beat(self) -> Told | None:
         """One sweep, if it is this process's turn and Redis answers."""
         try:
-            told = await self.sweep() if await self._is_my_turn() else None
+            if not await self._is_my_turn():
+                self._ledger = Ledger()  # another process tells the rest of these stories
+                return None
+            told = await self.sweep()
         except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: the worker goes on
             if not self._away:
                 log.warning("Redis does not answer (%s); sweeping again when it does", type(error).__name__)
@@ -128,14 +131,14 @@ class Sweeper:
         pttls = await self._pttls(list(await self._names() | set(self._ledger)))
         told = self._ledger.note(pttls, self._clock())
         for key in told.leaked:
-            await self._redis.pexpire(key, self._ttl_ms, nx=True)
+            await self._redis.pexpire(_raw(key), self._ttl_ms, nx=True)
         self._tell(told, (time.perf_counter() - started) * 1000)
         return told
 
     async def _names(self) -> set[str]:
         """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone."""
         pattern = self._keys.all_messages
-        return {name.decode("utf-8", "backslashreplace") async for name in self._redis.scan_iter(match=pattern, count=AT_ONCE)}
+        return {name.decode("utf-8", "surrogateescape") async for name in self._redis.scan_iter(match=pattern, count=AT_ONCE)}
 
     async def _pttls(self, keys: list[str]) -> dict[str, int]:
         """Milliseconds each key has left, or GONE, or NO_EXPIRY."""
@@ -144,7 +147,7 @@ class Sweeper:
             part = keys[start : start + AT_ONCE]
             pipeline = self._redis.pipeline(transaction=False)
             for key in part:
-                pipeline.pttl(key)
+                pipeline.pttl(_raw(key))
             found.update(zip(part, await pipeline.execute(), strict=True))
         return found
 
@@ -154,14 +157,14 @@ class Sweeper:
         level = logging.INFO if len(told.live) + len(told.cleaned) <= MANY else logging.DEBUG
         now = self._clock()
         for key, pttl in told.live.items():
-            log.log(level, "Cache hit %s remaining=%dms", key, pttl)
+            log.log(level, "Cache hit %s remaining=%dms", _plain(key), pttl)
         for key, lag in told.cleaned.items():
-            log.log(level, "Cache cleaned %s deadline=%s lag=%.0fms", key, _clock_time(now - lag / 1000), lag)
-            self._tell_flow(key, now, lag)
+            log.log(level, "Cache cleaned %s deadline=%s lag=%.0fms", _plain(key), _clock_time(now - lag / 1000), lag)
+            self._tell_flow(_plain(key), now, lag)
         for key in told.lost:
-            log.log(level, "Cache lost %s before its deadline (deleted or evicted by someone)", key)
+            log.log(level, "Cache lost %s before its deadline (deleted or evicted by someone)", _plain(key))
         for key in told.leaked:
-            log.warning("Cache leaked %s had no expiry; it has %d ms now", key, self._ttl_ms)
+            log.warning("Cache leaked %s had no expiry; it has %d ms now", _plain(key), self._ttl_ms)
         log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", len(told.live), len(told.cleaned), len(told.leaked), took_ms)
         self._count(told, took_ms)
 
@@ -182,6 +185,16 @@ class Sweeper:
         metrics.LEAKED.inc(len(told.leaked))
         for lag in told.cleaned.values():
             metrics.CLEAN_LAG_SECONDS.observe(lag / 1000)
+
+
+def _raw(key: str) -> bytes:
+    """The key as Redis has it: names are bytes, not all of them text."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _plain(key: str) -> str:
+    """The key on one line, whatever somebody has put into its name."""
+    return key if key.isprintable() else ascii(key)[1:-1]
 
 
 def _clock_time(moment: float) -> str:

@@ -1,0 +1,85 @@
+"""Settings: a wrong one is named with its value and what is allowed; the right ones are all to be read in `--help`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
+
+WRONG = {
+    "MONGO_URL": "http://somewhere",
+    "REDIS_URL": "localhost:6379",
+    "DATABASE": "a/b",
+    "CACHE_TTL": "0",
+    "SWEEP_INTERVAL": "soon",
+    "SWEEPER": "perhaps",
+    "CACHE_MODE": "fast",
+    "WINDOW_SIZE": "1.5",
+    "KEY_PREFIX": "a b*",
+    "FLOW": "maybe",
+    "PORT": "65536",
+    "WORKERS": "0",
+    "RATE_LIMIT": "-1",
+    "LOGIN_LIMIT": "-1",
+    "SESSION_DAYS": "nan",
+    "MAX_BODY": "12",
+    "CONNECT_TIMEOUT": "0",
+    "STALLED_TIMEOUT": "inf",
+    "SHUTDOWN_TIMEOUT": "-5",
+    "LOG_LEVEL": "LOUD",
+}
+
+
+def chatlab(*words: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """The command with these settings and no others."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environment |= {PREFIX + name: value for name, value in settings.items()} | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "chatlab", *words], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One line with the three of them."""
+    monkeypatch.setenv(PREFIX + name, WRONG[name])
+    with pytest.raises(SettingsError) as wrong:
+        load_settings()
+    (line,) = str(wrong.value).splitlines()
+    assert line.startswith(f"{PREFIX}{name}={WRONG[name]}: ")
+    assert line.endswith(f"({Settings.model_fields[name.lower()].description})")
+
+
+def test_serve_does_not_start_on_wrong_values() -> None:
+    """Exit status 2, a line for each wrong variable, and no stack trace; from the command line as from the environment."""
+    ended = chatlab("serve", CACHE_TTL="-1", PORT="x", CACHE_MODE="[red]")
+    assert ended.returncode == 2
+    for part in (f"{PREFIX}CACHE_TTL=-1", f"{PREFIX}PORT=x", f"{PREFIX}CACHE_MODE=[red]", "'window', 'drawn' or 'off'"):
+        assert part in ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 4
+    ended = chatlab("serve", "--port", "70000")
+    assert (ended.returncode, f"{PREFIX}PORT=70000" in ended.stderr) == (2, True)
+
+
+def test_every_setting_is_in_the_help() -> None:
+    """`chatlab serve --help` lists each variable with its default and what it is for."""
+    shown = " ".join(chatlab("serve", "--help").stdout.split())
+    for name, field in Settings.model_fields.items():
+        assert f"{PREFIX}{name.upper()}" in shown
+        assert (field.description or "nothing") in shown, name
+
+
+def test_the_contract_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without variables, and with empty ones, the values of the contract hold."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{PREFIX}REDIS_URL", "")
+    found = load_settings()
+    assert (found.mongo_url, found.redis_url, found.database, found.key_prefix) == (None, None, "chatlab", "")
+    assert (found.cache_ttl, found.sweep_interval, found.cache_mode.value, found.flow) == (5, 1, "window", False)
+    assert (found.host, found.port, found.workers, found.max_body) == ("127.0.0.1", 8000, 1, 65_536)
+    assert found.ttl_ms == 5000
+    assert found.rate_limit > 10  # more than a person ever does

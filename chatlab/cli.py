@@ -83,6 +83,22 @@ def demo(svg: Annotated[Path | None, typer.Option(help="Keep a picture of it in 
 
 
 @app.command()
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="With --json: write it there.", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", help="All figures as JSON, to FILE or to standard output.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Keep a chart (SVG) in this file.", show_default=False)] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="For each of the four races.")] = 8,
+) -> None:
+    """The document's performance and memory tables, measured here beside its own figures. About a minute and a half."""
+    from chatlab.bench import bench as measure
+    from chatlab.bench import tell
+
+    if file and not json:
+        raise typer.BadParameter("a FILE goes with --json")
+    tell(measure(load_settings(), seconds=seconds), as_json=json, file=file, chart_to=chart)
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, what is missing, and the command that mends it. Exit 1 if anything a learner needs is missing."""
     from chatlab.doctor import run

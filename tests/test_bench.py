@@ -10,11 +10,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from live import Service
 
-from chatlab.bars import Bar, Group, figure, svg, text_bar
-from chatlab.claims import DEPENDS, FAILS, GET, HOLDS, SEND, UPDATE, Race, Size, judge
-from chatlab.machine import machine
-from chatlab.samples import percentile, saved, summary
-from chatlab.wire import Wire, header
+from chatlab.bench.bars import Bar, Group, figure, svg, text_bar
+from chatlab.bench.claims import DEPENDS, FAILS, GET, HOLDS, SEND, UPDATE, Race, Size, judge
+from chatlab.bench.machine import machine
+from chatlab.bench.samples import percentile, saved, summary
+from chatlab.bench.wire import Wire, header
 
 # --- the command -------------------------------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ def test_percentiles_are_samples() -> None:
 
 def test_the_wire_gives_whole_answers_and_survives_a_rest(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bare connection gives status and body, also of an error, and connects anew when it has rested too long."""
-    monkeypatch.setattr("chatlab.wire.IDLE", 0.0)
+    monkeypatch.setattr("chatlab.bench.wire.IDLE", 0.0)
     with Wire(service.url, "no token") as wire:
         assert [wire.ask("GET", "/api/auth/me").status for _ in range(3)] == [401, 401, 401]
         health = wire.ask("GET", "/healthz")

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
+from chatlab.bench.claims import Size
+from chatlab.bench.races import sending
+from chatlab.bench.wire import Wire
 from chatlab.cache import Keys
-from chatlab.claims import Size
 from chatlab.errors import EngineError
-from chatlab.races import sending
-from chatlab.wire import Wire
 
 CACHED = 1000  # messages, as in the document
 MESSAGE_BYTES = 500  # of its JSON, as in the document

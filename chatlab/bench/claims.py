@@ -7,7 +7,7 @@ cache would save then. A claim that holds here and there `holds`; one that holds
 
 from typing import NamedTuple
 
-from chatlab.samples import Interval, Summary, saved, summary
+from chatlab.bench.samples import Interval, Summary, saved, summary
 
 HOLDS, DEPENDS, FAILS = "holds", "depends", "does not hold"
 ABOUT = 0.2  # how far from a figure that is given with "~" a measured one may be

@@ -6,9 +6,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from chatlab.bars import Bar, Group, figure, svg, text_bar
-from chatlab.claims import DEPENDS, FAILS, HOLDS, Outcome, Size
-from chatlab.samples import Interval, Summary
+from chatlab.bench.bars import Bar, Group, figure, svg, text_bar
+from chatlab.bench.claims import DEPENDS, FAILS, HOLDS, Outcome, Size
+from chatlab.bench.samples import Interval, Summary
 
 STYLES = {HOLDS: "green", DEPENDS: "yellow", FAILS: "red", "": ""}
 WIDTH = 30  # columns of a bar

@@ -19,16 +19,16 @@ from redis import Redis
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chatlab.claims import GET, Race, judge
+from chatlab.bench.claims import GET, Race, judge
+from chatlab.bench.machine import machine
+from chatlab.bench.races import LONG, SHORT, Side, Sides, long_reads, reactions, sending, sends, short_reads
+from chatlab.bench.report import Cost, Report, chart, show
+from chatlab.bench.samples import summary
+from chatlab.bench.weights import CACHED, Scale, many, thousand
+from chatlab.bench.wire import Wire
 from chatlab.engines import Engines, open_engines
-from chatlab.machine import machine
-from chatlab.races import LONG, SHORT, Side, Sides, long_reads, reactions, sending, sends, short_reads
-from chatlab.report import Cost, Report, chart, show
-from chatlab.samples import summary
 from chatlab.serving import child_service
 from chatlab.settings import CacheMode, Settings
-from chatlab.weights import CACHED, Scale, many, thousand
-from chatlab.wire import Wire
 
 SECONDS = 8.0  # for each race
 MANY_KEYS = 50_000

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from chatlab.claims import GET, SEND, UPDATE, Race
+from chatlab.bench.claims import GET, SEND, UPDATE, Race
+from chatlab.bench.wire import Reply, Wire
 from chatlab.errors import EngineError
-from chatlab.wire import Reply, Wire
 
 WARM = 20  # turns that do not count
 SHORT, LONG = 50, 500  # messages of a conversation

@@ -33,7 +33,6 @@ SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle
 PULSE = 0.05  # the same, while other processes write too
 LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LATE < ANSWER: nobody gives up on Redis without all noticing
 WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
-NEVER = 2**53  # an epoch after every window: none is trusted
 
 Command = tuple[Any, ...]
 
@@ -201,7 +200,8 @@ class Cache:
         for name, script in self._scripts.items():
             self._digests[name] = await self._redis.script_load(script)
         seconds, microseconds = await self._redis.time()
-        self._trust_from(seconds * 1_000_000 + microseconds)
+        self.epoch = seconds * 1_000_000 + microseconds
+        self._learn_time(self.epoch)
 
     def _mend(self) -> None:
         """Drop the windows that lack a write of this process: others may still trust them."""
@@ -220,15 +220,8 @@ class Cache:
                         self.epoch = redis_time
                     self._learn_time(redis_time)
 
-    def _trust_from(self, redis_time: int) -> None:
-        """Windows that are born from now on are trusted."""
-        self.epoch = redis_time
-        self._learn_time(redis_time)
-
     def _learn_time(self, redis_time: int) -> None:
         self._behind = redis_time - time.monotonic_ns() // 1000
-        if self.epoch == NEVER and not self.breaker.is_open:
-            self.epoch = redis_time
 
     def clock(self) -> int:
         """Redis's time in microseconds, never ahead of it. 0 before it was ever reached: everything then counts as late, which is safe."""
@@ -293,8 +286,6 @@ class Cache:
             nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing
-        if self.breaker.is_open:  # passes the window by, perhaps after the probe has read the clock: its time is no end of the outage
-            self.epoch = NEVER
         common = (self.epoch, self.ttl_ms, grace_ms(self.ttl_ms), self._window_size, began)
         return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
 

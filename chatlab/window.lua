@@ -80,8 +80,8 @@ end
 
 -- script send: 6 seq, 7 json
 local window, seq, json = load(), tonumber(ARGV[6]), ARGV[7]
-if late then return drop(window) end -- guard: dropping after a late write
-if window.there and window.count == 0 then return drop(window) end -- guard: no start on a fence, which may hide a higher version
+if late then return drop(window) end -- guard: dropping after a late send
+if window.there and window.count == 0 then return drop(window) end -- guard: no start on a fence
 if seq == window.newest + 1 and not short_of_life() then
   append(window, json)
 elseif seq > window.newest then
@@ -93,7 +93,6 @@ return 'window'
 
 -- script change: 6 seq, 7 json
 local window, seq, json = load(), tonumber(ARGV[6]), ARGV[7]
-if late then return drop(window) end -- guard: dropping after a late write
 if window.count == 0 or seq > window.newest + 1 or short_of_life() then return drop(window) end
 if seq == window.newest + 1 then
   append(window, json)
@@ -108,16 +107,13 @@ return 'window'
 local window, widen, first = load(), ARGV[6] == '1', tonumber(ARGV[7])
 local last = first + #ARGV - 8
 if late then return 'old' end -- guard: the age of a fill
-if began < epoch then return 'old' end -- guard: no fill from before an outage
 if began <= window.fence then return 'fenced' end -- guard: the fence against a late fill
 if window.count == 0 then
   if widen then return 'nothing to widen' end -- guard: widening only what is there
   window.oldest, window.newest, window.born = first, first - 1, began
-elseif last < window.oldest - 1 or first > window.newest + 1 then
-  return 'apart' -- guard: no gap
-elseif last < window.oldest and window.count >= most then
-  return 'full'
 end
+if last < window.oldest - 1 or first > window.newest + 1 then return 'apart' end -- guard: no gap
+if last < window.oldest and window.count >= most then return 'full' end
 local newest = math.max(window.newest, last)
 local oldest = math.max(math.min(window.oldest, first), newest - most + 1)
 local kept = window.count > 0 and redis.call('LRANGE', key, 1, -1) or {}
@@ -156,7 +152,7 @@ if redis.call('SET', key, ARGV[6], 'PX', ttl, 'NX') then return 1 end -- guard: 
 return 0
 
 -- script message_change: `message:{_id}` of an edit, a deletion, a reaction: 6 json
-if late then return 0 end -- guard: no late message
+if late then return 0 end -- guard: no late change of a message
 local old = redis.pcall('GET', key)
 if type(old) == 'string' and higher(old, ARGV[6]) == old then return 0 end
 redis.call('SET', key, ARGV[6], 'PX', ttl)

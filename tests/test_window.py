@@ -457,7 +457,7 @@ def a_change_between_probe_and_return(world: World) -> None:
 def test_a_missed_window_is_dropped_before_anything_else(tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process could not tell a window while its breaker was open, it mends in the moment the breaker closes."""
     tell(a_change_between_probe_and_return)
-    monkeypatch.setattr(Cache, "_mend", lambda cache: None)
+    monkeypatch.setattr(Cache, "_mend", lambda _: None)
     with pytest.raises(AssertionError, match="stale messages"):
         tell(a_change_between_probe_and_return)
 

@@ -280,7 +280,7 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
         raise EngineError("The notebooks are not here: they come with the repository, not with the package.", "git clone the repository")
     child = ChildService(settings)
     console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C stops both.")
-    command = ["jupyter-lab", str(NOTEBOOKS / "00_start_here.ipynb"), f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}"]
+    command = ["jupyter-lab", f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
     command += [] if open_browser else ["--no-browser"]
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.set_inheritable(child.lifeline, True)  # JupyterLab holds it now: the service ends when JupyterLab does

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from chatlab.lab.life import Life
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Trace
+from chatlab.lab.trace import STAGES, Trace, table
 
 CORRECT, NOT_YET, BLANK, CANNOT_TELL = "Correct", "Not yet", "Not answered yet", "Cannot tell"
 MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", CANNOT_TELL: "⚠️"}
@@ -119,11 +119,7 @@ class Claims(list[Claim]):
         return "\n".join(f"{claim.verdict:<15} {claim.says}: {claim.measured}" for claim in self)
 
     def _repr_html_(self) -> str:
-        rows = [
-            f"<tr><td>{html.escape(says)}</td><td>{html.escape(measured)}</td><td><b>{verdict}</b></td></tr>"
-            for says, measured, verdict in self
-        ]
-        return "\n".join(["<table>", "<tr><th>the document says</th><th>measured here</th><th></th></tr>", *rows, "</table>"])
+        return table(("the document says", "measured here", "verdict"), self)
 
 
 def claims(lab: Lab, trace: Trace, life: Life) -> Claims:

@@ -26,12 +26,17 @@ class Checkup:
         return self.missing + [finding for finding in self.findings if finding.ok is None]
 
     def __repr__(self) -> str:
-        rows = [f"· {finding.area}: {finding.text}{f' -> {finding.mend}' if finding.mend else ''}" for finding in self.remarks]
-        return "\n".join([self.headline, *rows])
+        return "\n".join(
+            [self.headline, *(f"· {_told(finding)}{f' -> {finding.mend}' if finding.mend else ''}" for finding in self.remarks)]
+        )
 
     def _repr_html_(self) -> str:
-        rows = [f"· {html.escape(finding.area)}: {html.escape(finding.text)}{_mend(finding)}<br>" for finding in self.remarks]
+        rows = [f"· {html.escape(_told(finding))}{_mend(finding)}<br>" for finding in self.remarks]
         return "\n".join([f"<b>{html.escape(self.headline)}</b><br>", *rows])
+
+
+def _told(finding: Finding) -> str:
+    return finding.text if finding.text.startswith(finding.area) else f"{finding.area}: {finding.text}"
 
 
 def _mend(finding: Finding) -> str:

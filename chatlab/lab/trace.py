@@ -1,6 +1,7 @@
 """The way of one message: the boxes of the send diagram it really passed, with the time each took, from the service's flow events."""
 
 import html
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatlab import client
@@ -20,7 +21,7 @@ class Box(NamedTuple):
 
 
 SEND = (
-    Box("request", "Request", "who asks, and what: POST /api/messages/send, or sendMessage"),
+    Box("request", "Request", "who asks, and what"),
     Box("create", "Create message object", "_id and time of day"),
     Box("save", "Save to MongoDB", "for good: a majority has it in its journal"),
     Box("cache_message", "Cache in Redis", "message:{_id}"),
@@ -39,10 +40,14 @@ def boxes_of(events: list[Event]) -> list[dict[str, Any]]:
 
 def boxes_html(boxes: list[dict[str, Any]]) -> str:
     """The boxes as a table: the snapshot where nothing is live."""
-    rows = [
-        f"<tr><td>{box['stage']}</td><td>{box['title']}</td><td>{html.escape(box['note'])}</td><td>{_took(box)}</td></tr>" for box in boxes
-    ]
-    return "\n".join(["<table>", "<tr><th>box</th><th>what it does</th><th></th><th>took</th></tr>", *rows, "</table>"])
+    return table(("box", "what it does", "took"), [(box["stage"], f"{box['title']}: {box['note']}", _took(box)) for box in boxes])
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML that reads well in JupyterLab, which would align to the right, and on plainer pages, which drop the styles."""
+    cells = [[f'<td style="text-align:left">{html.escape(text)}</td>' for text in row] for row in rows]
+    head = "".join(f'<th style="text-align:left">{text}</th>' for text in heads)
+    return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{''.join(row)}</tr>" for row in cells), "</table>"])
 
 
 def _took(box: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
   function newRow(item) {
     const element = add(list, "li", "cl-key");
     const head = add(element, "div", "cl-head");
-    add(head, "code", "cl-name", item.key);
+    add(head, "span", "cl-name", item.key);
     const left = add(head, "span", "cl-left");
     const track = add(element, "div", "cl-track");
     track.tabIndex = 0;
@@ -75,7 +75,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
       row.shown = drawn;
       const share = item.state === "kept" ? 1 : Math.min(1, drawn / item.ttlMs);
       row.fill.style.width = `${(share * 100).toFixed(2)}%`;
-      row.fill.style.setProperty("--share", share.toFixed(3));
+      row.fill.dataset.left = share > 0.4 ? "much" : share > 0.2 ? "some" : "little";
       row.left.textContent = item.state === "live" && left > 0 ? `${(left / 1000).toFixed(calm.matches ? 0 : 1)} s left` : word(item);
       speak(row, left);
     }

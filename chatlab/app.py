@@ -22,6 +22,7 @@ from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
 from chatlab.http_api import BEARER, HttpApi, answer_errors
 from chatlab.hub import Hub
+from chatlab.pages import add_pages
 from chatlab.service import Service
 from chatlab.settings import Settings, load_settings
 from chatlab.socket_api import SocketApi, SocketGuard, socket_server
@@ -63,11 +64,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await _open_sweeper(parts, urls, stack)
             yield
 
-    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     answer_errors(app)
     for path in ("/healthz", "/readyz"):
         app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
     app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
+    add_pages(app)
     return app
 
 

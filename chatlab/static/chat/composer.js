@@ -105,7 +105,7 @@ export class Composer {
 
   async #submit(event) {
     event.preventDefault();
-    const text = this.input.value.trim();
+    const text = this.input.value.toWellFormed?.().trim() ?? this.input.value.trim(); // half a surrogate pair is no text
     if (this.button.disabled) return;
     if (!this.editing) {
       this.set("");

@@ -59,11 +59,12 @@ export class ConversationView {
   }
 
   #build() {
+    this.face = el("span.face");
     this.name = el("h2");
     this.presence = el("p.presence", { "aria-live": "polite" });
     this.top = el("div.top");
     this.list = el("ol.messages", {
-      role: "list", "aria-label": `Messages with ${this.person.displayName}`,
+      role: "list",
       onkeydown: (event) => this.#key(event),
       onpointerover: (event) => event.pointerType === "mouse" && this.#point(event.target),
       onpointerleave: () => this.list.contains(document.activeElement) || this.tools.detach(),
@@ -78,7 +79,7 @@ export class ConversationView {
       el(
         "header.bar", {},
         el("a.icon-button.back", { href: "#", "aria-label": "Back to the list", title: "Back to the list" }, icon("back")),
-        avatar(this.person), el("div.who", {}, this.name, this.presence),
+        this.face, el("div.who", {}, this.name, this.presence),
       ),
       el("div.middle", {}, this.scroller, this.jump), this.composer.element,
     );
@@ -104,12 +105,21 @@ export class ConversationView {
   }
 
   #drawHeader() {
-    say(this.name, nameOf(this.person));
+    if (this.name.textContent !== nameOf(this.person)) this.#introduce();
     const typing = this.people.typing.has(this.person.id);
     const self = this.person.self;
     say(this.presence, typing ? "typing…" : self ? "Notes only you see" : this.person.online ? "online" : "offline");
     this.presence.classList.toggle("online", Boolean(this.person.online) && !self);
     this.presence.classList.toggle("typing", typing);
+  }
+
+  /** Who it is: known at once, or once the list of people has come. */
+  #introduce() {
+    const { displayName } = this.person;
+    say(this.name, nameOf(this.person));
+    this.face.replaceChildren(avatar(this.person));
+    this.list.setAttribute("aria-label", `Messages with ${displayName}`);
+    this.composer.input.setAttribute("aria-label", `Message to ${displayName}`);
   }
 
   #drawTop() {

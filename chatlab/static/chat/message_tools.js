@@ -26,13 +26,14 @@ export class MessageTools {
   }
 
   detach() {
+    if (!this.row) return;
     this.row = null;
     this.element.remove();
   }
 
   /** The message may have been deleted under the bar. */
   check() {
-    if (this.row?.item.deletedAt) this.detach();
+    if (this.row?.item.deletedAt || !this.element.isConnected) this.detach();
   }
 
   #offer() {
@@ -58,9 +59,8 @@ export class MessageTools {
 
   #act(act) {
     const { item, element } = this.row;
-    this.detach();
-    element.focus({ preventScroll: true });
-    this.detach(); // the focus brought it back
+    element.focus({ preventScroll: true }); // before the button goes: the focus stays with the message
+    this.#offer();
     act(item);
   }
 }

@@ -9,6 +9,10 @@ import pytest
 from faults import Site, Stopwatch, open_site
 from live import Person, Service
 
+from chatlab.identity import UserId
+from chatlab.message import Draft, create
+from chatlab.store import Store
+
 PAIRS, EACH = 10, 12  # conversations, and sends in each at once
 
 
@@ -88,3 +92,23 @@ async def test_a_refusal_inside_a_batch_leaves_no_hole(site: Site, service: Serv
     for one, other in pairs:
         assert await seqs(one, other) == list(range(1, 2 * EACH + 1))
     await asyncio.gather(*(person.close() for person in [*there, *(person for pair in pairs for person in pair)]))
+
+
+async def test_a_caller_who_gives_up_leaves_the_commit_whole(site: Site) -> None:
+    """A cancelled save is saved all the same, takes its place, and takes no answer from another who waits for the same client id."""
+    store = Store(site.engines.mongo.url, f"{site.space}-store", clock=lambda: 0)
+    await store.open()
+
+    def draft(text: str, client_id: str | None = None) -> Draft:
+        return create(UserId("alice"), UserId("bob"), text, client_id)
+
+    gives_up = [asyncio.create_task(store.save(draft("one", "c"))), asyncio.create_task(store.save(draft("two")))]
+    waits = asyncio.create_task(store.save(draft("one", "c")))
+    await asyncio.sleep(0)  # all three are on their way
+    for task in gives_up:
+        task.cancel()
+    assert (await waits).message.seq == 1
+    after = (await store.save(draft("three"))).message
+    saved = await store.newest(after.conversation, 10)
+    assert [(message.seq, message.text) for message in saved] == [(1, "one"), (2, "two"), (3, "three")]
+    await store.close()

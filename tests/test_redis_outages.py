@@ -207,6 +207,9 @@ async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, s
             await talk.edit()
             await talk.send(talk.alice)
             await asyncio.sleep(seconds)  # the freeze goes on: for longer than GRACE in the last case
+            reading = asyncio.create_task(talk.read(talk.bob))  # the first that the other process asks; it waits in the socket too
+            await asyncio.sleep(0.02)  # it is on its way
+        await reading
         for _ in range(5):
             await asyncio.gather(talk.read(talk.bob), talk.read(talk.alice))
         await talk.hit_within(2)

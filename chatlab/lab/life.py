@@ -64,9 +64,12 @@ class Life:
             self.state = "kept"
         else:
             self.state, self.alive_ms = "live", now
-            if abs(now + pttl - self.deadline_ms) > NEAR:  # somebody gave it another life
-                self.deadline_ms = now + pttl
-        return before != (self.state, self.deadline_ms)
+            self.deadline_ms = self._deadline(now + pttl)
+        return self.state != before[0] or abs(self.deadline_ms - before[1]) > NEAR
+
+    def _deadline(self, latest: float) -> float:
+        """It cannot end later than `latest`. Each look narrows it down; a much later one is another life that somebody gave it."""
+        return latest if latest > self.deadline_ms + NEAR else min(self.deadline_ms, latest)
 
     def told(self, event: Event) -> None:
         """The worker's `cleaned`."""

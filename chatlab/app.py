@@ -13,6 +13,7 @@ import socketio
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
@@ -20,7 +21,7 @@ from chatlab.cache import Cache, connect
 from chatlab.engines import open_engines
 from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
-from chatlab.http_api import BEARER, HttpApi, answer_errors
+from chatlab.http_api import BEARER, HttpApi, answer, answer_errors
 from chatlab.hub import Hub
 from chatlab.pages import add_pages
 from chatlab.service import Service
@@ -45,12 +46,22 @@ class Parts:
     service: Service
 
 
+class Chatlab(FastAPI):
+    """The application. The hot routes pass its layers by: `http_api` says which they are, and answers them."""
+
+    http_api: HttpApi | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hot = self.http_api and self.http_api.hot_endpoint(scope)
+        await (answer(hot, scope, receive, send) if hot else super().__call__(scope, receive, send))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service as one ASGI application. Without URLs in the settings it brings private engines."""
     settings = settings or load_settings()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Chatlab) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             _end_with_parent()
             metrics.forget_the_dead()
@@ -64,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await _open_sweeper(parts, urls, stack)
             yield
 
-    app = FastAPI(title="chatlab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = Chatlab(title="chatlab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     answer_errors(app)
     for path in ("/healthz", "/readyz"):
         app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
@@ -97,7 +108,7 @@ async def _urls(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[s
 async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.AsyncServer, stack: contextlib.AsyncExitStack) -> Parts:
     mongo_url, redis_url = urls
     flow = _flow(settings)
-    cache = Cache(connect(redis_url), settings, flow)
+    cache = Cache(connect(redis_url, answer=None), settings, flow)
     store = Store(mongo_url, settings.database, clock=cache.clock)
     hub = Hub(sockets, cache.pipe, connect(redis_url), settings.key_prefix)
     cache.others = hub.has_peers
@@ -125,9 +136,10 @@ def _log_event(event: Event) -> None:
     flow_log.info("%s %s %s %s", event["trace"], event["door"], event["stage"], about)
 
 
-def _add_routes(app: FastAPI, parts: Parts, sockets: socketio.AsyncServer, socket_api: SocketApi) -> None:
+def _add_routes(app: Chatlab, parts: Parts, sockets: socketio.AsyncServer, socket_api: SocketApi) -> None:
     settings = parts.settings
     http_api = HttpApi(parts.service, parts.accounts, parts.flow, max_body=settings.max_body, end_sockets=socket_api.end)
+    app.http_api = http_api
     app.include_router(http_api.router())
     _describe_bearer(app)
     if settings.flow:
@@ -151,8 +163,10 @@ def _describe_bearer(app: FastAPI) -> None:
 async def _open_sweeper(parts: Parts, urls: tuple[str, str], stack: contextlib.AsyncExitStack) -> None:
     if not parts.settings.sweeper:
         return
-    redis = connect(urls[1])
-    sweeping = asyncio.create_task(Sweeper(redis, parts.settings, parts.flow).run())
+    redis = connect(urls[1], answer=None)
+    sweeper = Sweeper(redis, parts.settings, parts.flow)
+    parts.cache.on_kept = sweeper.expect
+    sweeping = asyncio.create_task(sweeper.run())
 
     async def stop() -> None:
         sweeping.cancel()

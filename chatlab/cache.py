@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from chatlab.breaker import Breaker
 from chatlab.flow import Flow
@@ -58,9 +60,9 @@ def grace_ms(ttl_ms: int) -> int:
     return min(1000, ttl_ms // 5)
 
 
-def connect(url: str) -> Redis:
-    """A client that waits little and never tries twice: the breaker decides when to ask again."""
-    return Redis.from_url(url, socket_timeout=ANSWER, socket_connect_timeout=ANSWER, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+def connect(url: str, *, answer: float | None = ANSWER) -> Redis:
+    """A client that waits little and never tries twice: the breaker decides when to ask again. `answer`: seconds for one reply."""
+    return Redis.from_url(url, socket_timeout=answer, socket_connect_timeout=ANSWER, retry=Retry(NoBackoff(), 0), health_check_interval=0)
 
 
 def scripts_in(source: str) -> dict[str, str]:
@@ -70,6 +72,29 @@ def scripts_in(source: str) -> dict[str, str]:
 
 
 SOURCE = (Path(__file__).parent / "window.lua").read_text()
+
+
+async def round_trip(redis: Redis, commands: list[Command]) -> list[Any]:
+    """The replies to all these commands, sent in one write; an error reply is one of them.
+
+    redis-py's own pipeline does the same at twice the price: it looks up, retries and times each reply for itself.
+    """
+    connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # the library's types stop here
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        return [await _reply(connection) for _ in commands]
+    except BaseException:  # replies may be on their way that nobody will read
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await redis.connection_pool.release(connection)
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except ResponseError as error:
+        return error
 
 
 class Pipe:
@@ -102,17 +127,13 @@ class Pipe:
     async def _replies(self, commands: list[Command]) -> Sequence[Any]:
         if self._breaker.is_open:
             return [None] * len(commands)
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
         try:
             with CACHE_SECONDS.time():
                 async with asyncio.timeout(PATIENCE):
-                    replies = await pipeline.execute(raise_on_error=False)
+                    return [self._checked(reply) for reply in await round_trip(self._redis, commands)]
         except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: all the same to a request
             self._breaker.trip(error)
             return [None] * len(commands)
-        return [self._checked(reply) for reply in replies]
 
     def _checked(self, reply: Any) -> Any:
         """An error reply (full, read-only, script lost) is a write that did not happen: an outage like any other."""
@@ -168,6 +189,7 @@ class Cache:
         self.pipe = Pipe(redis, self.breaker)
         self.epoch = 0  # microseconds of Redis's clock
         self.others: Callable[[], bool] = lambda: False  # are there other processes?
+        self.on_kept: Callable[[str], None] = lambda _key: None  # hears of each `message:{_id}` that has begun a life
         self._redis, self._flow, self._window_size = redis, flow, settings.window_size
         self._scripts, self._digests = scripts_in(source), dict[str, str]()
         self._behind: int | None = None  # Redis's clock minus ours, in microseconds
@@ -311,8 +333,11 @@ class Cache:
 
     async def _kept(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
         kept: bool = await reply == 1
-        if kept and self._flow:
-            self._flow.report(message.id, "cache", "cached", key=self.keys.message(message.id), ttlMs=self.ttl_ms, messageId=message.id)
+        if kept:
+            key = self.keys.message(message.id)
+            self.on_kept(key)
+            if self._flow:
+                self._flow.report(message.id, "cache", "cached", key=key, ttlMs=self.ttl_ms, messageId=message.id)
         return kept
 
 

@@ -90,8 +90,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, max=60, help="For each of the four races.")] = 8,
 ) -> None:
     """The document's performance and memory tables, measured here beside its own figures. About a minute and a half."""
-    from chatlab.bench import bench as measure
-    from chatlab.bench import tell
+    from chatlab.bench.measure import measure, tell
 
     if file and not json:
         raise typer.BadParameter("a FILE goes with --json")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette import types
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
@@ -40,8 +41,10 @@ STATUS = {
 }
 PROBLEM = "application/problem+json"
 PATIENCE = 16  # times the largest body: so much of a larger one is read, since a client that is cut off while it writes hears no answer
+HOT = "/api/messages/"  # where the two hot routes are
 FEW = 3  # pieces of a history from which on it is streamed
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 Wanted = TypeVar("Wanted", bound=Asked)
 
 
@@ -151,6 +154,20 @@ class HttpApi:
         await self._service.mark_read(user, partner.userId, (await self._asked(ReadUpTo, request)).seq)
         return Response(status_code=204)
 
+    # --- the hot routes ------------------------------------------------------------------------------------------------------
+
+    def hot_endpoint(self, scope: types.Scope) -> Endpoint | None:
+        """The endpoint of a send or a read: the two routes that carry the traffic. They stay ordinary routes too, for OpenAPI."""
+        if scope["type"] != "http" or not (path := scope["path"]).startswith(HOT):
+            return None
+        rest = path[len(HOT) :]
+        if scope["method"] == "POST":
+            return self.send if rest == "send" else None
+        if scope["method"] != "GET" or not rest or "/" in rest:
+            return None
+        scope["path_params"] = {"userId": rest}
+        return self.read
+
     # --- parsing -------------------------------------------------------------------------------------------------------------
 
     async def _user(self, request: Request) -> UserId:
@@ -179,6 +196,20 @@ class HttpApi:
         if size > self._max_body:
             raise TooLarge(f"The body has more than {self._max_body} bytes.")
         return b"".join(pieces)
+
+
+async def answer(endpoint: Endpoint, scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+    """One request at its endpoint, with none of the framework's layers between."""
+    try:
+        response = await endpoint(Request(scope, receive))
+    except ChatlabError as error:
+        response = refusal(error)
+    except ClientDisconnect:
+        return
+    except Exception:
+        log.exception("unexpected error")
+        response = failure()
+    await response(scope, receive, send)
 
 
 def _token(request: Request) -> str:
@@ -237,19 +268,28 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
     return Response(msgspec.json.encode(body), status, headers=headers, media_type=PROBLEM)
 
 
-def answer_errors(app: FastAPI) -> None:
+def refusal(error: ChatlabError) -> Response:
     """The one table from an error to an HTTP answer."""
+    headers = {}
+    if isinstance(error, RateLimited | StoreUnavailable):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, TooLarge):
+        headers["connection"] = "close"
+    return problem(STATUS[error.code], error.code, error.detail, headers)
+
+
+def failure() -> Response:
+    return problem(500, "internal", "Something went wrong here; it has been logged.")
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Whatever goes wrong in a route or on the way to it has the form of a problem."""
 
     async def known(_: Request, error: Exception) -> Response:
         assert isinstance(error, ChatlabError)
-        headers = {}
-        if isinstance(error, RateLimited | StoreUnavailable):
-            headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        if isinstance(error, TooLarge):
-            headers["connection"] = "close"
-        return problem(STATUS[error.code], error.code, error.detail, headers)
+        return refusal(error)
 
     async def routing(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -264,7 +304,7 @@ def answer_errors(app: FastAPI) -> None:
 
     async def unexpected(_: Request, error: Exception) -> Response:
         log.error("unexpected %s", type(error).__name__, exc_info=error)
-        return problem(500, "internal", "Something went wrong here; it has been logged.")
+        return failure()
 
     app.add_exception_handler(ChatlabError, known)
     app.add_exception_handler(HTTPException, routing)

@@ -167,7 +167,7 @@ async def _sweep(settings: Settings, url: str) -> None:
     assert task
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with connect(url) as redis:
+    async with connect(url, answer=None) as redis:
         with contextlib.suppress(asyncio.CancelledError):
             await Sweeper(redis, settings, Flow()).run()
 

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from chatlab import metrics
-from chatlab.cache import Keys
+from chatlab.cache import PATIENCE, Command, Keys, round_trip
 from chatlab.flow import Flow
 from chatlab.settings import Settings
 
@@ -45,12 +45,20 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._deadlines)
 
-    def note(self, pttls: dict[str, int], now: float) -> Told:
-        """Take in what PTTL answered for each key, and tell what follows from it. A key is told as gone once."""
-        told = Told({}, {}, [], [])
+    def expect(self, key: str, deadline: float) -> None:
+        """A key that is known to live until then, before anybody has looked at it."""
+        self._deadlines[key] = deadline
+
+    def doubtful(self, keys: Iterable[str], found: Container[str], now: float) -> list[str]:
+        """Those of these keys that only Redis can tell of: new ones, those it did not name, and those whose time is up."""
+        return [key for key in keys if self._deadlines.get(key, 0.0) <= now or key not in found]
+
+    def note(self, pttls: dict[str, int], now: float, told: Told | None = None) -> Told:
+        """Take in what PTTL answered for each key, and tell (or add to `told`) what follows from it. A key is told as gone once."""
+        told = told or Told({}, {}, [], [])
         for key, pttl in pttls.items():
             if pttl == GONE:
                 self._gone(key, now, told)
@@ -82,7 +90,7 @@ class Sweeper:
         self._keys = Keys(settings.key_prefix)
         self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._ledger, self._me = Ledger(), secrets.token_hex(6)
-        self._away = False
+        self._away, self._sweeps = False, True
 
     async def run(self) -> None:
         """Sweep until cancelled; then let another process take over at once."""
@@ -100,8 +108,9 @@ class Sweeper:
         """One sweep, if it is this process's turn and Redis answers."""
         try:
             if not await self._is_my_turn():
-                self._ledger = Ledger()  # another process tells the rest of these stories
+                self._ledger, self._sweeps = Ledger(), False  # another process tells the rest of these stories
                 return None
+            self._sweeps = True
             told = await self.sweep()
         except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: the worker goes on
             if not self._away:
@@ -125,62 +134,89 @@ class Sweeper:
         if await self._redis.get(self._keys.sweeping) == self._me.encode():
             await self._redis.delete(self._keys.sweeping)
 
+    def expect(self, key: str) -> None:
+        """A key has begun its life in this process. Without this, one that lives for less than a beat would never be met."""
+        if self._sweeps:
+            self._ledger.expect(key, self._clock() + self._ttl_ms / 1000)
+
     async def sweep(self) -> Told:
-        """Look at every key there is and every key there was; tell; mend those without an expiry."""
+        """Look at every key there is and every key there was; tell; mend those without an expiry.
+
+        Of many keys only the doubtful ones are asked about: the others live to the deadline in the ledger.
+        """
         started = time.perf_counter()
-        pttls = await self._pttls(list(await self._names() | set(self._ledger)))
-        told = self._ledger.note(pttls, self._clock())
+        found = await self._names()
+        keys = list(found.union(self._ledger))
+        told = Told({}, {}, [], [])
+        for part in (keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)):
+            if len(keys) > MANY and not log.isEnabledFor(logging.DEBUG):
+                part = self._ledger.doubtful(part, found, self._clock())  # noqa: PLW2901 - what is left of it
+            self._ledger.note(await self._pttls(part), self._clock(), told)
         for key in told.leaked:
             await self._redis.pexpire(_raw(key), self._ttl_ms, nx=True)
-        self._tell(told, (time.perf_counter() - started) * 1000)
+        self._tell(told, len(self._ledger), (time.perf_counter() - started) * 1000)
         return told
 
     async def _names(self) -> set[str]:
         """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone."""
-        pattern = self._keys.all_messages
-        return {name.decode("utf-8", "surrogateescape") async for name in self._redis.scan_iter(match=pattern, count=AT_ONCE)}
+        cursor, names = b"0", set[str]()
+        while True:
+            (answer,) = await self._ask([("SCAN", cursor, "MATCH", self._keys.all_messages, "COUNT", AT_ONCE)])
+            cursor = answer[0]
+            names.update(name.decode("utf-8", "surrogateescape") for name in answer[1])
+            if cursor == b"0":
+                return names
 
     async def _pttls(self, keys: list[str]) -> dict[str, int]:
         """Milliseconds each key has left, or GONE, or NO_EXPIRY."""
-        found: dict[str, int] = {}
-        for start in range(0, len(keys), AT_ONCE):
-            part = keys[start : start + AT_ONCE]
-            pipeline = self._redis.pipeline(transaction=False)
-            for key in part:
-                pipeline.pttl(_raw(key))
-            found.update(zip(part, await pipeline.execute(), strict=True))
-        return found
+        if not keys:
+            await asyncio.sleep(0)  # others have their turn, however many keys there are
+            return {}
+        return dict(zip(keys, await self._ask([("PTTL", _raw(key)) for key in keys]), strict=True))
+
+    async def _ask(self, commands: list[Command]) -> list[Any]:
+        async with asyncio.timeout(PATIENCE):
+            replies = await round_trip(self._redis, commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     # --- telling -------------------------------------------------------------------------------------------------------------
 
-    def _tell(self, told: Told, took_ms: float) -> None:
-        level = logging.INFO if len(told.live) + len(told.cleaned) <= MANY else logging.DEBUG
+    def _tell(self, told: Told, live: int, took_ms: float) -> None:
         now = self._clock()
+        level = logging.INFO if live + len(told.cleaned) <= MANY else logging.DEBUG
+        if log.isEnabledFor(level):
+            self._tell_each(told, level, now)
+        for key in told.leaked:
+            log.warning("Cache leaked %s had no expiry; it has %d ms now", _plain(key), self._ttl_ms)
+        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", live, len(told.cleaned), len(told.leaked), took_ms)
+        if self._flow:
+            self._tell_flow(told, live, now, took_ms)
+        self._count(told, live, took_ms)
+
+    def _tell_each(self, told: Told, level: int, now: float) -> None:
         for key, pttl in told.live.items():
             log.log(level, "Cache hit %s remaining=%dms", _plain(key), pttl)
         for key, lag in told.cleaned.items():
             log.log(level, "Cache cleaned %s deadline=%s lag=%.0fms", _plain(key), _clock_time(now - lag / 1000), lag)
-            self._tell_flow(_plain(key), now, lag)
         for key in told.lost:
             log.log(level, "Cache lost %s before its deadline (deleted or evicted by someone)", _plain(key))
-        for key in told.leaked:
-            log.warning("Cache leaked %s had no expiry; it has %d ms now", _plain(key), self._ttl_ms)
-        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", len(told.live), len(told.cleaned), len(told.leaked), took_ms)
-        self._count(told, took_ms)
 
-    def _tell_flow(self, key: str, now: float, lag: float) -> None:
-        if self._flow:
-            message_id = key.rpartition(":")[2]
-            self._flow.report(message_id, "cache", "expired", key=key, messageId=message_id, deadline=round((now * 1000) - lag, 3))
-            self._flow.report(message_id, "cache", "cleaned", key=key, messageId=message_id, lagMs=round(lag, 3))
+    def _tell_flow(self, told: Told, live: int, now: float, took_ms: float) -> None:
+        for key, lag in told.cleaned.items():
+            message_id = _plain(key).rpartition(":")[2]
+            about: dict[str, Any] = {"key": _plain(key), "messageId": message_id}
+            self._flow.report(message_id, "cache", "expired", deadline=round(now * 1000 - lag, 3), **about)
+            self._flow.report(message_id, "cache", "cleaned", lagMs=round(lag, 3), **about)
+        counts = {"live": live, "cleaned": len(told.cleaned), "leaked": len(told.leaked)}
+        self._flow.report(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
 
-    def _count(self, told: Told, took_ms: float) -> None:
-        if self._flow:
-            counts = {"live": len(told.live), "cleaned": len(told.cleaned), "leaked": len(told.leaked)}
-            self._flow.report(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
+    def _count(self, told: Told, live: int, took_ms: float) -> None:
         metrics.SWEEPS.inc()
         metrics.SWEEP_SECONDS.observe(took_ms / 1000)
-        metrics.SWEPT.inc(len(told.live))
+        metrics.SWEPT.inc(live)
         metrics.CLEANED.inc(len(told.cleaned))
         metrics.LEAKED.inc(len(told.leaked))
         for lag in told.cleaned.values():

@@ -18,10 +18,10 @@ import redis
 from rich.console import Console
 
 from chatlab.client import Answer, Reading
-from chatlab.engines import Engines
 from chatlab.demo.picture import complaints, frame, summary
 from chatlab.demo.promises import BOXES, verdicts
 from chatlab.demo.record import Journey, Moments, Record
+from chatlab.engines import Engines
 from chatlab.settings import CacheMode, Settings
 
 

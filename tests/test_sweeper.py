@@ -97,7 +97,7 @@ async def test_its_exact_words(start: ServiceMaker, database: Any, space: str) -
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
 async def test_many_keys_are_told_in_one_line(start: ServiceMaker, database: Any, level: str) -> None:
     """Above 20 keys a sweep, lines for single keys are DEBUG; the summary stays."""
-    service = start(CACHE_TTL="1", SWEEP_INTERVAL="0.1", LOG_LEVEL=level)
+    service = start(SWEEP_INTERVAL="0.1", LOG_LEVEL=level)
     ann = settle(database, service)
     for number in range(30):
         await ann.send(ann, str(number))
@@ -169,3 +169,13 @@ def test_the_log_names_no_secrets(house: House) -> None:
     log = Path(house.service.log).read_text()
     assert "Bearer" not in log
     assert "passwordHash" not in log
+
+
+async def test_a_life_shorter_than_a_beat_is_told_too(start: ServiceMaker, database: Any) -> None:
+    """A key that comes and goes between two sweeps is told as cleaned, once: its own process knew of it from the start."""
+    service = start(CACHE_TTL="0.2", SWEEP_INTERVAL="1.5")
+    ann = settle(database, service)
+    sent = [await ann.send(ann, str(number)) for number in range(3)]
+    cleaned = [rf"Cache cleaned \S*message:{message['_id']} " for message in sent]
+    await eventually(lambda: [len(told(service, line)) for line in cleaned] == [1, 1, 1], within=6)
+    await ann.close()

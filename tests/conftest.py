@@ -76,7 +76,7 @@ def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: redis
 
 @pytest.fixture
 async def person(request: pytest.FixtureRequest, space: str) -> AsyncIterator[PersonMaker]:
-    """Somebody who has just signed up, `await person("alice")`, at the test's own service unless another is given."""
+    """How a test signs somebody up: by name, at the test's own service unless another is given."""
     people: list[Person] = []
 
     async def maker(name: str, at: Service | None = None) -> Person:

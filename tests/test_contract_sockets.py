@@ -182,7 +182,7 @@ async def until_dropped(service: Service, ann: Person, bob: Person) -> None:
     began = time.monotonic()
     while bob.id in ann.heard("onlineUsers")[-1]:
         await asyncio.gather(*(ann.send(bob, "x" * 4000) for _ in range(20)))
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60  # the buffers between us hold megabytes, and must fill first
     assert psutil.Process(service.process.pid).memory_info().rss - memory < 40 << 20
 
 

@@ -17,7 +17,6 @@ export class ConversationView {
   #stuck = true; // at the end, and staying there
   #seen = 0; // last seq that has been on the screen
   #newFrom = null; // first message that was unread when the conversation was opened
-  #oldest = null;
 
   /** `workspace` does what is asked of a message. */
   constructor(conversation, people, workspace) {
@@ -89,17 +88,14 @@ export class ConversationView {
 
   draw() {
     this.person = this.people.get(this.conversation.other) ?? this.person;
-    const { scroller } = this;
-    const height = scroller.scrollHeight;
-    const oldest = this.conversation.messages[0]?.seq;
-    const grownAbove = this.#oldest && oldest < this.#oldest;
+    const held = this.#stuck ? null : this.#firstInSight();
+    const place = held?.getBoundingClientRect().top;
     this.#drawHeader();
     this.#drawTop();
     this.#noteNew();
     arrange(this.list, this.#nodes());
-    if (oldest) this.#oldest = oldest;
     if (this.#stuck) this.#toEnd();
-    else if (grownAbove) scroller.scrollTop += scroller.scrollHeight - height;
+    else if (held?.isConnected) this.scroller.scrollTop += held.getBoundingClientRect().top - place; // what is read does not move
     this.tools.check();
     this.#afterwards();
   }
@@ -213,6 +209,11 @@ export class ConversationView {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     this.#stuck = scrollHeight - scrollTop - clientHeight < BOTTOM;
     this.#afterwards();
+  }
+
+  #firstInSight() {
+    const { top } = this.scroller.getBoundingClientRect();
+    return [...this.list.querySelectorAll("li.message")].find((row) => row.getBoundingClientRect().bottom > top);
   }
 
   #toEnd() {

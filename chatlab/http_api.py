@@ -325,7 +325,8 @@ MESSAGE = msgspec.json.schema_components([Message])[1]["Message"]
 USER = _object({"id": _TEXT, "displayName": _TEXT, "createdAt": _TIME})
 SESSION = _object({"user": USER, "token": _TEXT})
 PERSON = _object(
-    USER["properties"] | {"online": {"type": "boolean"}, "unread": _NUMBER, "lastMessage": {"anyOf": [MESSAGE, {"type": "null"}]}}
+    USER["properties"]
+    | {"online": {"type": "boolean"}, "unread": _NUMBER, "lastMessage": {"anyOf": [MESSAGE, {"type": "null"}]}, "readUpTo": _NUMBER}
 )
 PROBLEM_SCHEMA = _object({"type": _TEXT, "title": _TEXT, "status": _NUMBER, "detail": _TEXT, "code": _TEXT})
 BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}

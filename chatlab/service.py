@@ -229,14 +229,18 @@ class Service:
     # --- people --------------------------------------------------------------------------------------------------------------
 
     async def people(self, user: UserId) -> list[Document]:
-        """The other users with `online`, `unread` and `lastMessage`; the one last written with first, then by id."""
+        """The other users with `online`, `unread`, `lastMessage` and `readUpTo`; the one last written with first, then by id."""
         others = await self._accounts.others(user)
         conversations = {other["id"]: conversation_of(user, other["id"]) for other in others}
-        latest, marks = await asyncio.gather(self._store.latest(list(conversations.values())), self._store.marks(user))
+        latest, marks, theirs = await asyncio.gather(
+            self._store.latest(list(conversations.values())), self._store.marks(user), self._store.marks_of_others(conversations)
+        )
         above = {name: marks.get(name, 0) for name, message in latest.items() if message.seq > marks.get(name, 0)}
         unread, online = await self._store.unread(user, above), set(self._hub.online())
         rows = [
-            other | {"online": other["id"] in online, "unread": unread.get(name, 0), "lastMessage": latest.get(name)}
+            other
+            | {"online": other["id"] in online, "unread": unread.get(name, 0)}
+            | {"lastMessage": latest.get(name), "readUpTo": theirs.get(name, 0)}
             for other in others
             for name in (conversations[other["id"]],)
         ]

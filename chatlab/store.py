@@ -234,6 +234,15 @@ class Store:
     async def marks(self, user_id: UserId) -> dict[Conversation, int]:
         return {row["conversation"]: row["seq"] for row in await self.ask(self._reads.find({"userId": user_id}).to_list())}
 
+    async def marks_of_others(self, conversations: Mapping[str, Conversation]) -> dict[Conversation, int]:
+        """How far the other one of each conversation has read; `conversations` by the other one's id."""
+        wanted = {"userId": {"$in": list(conversations)}, "conversation": {"$in": list(conversations.values())}}
+        return {
+            row["conversation"]: row["seq"]
+            for row in await self.ask(self._reads.find(wanted).to_list())
+            if conversations[row["userId"]] == row["conversation"]
+        }
+
     async def latest(self, conversations: list[Conversation]) -> dict[Conversation, Message]:
         """The newest message of each conversation that has one."""
         places = [{"conversation": name, "seq": seq} for name, seq in (await self.last_seqs(conversations)).items()]

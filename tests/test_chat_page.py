@@ -165,6 +165,8 @@ async def test_two_people_talk(desk: DeskMaker, folk: Folk) -> None:
     ann, bob = await (await desk(a)).talk(b), await (await desk(b)).talk(a)
     await bob.write("hello")
     await expect(bob.message("hello").locator(".status.read")).to_be_visible()
+    await bob.page.reload()
+    await expect(bob.message("hello").locator(".status.read")).to_be_visible()
     await expect(ann.message("hello")).to_be_visible()
     await ann.page.locator("textarea").press_sequentially("yes", delay=10)
     await expect(bob.page.locator(".presence")).to_have_text("typing…")

@@ -111,7 +111,7 @@ async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> Non
     await asyncio.sleep(0.002)  # createdAt has milliseconds
     last = await bob.send(ann, "two")
     rows = (await ann.http.get("/api/users")).json()
-    assert all(list(row) == ["id", "displayName", "createdAt", "online", "unread", "lastMessage"] for row in rows)
+    assert all(list(row) == ["id", "displayName", "createdAt", "online", "unread", "lastMessage", "readUpTo"] for row in rows)
     assert rows[0] | {"createdAt": ""} == {
         "id": bob.id,
         "displayName": bob.id.title(),
@@ -119,6 +119,7 @@ async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> Non
         "online": False,
         "unread": 2,
         "lastMessage": last,
+        "readUpTo": 0,
     }
     assert (rows[1]["id"], rows[1]["unread"], rows[1]["lastMessage"]["text"]) == (eve.id, 0, "to eve")
     assert ann.id not in [row["id"] for row in rows]
@@ -130,6 +131,7 @@ async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> Non
     await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})  # a mark never goes back
     assert await unread(ann, bob) == 0
     assert await unread(bob, ann) == 0  # one's own messages are read
+    assert [row["readUpTo"] for row in (await bob.http.get("/api/users")).json() if row["id"] == ann.id] == [2]
 
 
 async def unread(reader: Person, other: Person) -> int:

@@ -110,9 +110,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_is_imported_is_declared(path: Path) -> None:
-    """The service imports nothing but the project's dependencies; only the notebooks' side may need its extra."""
-    lab = path.is_relative_to(PACKAGE / "lab")
-    declared = names(PROJECT["project"]["dependencies"]) | (names(EXTRAS["notebooks"]) if lab else set())
+    """The service imports nothing but the project's dependencies; the notebooks' side may need its extra, the doctor look for any."""
+    declared = names(PROJECT["project"]["dependencies"])
+    if path.is_relative_to(PACKAGE / "lab"):
+        declared |= names(EXTRAS["notebooks"])
+    if path.name == "doctor.py":
+        declared |= names(EXTRAS["notebooks"]) | names(EXTRAS["dev"])
     assert imported_distributions(path) - declared == set()
 
 

@@ -3,7 +3,6 @@
 What comes then is in `stage`: the place and the terminal; `play`: what happens; `promises`: what is judged; `picture`: what it looks like.
 """
 
-import importlib.util
 import io
 import signal
 import sys
@@ -11,13 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chatlab.errors import EngineError
 from chatlab.settings import Settings
 
 
 def demo(settings: Settings, svg: Path | None = None) -> int:
     """Play it on stdout. 0 when all that the diagram promises was seen, else 1. `svg`: keep a picture of it in this file."""
-    _check_packages()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a box is no reason to fail
     for end in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal; all tidy up as Ctrl-C does
@@ -26,11 +23,3 @@ def demo(settings: Settings, svg: Path | None = None) -> int:
     with console.status("starting MongoDB and Redis ..."):
         from chatlab.demo.stage import perform  # noqa: PLC0415 - the spinner turns while it loads
     return perform(settings, console, svg)
-
-
-def _check_packages() -> None:
-    missing = [name for name in ("httpx", "aiohttp") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"The demo's two people cannot speak to the service without {' and '.join(missing)}.", "pip install httpx aiohttp"
-        )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import logging.config
 import os
@@ -59,6 +60,7 @@ def _run(settings: Settings, door: socket.socket) -> None:
         factory=settings.workers > 1,
         workers=settings.workers,
         lifespan="on",
+        http="chatlab.protocol:BoundedHead" if importlib.util.find_spec("httptools") else "h11",  # h11 has an end of its own
         log_config=_log_config(settings.log_level),
         access_log=False,
         server_header=False,

@@ -1,6 +1,7 @@
 """What no honest client says. Whatever comes in at either door: no 5xx, nothing changed, nothing echoed, and the next one is served."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -285,6 +286,26 @@ async def test_raw_bytes(two: tuple[Person, Person], case: str) -> None:
     writer.close()
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer
     assert MARKER.encode() not in answer
+    await still_served(ann)
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /", b"GET / HTTP/1.1\r\nX-Long: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10], ids=["address", "header", "headers"]
+)
+async def test_a_head_that_never_ends_is_cut_off(two: tuple[Person, Person], head: bytes) -> None:
+    """A request line or headers without an end are refused at 64 KB, and not kept."""
+    ann, _ = two
+    reader, writer = await asyncio.open_connection("127.0.0.1", ann.service.port)
+    writer.write(head)
+    more = b"X: y\r\n" * 1000 if head.endswith(b"\r\n") else b"x" * 6000
+    with contextlib.suppress(ConnectionError):
+        for _ in range(100):
+            writer.write(more)
+            await writer.drain()
+    async with asyncio.timeout(5):
+        answer = await reader.read(4096)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400"), answer
     await still_served(ann)
 
 

@@ -126,5 +126,5 @@ if __name__ == "__main__":
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (EngineError, MeasurementError) as wrong:
+    except (EngineError, MeasurementError, OSError) as wrong:
         raise SystemExit(f"{wrong}") from None

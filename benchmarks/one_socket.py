@@ -20,7 +20,7 @@ class OneSocket:
         self._data, self._packets, self._turn = b"", list[bytes](), 0
         while END_OF_HEAD not in self._data:
             self._data += self._socket.recv(65_536)
-        self._data = self._data.partition(END_OF_HEAD)[2]
+        self._packets, self._data = frames(self._data.partition(END_OF_HEAD)[2])  # the first packet may have come along
         self._until(b"0")
         self._socket.sendall(frame(b"40" + json.dumps({"token": token}).encode()))
         self._until(b"40")

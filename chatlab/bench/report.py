@@ -150,12 +150,16 @@ def chart(report: Report) -> str:
     groups = [
         Group(
             f"{outcome.race.claim.operation} ({outcome.race.condition.partition(';')[0]})",
-            f"ms, {outcome.verdict}: {outcome.saved.middle:.0%} less, {outcome.race.claim.faster:.0%} claimed",
+            f"ms, {outcome.verdict}: {_changed(outcome.saved.middle)}, {outcome.race.claim.faster:.0%} less claimed",
             [_bar("without cache", outcome.without), _bar("with cache", outcome.with_cache)],
         )
         for outcome in report.outcomes
     ]
     return svg("chatlab bench: median, and up to the 95th percentile", groups)
+
+
+def _changed(saved: float) -> str:
+    return f"{abs(saved):.0%} {'less' if saved >= 0 else 'more'}"
 
 
 def _bar(name: str, found: Summary) -> Bar:

@@ -23,6 +23,7 @@ from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
 from chatlab.http_api import BEARER, HttpApi, answer, answer_errors
 from chatlab.hub import Hub
+from chatlab.lab_api import LabApi
 from chatlab.pages import add_pages
 from chatlab.service import Service
 from chatlab.settings import Settings, load_settings
@@ -80,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for path in ("/healthz", "/readyz"):
         app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
     app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
-    add_pages(app)
+    add_pages(app, lab=settings.flow)
     return app
 
 
@@ -144,6 +145,7 @@ def _add_routes(app: Chatlab, parts: Parts, sockets: socketio.AsyncServer, socke
     _describe_bearer(app)
     if settings.flow:
         socket_api.open_flow()
+        app.include_router(LabApi(http_api, parts.cache, settings).router())
     door = socketio.ASGIApp(sockets, socketio_path="socket.io")
     app.mount("/socket.io", SocketGuard(door, connect_timeout=settings.connect_timeout, stalled_timeout=settings.stalled_timeout))
 

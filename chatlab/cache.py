@@ -45,6 +45,7 @@ class Keys:
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self.all_messages = f"{prefix}message:*"
+        self.both_kinds = f"{prefix}message*:*"
         self.probe = f"{prefix}probe"
         self.sweeping = f"{prefix}sweeping"
 
@@ -189,24 +190,40 @@ class Cache:
         self.pipe = Pipe(redis, self.breaker)
         self.epoch = 0  # microseconds of Redis's clock
         self.others: Callable[[], bool] = lambda: False  # are there other processes?
-        self.on_kept: Callable[[str], None] = lambda _key: None  # hears of each `message:{_id}` that has begun a life
+        self.on_kept: Callable[[str, int], None] = lambda _key, _ttl_ms: None  # hears of each `message:{_id}` that has begun a life
         self._redis, self._flow, self._window_size = redis, flow, settings.window_size
         self._scripts, self._digests = scripts_in(source), dict[str, str]()
         self._behind: int | None = None  # Redis's clock minus ours, in microseconds
         self._syncing: asyncio.Task[None] | None = None
+        self._least_grace_ms = grace_ms(self.ttl_ms)
         self._missed: OrderedDict[Conversation, float] = OrderedDict()  # windows that a write did not reach, and when
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Load the scripts and learn Redis's time. While Redis is away the cache is open all the same."""
-        if self.mode is CacheMode.OFF:
-            return
+        if self.mode is not CacheMode.OFF:
+            await self._begin()
+
+    async def _begin(self) -> None:
         try:
             await asyncio.wait_for(self._probe(), 1)
         except Exception as error:  # noqa: BLE001 - see Pipe
             self.breaker.trip(error)
         self._syncing = asyncio.create_task(self._sync())
+
+    async def retune(self, ttl_ms: int, mode: CacheMode) -> None:
+        """Another life for what is cached from now on, and another mode, in this process; it must be the only one.
+
+        What is cached keeps the life it has. Windows of before a time without a cache are not trusted after it: they may lack messages.
+        """
+        if self.mode is CacheMode.OFF and mode is not CacheMode.OFF:
+            await (self._begin_anew() if self._syncing else self._begin())
+        self.ttl_ms, self.mode = ttl_ms, mode
+        self._least_grace_ms = self.grace_ms
+
+    async def _begin_anew(self) -> None:
+        self.epoch = await self._redis_time() or self.epoch  # none: the breaker is open, and the probe that closes it sets the epoch
 
     async def close(self) -> None:
         if self._syncing:
@@ -235,12 +252,18 @@ class Cache:
         while True:
             await asyncio.sleep(PULSE if self.others() else SYNC_EVERY)
             asked, asked_at = self.clock(), time.monotonic()
-            match await self.pipe.ask("TIME"):
-                case [int() as seconds, int() as microseconds]:
-                    redis_time = seconds * 1_000_000 + microseconds
-                    if min(redis_time - asked, (time.monotonic() - asked_at) * 1_000_000) > LATE * 1_000_000:  # by either clock
-                        self.epoch = redis_time
-                    self._learn_time(redis_time)
+            redis_time = await self._redis_time()
+            if redis_time is not None:
+                if min(redis_time - asked, (time.monotonic() - asked_at) * 1_000_000) > LATE * 1_000_000:  # by either clock
+                    self.epoch = redis_time
+                self._learn_time(redis_time)
+
+    async def _redis_time(self) -> int | None:
+        """In microseconds; None when Redis does not tell."""
+        match await self.pipe.ask("TIME"):
+            case [bytes() as seconds, bytes() as microseconds]:  # as it comes over the wire
+                return int(seconds) * 1_000_000 + int(microseconds)
+        return None
 
     def _learn_time(self, redis_time: int) -> None:
         self._behind = redis_time - time.monotonic_ns() // 1000
@@ -248,6 +271,11 @@ class Cache:
     def clock(self) -> int:
         """Redis's time in microseconds, never ahead of it. 0 before it was ever reached: everything then counts as late, which is safe."""
         return 0 if self._behind is None else time.monotonic_ns() // 1000 + self._behind
+
+    @property
+    def grace_ms(self) -> int:
+        """GRACE now. It never grows again in a process: a trace that was left under a shorter one may end before a pending fill."""
+        return min(self._least_grace_ms, grace_ms(self.ttl_ms))
 
     # --- writing -------------------------------------------------------------------------------------------------------------
 
@@ -301,6 +329,21 @@ class Cache:
         raw = await self.pipe.ask("GET", self.keys.message(message_id))
         return from_json(raw) if isinstance(raw, bytes) else None
 
+    async def lives(self) -> dict[str, int] | None:
+        """Every key of both kinds and the milliseconds it has left, for a picture; None when Redis cannot be asked."""
+        cursor, names = b"0", set[bytes]()
+        while True:
+            match await self.pipe.ask("SCAN", cursor, "MATCH", self.keys.both_kinds, "COUNT", 1000):
+                case [bytes() as cursor, list() as found]:
+                    names.update(found)
+                case _:
+                    return None
+            if cursor == b"0":
+                break
+        pttls = await asyncio.gather(*(self.pipe.ask("PTTL", name) for name in names))
+        found_alive = zip(names, pttls, strict=True)
+        return {name.decode("utf-8", "backslashreplace"): pttl for name, pttl in found_alive if isinstance(pttl, int) and pttl > 0}
+
     # --- both ----------------------------------------------------------------------------------------------------------------
 
     def _run(self, script: str, key: str, began: int, *rest: Any) -> "asyncio.Future[Any]":
@@ -308,7 +351,7 @@ class Cache:
             nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing
-        common = (self.epoch, self.ttl_ms, grace_ms(self.ttl_ms), self._window_size, began)
+        common = (self.epoch, self.ttl_ms, self.grace_ms, self._window_size, began)
         return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
 
     def _write(self, script: str, conversation: Conversation, began: int, *rest: Any) -> "asyncio.Future[Any]":
@@ -332,12 +375,13 @@ class Cache:
             self._mend()
 
     async def _kept(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
+        ttl_ms = self.ttl_ms  # that it was written with, whatever it is when Redis has answered
         kept: bool = await reply == 1
         if kept:
             key = self.keys.message(message.id)
-            self.on_kept(key)
+            self.on_kept(key, ttl_ms)
             if self._flow:
-                self._flow.report(message.id, "cache", "cached", key=key, ttlMs=self.ttl_ms, messageId=message.id)
+                self._flow.report(message.id, "cache", "cached", key=key, ttlMs=ttl_ms, messageId=message.id)
         return kept
 
 

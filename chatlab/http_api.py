@@ -82,35 +82,35 @@ class HttpApi:
 
     async def sign_up(self, request: Request) -> Response:
         """Make a user and open a session."""
-        return _json(await self._accounts.sign_up(await self._asked(SignUp, request)), 201)
+        return _json(await self._accounts.sign_up(await self.asked(SignUp, request)), 201)
 
     async def log_in(self, request: Request) -> Response:
         """Open a session."""
         address = request.client.host if request.client else ""
-        return _json(await self._accounts.log_in(await self._asked(LogIn, request), address))
+        return _json(await self._accounts.log_in(await self.asked(LogIn, request), address))
 
     async def log_out(self, request: Request) -> Response:
         """End the session of this token."""
-        await self._user(request)
+        await self.user_of(request)
         await self._accounts.log_out(_token(request))
         await self._end_sockets(_token(request))
         return Response(status_code=204)
 
     async def me(self, request: Request) -> Response:
         """Who the token stands for."""
-        return _json(await self._accounts.me(await self._user(request)))
+        return _json(await self._accounts.me(await self.user_of(request)))
 
     async def users(self, request: Request) -> Response:
         """The other users, most recent conversation first."""
-        return _json(await self._service.people(await self._user(request)))
+        return _json(await self._service.people(await self.user_of(request)))
 
     # --- messages ------------------------------------------------------------------------------------------------------------
 
     async def send(self, request: Request) -> Response:
         """Send a message: saved, cached, emitted, answered. A `clientId` makes a repeat harmless."""
         trace = self._flow.begin("http")
-        user = await self._user(request)
-        asked = await self._asked(Send, request)
+        user = await self.user_of(request)
+        asked = await self.asked(Send, request)
         trace.passed("request")
         message = await self._service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
         metrics.SENDS["http"].inc()
@@ -119,18 +119,18 @@ class HttpApi:
     async def read(self, request: Request) -> Response:
         """A conversation, oldest first; without `limit` the full history. `X-Cache` tells where it came from."""
         trace = self._flow.begin("http")
-        user = await self._user(request)
+        user = await self.user_of(request)
         partner, page = Partner.of(**request.path_params), Page.of(**request.query_params)
         trace.passed("request")
         fresh = "no-cache" in request.headers.get("cache-control", "").lower()
         response = await _history(await self._service.read(user, partner.userId, page, fresh=fresh, trace=trace))
-        trace.passed("respond")
+        trace.passed("respond", cache=response.headers["x-cache"])
         return response
 
     async def edit(self, request: Request) -> Response:
         """Give a message another text (sender only)."""
         trace, user, target = await self._begin(Target, request)
-        text = (await self._asked(NewText, request)).text
+        text = (await self.asked(NewText, request)).text
         return _message(await self._service.edit(user, target.messageId, text, trace), trace)
 
     async def delete(self, request: Request) -> Response:
@@ -151,7 +151,7 @@ class HttpApi:
     async def mark_read(self, request: Request) -> Response:
         """Everything up to `seq` has been seen."""
         _, user, partner = await self._begin(Partner, request)
-        await self._service.mark_read(user, partner.userId, (await self._asked(ReadUpTo, request)).seq)
+        await self._service.mark_read(user, partner.userId, (await self.asked(ReadUpTo, request)).seq)
         return Response(status_code=204)
 
     # --- the hot routes ------------------------------------------------------------------------------------------------------
@@ -170,18 +170,20 @@ class HttpApi:
 
     # --- parsing -------------------------------------------------------------------------------------------------------------
 
-    async def _user(self, request: Request) -> UserId:
+    async def user_of(self, request: Request) -> UserId:
+        """Whose token it is, for one more use. Raises Unauthenticated, RateLimited."""
         return await self._accounts.admit(_token(request))
 
     async def _begin(self, wanted: type[Wanted], request: Request) -> tuple[Trace, UserId, Wanted]:
         """A trace, the user, and what the path names."""
         trace = self._flow.begin("http")
-        user = await self._user(request)
+        user = await self.user_of(request)
         target = wanted.of(**request.path_params)
         trace.passed("request")
         return trace, user, target
 
-    async def _asked(self, wanted: type[Wanted], request: Request) -> Wanted:
+    async def asked(self, wanted: type[Wanted], request: Request) -> Wanted:
+        """What the body asks for. Raises Invalid, TooLarge."""
         return wanted.from_json(await self._body(request))
 
     async def _body(self, request: Request) -> bytes:
@@ -223,7 +225,7 @@ def _token(request: Request) -> str:
 
 
 def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+    return Response(msgspec.json.encode(value), status, headers={"cache-control": "no-store"}, media_type="application/json")
 
 
 def _message(message: Message, trace: Trace) -> Response:
@@ -235,7 +237,7 @@ def _message(message: Message, trace: Trace) -> Response:
 async def _history(history: History) -> Response:
     """One answer, or a stream when there are more than a few pieces. The first ones are here before the status is sent."""
     pieces = [piece async for piece in _first(history.pieces, FEW)]
-    headers = {"x-cache": history.cache}
+    headers = {"x-cache": history.cache, "cache-control": "no-store"}
     if len(pieces) < FEW:
         return Response(b"[" + b",".join(filter(None, pieces)) + b"]", headers=headers, media_type="application/json")
     return StreamingResponse(_list(pieces, history.pieces), headers=headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The pages a browser gets: the chat at `/`, the OpenAPI page at `/docs`, and their files under `/static`.
+"""The pages a browser gets: the chat at `/`, the diagram alive at `/lab`, the OpenAPI page at `/docs`, and their files under `/static`.
 
 Plain files: no build step, no CDN, no inline script. Every address in them is relative, so they work under any path prefix.
 Knows nothing of messages: the pages use the two doors like any other client.
@@ -45,11 +45,13 @@ class PageFiles(StaticFiles):
         return response
 
 
-def add_pages(app: FastAPI) -> None:
-    """`/`, `/docs` and `/static`."""
+def add_pages(app: FastAPI, *, lab: bool) -> None:
+    """`/`, `/docs` and `/static`; `/lab` where there is a flow to show."""
     mimetypes.add_type("text/javascript", ".js")  # some Windows registries call it text/plain, which `nosniff` would refuse
     add_page(app, "/", "chat/index.html")
     add_page(app, "/docs", "docs/index.html")
+    if lab:
+        add_page(app, "/lab", "projector/index.html")
     app.mount("/static/swagger", PageFiles(directory=SWAGGER))
     app.mount("/static", PageFiles(directory=STATIC))
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from chatlab.errors import Invalid
 from chatlab.identity import USER_ID
+from chatlab.settings import CacheMode, CacheTtl
 
 LARGEST = 2**53 - 1  # the largest integer that JSON readers of every language keep exactly
 
@@ -114,6 +115,13 @@ class MarkRead(Partner):
 class Typing(Request):
     receiverId: Handle
     typing: bool
+
+
+class LabSettings(Request):
+    """What an instructor turns; what is not named stays. `cacheTtl` in seconds."""
+
+    cacheTtl: CacheTtl | None = None
+    cacheMode: CacheMode | None = None
 
 
 class Page(Request):

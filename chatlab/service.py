@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from chatlab.accounts import Accounts
-from chatlab.cache import Cache, Glimpse, grace_ms
+from chatlab.cache import Cache, Glimpse
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
 from chatlab.flow import SILENT, Trace
 from chatlab.hub import Hub
@@ -161,7 +161,7 @@ class Service:
         """Ask MongoDB and fill the window. Readers that miss the same page share a query that began after every change they must see."""
         key = (conversation, page)
         query = self._reading.get(key)
-        if query is None or not query.may_serve(glimpse, self._cache.epoch, grace_ms(self._cache.ttl_ms)):
+        if query is None or not query.may_serve(glimpse, self._cache.epoch, self._cache.grace_ms):
             query = _Query(glimpse.token, asyncio.create_task(self._ask_and_fill(conversation, page, glimpse.token, widen=widen)))
             self._reading[key] = query
             query.messages.add_done_callback(lambda _: self._reading.pop(key) if self._reading.get(key) is query else None)

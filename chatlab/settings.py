@@ -22,6 +22,9 @@ class CacheMode(StrEnum):
     OFF = "off"
 
 
+CacheTtl = Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds a cached message lives")]
+
+
 class Settings(BaseSettings):
     """Read once at start; a wrong value stops the start with the variable, the value and what is allowed."""
 
@@ -39,7 +42,7 @@ class Settings(BaseSettings):
     )
     database: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,38}$", description="MongoDB database")] = "chatlab"
     data_dir: Annotated[Path, Field(description="folder of the private engines' data")] = user_data_path("chatlab")
-    cache_ttl: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds a cached message lives")] = 5
+    cache_ttl: CacheTtl = 5
     sweep_interval: Annotated[float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps")] = 1
     sweeper: Annotated[bool, Field(description="run the sweeper inside the service (off: run `chatlab sweep` beside it)")] = True
     cache_mode: Annotated[

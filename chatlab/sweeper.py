@@ -134,10 +134,10 @@ class Sweeper:
         if await self._redis.get(self._keys.sweeping) == self._me.encode():
             await self._redis.delete(self._keys.sweeping)
 
-    def expect(self, key: str) -> None:
+    def expect(self, key: str, ttl_ms: int) -> None:
         """A key has begun its life in this process. Without this, one that lives for less than a beat would never be met."""
         if self._sweeps:
-            self._ledger.expect(key, self._clock() + self._ttl_ms / 1000)
+            self._ledger.expect(key, self._clock() + ttl_ms / 1000)
 
     async def sweep(self) -> Told:
         """Look at every key there is and every key there was; tell; mend those without an expiry.

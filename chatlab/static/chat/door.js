@@ -10,7 +10,7 @@ async function ask(method, path, { token, body } = {}) {
   if (body) headers["content-type"] = "application/json";
   let answer;
   try {
-    const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(PATIENCE), cache: "no-store" };
+    const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(PATIENCE) }; // `cache: "no-store"` would send no-cache: a bypass
     answer = await fetch(new URL(path, document.baseURI), options);
     if (answer.ok) return answer.status === 204 ? null : await answer.json();
   } catch {

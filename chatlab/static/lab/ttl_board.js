@@ -8,7 +8,10 @@
 //         "lost"     gone at endedMs, before its deadline: deleted or evicted by somebody
 //         "kept"     it has no expiry at all
 
-export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
+// With `most`, so many keys have a row, which keeps its place until its story has been told; each of the others is one cell of a field below,
+// as high as the life it has left; an item with `always` has a row all the same, on top. So thousands of keys are as smooth as one.
+
+export function ttlBoard(root, model, { big = false, now = Date.now, most = Infinity } = {}) {
   const board = add(root, "section", "cl-board");
   board.classList.toggle("cl-big", big);
   board.setAttribute("aria-label", "Cached keys and the time they have left");
@@ -16,16 +19,23 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
   const list = add(board, "ul", "cl-keys");
   const said = add(board, "p", "cl-said");
   said.setAttribute("aria-live", "polite");
+  const field = Number.isFinite(most) ? newField(board) : null;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const rows = new Map();
+  let others = []; // living keys without a row
   let frame = 0;
   let closed = false;
 
   function update(changed) {
     const items = changed.items ?? [];
     empty.hidden = items.length > 0;
-    for (const [key, row] of rows) if (!items.some((item) => item.key === key)) drop(key, row);
-    for (const item of items) show(item);
+    const known = new Map(items.map((item) => [item.key, item]));
+    for (const [key, row] of rows) if (!known.has(key)) drop(key, row);
+    const plain = [...rows.keys()].filter((key) => !known.get(key).always);
+    for (const key of plain.splice(most)) drop(key, rows.get(key));
+    let free = most - plain.length;
+    for (const item of known.values()) if (rows.has(item.key) || item.always || free-- > 0) show(item);
+    others = field ? items.filter((item) => item.state === "live" && !rows.has(item.key)) : [];
     if (!frame && !closed) tick();
   }
 
@@ -41,11 +51,12 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
     row.shown = undefined;
     row.element.dataset.state = item.state;
     row.what.textContent = sentence(item);
-    if (news) said.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
+    if (news && !field) said.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
   }
 
   function newRow(item) {
     const element = add(list, "li", "cl-key");
+    if (item.always) list.prepend(element);
     const head = add(element, "div", "cl-head");
     add(head, "span", "cl-name", item.key);
     const left = add(head, "span", "cl-left");
@@ -63,24 +74,30 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
     frame = 0;
     let moving = false;
     for (const row of rows.values()) moving = draw(row) || moving;
+    if (field) field.draw(others.map(share));
+    moving ||= others.length > 0;
     if (moving && !closed) frame = requestAnimationFrame(tick);
   }
 
   // True while the row moves by itself. For whoever asked for less motion it moves once a second.
   function draw(row) {
     const { item } = row;
-    const left = item.state === "live" ? Math.max(0, item.deadlineMs - now()) : 0;
-    const drawn = calm.matches ? Math.ceil(left / 1000) * 1000 : left;
+    const left = leftOf(item);
+    const drawn = inSteps(left);
     if (drawn !== row.shown) {
       row.shown = drawn;
       const share = item.state === "kept" ? 1 : Math.min(1, drawn / item.ttlMs);
       row.fill.style.width = `${(share * 100).toFixed(2)}%`;
-      row.fill.dataset.left = share > 0.4 ? "much" : share > 0.2 ? "some" : "little";
+      row.fill.dataset.left = LEFT[colourOf(share)];
       row.left.textContent = item.state === "live" && left > 0 ? `${(left / 1000).toFixed(calm.matches ? 0 : 1)} s left` : word(item);
       speak(row, left);
     }
     return item.state === "live" && left > 0;
   }
+
+  const leftOf = (item) => (item.state === "live" ? Math.max(0, item.deadlineMs - now()) : 0);
+  const inSteps = (left) => (calm.matches ? Math.ceil(left / 1000) * 1000 : left);
+  const share = (item) => Math.min(1, inSteps(leftOf(item)) / item.ttlMs);
 
   // A screen reader that stands on the bar hears whole seconds.
   function speak({ track, item }, left) {
@@ -100,8 +117,71 @@ export function ttlBoard(root, model, { big = false, now = Date.now } = {}) {
   };
 }
 
+const LEFT = ["little", "some", "much"];
+const COLOURS = ["--late", "--some", "--live"];
+const colourOf = (share) => (share > 0.4 ? 2 : share > 0.2 ? 1 : 0);
+
+// The field of cells: a canvas, since thousands of elements would not be smooth.
+function newField(board) {
+  const more = add(board, "p", "cl-more", "");
+  const canvas = add(board, "canvas", "cl-field");
+  canvas.setAttribute("aria-hidden", "true");
+  const pen = canvas.getContext("2d");
+  const size = { width: 0, height: 0 };
+  new ResizeObserver(([{ contentRect }]) => Object.assign(size, { width: contentRect.width, height: contentRect.height })).observe(canvas);
+  let track, colours, readAt = -Infinity;
+
+  function readColours() {
+    if (performance.now() - readAt < 1000) return;
+    readAt = performance.now();
+    const style = getComputedStyle(canvas);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    track = style.color;
+    colours = COLOURS.map(colour);
+  }
+
+  function fit() {
+    const width = Math.round(size.width * devicePixelRatio);
+    const height = Math.round(size.height * devicePixelRatio);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    else pen.clearRect(0, 0, width, height);
+    return { width, height };
+  }
+
+  function draw(shares) {
+    const text = shares.length ? `and ${shares.length.toLocaleString("en")} more` : "";
+    if (more.textContent !== text) more.textContent = text;
+    const { width, height } = fit();
+    if (!shares.length || !width || !height) return;
+    readColours();
+    const cell = cellFor(shares.length, width, height);
+    const across = Math.max(1, Math.floor(width / cell));
+    shares.forEach((left, place) => {
+      const x = (place % across) * cell;
+      const y = Math.floor(place / across) * cell * TALL;
+      const tall = cell * TALL - GAP;
+      pen.fillStyle = track;
+      pen.fillRect(x, y, cell - GAP, tall);
+      pen.fillStyle = colours[colourOf(left)];
+      pen.fillRect(x, y + tall * (1 - left), cell - GAP, tall * left);
+    });
+  }
+
+  return { draw };
+}
+
+const TALL = 2; // times its width is the height of a cell
+const GAP = 1.5; // pixels between two cells
+
+// The widest cell of which so many fit.
+function cellFor(count, width, height) {
+  let cell = Math.min(28, Math.sqrt((width * height) / (count * TALL)));
+  while (cell > 3 && Math.floor(width / cell) * Math.floor(height / (cell * TALL)) < count) cell *= 0.97;
+  return cell;
+}
+
 function word(item) {
-  return { live: "deadline reached", expired: "expired", gone: "gone", lost: "lost", kept: "no expiry" }[item.state];
+  return { live: "deadline reached", expired: "expired", gone: "cleaned", lost: "lost", kept: "no expiry" }[item.state];
 }
 
 function sentence(item) {

@@ -1,0 +1,72 @@
+"""What the page `/lab` asks besides the two doors, only with `CHATLAB_FLOW`: the keys that live now, and two settings to turn.
+
+A turned setting holds for this process until it ends. Where other processes share the cache it is refused: they would go on as before.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from chatlab.cache import Cache
+from chatlab.errors import Conflict
+from chatlab.http_api import HttpApi
+from chatlab.requests import LabSettings
+from chatlab.settings import Settings
+
+MOST = 5_000  # keys in one answer: more than a page can show
+
+
+class LabApi:
+    def __init__(self, http_api: HttpApi, cache: Cache, settings: Settings) -> None:
+        self._http_api, self._cache, self._settings = http_api, cache, settings
+        self._turning = asyncio.Lock()
+
+    def router(self) -> APIRouter:
+        routes = APIRouter(prefix="/api/lab", include_in_schema=False)
+        routes.add_api_route("/settings", self.settings, methods=["GET"], response_model=None)
+        routes.add_api_route("/settings", self.turn, methods=["PUT"], response_model=None)
+        routes.add_api_route("/keys", self.keys, methods=["GET"], response_model=None)
+        return routes
+
+    async def settings(self, request: Request) -> Response:
+        """The two settings as they are, as they were at the start, and whether this page may turn them."""
+        await self._http_api.user_of(request)
+        return self._as_they_are()
+
+    async def turn(self, request: Request) -> Response:
+        """Another life, another mode, from now on. Raises Conflict where this process is not the only one."""
+        await self._http_api.user_of(request)
+        asked = await self._http_api.asked(LabSettings, request)
+        async with self._turning:
+            if not self._alone:
+                raise Conflict("Several processes share this cache, and this would turn only one of them: start it with one worker.")
+            ttl_ms = self._cache.ttl_ms if asked.cacheTtl is None else round(asked.cacheTtl * 1000)
+            await self._cache.retune(ttl_ms, asked.cacheMode or self._cache.mode)
+        return self._as_they_are()
+
+    async def keys(self, request: Request) -> Response:
+        """Every living key with its milliseconds, and the settings. `keys` is null when Redis does not answer."""
+        await self._http_api.user_of(request)
+        lives = await self._cache.lives()
+        some = None if lives is None else dict(list(lives.items())[:MOST])
+        return _json({"at": time.time() * 1000, "keys": some, "live": len(lives or ()), "settings": self._settings_now()})
+
+    def _as_they_are(self) -> Response:
+        return _json(self._settings_now())
+
+    def _settings_now(self) -> dict[str, Any]:
+        now = {"cacheTtl": self._cache.ttl_ms / 1000, "cacheMode": self._cache.mode}
+        return now | {"usualTtl": self._settings.cache_ttl, "usualMode": self._settings.cache_mode, "canTurn": self._alone}
+
+    @property
+    def _alone(self) -> bool:
+        return self._settings.workers == 1 and not self._cache.others()
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json", headers={"cache-control": "no-store"})

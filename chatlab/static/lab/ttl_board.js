@@ -155,15 +155,16 @@ function newField(board) {
     if (!shares.length || !width || !height) return;
     readColours();
     const cell = cellFor(shares.length, width, height);
+    const gap = cell * GAP;
     const across = Math.max(1, Math.floor(width / cell));
     shares.forEach((left, place) => {
       const x = (place % across) * cell;
       const y = Math.floor(place / across) * cell * TALL;
-      const tall = cell * TALL - GAP;
+      const tall = cell * TALL - gap;
       pen.fillStyle = track;
-      pen.fillRect(x, y, cell - GAP, tall);
+      pen.fillRect(x, y, cell - gap, tall);
       pen.fillStyle = colours[colourOf(left)];
-      pen.fillRect(x, y + tall * (1 - left), cell - GAP, tall * left);
+      pen.fillRect(x, y + tall * (1 - left), cell - gap, tall * left);
     });
   }
 
@@ -171,7 +172,7 @@ function newField(board) {
 }
 
 const TALL = 2; // times its width is the height of a cell
-const GAP = 1.5; // pixels between two cells
+const GAP = 0.14; // of a cell is the space to the next one
 
 // The widest cell of which so many fit.
 function cellFor(count, width, height) {

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from chatlab.settings import Settings
 
 SERVICE = (
-    *("argon2-cffi", "emoji", "fastapi", "hiredis", "httptools", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
-    *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette", "typer", "uvicorn", "uvloop", "websockets"),
+    *("aiohttp", "argon2-cffi", "emoji", "fastapi", "fastapi-swagger", "hiredis", "httptools", "httpx", "msgspec", "platformdirs"),
+    *("prometheus-client", "psutil", "pydantic", "pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette"),
+    *("typer", "uvicorn", "uvloop", "websockets"),
 )
-NOTEBOOKS = ("aiohttp", "anywidget", "httpx", "ipykernel", "ipywidgets", "jupyterlab")
+NOTEBOOKS = ("anywidget", "ipykernel", "ipywidgets", "jupyter-client", "jupyterlab", "traitlets")
 TESTS = ("nbval", "playwright", "pytest")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge")
 

@@ -1,0 +1,42 @@
+"""The README promises nothing that is not there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import chatlab
+from chatlab.cli import app
+from chatlab.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_told(name: str) -> None:
+    """Each setting has its row, with its default and what `--help` says of it."""
+    field = Settings.model_fields[name]
+    row = re.search(rf"^\| `{PREFIX}{name.upper()}` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert row, f"{name} has no row"
+    assert row[2] == field.description
+    if name != "data_dir":  # it depends on the user
+        assert row[1].strip("`") == ("" if field.default in (None, "") else str(field.default))
+
+
+def test_nothing_is_told_that_is_not_there() -> None:
+    """Every setting, target, command, module and file that the README names exists."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = getattr(get_command(app), "commands")  # noqa: B009 - typer's own type does not say that it is a group
+    assert {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", README)} <= set(Settings.model_fields)
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"make (\w+)", README) if target != "it")
+    assert set(re.findall(r"`chatlab (\w+)", README)) == set(commands)
+    assert all((ROOT / path).exists() for path in re.findall(r"\]\(([^)#:]+)\)", README))
+
+
+def test_the_reading_order_is_told() -> None:
+    """The modules stand in the README as they stand in the package."""
+    told = README[README.index("In the order of the diagram") : README.index("If you read one function")]
+    names = [name for name in re.findall(r"`([a-z_]+)`", told) if name in chatlab.READING_ORDER]
+    assert names == list(chatlab.READING_ORDER)

@@ -227,8 +227,9 @@ class Keeper:
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk: the engines are worth more than the log
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+        sys.stderr.flush()
 
 
 def listen(path: Path) -> socket.socket:

@@ -476,6 +476,16 @@ def test_named_engines_that_are_down(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_a_full_disk_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its log cannot be written the keeper goes on without."""
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:  # noqa: PTH123 - a device
+        monkeypatch.setattr(sys, "stderr", full)
+        keeper.say("redis ended with 1")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()  # what it could not write
+
+
 def test_logs_stay_short(folder: Path) -> None:
     """A log that has grown long is put aside, over the one before, so a folder never holds more than two of each."""
     home = DataFolder(settings_for(folder))

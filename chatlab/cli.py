@@ -100,9 +100,9 @@ def bench(
 @app.command()
 def doctor() -> None:
     """What is installed, what is missing, and the command that mends it. Exit 1 if anything a learner needs is missing."""
-    from chatlab.doctor import run
+    from chatlab.doctor import main as look
 
-    raise typer.Exit(run(load_settings()))
+    raise typer.Exit(look())
 
 
 @app.command()

@@ -219,15 +219,15 @@ def _plain(findings: list[Finding], _console: Any) -> None:
             sys.stdout.write(f"{'':28} -> {finding.mend}\n")
 
 
-def run(settings: "Settings | None") -> int:
-    """Look at everything, print it, and give the exit code."""
+def run(settings: "Settings | None", *more: Finding) -> int:
+    """Look at everything, print it with what is known already, and give the exit code."""
     console = None
     if sys.stdout.isatty():
         with contextlib.suppress(ImportError):
             from rich.console import Console
 
             console = Console()
-    return report(diagnose(settings), console)
+    return report([*diagnose(settings), *more], console)
 
 
 def main() -> int:
@@ -236,9 +236,10 @@ def main() -> int:
     except ImportError:
         return run(None)
     try:
-        return run(load_settings())
+        settings = load_settings()
     except SettingsError as wrong:
-        return report([*diagnose(None), Finding("settings", False, str(wrong), "correct or unset the variable")])
+        return run(None, *(Finding("setting", False, line, "correct or unset the variable") for line in str(wrong).splitlines()))
+    return run(settings)
 
 
 if __name__ == "__main__":

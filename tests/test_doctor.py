@@ -88,10 +88,11 @@ def test_a_bare_python_is_told_what_it_lacks(tmp_path: Path) -> None:
     assert "pip install --require-hashes -r requirements.lock" in said.stdout
 
 
-def test_a_wrong_setting_is_a_finding(tmp_path: Path) -> None:
-    """A setting that is wrong is named like anything else that is."""
+@pytest.mark.parametrize("command", [["chatlab.doctor"], ["chatlab", "doctor"]])
+def test_a_wrong_setting_is_a_finding(tmp_path: Path, command: list[str]) -> None:
+    """A setting that is wrong is named like anything else that is, beside all that can be seen without settings."""
     said = subprocess.run(
-        [sys.executable, "-m", "chatlab.doctor"],
+        [sys.executable, "-m", *command],
         capture_output=True,
         text=True,
         env={"CHATLAB_PORT": "no", "HOME": str(tmp_path)},
@@ -99,6 +100,7 @@ def test_a_wrong_setting_is_a_finding(tmp_path: Path) -> None:
     )
     assert (said.returncode, said.stderr) == (1, "")
     assert "CHATLAB_PORT=no" in said.stdout
+    assert all(f" {area} " in said.stdout for area in ("Python", "JupyterLab", "service libraries"))
 
 
 def test_a_missing_mongod_is_missing(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 The only module that reads the environment. `chatlab serve --help` prints this list from the fields below.
 """
 
+import difflib
+import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -44,21 +47,32 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, Field(description="folder of the private engines' data")] = user_data_path("chatlab")
     cache_ttl: CacheTtl = 5
     sweep_interval: Annotated[float, Field(ge=0.05, le=3_600, allow_inf_nan=False, description="seconds between two sweeps")] = 1
-    sweeper: Annotated[bool, Field(description="run the sweeper inside the service (off: run `chatlab sweep` beside it)")] = True
+    sweeper: Annotated[
+        bool, Field(description="run the sweeper inside the service, in one process at a time (off: run `chatlab sweep` beside it)")
+    ] = True
     cache_mode: Annotated[
         CacheMode, Field(description="window: reads from Redis when it can; drawn: reads ask MongoDB, as the diagram; off: no cache at all")
     ] = CacheMode.WINDOW
     window_size: Annotated[int, Field(ge=1, le=10_000, description="messages a conversation window holds at most")] = 100
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,64}$", description="goes before every Redis key and channel")] = ""
-    flow: Annotated[bool, Field(description="report every box a message passes on the Socket.IO namespace /flow")] = False
+    flow: Annotated[
+        bool, Field(description="report every box a message passes on the Socket.IO namespace /flow of the process one is connected to")
+    ] = False
     host: Annotated[str, Field(min_length=1, description="address the service listens on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535, description="port the service listens on; 0 takes a free one")] = 8000
     workers: Annotated[int, Field(ge=1, le=64, description="processes that serve")] = 1
     rate_limit: Annotated[
         float,
-        Field(ge=0, le=1_000_000, allow_inf_nan=False, description="requests and events a second for one user, burst twice that; 0 is off"),
+        Field(
+            ge=0,
+            le=1_000_000,
+            allow_inf_nan=False,
+            description="requests and events a second for one user in each process, burst twice that; 0 is off",
+        ),
     ] = 100
-    login_limit: Annotated[int, Field(ge=0, le=100_000, description="log-in attempts a minute for one name and one address; 0 is off")] = 10
+    login_limit: Annotated[
+        int, Field(ge=0, le=100_000, description="log-in attempts a minute for one name and one address in each process; 0 is off")
+    ] = 10
     session_days: Annotated[float, Field(gt=0, le=3_650, description="days a token lives")] = 30
     max_body: Annotated[int, Field(ge=1_024, le=16_777_216, description="bytes of a request body or a socket event")] = 65_536
     connect_timeout: Annotated[float, Field(gt=0, le=3_600, description="seconds a socket has to authenticate")] = 5
@@ -78,15 +92,35 @@ class SettingsError(Exception):
 
 def load_settings(**given: object) -> Settings:
     """The settings from the environment; `given` (from the command line) wins. Raises SettingsError."""
+    complaints = _misspelt()
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as wrong:
-        raise SettingsError("\n".join(_complaint(error) for error in wrong.errors())) from None
+        raise SettingsError("\n".join(complaints + [_complaint(error) for error in wrong.errors()])) from None
+    if complaints:
+        raise SettingsError("\n".join(complaints))
+    return settings
+
+
+def _misspelt() -> list[str]:
+    """A variable of ours that is no setting would be ignored without a word, and somebody would believe that it holds."""
+    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = sorted(name for name, value in os.environ.items() if value and name.startswith(PREFIX) and name.upper() not in names)
+    return [f"{name}: there is no such setting{_nearest(name, names)}" for name in unknown]
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in names], n=1)
+    return f"; did you mean {PREFIX}{nearest[0]}?" if nearest else ""
 
 
 def _complaint(error: object) -> str:
     assert isinstance(error, dict)
     name = str(error["loc"][0])
     allowed = Settings.model_fields[name].description if name in Settings.model_fields else ""
-    value = error["input"]
+    value = _without_password(str(error["input"])) if name.endswith("_url") else error["input"]
     return f"{PREFIX}{name.upper()}={value!s}: {error['msg']} ({allowed})"
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"^(.*?//)?.*@", r"\1***@", url, flags=re.DOTALL)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import logging
 import logging.config
@@ -26,7 +27,7 @@ from uvicorn.supervisors import Multiprocess
 from chatlab import __version__
 from chatlab.app import create_app
 from chatlab.cache import connect
-from chatlab.engines import Engine, Engines, open_engines
+from chatlab.engines import Engine, Engines, ask_named, open_engines
 from chatlab.errors import EngineError
 from chatlab.flow import Flow
 from chatlab.settings import PREFIX, Settings
@@ -64,6 +65,7 @@ def _run(settings: Settings, door: socket.socket) -> None:
         log_config=_log_config(settings.log_level),
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # X-Forwarded-For is what a client likes to say: with it, each log-in attempt would come from a new address
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # a deflate window is 300 KB for each idle socket
         ws_ping_interval=None,  # Engine.IO has its own pings
@@ -87,17 +89,24 @@ def _for_workers(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """The port, taken before anything is started. Raises EngineError when somebody else has it."""
+    """The port, taken before anything is started. Raises EngineError when somebody else has it, or the address is not ours."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         door = socket.socket(family, kind, protocol)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind(address)
-    except OSError as error:
-        mend = f"chatlab serve --port 0   (a free port; or set {PREFIX}PORT)"
-        raise EngineError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.", mend) from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise EngineError(f"Cannot listen on {settings.host}:{settings.port}: {why}.", _mend_of_listening(error)) from None
     with door:
         yield door
+
+
+def _mend_of_listening(error: Exception) -> str:
+    """It is the address that is wrong (not a name that is known, or not this machine's), or else the port."""
+    if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return f"chatlab serve --host 127.0.0.1   (an address of this machine; or set {PREFIX}HOST)"
+    return f"chatlab serve --port 0   (a free port; or set {PREFIX}PORT)"
 
 
 def address_of(door: socket.socket) -> str:
@@ -157,11 +166,21 @@ def _log_config(level: str) -> dict[str, Any]:
 
 def sweep(settings: Settings, console: Console) -> None:
     """Sweep until Ctrl-C."""
-    with open_engines(settings) as engines:
-        console.print(f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s; Ctrl-C stops. {_told(engines.redis)}")
+    with _redis_alone(settings) as redis:
+        console.print(f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s; Ctrl-C stops. {_told(redis)}")
         logging.config.dictConfig(_log_config(settings.log_level))
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_sweep(settings, engines.redis.url))
+            asyncio.run(_sweep(settings, redis.url))
+
+
+@contextlib.contextmanager
+def _redis_alone(settings: Settings) -> Iterator[Engine]:
+    """All that the worker needs: with a Redis named, no MongoDB is started or asked."""
+    if settings.redis_url:
+        yield ask_named("redis", settings.redis_url)
+    else:
+        with open_engines(settings) as engines:
+            yield engines.redis
 
 
 async def _sweep(settings: Settings, url: str) -> None:

@@ -133,6 +133,15 @@ async def test_log_in_attempts_are_limited(start: ServiceMaker, person: PersonMa
     assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [200, 200]
 
 
+async def test_a_made_up_address_is_not_believed(start: ServiceMaker, database: Any) -> None:
+    """X-Forwarded-For is what a client says, so attempts that name another address each are still of one."""
+    service = start(LOGIN_LIMIT="3")
+    guess = {"username": "ann", "password": "wrong"}
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        told = [await http.post("/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}) for number in range(11)]
+    assert [answer.status_code for answer in told] == [401] * 3 + [429] * 8
+
+
 async def test_a_log_out_is_felt_everywhere(start: ServiceMaker, database: Any) -> None:
     """The token is dead at once in its process and within 5 s in another; the sockets it opened, here and there, are closed."""
     here, there = start(), start()

@@ -1,5 +1,17 @@
-"""`python -m chatlab`: the same as the command `chatlab`."""
+"""The command `chatlab`, and `python -m chatlab`: `cli`, and Ctrl-C is a plain end even while the libraries are still loading."""
 
-from chatlab.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command line, and run it."""
+    try:
+        from chatlab.cli import main as run  # noqa: PLC0415 - half of a second in which somebody may press Ctrl-C
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,11 @@
 """Settings: a wrong one is named with its value and what is allowed; the right ones are all to be read in `--help`."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -62,6 +65,63 @@ def test_serve_does_not_start_on_wrong_values() -> None:
     assert len(ended.stderr.strip().splitlines()) == 4
     ended = chatlab("serve", "--port", "70000")
     assert (ended.returncode, f"{PREFIX}PORT=70000" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@h", "user:secret@h", "mongodb:/user:sec/secret@@h", "x://a:secret\n@h"])
+def test_a_wrong_url_does_not_tell_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """What stands before the @ is masked."""
+    monkeypatch.setenv(f"{PREFIX}MONGO_URL", url)
+    with pytest.raises(SettingsError) as wrong:
+        load_settings()
+    assert "***@h: " in str(wrong.value)
+    assert "secret" not in str(wrong.value)
+
+
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is no setting stops the start, beside those with wrong values, and the nearest name is told."""
+    monkeypatch.setenv(f"{PREFIX}CACHE_TLT", "1")
+    monkeypatch.setenv(f"{PREFIX}QQQ", "1")
+    monkeypatch.setenv(f"{PREFIX}EMPTY", "")
+    monkeypatch.setenv(f"{PREFIX}PORT", "x")
+    with pytest.raises(SettingsError) as wrong:
+        load_settings()
+    first, second, third = str(wrong.value).splitlines()
+    assert first == f"{PREFIX}CACHE_TLT: there is no such setting; did you mean {PREFIX}CACHE_TTL?"
+    assert second == f"{PREFIX}QQQ: there is no such setting"
+    assert third.startswith(f"{PREFIX}PORT=x: ")
+    monkeypatch.delenv(f"{PREFIX}PORT")
+    with pytest.raises(SettingsError, match="no such setting"):
+        load_settings()
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.9", ".."])
+def test_a_wrong_address_is_named(host: str) -> None:
+    """An address that is not this machine's is mended by another address, not by another port."""
+    ended = chatlab("serve", HOST=host, PORT="0")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert f"{PREFIX}HOST" in ended.stderr
+    assert "--port" not in ended.stderr
+
+
+def test_a_taken_port_is_named() -> None:
+    """A port that somebody else has is mended by another port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = chatlab("serve", PORT=str(taken.getsockname()[1]))
+    assert (ended.returncode, "--port 0" in ended.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("after", [0.08, 0.15, 0.25, 0.4])
+def test_ctrl_c_while_it_loads_is_a_plain_end(after: float) -> None:
+    """Whenever somebody presses Ctrl-C, there is no stack trace."""
+    command = [sys.executable, "-c", "print(flush=True); from chatlab.__main__ import main; main()", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as loading:
+        assert loading.stdout
+        loading.stdout.readline()  # Python itself has started
+        time.sleep(after)  # into the imports, which report to nobody
+        loading.send_signal(signal.SIGINT)
+        said = loading.communicate(timeout=30)[1]
+    assert loading.returncode in {0, 1, 130, -signal.SIGINT}
+    assert "Traceback" not in said
 
 
 def test_every_setting_is_in_the_help() -> None:

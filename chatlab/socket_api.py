@@ -1,12 +1,13 @@
 """The Socket.IO door: parse, call the service, acknowledge. The twin of `http_api`; touches neither store nor cache.
 
 One handler at a time for a socket, so what a client sends stays in its order. A socket that does not authenticate,
-or does not read, is dropped.
+or does not read what it is told, is dropped.
 """
 
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,6 +33,9 @@ GUARD = "chatlab.guard"  # key of the ASGI scope of a websocket: who watches it
 PACKET = re.compile(r"[1-6]$|3probe$|4[0-4]")  # of Engine.IO, as a client without binary attachments sends them
 GONE = {"type": "websocket.disconnect", "code": 1008}
 RECHECK = KNOWN_FOR / 2  # seconds between two looks whether the sessions of open sockets still live
+LOOK = 1.0  # seconds between two looks at what waits for open sockets
+FEW = 100  # frames that may wait whatever their size
+MOST_WAITING = 4 << 20  # bytes of events that may wait for one socket
 
 Ack = dict[str, Any]
 Asked = TypeVar("Asked", bound=Request)
@@ -84,6 +88,7 @@ class SocketApi:
         on("typing", self._handler(Typing, lambda user, asked, _: self._service.typing(user, asked.receiverId, typing=asked.typing)))
         on("*", self._unknown)
         self._spawn(self._recheck())
+        self._spawn(self._drop_the_slow())
 
     def open_flow(self) -> None:
         """Let whoever has a token watch the flow."""
@@ -116,7 +121,7 @@ class SocketApi:
         try:
             if not isinstance(token, str):
                 raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
-            user = await self._accounts.authenticate(token)
+            user = await self._accounts.admit(token)
         except ChatlabError as error:
             metrics.count_error("socket", error.code)
             raise Refused(error.code, {"code": error.code, "detail": error.detail}) from None
@@ -158,6 +163,21 @@ class SocketApi:
             except StoreUnavailable:
                 continue  # nobody is thrown out because MongoDB is away
 
+    async def _drop_the_slow(self) -> None:
+        """Who reads, but more slowly than there is to read, may not fill the memory: a client that comes back catches up by seq."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for namespace, sid, session in self._open_sessions():
+                if self._waiting(sid, namespace) > MOST_WAITING:
+                    session.guard.cut_off("the client reads too slowly")
+
+    def _waiting(self, sid: str, namespace: str) -> int:
+        """Bytes of events that wait for this socket. A few are not looked at."""
+        connection = self._sockets.eio.sockets.get(self._sockets.manager.eio_sid_from_sid(sid, namespace))
+        if connection is None or connection.queue.qsize() <= FEW:
+            return 0
+        return sum(sys.getsizeof(packet.data) for packet in connection.queue._queue if packet)  # noqa: SLF001 - a look must not take
+
     # --- events --------------------------------------------------------------------------------------------------------------
 
     def _handler(
@@ -194,7 +214,11 @@ class SocketApi:
         metrics.SENDS["socket"].inc()
         return message
 
-    async def _unknown(self, _event: str, _sid: str, *_payload: object) -> Ack:
+    async def _unknown(self, _event: str, sid: str, *_payload: object) -> Ack:
+        try:
+            await self._user(sid)  # counts as a use like any other
+        except ChatlabError as error:
+            return _refusal(error.code, error.detail)
         return _refusal("invalid", "There is no such event.")
 
 
@@ -292,14 +316,16 @@ class _Watched:
             async with asyncio.timeout(self._stalled_timeout):
                 await self._send(message)
         except TimeoutError:
-            self._cut_off("the client does not read")
+            self.cut_off("the client does not read")
 
     async def hang_up(self, reason: str) -> None:
         """End the connection from our side."""
         await self._give_up(reason)
-        self._cut_off(reason)
+        self.cut_off(reason)
 
-    def _cut_off(self, reason: str) -> None:
+    def cut_off(self, reason: str) -> None:
+        """Give the client up, and what waits for it."""
         self._given_up = True
         if self._task:
             self._task.cancel(reason)
+            self._task = None  # once: a second time would end the library's tidying up

@@ -175,6 +175,27 @@ async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, datab
     await asyncio.gather(ann.close(), bob.close())
 
 
+async def test_a_client_that_reads_too_slowly_is_dropped(start: ServiceMaker, database: Any) -> None:
+    """A client that never stops reading, but reads less than there is, is dropped as well: what waits for it is bounded."""
+    service = start()
+    ann, bob = settle(database, service), settle(database, service)
+    await ann.connect()
+    with await asyncio.to_thread(a_socket_that_never_reads, bob) as plain:
+        plain.setblocking(False)
+        reading = asyncio.create_task(read_slowly(plain))
+        await until_dropped(service, ann, bob)
+        reading.cancel()
+    await asyncio.gather(ann.close(), bob.close())
+
+
+async def read_slowly(plain: socket.socket) -> None:
+    """About 20 KB each second."""
+    said = b"something"
+    while said:
+        said = await asyncio.get_running_loop().sock_recv(plain, 2048)
+        await asyncio.sleep(0.1)  # the slowness that is asked for
+
+
 async def until_dropped(service: Service, ann: Person, bob: Person) -> None:
     """Ann writes long messages until Bob is offline."""
     await eventually(lambda: bob.id in (ann.heard("onlineUsers") or [[]])[-1])
@@ -210,10 +231,14 @@ async def test_the_rate_limit_holds_at_both_doors(start: ServiceMaker, database:
     await ann.connect()
     answers = [await ann.http.get("/api/auth/me") for _ in range(6)]
     acks = [await ann.ask("typing", {"receiverId": bob.id, "typing": True}) for _ in range(8)]
-    refused = await ann.http.get("/api/auth/me")
     assert {answer.status_code for answer in answers} == {200}
     assert acks[0] == {"ok": True}
     assert acks[-1]["error"]["code"] == "rate_limited"
+    assert (await ann.ask("dropTables", {}))["error"]["code"] == "rate_limited"
+    async with unauthenticated(service) as another:
+        await another.say(f"40{json.dumps({'token': ann.token})}")
+        assert json.loads((await another.until("44") or "")[2:])["data"]["code"] == "rate_limited"
+    refused = await ann.http.get("/api/auth/me")
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, "rate_limited", "1")
     assert (await bob.http.get("/api/auth/me")).status_code == 200
     await asyncio.sleep(float(refused.headers["retry-after"]))  # as we are told

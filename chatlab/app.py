@@ -21,7 +21,7 @@ from chatlab.cache import Cache, connect
 from chatlab.engines import open_engines
 from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
-from chatlab.http_api import BEARER, HttpApi, answer, answer_errors
+from chatlab.http_api import BEARER, HEALTH, HttpApi, answer, answer_errors
 from chatlab.hub import Hub
 from chatlab.lab_api import LabApi
 from chatlab.pages import add_pages
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Chatlab(title="chatlab", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     answer_errors(app)
     for path in ("/healthz", "/readyz"):
-        app.add_api_route(path, _health, summary="Is everything there?", response_model=None)
+        app.add_api_route(path, _health, summary="Is everything there?", response_model=None, responses=HEALTH)
     app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
     add_pages(app, lab=settings.flow)
     return app

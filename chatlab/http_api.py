@@ -42,6 +42,7 @@ STATUS = {
 PROBLEM = "application/problem+json"
 PATIENCE = 16  # times the largest body: so much of a larger one is read, since a client that is cut off while it writes hears no answer
 HOT = "/api/messages/"  # where the two hot routes are
+NO_STORE = {"cache-control": "no-store"}
 FEW = 3  # pieces of a history from which on it is streamed
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -70,7 +71,7 @@ class HttpApi:
         route("GET", "/auth/me", self.me, answer=USER)
         route("GET", "/users", self.users, answer={"type": "array", "items": PERSON})
         route("POST", "/messages/send", self.send, asks=Send, answer=MESSAGE)
-        route("GET", "/messages/{userId}", self.read, query=Page, answer={"type": "array", "items": MESSAGE})
+        route("GET", "/messages/{userId}", self.read, query=Page, answer={"type": "array", "items": MESSAGE}, headers=X_CACHE)
         route("PATCH", "/messages/{messageId}", self.edit, asks=NewText, answer=MESSAGE)
         route("DELETE", "/messages/{messageId}", self.delete, answer=MESSAGE)
         route("PUT", "/messages/{messageId}/reactions/{emoji}", self.react, answer=MESSAGE)
@@ -225,11 +226,11 @@ def _token(request: Request) -> str:
 
 
 def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, headers={"cache-control": "no-store"}, media_type="application/json")
+    return Response(msgspec.json.encode(value), status, headers=NO_STORE, media_type="application/json")
 
 
 def _message(message: Message, trace: Trace) -> Response:
-    response = Response(message.json, media_type="application/json")
+    response = Response(message.json, headers=NO_STORE, media_type="application/json")
     trace.passed("respond", messageId=message.id)
     return response
 
@@ -237,7 +238,7 @@ def _message(message: Message, trace: Trace) -> Response:
 async def _history(history: History) -> Response:
     """One answer, or a stream when there are more than a few pieces. The first ones are here before the status is sent."""
     pieces = [piece async for piece in _first(history.pieces, FEW)]
-    headers = {"x-cache": history.cache, "cache-control": "no-store"}
+    headers = {"x-cache": history.cache, **NO_STORE}
     if len(pieces) < FEW:
         return Response(b"[" + b",".join(filter(None, pieces)) + b"]", headers=headers, media_type="application/json")
     return StreamingResponse(_list(pieces, history.pieces), headers=headers, media_type="application/json")
@@ -265,9 +266,14 @@ async def _list(known: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     """An error as `application/problem+json`."""
+    return Response(problem_body(status, code, detail), status, headers=headers, media_type=PROBLEM)
+
+
+def problem_body(status: int, code: str, detail: str) -> bytes:
+    """What every error says."""
     metrics.count_error("http", code)
     body = {"type": f"urn:chatlab:{code}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
-    return Response(msgspec.json.encode(body), status, headers=headers, media_type=PROBLEM)
+    return msgspec.json.encode(body)
 
 
 def refusal(error: ChatlabError) -> Response:
@@ -323,14 +329,28 @@ def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
 
 
 _TEXT, _NUMBER, _TIME = {"type": "string"}, {"type": "integer"}, {"type": "string", "format": "date-time"}
+_NULL = {"type": "null"}
 MESSAGE = msgspec.json.schema_components([Message])[1]["Message"]
+MESSAGE["properties"] |= {"createdAt": _TIME, "editedAt": {"anyOf": [_TIME, _NULL]}, "deletedAt": {"anyOf": [_TIME, _NULL]}}
 USER = _object({"id": _TEXT, "displayName": _TEXT, "createdAt": _TIME})
 SESSION = _object({"user": USER, "token": _TEXT})
 PERSON = _object(
-    USER["properties"]
-    | {"online": {"type": "boolean"}, "unread": _NUMBER, "lastMessage": {"anyOf": [MESSAGE, {"type": "null"}]}, "readUpTo": _NUMBER}
+    USER["properties"] | {"online": {"type": "boolean"}, "unread": _NUMBER, "lastMessage": {"anyOf": [MESSAGE, _NULL]}, "readUpTo": _NUMBER}
 )
 PROBLEM_SCHEMA = _object({"type": _TEXT, "title": _TEXT, "status": _NUMBER, "detail": _TEXT, "code": _TEXT})
+X_CACHE = {"X-Cache": {"description": "Where it came from", "schema": {"enum": ["hit", "partial", "miss", "bypass"]}}}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds until the next try can succeed", "schema": _NUMBER}}
+_ERROR = {"content": {PROBLEM: {"schema": PROBLEM_SCHEMA}}}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    429: {"description": "Too much at once", "headers": RETRY_AFTER, **_ERROR},
+    503: {"description": "MongoDB does not answer", "headers": RETRY_AFTER, **_ERROR},
+    "default": {"description": "An error", **_ERROR},
+}
+_HEALTH = {"content": {"application/json": {"schema": _object({"status": _TEXT, "mongodb": _TEXT, "redis": _TEXT})}}}
+HEALTH: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Messages can be saved", **_HEALTH},
+    503: {"description": "They cannot: MongoDB does not answer", **_HEALTH},
+}
 BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
@@ -340,19 +360,23 @@ def _described(
     *,
     answer: dict[str, Any] | None = None,
     status: int = 200,
+    headers: dict[str, Any] | None = None,
     query: type[Asked] | None = None,
     public: bool = False,
 ) -> dict[str, Any]:
     """What OpenAPI says of a route, in FastAPI's words."""
-    content = {"content": {"application/json": {"schema": answer}}} if answer else {}
+    done = {"description": "Done", **_content(answer), **({"headers": headers} if headers else {})}
     parameters = [_parameter(name, "path", _TEXT) for name in path.split("{") if "}" in name for name in (name.split("}")[0],)]
     if query:
         parameters += [_parameter(name, "query", schema) for name, schema in query.model_json_schema()["properties"].items()]
     extra: dict[str, Any] = {"parameters": parameters, "security": [] if public else [{"bearer": []}]}
     if asks:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": asks.model_json_schema()}}}
-    errors = {"default": {"description": "An error", "content": {PROBLEM: {"schema": PROBLEM_SCHEMA}}}}
-    return {"status_code": status, "responses": {status: {"description": "Done"} | content, **errors}, "openapi_extra": extra}
+    return {"status_code": status, "responses": {status: done, **ERRORS}, "openapi_extra": extra}
+
+
+def _content(answer: dict[str, Any] | None) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": answer}}} if answer else {}
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:

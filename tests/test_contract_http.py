@@ -1,6 +1,7 @@
 """The HTTP door, line by line of the contract: what each request answers, and how it refuses."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -31,6 +32,7 @@ async def test_a_message_has_exactly_its_fields(newcomer: Newcomer) -> None:
     ann, bob = newcomer(), newcomer()
     answer = await ann.http.post("/api/messages/send", json={"receiverId": bob.id, "text": " hello ", "clientId": "c1"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.headers["cache-control"] == "no-store"
     message = answer.json()
     assert list(message) == MESSAGE
     assert re.fullmatch(r"[0-9a-f]{24}", message.pop("_id"))
@@ -215,6 +217,25 @@ async def test_the_pages_need_no_token(house: House) -> None:
         "GET /healthz",
         "GET /readyz",
     }
+
+
+async def test_openapi_says_what_is_answered(house: House) -> None:
+    """Every request declares its statuses; 429 and 503 say when to try again, a history where it came from, a message its times."""
+    async with httpx.AsyncClient(base_url=house.service.url) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    declared = {f"{method.upper()} {path}": found["responses"] for path, methods in paths.items() for method, found in methods.items()}
+    done = {"POST /api/auth/signup": "201", "POST /api/auth/logout": "204", "POST /api/messages/{userId}/read": "204"}
+    for request, answers in declared.items():
+        if " /api/" in request:
+            assert set(answers) == {done.get(request, "200"), "429", "503", "default"}, request
+            assert [list(answers[status].get("headers", ())) for status in ("429", "503")] == [["Retry-After"]] * 2
+    for page in ("GET /healthz", "GET /readyz"):
+        assert set(declared[page]) == {"200", "503"}
+        assert all("status" in answer["content"]["application/json"]["schema"]["required"] for answer in declared[page].values())
+    history = declared["GET /api/messages/{userId}"]["200"]
+    assert list(history["headers"]) == ["X-Cache"]
+    times = history["content"]["application/json"]["schema"]["items"]["properties"]
+    assert [json.dumps(times[name]).count("date-time") for name in ("createdAt", "editedAt", "deletedAt")] == [1, 1, 1]
 
 
 async def test_metrics_count_what_happened(newcomer: Newcomer) -> None:

@@ -286,6 +286,8 @@ async def test_raw_bytes(two: tuple[Person, Person], case: str) -> None:
     writer.close()
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer
     assert MARKER.encode() not in answer
+    if case == "no HTTP":
+        is_a_problem(answer)
     await still_served(ann)
 
 
@@ -307,8 +309,18 @@ async def test_a_head_that_never_ends_is_cut_off(two: tuple[Person, Person], hea
         with contextlib.suppress(ConnectionError):  # cut off so soon that the answer is lost with what was still on its way
             answer = await reader.read(4096)
     writer.close()
-    assert not answer or answer.startswith(b"HTTP/1.1 400"), answer
+    if answer:
+        is_a_problem(answer)
     await still_served(ann)
+
+
+def is_a_problem(answer: bytes) -> None:
+    """What could not even be read as a request is refused in the form of every other refusal."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400"), answer
+    assert b"content-type: application/problem+json" in head
+    assert f"content-length: {len(body)}".encode() in head
+    assert (json.loads(body)["status"], json.loads(body)["code"]) == (400, "invalid")
 
 
 async def test_a_body_that_never_ends_is_cut_off(two: tuple[Person, Person]) -> None:

@@ -108,6 +108,8 @@ class Sweeper:
         """One sweep, if it is this process's turn and Redis answers."""
         try:
             if not await self._is_my_turn():
+                if self._sweeps:  # until now, or at the start
+                    log.info("another process sweeps; waiting for its turn")
                 self._ledger, self._sweeps = Ledger(), False  # another process tells the rest of these stories
                 return None
             self._sweeps = True

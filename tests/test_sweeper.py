@@ -1,6 +1,10 @@
 """The background worker: its ledger with given times, and its words from a running service."""
 
+import asyncio
+import contextlib
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pytest
 from house import House, Newcomer, settle
 from live import Service, ServiceMaker, eventually
 
+from chatlab.engines import Engines
 from chatlab.sweeper import GONE, NO_EXPIRY, Ledger, Told
 
 # --- the ledger ----------------------------------------------------------------------------------------------------------------
@@ -154,6 +159,7 @@ async def test_one_process_sweeps_at_a_time(start: ServiceMaker, database: Any) 
     await eventually(lambda: len(told(one, "Sweep")) + len(told(two, "Sweep")) >= 4)
     first, second = (one, two) if told(one, "Sweep") else (two, one)
     assert told(second, "Sweep") == []
+    assert (len(told(second, "another process sweeps")), told(first, "another")) == (1, [])  # not at every beat
     ann = settle(database, second)
     sent = await ann.send(ann, "x")
     await eventually(lambda: told(first, "Cache cleaned"))
@@ -162,6 +168,24 @@ async def test_one_process_sweeps_at_a_time(start: ServiceMaker, database: Any) 
     cleaned = told(first, "Cache cleaned") + told(second, "Cache cleaned")
     assert len([line for line in cleaned if sent["_id"] in line]) == 1
     await ann.close()
+
+
+async def test_alone_it_needs_redis_alone(engines: Engines, space: str, tmp_path: Path) -> None:
+    """`chatlab sweep` with a Redis named starts no MongoDB, makes no data folder, and ends with SIGTERM and exit status 0."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+    given = {"REDIS_URL": engines.redis.url, "DATA_DIR": str(tmp_path / "data"), "MONGOD": "/no/mongod", "KEY_PREFIX": f"{space}:"}
+    environment |= {f"CHATLAB_{name}": value for name, value in given.items()}
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        worker = await asyncio.create_subprocess_exec(sys.executable, "-m", "chatlab", "sweep", env=environment, stderr=out)
+    try:
+        await eventually(lambda: "Sweep: 0 live" in log.read_text() or worker.returncode is not None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            worker.terminate()
+    assert await asyncio.wait_for(worker.wait(), 10) == 0, log.read_text()
+    assert "Sweep: 0 live" in log.read_text()
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_log_names_no_secrets(house: House) -> None:

@@ -14,8 +14,11 @@ from browsing import Desk, behind, browser
 from house import House, open_house
 from live import PASSWORD, Person, eventually
 from playwright.async_api import Browser, Page, expect
+from starlette.requests import Request
 
 from chatlab.engines import Engines
+from chatlab.errors import Forbidden
+from chatlab.lab_api import is_here, must_be_here
 
 __all__ = ["browser"]  # a fixture
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one browser, for all of them
@@ -213,6 +216,19 @@ async def test_settings_are_checked(home: House, teacher: Person, tmp_path: Path
         await eventually(lambda: not httpx.get(address, headers=headers).json()["canTurn"])
         assert (await turn(teacher, cacheMode="off")).status_code == 409
         assert (await teacher.http.get("/api/lab/settings")).json() == before | {"canTurn": False}
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [("127.0.0.1", True), ("127.8.9.10", True), ("::1", True), ("::ffff:127.0.0.1", True)]
+    + [(far, False) for far in ("10.0.0.7", "172.17.0.1", "::ffff:10.0.0.7", "2001:db8::1", "localhost.example", "")],
+)
+async def test_only_the_own_machine_turns(address: str, here: bool) -> None:
+    """Settings are turned and keys are seen from the loopback alone: not from a neighbour, nor from what has no address."""
+    request = Request({"type": "http", "client": (address, 1) if address else None})
+    assert is_here(address) == here
+    with contextlib.nullcontext() if here else pytest.raises(Forbidden):
+        must_be_here(request)
 
 
 async def test_it_is_there_only_with_the_flow(home: House, tmp_path: Path) -> None:

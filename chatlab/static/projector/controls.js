@@ -146,7 +146,7 @@ export class Controls {
     this.buttons.l.setAttribute("aria-pressed", String(slow));
     this.#trouble("slow", slow && `SLOW CLASS: a key lives ${seconds(now.cacheTtl)} here, not ${seconds(now.usualTtl)}`);
     this.#trouble("mode", now.cacheMode !== now.usualMode && `CACHE ${now.cacheMode.toUpperCase()}, not ${now.usualMode}`);
-    this.#trouble("fixed", !now.canTurn && "Several processes share this cache: mode and life cannot be turned from here");
+    this.#trouble("fixed", !now.canTurn && "Mode and life cannot be turned from here: only on the service's own machine, where one process has the cache");
     for (const input of this.modes.querySelectorAll("input")) {
       input.checked = input.value === now.cacheMode;
       input.disabled = !now.canTurn;

@@ -104,9 +104,19 @@ export class Stage {
       if (body.keys) this.story.compare(body, began);
     } catch (error) {
       if (error.code === "unauthenticated") this.ended();
+      if (error.code === "forbidden") await this.#askForSettings();
     }
     this.#askedAt = performance.now();
     this.#asking = false;
+  }
+
+  /** Elsewhere than on the service's own machine: no keys, and controls that only show. */
+  async #askForSettings() {
+    try {
+      this.#settings((await ask("GET", "api/lab/settings", { token: this.token })).body);
+    } catch {
+      // asked again with the next look
+    }
   }
 
   // --- the panes -----------------------------------------------------------------------------------------------------------

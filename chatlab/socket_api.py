@@ -285,6 +285,7 @@ class _Watched:
         self._deadline = asyncio.get_running_loop().time() + connect_timeout
         self._stalled_timeout, self._given_up = stalled_timeout, False
         self._task = asyncio.current_task()
+        self._patience: asyncio.Timeout | None = None  # with what is being said now
 
     async def hear(self) -> MutableMapping[str, Any]:
         """The next message; a disconnection once the client has been given up."""
@@ -313,10 +314,13 @@ class _Watched:
         if self._given_up:
             return
         try:
-            async with asyncio.timeout(self._stalled_timeout):
+            async with asyncio.timeout(self._stalled_timeout) as self._patience:
                 await self._send(message)
         except TimeoutError:
+            self._patience = None
             self.cut_off("the client does not read")
+        finally:
+            self._patience = None
 
     async def hang_up(self, reason: str) -> None:
         """End the connection from our side."""
@@ -326,6 +330,9 @@ class _Watched:
     def cut_off(self, reason: str) -> None:
         """Give the client up, and what waits for it."""
         self._given_up = True
+        if self._patience:
+            self._patience.reschedule(0)  # what is being said to it now is not waited for either
+            self._patience = None
         if self._task:
             self._task.cancel(reason)
             self._task = None  # once: a second time would end the library's tidying up

@@ -177,7 +177,7 @@ async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, datab
 
 async def test_a_client_that_reads_too_slowly_is_dropped(start: ServiceMaker, database: Any) -> None:
     """A client that never stops reading, but reads less than there is, is dropped as well: what waits for it is bounded."""
-    service = start()
+    service = start(STALLED_TIMEOUT="300")  # so that slowness alone can be the reason
     ann, bob = settle(database, service), settle(database, service)
     await ann.connect()
     with await asyncio.to_thread(a_socket_that_never_reads, bob) as plain:
@@ -189,10 +189,11 @@ async def test_a_client_that_reads_too_slowly_is_dropped(start: ServiceMaker, da
 
 
 async def read_slowly(plain: socket.socket) -> None:
-    """About 20 KB each second."""
+    """About 20 KB each second; Engine.IO's pings are answered, so that it has nothing to complain of."""
     said = b"something"
     while said:
         said = await asyncio.get_running_loop().sock_recv(plain, 2048)
+        await asyncio.get_running_loop().sock_sendall(plain, bytes([0x81, 0x81, 0, 0, 0, 0]) + b"3")
         await asyncio.sleep(0.1)  # the slowness that is asked for
 
 

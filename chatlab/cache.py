@@ -8,6 +8,7 @@ The rules of the window are in `window.lua`; why they hold is told there, line b
 """
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from chatlab.breaker import Breaker
 from chatlab.flow import Flow
@@ -37,6 +38,7 @@ LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LA
 WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
 
 Command = tuple[Any, ...]
+Ask = Callable[..., "asyncio.Future[Any]"]
 
 
 class Keys:
@@ -76,22 +78,27 @@ SOURCE = (Path(__file__).parent / "window.lua").read_text()
 
 
 async def round_trip(redis: Redis, commands: list[Command]) -> list[Any]:
-    """The replies to all these commands, sent in one write; an error reply is one of them.
+    """The replies to all these commands, sent in one write; an error reply is one of them. TimeoutError after PATIENCE without any.
 
     redis-py's own pipeline does the same at twice the price: it looks up, retries and times each reply for itself.
     """
-    connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # the library's types stop here
-    try:
-        await connection.send_packed_command(connection.pack_commands(commands))
-        return [await _reply(connection) for _ in commands]
-    except BaseException:  # replies may be on their way that nobody will read
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
-        await redis.connection_pool.release(connection)
+    async with asyncio.timeout(PATIENCE) as patience:
+        connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # the library's types stop here
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection, patience) for _ in commands]
+        except BaseException:  # replies may be on their way that nobody will read
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await redis.connection_pool.release(connection)
 
 
-async def _reply(connection: AbstractConnection) -> Any:
+async def _reply(connection: AbstractConnection, patience: asyncio.Timeout) -> Any:
+    """The next reply. Each is a sign of life: long replies take their time, and are no outage."""
+    until, now = patience.when(), asyncio.get_running_loop().time()
+    if until is not None and until - now < PATIENCE / 2:
+        patience.reschedule(now + PATIENCE)
     try:
         return await connection.read_response(disable_decoding=True)
     except ResponseError as error:
@@ -104,6 +111,8 @@ class Pipe:
     def __init__(self, redis: Redis, breaker: Breaker) -> None:
         self._redis, self._breaker = redis, breaker
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self.sources: dict[str, str] = {}  # scripts by their digest
+        self._questions: dict[Command, asyncio.Future[Any]] = {}  # those of them that change nothing
         self._running: asyncio.Task[None] | None = None
 
     def ask(self, *command: Any) -> "asyncio.Future[Any]":
@@ -117,9 +126,18 @@ class Pipe:
             self._running = asyncio.get_running_loop().create_task(self._run())
         return reply
 
+    def ask_once(self, *command: Any) -> "asyncio.Future[Any]":
+        """The same for a command that changes nothing: all who ask before it has left share one reply, as new as any of them may expect."""
+        question = self._questions.get(command)
+        if question is None:
+            question = self._questions[command] = self.ask(*command)
+            question.add_done_callback(lambda _: self._questions.pop(command, None))
+        return asyncio.shield(question)  # one who gives up does not speak for the others
+
     async def _run(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:LARGEST_PIPELINE], self._waiting[LARGEST_PIPELINE:]
+            self._questions.clear()
             replies = await self._replies([command for command, _ in batch])
             for (_, future), reply in zip(batch, replies, strict=True):
                 if not future.done():
@@ -130,14 +148,23 @@ class Pipe:
             return [None] * len(commands)
         try:
             with CACHE_SECONDS.time():
-                async with asyncio.timeout(PATIENCE):
-                    return [self._checked(reply) for reply in await round_trip(self._redis, commands)]
+                return [self._checked(reply) for reply in await self._with_scripts(commands)]
         except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: all the same to a request
             self._breaker.trip(error)
             return [None] * len(commands)
 
+    async def _with_scripts(self, commands: list[Command]) -> list[Any]:
+        """The replies; a script that Redis has forgotten (SCRIPT FLUSH) is told to it again at once, so that no write is missed."""
+        replies = await round_trip(self._redis, commands)
+        forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if forgotten:
+            again = [("EVAL", self.sources[commands[place][1]], *commands[place][2:]) for place in forgotten]
+            for place, reply in zip(forgotten, await round_trip(self._redis, again), strict=True):
+                replies[place] = reply
+        return replies
+
     def _checked(self, reply: Any) -> Any:
-        """An error reply (full, read-only, script lost) is a write that did not happen: an outage like any other."""
+        """An error reply (full, read-only) is a write that did not happen: an outage like any other."""
         if not isinstance(reply, Exception):
             return reply
         if not str(reply).startswith("WRONGTYPE"):  # somebody else's value under our key: no outage
@@ -237,10 +264,18 @@ class Cache:
         await self._redis.connection_pool.disconnect()
         await self._redis.set(self.keys.probe, 1, px=1000)
         for name, script in self._scripts.items():
-            self._digests[name] = await self._redis.script_load(script)
+            self._digests[name] = await self._loaded(script)
         seconds, microseconds = await self._redis.time()
         self.epoch = seconds * 1_000_000 + microseconds
         self._learn_time(self.epoch)
+
+    async def _loaded(self, script: str) -> str:
+        """The digest that Redis knows a script by. Raises ValueError if it is another one: that is not Redis, or out of step."""
+        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        if await self._redis.script_load(script) not in (digest, digest.encode()):
+            raise ValueError("not an answer to what was asked")
+        self.pipe.sources[digest] = script
+        return digest
 
     def _mend(self) -> None:
         """Drop the windows that lack a write of this process: others may still trust them."""
@@ -311,7 +346,7 @@ class Cache:
         """What the window has of this page; None when Redis cannot be asked."""
         before, after = -1 if page.before is None else page.before, -1 if page.after is None else page.after
         epoch = self.epoch
-        reply = await self._run("read", self.keys.window(conversation), 0, page.limit or 0, before, after)
+        reply = await self._run("read", self.keys.window(conversation), 0, page.limit or 0, before, after, ask=self.pipe.ask_once)
         if reply is None or epoch != self.epoch:  # guard: an outage has come to light while this was on its way
             return None
         try:
@@ -346,13 +381,13 @@ class Cache:
 
     # --- both ----------------------------------------------------------------------------------------------------------------
 
-    def _run(self, script: str, key: str, began: int, *rest: Any) -> "asyncio.Future[Any]":
+    def _run(self, script: str, key: str, began: int, *rest: Any, ask: Ask | None = None) -> "asyncio.Future[Any]":
         if self.mode is CacheMode.OFF or script not in self._digests:
             nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing
         common = (self.epoch, self.ttl_ms, self.grace_ms, self._window_size, began)
-        return self.pipe.ask("EVALSHA", self._digests[script], 1, key, *common, *rest)
+        return (ask or self.pipe.ask)("EVALSHA", self._digests[script], 1, key, *common, *rest)
 
     def _write(self, script: str, conversation: Conversation, began: int, *rest: Any) -> "asyncio.Future[Any]":
         """A write to a window; one that does not reach it is remembered."""

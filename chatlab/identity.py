@@ -1,18 +1,11 @@
 """Who talks to whom: user ids and the one rule that turns two of them into a conversation. Knows nothing else."""
 
-import re
 from typing import NewType
 
 UserId = NewType("UserId", str)
 Conversation = NewType("Conversation", str)
 
 USER_ID = r"^[a-z0-9][a-z0-9_-]{0,31}$"
-_USER_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-
-
-def is_user_id(text: str) -> bool:
-    """True for a lower-case handle of 1 to 32 letters, digits, `_` and `-` that begins with a letter or a digit."""
-    return _USER_ID.fullmatch(text) is not None
 
 
 def conversation_of(one: str, other: str) -> Conversation:

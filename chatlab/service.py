@@ -21,6 +21,8 @@ from chatlab.requests import Page
 from chatlab.settings import CacheMode
 from chatlab.store import CHUNK, Document, Store
 
+KINDS = 50  # of reactions on one message: all of them travel with each of its versions
+
 
 class History(NamedTuple):
     """A stretch of a conversation, oldest first: pieces of JSON, each holding messages joined by commas. `cache`: the X-Cache value."""
@@ -188,7 +190,9 @@ class Service:
 
     async def react(self, user: UserId, message_id: str, emoji: str, trace: Trace = SILENT) -> Message:
         """Add a participant's reaction; adding it twice is the same as once."""
-        await self._may(user, message_id)
+        message = await self._may(user, message_id)
+        if emoji not in message.reactions and len(message.reactions) >= KINDS:
+            raise Conflict(f"The message has {KINDS} kinds of reactions already; add to one of these.")
         held = f"reactions.{emoji}"
         return await self._change(message_id, {held: {"$ne": user}}, {"$push": {held: user}}, trace)
 
@@ -198,13 +202,14 @@ class Service:
         held = f"reactions.{emoji}"
         return await self._change(message_id, {held: user}, {"$pull": {held: user}}, trace)
 
-    async def _may(self, user: UserId, message_id: str, *, as_sender: bool = False) -> None:
+    async def _may(self, user: UserId, message_id: str, *, as_sender: bool = False) -> Message:
         """Only participants see a message, and only its sender may rewrite it. Who they are never changes, so the cache may answer."""
         message = await self._cache.message(message_id) or await self._store.message(message_id)
         if message is None or user not in participants_of(message.conversation):
             raise NotFound("There is no such message.")
         if as_sender and message.sender_id != user:
             raise Forbidden("Only the sender may change this message.")
+        return message
 
     async def _change(self, message_id: str, condition: Document, change: Document, trace: Trace, *, again: bool = False) -> Message:
         """Change, cache, emit. A change that would change nothing does nothing; `again`: also on a deleted message."""
@@ -283,8 +288,3 @@ async def _one(*pieces: bytes, rest: AsyncIterator[bytes] | None = None) -> Asyn
     if rest:
         async for piece in rest:
             yield piece
-
-
-async def whole(history: History) -> bytes:
-    """A history as one JSON list; for short ones."""
-    return b"[" + b",".join([piece async for piece in history.pieces if piece]) + b"]"

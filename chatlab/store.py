@@ -6,6 +6,7 @@ Sends that arrive while an insert is in flight go together in the next one (grou
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import OrderedDict, deque
@@ -143,7 +144,9 @@ class Store:
     async def sent_as(self, draft: Draft) -> Message:
         """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
         wanted = {"conversation": draft.conversation, "senderId": draft.sender, "clientId": draft.client_id}
-        found = await self.ask(self._messages.find_one(wanted)) or {}
+        found = await self.ask(self._messages.find_one(wanted))
+        if found is None:  # refused for one that is not there: somebody has taken it away by hand
+            raise StoreUnavailable
         if found["clientText"] != digest_of(draft.text):
             raise _other_text()
         return from_document(found)
@@ -174,8 +177,8 @@ class Store:
         """The newest seq of each; those without a message are left out. One index seek a conversation."""
         pipeline: list[Document] = [
             {"$match": {"conversation": {"$in": conversations}}},
-            {"$sort": {"conversation": 1, "seq": 1}},
-            {"$group": {"_id": "$conversation", "seq": {"$last": "$seq"}}},
+            {"$sort": {"conversation": -1, "seq": -1}},  # with $first: MongoDB then skips from one conversation to the next
+            {"$group": {"_id": "$conversation", "seq": {"$first": "$seq"}}},
         ]
         rows = await self.ask(self._aggregate(self._messages, pipeline))
         return {row["_id"]: row["seq"] for row in rows}
@@ -318,10 +321,11 @@ class Saver:
     def _take(self) -> list[_Waiting]:
         """The first message of each conversation that waits."""
         batch = []
-        for conversation in list(self._waiting)[:LARGEST_BATCH]:
-            batch.append(self._waiting[conversation].popleft())
-            if not self._waiting[conversation]:
-                del self._waiting[conversation]
+        for conversation in list(itertools.islice(self._waiting, LARGEST_BATCH)):
+            line = self._waiting.pop(conversation)
+            batch.append(line.popleft())
+            if line:  # behind those that have not had their turn
+                self._waiting[conversation] = line
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:

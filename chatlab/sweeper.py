@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from chatlab import metrics
-from chatlab.cache import PATIENCE, Command, Keys, round_trip
+from chatlab.cache import Command, Keys, round_trip
 from chatlab.flow import Flow
 from chatlab.settings import Settings
 
@@ -177,8 +177,7 @@ class Sweeper:
         return dict(zip(keys, await self._ask([("PTTL", _raw(key)) for key in keys]), strict=True))
 
     async def _ask(self, commands: list[Command]) -> list[Any]:
-        async with asyncio.timeout(PATIENCE):
-            replies = await round_trip(self._redis, commands)
+        replies = await round_trip(self._redis, commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

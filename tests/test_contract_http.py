@@ -264,3 +264,13 @@ async def counted(someone: Person) -> dict[str, float]:
     """All metrics by name and labels."""
     lines = (await someone.http.get("/metrics")).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+async def test_kinds_of_reactions_have_an_end(house: House, newcomer: Newcomer) -> None:
+    """Fifty kinds fit on a message; one more kind is a conflict, and one more of a kind that is there is not."""
+    ann, bob = newcomer(), newcomer()
+    message = await ann.send(bob, "react!")
+    kinds = [chr(0x1F400 + number) for number in range(51)]
+    answers = [await ann.http.put(f"/api/messages/{message['_id']}/reactions/{kind}") for kind in kinds]
+    assert [answer.status_code for answer in answers] == [200] * 50 + [409]
+    assert (await bob.http.put(f"/api/messages/{message['_id']}/reactions/{kinds[0]}")).status_code == 200

@@ -210,6 +210,23 @@ async def test_other_modes_need_as_little(in_mode: House, newcomer: Newcomer, lo
 # --- what a hit asks -----------------------------------------------------------------------------------------------------------
 
 
+async def test_the_newest_of_a_long_conversation_is_one_seek_away(house: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+    """Who the people are, with their last messages, costs MongoDB a few keys a conversation, however long it is."""
+    house.database["users"].delete_many({"_id": {"$in": long}})
+    ann, bob = (newcomer(name, house.service) for name in long)
+    assert (await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": LONG})).status_code == 204
+    try:
+        house.database.command("profile", 2)
+        people = (await ann.http.get("/api/users")).json()
+    finally:
+        house.database.command("profile", 0)
+    examined = [row.get("keysExamined", 0) for row in house.database["system.profile"].find({"ns": f"{house.database.name}.messages"})]
+    house.database.drop_collection("system.profile")
+    assert next(one["lastMessage"]["seq"] for one in people if one["id"] == bob.id) == LONG
+    assert examined
+    assert max(examined) < 10 * len(people)
+
+
 async def test_a_hit_asks_mongodb_nothing(house: House, newcomer: Newcomer) -> None:
     """MongoDB's own profiler sees the cold read and not one of the warm ones."""
     ann, bob = newcomer(), newcomer()

@@ -24,7 +24,7 @@ from chatlab.hub import Hub
 from chatlab.identity import UserId
 from chatlab.message import Draft, Message, create, from_document
 from chatlab.requests import Page
-from chatlab.service import Service, whole
+from chatlab.service import History, Service
 from chatlab.settings import load_settings
 from chatlab.store import Document, Doubts, Saved, Store
 
@@ -82,6 +82,11 @@ class Step:
 ACTOR: contextvars.ContextVar["Actor"] = contextvars.ContextVar("actor")
 
 
+async def whole(history: History) -> bytes:
+    """A history as one JSON list; for short ones."""
+    return b"[" + b",".join([piece async for piece in history.pieces if piece]) + b"]"
+
+
 class Actor:
     """A request on its way through a process."""
 
@@ -127,6 +132,7 @@ class Gate(Pipe):
 
     def __init__(self, process: "Process") -> None:
         self.process = process
+        self._questions, self.sources = {}, {}
 
     def ask(self, *command: Any) -> "asyncio.Future[Any]":
         world = self.process.world

@@ -127,7 +127,7 @@ def claims(lab: Lab, trace: Trace, life: Life) -> Claims:
     stored = bool(lab.mongo_find("messages", _id=trace.id))
     lived = f"last found at {(life.alive_ms - life.cached_ms) / 1000:.2f} s, first missed at {life.seconds:.2f} s"
     logged = f"logged at {life.told_at:.2f} s, at a beat of the worker" if life.told_ms else "not logged"
-    afterwards = f"{'there' if stored else 'not there'} after Redis forgot it; notebook 12 breaks things"
+    afterwards = f"{'there' if stored else 'not there'} after Redis forgot it; breaking things is for a later notebook"
     return Claims([
         Claim("a message passes seven boxes, in this order", ", ".join(trace.stages), _holds(trace.stages == STAGES)),
         Claim("its copy in Redis lives 5 seconds", lived, _holds(life.to_deadline and life.ttl_ms == 5000)),

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import multiprocessing
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from chatlab.socket_api import SocketApi, SocketGuard, socket_server
 from chatlab.store import Store
 from chatlab.sweeper import Sweeper
 
+log = logging.getLogger(__name__)
 flow_log = logging.getLogger("chatlab.flow")
 
 
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             parts = app.state.parts = await _parts(settings, urls, sockets, stack)
             socket_api = SocketApi(sockets, parts.service, parts.accounts, parts.hub, parts.flow)
             socket_api.open()
-            stack.push_async_callback(socket_api.close)
+            stack.push_async_callback(_within, 1, socket_api.close)
             _add_routes(app, parts, sockets, socket_api)
             await _open_sweeper(parts, urls, stack)
             yield
@@ -115,12 +116,23 @@ async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.As
     cache.others = hub.has_peers
     accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
     stack.callback(metrics.forget_this_process)
-    stack.push_async_callback(cache.close)
-    stack.push_async_callback(store.close)
-    stack.push_async_callback(hub.close)
+    stack.push_async_callback(_within, 1, cache.close)
+    stack.push_async_callback(_within, 4, store.close)  # what waits to be saved is saved
+    stack.push_async_callback(_within, 1, hub.close)
     await asyncio.gather(cache.open(), store.open())
     await hub.open()
     return Parts(settings, flow, store, cache, hub, accounts, Service(store, cache, hub, accounts))
+
+
+async def _within(seconds: float, close: Callable[[], Awaitable[None]]) -> None:
+    """Close one part. A stopping service waits for none for ever, whatever the engine behind it does."""
+    closing = asyncio.ensure_future(close())
+    done, _ = await asyncio.wait([closing], timeout=seconds)
+    if done:
+        closing.result()
+    else:
+        log.warning("%s did not end within %g s; leaving without it", getattr(close, "__qualname__", "a part"), seconds)
+        closing.cancel()
 
 
 def _flow(settings: Settings) -> Flow:
@@ -172,10 +184,10 @@ async def _open_sweeper(parts: Parts, urls: tuple[str, str], stack: contextlib.A
 
     async def stop() -> None:
         sweeping.cancel()
-        await asyncio.gather(sweeping, return_exceptions=True)
+        await asyncio.wait([sweeping])
         await redis.aclose()
 
-    stack.push_async_callback(stop)
+    stack.push_async_callback(_within, 2, stop)
 
 
 async def _health(request: Request) -> Response:

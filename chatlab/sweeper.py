@@ -125,16 +125,14 @@ class Sweeper:
     async def _is_my_turn(self) -> bool:
         """Hold the lock, which ends by itself if this process dies."""
         life = max(1000, round(self._interval * 2500))
-        if await self._redis.set(self._keys.sweeping, self._me, px=life, nx=True):
-            return True
-        if await self._redis.get(self._keys.sweeping) != self._me.encode():
-            return False
-        await self._redis.pexpire(self._keys.sweeping, life)
-        return True
+        taken, holder = await self._ask([("SET", self._keys.sweeping, self._me, "PX", life, "NX"), ("GET", self._keys.sweeping)])
+        if taken is None and holder == self._me.encode():
+            await self._ask([("PEXPIRE", self._keys.sweeping, life)])
+        return bool(holder == self._me.encode())
 
     async def _hand_over(self) -> None:
-        if await self._redis.get(self._keys.sweeping) == self._me.encode():
-            await self._redis.delete(self._keys.sweeping)
+        if await self._ask([("GET", self._keys.sweeping)]) == [self._me.encode()]:
+            await self._ask([("DEL", self._keys.sweeping)])
 
     def expect(self, key: str, ttl_ms: int) -> None:
         """A key has begun its life in this process. Without this, one that lives for less than a beat would never be met."""
@@ -155,7 +153,7 @@ class Sweeper:
                 part = self._ledger.doubtful(part, found, self._clock())  # noqa: PLW2901 - what is left of it
             self._ledger.note(await self._pttls(part), self._clock(), told)
         for key in told.leaked:
-            await self._redis.pexpire(_raw(key), self._ttl_ms, nx=True)
+            await self._ask([("PEXPIRE", _raw(key), self._ttl_ms, "NX")])
         self._tell(told, len(self._ledger), (time.perf_counter() - started) * 1000)
         return told
 

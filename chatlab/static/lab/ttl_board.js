@@ -182,7 +182,7 @@ function cellFor(count, width, height) {
 }
 
 function word(item) {
-  return { live: "deadline reached", expired: "expired", gone: "cleaned", lost: "lost", kept: "no expiry" }[item.state];
+  return { live: "time is up", expired: "expired", gone: "cleaned", lost: "lost", kept: "no expiry" }[item.state];
 }
 
 function sentence(item) {

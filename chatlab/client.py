@@ -89,12 +89,21 @@ class Person:
         answer = _checked(await self.http.get(f"/api/messages/{other}", params=page, headers=headers))
         return Reading(answer.json(), answer.headers["x-cache"], _since(started))
 
+    async def turn(self, settings: Json) -> Json:
+        """Other settings of a running service, as `/lab` turns them: `cacheTtl` (s), `cacheMode`. The service needs CHATLAB_FLOW=1."""
+        return dict(_checked(await self.http.put("/api/lab/settings", json=settings)).json())
+
     def _hear(self, event: str, *payload: Any) -> None:
         self.heard.append(Heard(event, payload[0] if payload else None, time.time() * 1000))
 
-    async def close(self) -> None:
+    async def hang_up(self) -> None:
+        """Close the sockets; `connect` and `watch` open them again."""
         for socket in (self.socket, *self._watching):
             await socket.disconnect()
+        self._watching.clear()
+
+    async def close(self) -> None:
+        await self.hang_up()
         await self.http.aclose()
 
 

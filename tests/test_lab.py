@@ -15,10 +15,11 @@ import redis
 from live import eventually
 
 from chatlab.engines import Engines
-from chatlab.lab import Lab, checks, doctor, predict, start
-from chatlab.lab.checks import BLANK, CANNOT_TELL, NOT_YET
+from chatlab.lab import Lab, doctor, predict, start
+from chatlab.lab.lessons import start_here
 from chatlab.lab.life import Life
 from chatlab.lab.space import take_space
+from chatlab.lab.verdicts import BLANK, CANNOT_TELL, NOT_YET
 
 LabMaker = Callable[..., Awaitable[Lab]]
 KERNEL = """
@@ -40,7 +41,7 @@ async def begin(engines: Engines, tmp_path: Path) -> AsyncIterator[LabMaker]:
     labs: list[Lab] = []
 
     async def begin(name: str, **settings: Any) -> Lab:
-        own = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
+        own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
         labs.append(await start(name, **own, **settings))
         return labs[-1]
 
@@ -165,7 +166,7 @@ async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
     os.kill(lab.pid, signal.SIGKILL)
     await eventually(lambda: board.error)
     assert "service has ended" in board.error == flow.error
-    assert (await checks.gone_at(lab, 5)).kind == CANNOT_TELL
+    assert (await start_here.gone_at(lab, 5)).kind == CANNOT_TELL
     await lab.end()
     assert "ended" in repr(lab)
 
@@ -174,11 +175,11 @@ async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
     """Whatever is answered, a check says what to try next: nothing, a wrong word, a wrong box, a wrong type."""
     lab = await begin("checks", cache_ttl=1, sweep_interval=0.2)
     trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
-    assert (await checks.durable_box(lab, trace, ...)).kind == BLANK
-    assert [(await checks.durable_box(lab, trace, answer)).kind for answer in ("redis", "cache_message", "emit", None)] == [NOT_YET] * 4
-    assert "MongoDB still has it" in (await checks.durable_box(lab, trace, "save")).text
-    assert [(await checks.gone_at(lab, answer)).kind for answer in (..., "five")] == [BLANK, NOT_YET]
-    assert "new life" in (await checks.gone_at(lab, 3)).text
+    assert (await start_here.durable_box(lab, trace, ...)).kind == BLANK
+    assert [(await start_here.durable_box(lab, trace, answer)).kind for answer in ("redis", "cache_message", "emit", None)] == [NOT_YET] * 4
+    assert "MongoDB still has it" in (await start_here.durable_box(lab, trace, "save")).text
+    assert [(await start_here.gone_at(lab, answer)).kind for answer in (..., "five")] == [BLANK, NOT_YET]
+    assert "new life" in (await start_here.gone_at(lab, 3)).text
 
 
 def test_a_life_tells_its_moments_apart() -> None:

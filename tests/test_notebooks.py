@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import series
 
-from chatlab.lab.checks import BLANK, CORRECT, MARKS
+from chatlab.lab.verdicts import BLANK, CORRECT, MARKS
 
 PATHS = series.paths()
 LONGEST_CELL = 4  # lines
@@ -94,7 +94,7 @@ def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
     predicted = next(index for index, source in enumerate(sources) if "predict(" in source)
     assert predicted < next(index for index, source in enumerate(sources) if ".send(" in source)
     assert 2 <= len(series.exercises(notebook)) <= 3
-    assert all("await checks." in cell.source for cell in series.exercises(notebook))
+    assert all("await lesson." in cell.source for cell in series.exercises(notebook))
     assert sources[-1].strip() == "await lab.end()"
 
 

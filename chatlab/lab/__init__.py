@@ -1,20 +1,22 @@
 """The notebook side: a session with a service of its own, widgets that show what really happens in it, checks of what was understood.
 
-    from chatlab.lab import checks, doctor, predict, start
+    from chatlab.lab import doctor, predict, start
+    from chatlab.lab.lessons import start_here as lesson
 
-    lab = await start("00")                        session.py: the service, its people, looks behind its back
+    lab = await start("00")                        session.py: the service, its people, switches, looks behind its back
     alice = await lab.person("alice")
     trace = await alice.send(bob, "Hello, Bob!")   trace.py: the boxes one message passed
     life = await lab.life(trace.key)               life.py: one cached key from 0 s to gone
-    lab.flow_map(), lab.ttl_board()                widgets.py: both of them live
-    await checks.durable_box(lab, trace, "save")   checks.py: asks the running system, never raises
+    asked = await lab.asked(bob.read("alice"))     asked.py: what that cost MongoDB and Redis
+    lab.flow_map(), lab.ttl_board()                widgets: both of them live
+    await lesson.durable_box(lab, trace, "save")   verdicts.py, lessons/: asks the running system, never raises
+    lesson.claims(lab, trace, life)                claims.py, ledger.py: what the document says, and what was found
 
 Nobody above imports this.
 """
 
-from chatlab.lab import checks
 from chatlab.lab.checkup import doctor
 from chatlab.lab.session import Lab, start
 from chatlab.lab.widgets import predict
 
-__all__ = ["Lab", "checks", "doctor", "predict", "start"]
+__all__ = ["Lab", "doctor", "predict", "start"]

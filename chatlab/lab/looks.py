@@ -1,20 +1,25 @@
-"""Direct looks at MongoDB and Redis, behind the service's back and read only, with clients of their own.
+"""Direct looks at MongoDB and Redis, behind the service's back, with clients of their own.
 
-Keys are spoken of without the session's prefix, as the service names them for everybody else.
+Keys are spoken of without the session's prefix, as the service names them for everybody else. Looks only read; `command` is for those
+who want to do something to a key of this session themselves.
 """
 
+import contextlib
 import json
 from typing import Any
 
 import pymongo
 from bson import ObjectId
+from pymongo.collection import Collection
 from redis import Redis
 
 from chatlab.client import Json
 from chatlab.engines import Engines
+from chatlab.lab.asked import Asked, listening
 from chatlab.message import from_document
 
 PATIENCE = 2.0  # seconds for an engine's answer
+EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "REPLICAOF", "SWAPDB", "ACL", "FUNCTION", "SCRIPT", "MONITOR"}
 
 
 class Looks:
@@ -49,6 +54,31 @@ class Looks:
         query = {name: ObjectId(value) if name == "_id" and ObjectId.is_valid(value) else value for name, value in fields.items()}
         found = list(self._database[collection].find(query).sort("_id", 1))
         return [json.loads(from_document(document).json) for document in found] if collection == "messages" else found
+
+    def command(self, *words: Any) -> Any:
+        """Any command of Redis that touches no more than keys. Words that begin with `message` are keys of this session."""
+        name = str(words[0]).upper() if words else ""
+        if name in EVERYBODYS:
+            raise ValueError(f"{name} would reach others' data too; what can be done here is done to keys")
+        answer = self._redis.execute_command(*(self._with_prefix(word) for word in words))  # type: ignore[no-untyped-call]
+        return self._without_prefix(answer)
+
+    def _with_prefix(self, word: Any) -> Any:
+        return f"{self._prefix}{word}" if isinstance(word, str) and word.startswith(("message:", "messages:", "message*")) else word
+
+    def _without_prefix(self, answer: Any) -> Any:
+        if isinstance(answer, list | tuple):
+            return [self._without_prefix(part) for part in answer]
+        return answer.removeprefix(self._prefix) if isinstance(answer, str) else answer
+
+    def listening(self) -> contextlib.AbstractContextManager[Asked]:
+        """What the service asks of both while the block goes on."""
+        return listening(self._database, self._redis, self._prefix)
+
+    @property
+    def messages(self) -> Collection[Json]:
+        """MongoDB's messages, as documents."""
+        return self._database["messages"]
 
     def erase(self) -> None:
         """The one thing here that writes: it removes this session's database and keys, and nothing else."""

@@ -10,21 +10,32 @@ Everything runs on the kernel's own event loop; nothing here prints. What goes w
 import asyncio
 import contextlib
 import os
+import shutil
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
+from pymongo.collection import Collection
+from redis.exceptions import RedisError
+
+from chatlab.bench.wire import Wire
 from chatlab.client import Json
-from chatlab.engines import open_engines
+from chatlab.engines import Engines, open_engines
 from chatlab.errors import EngineError
 from chatlab.flow import Event
-from chatlab.lab.life import Life
+from chatlab.lab.asked import Asked
+from chatlab.lab.claims import Claim, Claims
+from chatlab.lab.ledger import Ledger
+from chatlab.lab.life import SELDOM, Life
 from chatlab.lab.looks import Looks
 from chatlab.lab.said import Said
 from chatlab.lab.space import take_space
 from chatlab.lab.trace import Person, Trace
 from chatlab.lab.widgets import FlowMap, Live, TtlBoard
+from chatlab.programs import Name
 from chatlab.serving import ChildService
 from chatlab.settings import load_settings
 
@@ -40,17 +51,18 @@ Shown = TypeVar("Shown", bound=Live)
 _live: dict[str, "Lab"] = {}
 
 
-async def start(name: str, **settings: Any) -> "Lab":
+async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "Lab":
     """The session of this notebook: the one that runs, or a new one without people and messages.
 
-    `settings` as in `chatlab.settings`, e.g. `cache_ttl=20`. Raises EngineError with the command that mends it.
+    `own_engines`: engines that nobody else uses, so that they can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
+    `cache_ttl=20`. Raises EngineError with the command that mends it.
     """
     lab = _live.get(name)
-    if lab and lab.runs and lab.given == settings:
+    if lab and lab.runs and not lab.turned and (lab.own_engines, lab.given) == (own_engines, settings):
         return lab
     if lab:
         await lab.end()
-    _live[name] = lab = Lab(name, settings)
+    _live[name] = lab = Lab(name, settings, own_engines=own_engines)
     await lab.open()
     return lab
 
@@ -58,8 +70,9 @@ async def start(name: str, **settings: Any) -> "Lab":
 class Lab:
     """Made by `start`. Keys are spoken of without the session's prefix, as the service names them for everybody else."""
 
-    def __init__(self, name: str, given: dict[str, Any]) -> None:
-        self.name, self.given = name, given
+    def __init__(self, name: str, given: dict[str, Any], *, own_engines: bool) -> None:
+        self.name, self.given, self.own_engines = name, given, own_engines
+        self.turned: dict[str, Any] = {}  # settings that were changed since
         self.events: deque[Event] = deque(maxlen=REMEMBERED)
         self._people: dict[str, Person] = {}
         self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
@@ -68,7 +81,9 @@ class Lab:
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
         self._closing = contextlib.ExitStack()
+        self._engines: Engines | None = None
         self._service: ChildService | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._looks: Looks | None = None
 
     # --- beginning and end ---------------------------------------------------------------------------------------------------
@@ -82,24 +97,38 @@ class Lab:
             raise
 
     def _open_engines(self) -> None:
-        space, self._lock = take_space(self.name, load_settings().data_dir.expanduser() / "lab")
+        folder = self._folder
+        space, self._lock = take_space(self.name, folder)
         self._closing.callback(os.close, self._lock)
-        self.settings = load_settings(**OWN | {"database": space, "key_prefix": f"{space}:"} | self.given)
-        engines = self._closing.enter_context(open_engines(self.settings))
-        self._looks = Looks(engines, space, self.settings.key_prefix)
+        self._fixed = OWN | {"database": space, "key_prefix": f"{space}:"} | self.given
+        if self.own_engines:
+            self._fixed["data_dir"] = folder / space
+            self._closing.callback(shutil.rmtree, folder / space, ignore_errors=True)
+        self.settings = load_settings(**self._fixed)
+        self._engines = self._closing.enter_context(open_engines(self.settings))
+        self._looks = Looks(self._engines, space, self.settings.key_prefix)
         self._closing.callback(self._looks.close)
         self._looks.erase()  # what a kernel left that was killed
 
     async def _open_service(self) -> None:
+        await self._start_service()
+        await self.person("observer")  # has the token that /flow wants
+        await self._listen()
+
+    async def _start_service(self) -> None:
         self._service = await asyncio.to_thread(ChildService, self.settings, pass_fds=[self._lock])
-        observer = await self.person("observer")  # has the token that /flow wants
-        await observer.watch(self._hear)
-        self._spawn(self._watch_over(self._service))
+
+    async def _listen(self) -> None:
+        assert self._service
+        await self._people["observer"].watch(self._hear)
+        self._watch = self._spawn(self._watch_over(self._service))
 
     async def reset(self) -> "Lab":
         """Forget all people and messages of this session, and start its service again."""
         await self._close_service()
         await asyncio.to_thread(self._look.erase)
+        self.turned.clear()
+        self.settings = load_settings(**self._fixed)
         await self._open_service()
         return self
 
@@ -109,8 +138,13 @@ class Lab:
         await self._close_service()
         left = await asyncio.to_thread(self._erase)
         await asyncio.to_thread(self._closing.close)
-        self._looks = None
+        self._looks = self._engines = None
         return left
+
+    async def _stop_watching(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
 
     async def _close_service(self) -> None:
         for task in self._tasks:
@@ -152,17 +186,104 @@ class Lab:
         )
         return f"Lab {self.name}: the service runs. {cache}; {len(self.mongo_find('messages'))} messages."
 
+    # --- switches --------------------------------------------------------------------------------------------------------------
+
+    async def turn(self, *, cache_ttl: float | None = None, cache_mode: str | None = None) -> "Lab":
+        """Another life for cached messages (seconds), another mode of the cache, from now on and without a restart."""
+        asked = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
+        await self._people["observer"].turn({name: value for name, value in asked.items() if value is not None})
+        return self._changed(cache_ttl=cache_ttl, cache_mode=cache_mode)
+
+    async def restart(self, **changed: Any) -> "Lab":
+        """The service anew at the same address, also after it was killed, with other settings: `sweeper=False`, `window_size=500`.
+
+        People and messages stay, and what Redis holds; sockets that were open are opened again.
+        """
+        opened = [person for person in self._people.values() if person.socket.connected]
+        await self._stop_watching()
+        await asyncio.gather(*(person.hang_up() for person in self._people.values()), return_exceptions=True)
+        port = int(self._url.rpartition(":")[2])
+        if self._service:
+            await asyncio.to_thread(self._service.stop)
+        self._changed(port=port, **changed)
+        await self._start_service()
+        await self._listen()
+        await asyncio.gather(*(person.connect() for person in opened))
+        return self
+
+    async def kill(self) -> Said:
+        """`kill -9` for the service. `restart` brings it back."""
+        await self._stop_watching()
+        assert self.pid
+        os.kill(self.pid, signal.SIGKILL)
+        while self.runs:  # noqa: ASYNC110 - the kernel needs a moment
+            await asyncio.sleep(0.001)
+        return Said("The service was killed. await lab.restart() brings it back.")
+
+    def _changed(self, **changed: Any) -> "Lab":
+        self.turned |= {name: value for name, value in changed.items() if value is not None}
+        self.settings = load_settings(**self._fixed | self.turned)
+        return self
+
+    async def stop_engine(self, name: Name) -> Said:
+        """Stop `redis` or `mongo`, in a session that has its own."""
+        await asyncio.to_thread(self._mine.stop, name)
+        return Said(f"{name} is stopped. await lab.start_engine({name!r}) brings it back.")
+
+    async def start_engine(self, name: Name) -> Said:
+        """Start it again; MongoDB with all it had saved, Redis empty."""
+        await asyncio.to_thread(self._mine.start, name)
+        return Said(f"{name} runs again.")
+
+    async def crash_engine(self, name: Name) -> Said:
+        """`kill -9` for an engine, frozen or not. Its keeper starts it again at once: MongoDB with all it had saved, Redis empty."""
+        former = self._mine.pid(name)
+        self._signal(name, signal.SIGKILL)
+        while self._mine.pid(name) in (None, former):  # noqa: ASYNC110 - the keeper has to notice, and nobody is told
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self._mine.start, name)
+        return Said(f"{name} was killed, and runs again.")
+
+    def freeze(self, name: Name) -> Said:
+        """It holds its connections and says nothing, until `thaw`: as when a network breaks."""
+        self._signal(name, signal.SIGSTOP)
+        return Said(f"{name} is frozen. lab.thaw({name!r}) lets it go on.")
+
+    def thaw(self, name: Name) -> Said:
+        self._signal(name, signal.SIGCONT)
+        return Said(f"{name} goes on.")
+
+    def _signal(self, name: Name, what: signal.Signals) -> None:
+        pid = self._mine.pid(name)
+        if pid is None:
+            raise EngineError(f"{name} does not run.", f"await lab.start_engine({name!r})")
+        os.kill(pid, what)
+
+    @property
+    def _mine(self) -> Engines:
+        if self._engines is None or not self.own_engines:
+            raise EngineError("Other notebooks use these engines too.", f"await start({self.name!r}, own_engines=True)")
+        return self._engines
+
     # --- people --------------------------------------------------------------------------------------------------------------
 
     async def person(self, name: str) -> Person:
         """The user of this name; signed up when asked for the first time."""
-        if self._service is None:
-            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
         if name not in self._people:
-            person = await Person.sign_up(self._service.url, name, PASSWORD)
+            person = await Person.sign_up(self._url, name, PASSWORD)
             person.lab = self
             self._people[name] = person
         return self._people[name]
+
+    @property
+    def _url(self) -> str:
+        if self._service is None:
+            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+        return self._service.url
+
+    def wire(self, person: Person) -> Wire:
+        """A bare HTTP connection of this user for measurements: a general client takes longer for a request than the service."""
+        return Wire(self._url, person.token)
 
     # --- the flow ------------------------------------------------------------------------------------------------------------
 
@@ -210,13 +331,20 @@ class Lab:
     async def _follow(self, life: Life) -> None:
         """Ask Redis until it no longer has the key, then wait for the worker's word. Asking makes Redis drop an expired key at once."""
         while life.state in ("live", "kept"):
-            if life.looked(self.redis_pttl(life.key), _now()):
+            pttl = self._pttl_if_it_answers(life.key)
+            if pttl is not None and life.looked(pttl, _now()):
                 self._show(life)
-            await asyncio.sleep(life.next_look(_now()))
+            await asyncio.sleep(SELDOM if pttl is None else life.next_look(_now()))
         told = await self.until(lambda: self._cleaned(life.key), 10 * self.settings.sweep_interval)
         if told:
             life.told(told)
             self._show(life)
+
+    def _pttl_if_it_answers(self, key: str) -> int | None:
+        try:
+            return self.redis_pttl(key)
+        except RedisError:  # stopped or frozen on purpose
+            return None
 
     def _cleaned(self, key: str) -> Event | None:
         return next((event for event in reversed(self.events) if event["stage"] == "cleaned" and event["key"] == key), None)
@@ -229,6 +357,17 @@ class Lab:
         life, task = self._lives[key]
         await asyncio.wait_for(asyncio.shield(task), self.settings.cache_ttl + 11 * self.settings.sweep_interval + PATIENCE)
         return life
+
+    # --- what was found ------------------------------------------------------------------------------------------------------
+
+    def found(self, *claims: Claim) -> Claims:
+        """What this notebook found of the document's claims; the ledger keeps it for the last but one."""
+        Ledger(self._folder).write(self.name, list(claims))
+        return Claims(claims)
+
+    @property
+    def _folder(self) -> Path:
+        return load_settings().data_dir.expanduser() / "lab"
 
     # --- direct looks, read only -----------------------------------------------------------------------------------------------
 
@@ -257,6 +396,21 @@ class Lab:
     def mongo_find(self, collection: str, **fields: Any) -> list[Json]:
         """The documents with these fields; messages as the API gives them."""
         return self._look.documents(collection, fields)
+
+    def redis(self, *words: Any) -> Any:
+        """Any command to Redis on keys of this session: `lab.redis("SET", "message:mine", "hello", "EX", 5)`."""
+        return self._look.command(*words)
+
+    @property
+    def messages(self) -> Collection[Json]:
+        """MongoDB's messages of this session, as pymongo gives them."""
+        return self._look.messages
+
+    async def asked(self, act: Awaitable[Any]) -> Asked:
+        """The commands that the service gives to MongoDB and to Redis while this goes on: `await lab.asked(bob.read("alice"))`."""
+        with self._look.listening() as asked:
+            await act
+        return asked
 
     # --- widgets -------------------------------------------------------------------------------------------------------------
 

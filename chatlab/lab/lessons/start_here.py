@@ -1,54 +1,15 @@
-"""Checks of what was understood. Each asks the running system, says what to try next, and never raises.
-
-An exercise is a line with `...` where the learner's answer goes; a check that is given `...` says so and asks nothing.
-"""
+"""Notebook 00: one message, from the door to its end in Redis."""
 
 import asyncio
-import functools
-import html
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from chatlab.lab.claims import DEPENDS, FAILS, Claim, Claims, holds
 from chatlab.lab.life import Life
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Trace, table
+from chatlab.lab.trace import STAGES, Trace
+from chatlab.lab.verdicts import CORRECT, NOT_YET, Verdict, check
 
-CORRECT, NOT_YET, BLANK, CANNOT_TELL = "Correct", "Not yet", "Not answered yet", "Cannot tell"
-MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", CANNOT_TELL: "⚠️"}
 NEAR_ENOUGH = 0.5  # seconds
-
-
-class Verdict(NamedTuple):
-    """What a check found, and what to try next."""
-
-    kind: str
-    text: str
-
-    def __repr__(self) -> str:
-        return f"{self.kind}. {self.text}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{MARKS[self.kind]} <b>{self.kind}.</b> {html.escape(self.text)}</p>"
-
-
-Check = Callable[..., Awaitable[Verdict]]
-
-
-def check(ask: Check) -> Check:
-    """A check of one answer, its last argument: blank answers are not asked about, and what goes wrong is said, not raised."""
-
-    @functools.wraps(ask)
-    async def safely(*given: Any) -> Verdict:
-        if given[-1] is ...:
-            return Verdict(BLANK, "Put your answer in the place of the dots and run the cell again.")
-        try:
-            return await ask(*given)
-        except Exception as wrong:  # noqa: BLE001 - a check never raises
-            return Verdict(
-                CANNOT_TELL, f"The running system could not be asked ({str(wrong) or type(wrong).__name__}). Run the first cells again."
-            )
-
-    return safely
 
 
 @check
@@ -106,40 +67,16 @@ def _conversation_keys(trace: Trace) -> list[str]:
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-class Claim(NamedTuple):
-    """What the document says, what was measured, and what follows: holds, does not hold, depends."""
-
-    says: str
-    measured: str
-    verdict: str
-
-
-class Claims(list[Claim]):
-    def __repr__(self) -> str:
-        return "\n".join(f"{claim.verdict:<15} {claim.says}: {claim.measured}" for claim in self)
-
-    def _repr_html_(self) -> str:
-        return table(("the document says", "measured here", "verdict"), self)
-
-
 def claims(lab: Lab, trace: Trace, life: Life) -> Claims:
     """What the document says of one message, held against this one."""
     stored = bool(lab.mongo_find("messages", _id=trace.id))
     lived = f"last found at {(life.alive_ms - life.cached_ms) / 1000:.2f} s, first missed at {life.seconds:.2f} s"
     logged = f"logged at {life.told_at:.2f} s, at a beat of the worker" if life.told_ms else "not logged"
     afterwards = f"{'there' if stored else 'not there'} after Redis forgot it; breaking things is for a later notebook"
-    return Claims([
-        Claim("a message passes seven boxes, in this order", ", ".join(trace.stages), _holds(trace.stages == STAGES)),
-        Claim("its copy in Redis lives 5 seconds", lived, _holds(life.to_deadline and life.ttl_ms == 5000)),
-        Claim("when it has expired, its TTL is 0", f"PTTL answered {life.end_code}", _holds(life.end_code == 0)),
-        Claim("it is deleted at 6 s, and that is logged", logged, _told(life)),
-        Claim("saved to MongoDB, it is never lost", afterwards, "depends" if stored else "does not hold"),
-    ])  # fmt: skip
-
-
-def _holds(seen: bool) -> str:
-    return "holds" if seen else "does not hold"
-
-
-def _told(life: Life) -> str:
-    return "depends" if life.told_ms >= life.deadline_ms else "does not hold"
+    return lab.found(
+        Claim("seven_boxes", ", ".join(trace.stages), holds(trace.stages == STAGES)),
+        Claim("message_key", lived, holds(life.to_deadline and life.ttl_ms == 5000)),
+        Claim("ttl_0", f"PTTL answered {life.end_code}", holds(life.end_code == 0)),
+        Claim("at_6_s", logged, DEPENDS if life.told_ms >= life.deadline_ms else FAILS),
+        Claim("never_lost", afterwards, DEPENDS if stored else FAILS),
+    )

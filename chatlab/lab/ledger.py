@@ -1,0 +1,56 @@
+"""The ledger: the latest measurement of every claim, kept in the data folder from notebook to notebook."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatlab.lab.claims import BY_NAME, Claim
+from chatlab.settings import load_settings
+
+
+class Entry(NamedTuple):
+    """A claim as it was found, by the notebook of that name, at `at` (seconds since 1970)."""
+
+    claim: Claim
+    notebook: str
+    at: float
+
+
+class Ledger:
+    """One JSON file; several kernels may write it at the same time."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = (folder or load_settings().data_dir.expanduser() / "lab") / "ledger.json"
+
+    def write(self, notebook: str, claims: list[Claim]) -> None:
+        """Keep these instead of what was known of them."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            now = time.time()
+            known = self._rows() | {claim.name: {**claim._asdict(), "notebook": notebook, "at": now} for claim in claims}
+            new = self._file.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+            new.replace(self._file)
+
+    def read(self) -> dict[str, Entry]:
+        """What is known, by the claims' names. A file that cannot be read knows nothing."""
+        rows = {name: row for name, row in self._rows().items() if name in BY_NAME}
+        return {
+            name: Entry(Claim(name, row["measured"], row["verdict"], row["timed"]), row["notebook"], row["at"])
+            for name, row in rows.items()
+        }
+
+    def erase(self) -> None:
+        """Forget all measurements."""
+        self._file.unlink(missing_ok=True)
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        try:
+            rows: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return rows

@@ -1,0 +1,53 @@
+"""What a check says of an answer. A check asks the running system, says what to try next, and never raises.
+
+An exercise is a line with `...` where the learner's answer goes; a check that is given `...` says so and asks nothing.
+"""
+
+import functools
+import html
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+CORRECT, NOT_YET, BLANK, CANNOT_TELL = "Correct", "Not yet", "Not answered yet", "Cannot tell"
+MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", CANNOT_TELL: "⚠️"}
+
+
+class Verdict(NamedTuple):
+    """What a check found, and what to try next."""
+
+    kind: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.kind}. {self.text}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{MARKS[self.kind]} <b>{self.kind}.</b> {html.escape(self.text)}</p>"
+
+
+Check = Callable[..., Awaitable[Verdict]]
+
+
+def correct(text: str) -> Verdict:
+    return Verdict(CORRECT, text)
+
+
+def not_yet(text: str) -> Verdict:
+    return Verdict(NOT_YET, text)
+
+
+def check(ask: Check) -> Check:
+    """A check of one answer, its last argument: blank answers are not asked about, and what goes wrong is said, not raised."""
+
+    @functools.wraps(ask)
+    async def safely(*given: Any) -> Verdict:
+        if given[-1] is ...:
+            return Verdict(BLANK, "Put your answer in the place of the dots and run the cell again.")
+        try:
+            return await ask(*given)
+        except Exception as wrong:  # noqa: BLE001 - a check never raises
+            return Verdict(
+                CANNOT_TELL, f"The running system could not be asked ({str(wrong) or type(wrong).__name__}). Run the first cells again."
+            )
+
+    return safely

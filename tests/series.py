@@ -1,7 +1,8 @@
 """The notebooks as tests see them: exercises and solutions, and a kernel to run them in. As a script, it renews the committed outputs.
 
-A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. `python tests/series.py` writes every
-exercise anew from its solution, runs the notebook and keeps its real outputs, without what only a living front end can show.
+A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. Beside it stand answers that are `wrong`.
+`python tests/series.py` writes every exercise anew from its solution, runs the notebook and keeps its real outputs, without what only a
+living front end can show.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+
+from chatlab.lab.verdicts import CORRECT, NOT_YET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ANSWER = re.compile(r"^(\w+ = ).*?(  # your answer.*)$", re.MULTILINE)
@@ -43,11 +46,25 @@ def exercises(notebook: Notebook) -> list[Any]:
     return [cell for cell in notebook.cells if "solution" in cell.metadata.get("chatlab", {})]
 
 
-def fill(notebook: Notebook, *, solved: bool) -> Notebook:
-    """Every exercise with its solution, or blank."""
+def leave_blank(notebook: Notebook) -> Notebook:
+    """Every exercise as the learner finds it."""
     for cell in exercises(notebook):
-        solution = cell.metadata["chatlab"]["solution"]
-        cell.source = solution if solved else blank(solution)
+        cell.source = blank(cell.metadata["chatlab"]["solution"])
+    return notebook
+
+
+def answer(notebook: Notebook) -> Notebook:
+    """Every exercise done wrong first, in each of the ways that stand beside its solution, and then right."""
+    cells = []
+    for cell in notebook.cells:
+        about = cell.metadata.get("chatlab", {})
+        for number, wrong in enumerate(about.get("wrong", ())):
+            tried = ANSWER.sub(lambda line, wrong=wrong: f"{line[1]}{wrong}{line[2]}", about["solution"])
+            cells.append(nbformat.v4.new_code_cell(tried, id=f"{cell.id}-wrong-{number}", metadata={"chatlab": {"expect": NOT_YET}}))
+        if "solution" in about:
+            cell.source, about["expect"] = about["solution"], CORRECT
+        cells.append(cell)
+    notebook.cells = cells
     return notebook
 
 
@@ -81,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chatlab-") as folder:
         os.environ.setdefault("CHATLAB_DATA_DIR", folder)
         for path in [Path(name) for name in sys.argv[1:]] or paths():
-            nbformat.write(tidy(asyncio.run(run(fill(read(path), solved=False), path.parent))), path)  # type: ignore[no-untyped-call]
+            nbformat.write(tidy(asyncio.run(run(leave_blank(read(path)), path.parent))), path)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -100,10 +100,12 @@ def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
 
 @each_notebook
 def test_exercises_are_derived_from_their_solutions(path: Path) -> None:
-    """A solution stands once; the exercise is what is left of it without the answers, and something is missing from it."""
+    """A solution stands once; the exercise is what is left of it without the answer. Wrong answers stand beside it."""
     for cell in series.exercises(series.read(path)):
         solution = cell.metadata["chatlab"]["solution"]
         assert cell.source == series.blank(solution) != solution
+        assert len(series.ANSWER.findall(solution)) == 1
+        assert cell.metadata["chatlab"]["wrong"]
 
 
 @each_notebook
@@ -117,10 +119,13 @@ def test_saved_outputs_are_for_any_reader(path: Path) -> None:
 
 
 @each_notebook
-async def test_every_solution_is_found_correct(path: Path) -> None:
-    """With the solutions in their places every check asks the running system and says: correct."""
-    notebook = await series.run(series.fill(series.read(path), solved=True), path.parent)
-    assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [CORRECT] * len(series.exercises(notebook))
+async def test_checks_tell_right_from_wrong(path: Path) -> None:
+    """Every exercise done wrong first, then right: every check asks the running system and says so."""
+    notebook = await series.run(series.answer(series.read(path)), path.parent)
+    asked = [cell for cell in notebook.cells if "expect" in cell.metadata.get("chatlab", {})]
+    said = [(cell.id, next(series.texts(cell), "nothing")) for cell in asked]
+    wrong = [(name, text) for cell, (name, text) in zip(asked, said, strict=True) if not text.startswith(cell.metadata["chatlab"]["expect"])]
+    assert wrong == []
 
 
 @each_notebook

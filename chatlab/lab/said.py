@@ -1,4 +1,4 @@
-"""A sentence that a cell shows without quotes."""
+"""A sentence that a cell shows without quotes; and errors in words."""
 
 
 class Said(str):
@@ -6,3 +6,8 @@ class Said(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def words(wrong: BaseException) -> str:
+    """An error in words; its name where it has none."""
+    return str(wrong) or type(wrong).__name__

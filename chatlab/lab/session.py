@@ -31,10 +31,10 @@ from chatlab.lab.claims import Claim, Claims
 from chatlab.lab.ledger import Ledger
 from chatlab.lab.life import SELDOM, Life
 from chatlab.lab.looks import Looks
-from chatlab.lab.said import Said
+from chatlab.lab.said import Said, words
 from chatlab.lab.space import take_space
 from chatlab.lab.trace import Person, Trace
-from chatlab.lab.widgets import FlowMap, Live, TtlBoard
+from chatlab.lab.widgets import Chart, Chat, FlowMap, Stores, Timeline, TtlBoard, screen_of
 from chatlab.programs import Name
 from chatlab.serving import ChildService
 from chatlab.settings import load_settings
@@ -46,7 +46,6 @@ FOLLOWED = 20  # lives that are followed at a time; under load the others are no
 OWN = {"host": "127.0.0.1", "port": 0, "workers": 1, "rate_limit": 0, "login_limit": 0}  # settings of every session's service
 
 Found = TypeVar("Found")
-Shown = TypeVar("Shown", bound=Live)
 
 _live: dict[str, "Lab"] = {}
 
@@ -76,8 +75,7 @@ class Lab:
         self.events: deque[Event] = deque(maxlen=REMEMBERED)
         self._people: dict[str, Person] = {}
         self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
-        self._board: TtlBoard | None = None
-        self._map: FlowMap | None = None
+        self._screen = screen_of(name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
         self._closing = contextlib.ExitStack()
@@ -122,6 +120,7 @@ class Lab:
         assert self._service
         await self._people["observer"].watch(self._hear)
         self._watch = self._spawn(self._watch_over(self._service))
+        self._complain("")
 
     async def reset(self) -> "Lab":
         """Forget all people and messages of this session, and start its service again."""
@@ -135,6 +134,7 @@ class Lab:
     async def end(self) -> Said:
         """Stop the service and remove all data of this session. Says what is left."""
         _live.pop(self.name, None)
+        self._screen.rest()
         await self._close_service()
         left = await asyncio.to_thread(self._erase)
         await asyncio.to_thread(self._closing.close)
@@ -162,7 +162,7 @@ class Lab:
             self._look.erase()
             return Said(f"The service has ended. Left: {len(self.redis_keys())} keys, {len(self.mongo_find('messages'))} messages.")
         except Exception as wrong:  # noqa: BLE001 - the end never fails; the next start removes what is left
-            return Said(f"The service has ended. What is left cannot be told: {_words(wrong)}")
+            return Said(f"The service has ended. What is left cannot be told: {words(wrong)}")
 
     @property
     def runs(self) -> bool:
@@ -296,8 +296,7 @@ class Lab:
         self._arrived.clear()
         if event["stage"] == "cached":
             self._begin_life(event)
-        if self._map:
-            self._map.hear(event)
+        self._screen.hear(event)
 
     async def until(self, found: Callable[[], Found | None], within: float = PATIENCE) -> Found | None:
         """Wait for flow events until `found` gives something; None after `within` seconds."""
@@ -414,19 +413,34 @@ class Lab:
 
     # --- widgets -------------------------------------------------------------------------------------------------------------
 
-    def ttl_board(self, *, big: bool = False) -> TtlBoard:
-        """Every cached message with the time it has left, live. One at a time: the former one closes. `big` for a projector."""
-        self._board = _instead_of(self._board, TtlBoard(big=big))
-        return self._board
+    # One of each at a time: shown again, it closes the former. `big` is for a projector.
 
-    def flow_map(self, *, big: bool = False) -> FlowMap:
-        """The send diagram, lit by each message as it passes. One at a time: the former one closes. `big` for a projector."""
-        self._map = _instead_of(self._map, FlowMap(big=big))
-        return self._map
+    def ttl_board(self, *, big: bool = False) -> TtlBoard:
+        """Every cached message with the time it has left, live."""
+        return self._screen.show(TtlBoard(big=big), self._spawn)
+
+    def flow_map(self, *, of: str = "send", big: bool = False) -> FlowMap:
+        """The diagram of a `send`, a `read` or a `change`, lit by each as it passes. A click on a box shows its source."""
+        return self._screen.show(FlowMap(of, big=big), self._spawn)
+
+    def timeline(self, *, big: bool = False) -> Timeline:
+        """The worker's beats on a line of time, and each key from being cached to its deadline and to the worker's word."""
+        return self._screen.show(Timeline(big=big), self._spawn)
+
+    def chat(self, left: Person, right: Person, *, big: bool = False) -> Chat:
+        """The screens of two people. What is typed there is sent through the service."""
+        return self._screen.show(Chat(left, right, big=big), self._spawn)
+
+    def stores(self, of: Trace | str, *, big: bool = False) -> Stores:
+        """One message (its trace, or its id) in MongoDB, under its own key and in its conversation's window, side by side."""
+        return self._screen.show(Stores(self, of, big=big), self._spawn)
+
+    def chart(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, big: bool = False) -> Chart:
+        """A chart that grows while it measures: `add`, `progress`, `mark`; with `lines` `point`, and `x` names what they run along."""
+        return self._screen.show(Chart(title, unit=unit, log=log, x=x, lines=lines, big=big), self._spawn)
 
     def _show(self, life: Life) -> None:
-        if self._board:
-            self._board.show(life)
+        self._screen.follow(life)
 
     # --- background work -----------------------------------------------------------------------------------------------------
 
@@ -440,7 +454,7 @@ class Lab:
         self._tasks.discard(task)
         wrong = None if task.cancelled() else task.exception()
         if wrong is not None:
-            self._complain(f"Cannot go on showing what happens: {_words(wrong)}. Run the first cells again.")
+            self._complain(f"Cannot go on showing what happens: {words(wrong)}. Run the first cells again.")
 
     async def _watch_over(self, service: ChildService) -> None:
         while service.runs:  # noqa: ASYNC110 - a look at a child process costs nothing, and half a second is soon enough for a person
@@ -448,19 +462,8 @@ class Lab:
         self._complain("The service has ended. Run the cell that starts it again.")
 
     def _complain(self, text: str) -> None:
-        for widget in filter(None, (self._board, self._map)):
-            widget.error = text
-
-
-def _instead_of(former: Live | None, widget: Shown) -> Shown:
-    if former:
-        former.close()
-    return widget
+        self._screen.complain(text)
 
 
 def _now() -> float:
     return time.time() * 1000
-
-
-def _words(wrong: BaseException) -> str:
-    return str(wrong) or type(wrong).__name__

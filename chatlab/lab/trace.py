@@ -13,29 +13,45 @@ if TYPE_CHECKING:
 
 
 class Box(NamedTuple):
-    """A box of the send diagram, under the name that flow events give it."""
+    """A box of a diagram, under the name that flow events give it. `aside` is what the document writes beside it."""
 
     stage: str
     title: str
     note: str
+    aside: str = ""
 
 
 SEND = (
     Box("request", "Request", "who asks, and what"),
     Box("create", "Create message object", "_id and time of day"),
-    Box("save", "Save to MongoDB", "for good: a majority has it in its journal"),
-    Box("cache_message", "Cache in Redis", "message:{_id}"),
-    Box("cache_conversation", "Update conversation cache", "messages:{id1}:{id2}"),
+    Box("save", "Save to MongoDB", "for good: a majority has it in its journal", "PERSISTENT STORAGE"),
+    Box("cache_message", "Cache in Redis", "message:{_id}", "FAST CACHE"),
+    Box("cache_conversation", "Update conversation cache", "messages:{id1}:{id2}", "CONVERSATION CACHE"),
     Box("emit", "Emit via Socket.IO", "newMessage to both people"),
     Box("respond", "Response to client", "200 OK, or the ack, with the message"),
 )
+READ = (
+    Box("request", "Request", "who asks, and for what"),
+    Box("read_cache", "Ask the cache", "messages:{id1}:{id2}"),
+    Box("read_store", "Query MongoDB", "what the cache does not have"),
+    Box("respond", "Return messages", "with X-Cache: hit, partial, miss or bypass"),
+)
+CHANGE = (
+    Box("request", "Request", "who asks, and what"),
+    Box("save", "Save to MongoDB", "the next version, for good", "PERSISTENT STORAGE"),
+    *(box for box in SEND if box.stage.startswith("cache")),
+    Box("emit", "Emit via Socket.IO", "messageUpdated to both people"),
+    SEND[-1],
+)
+PLANS = {"send": SEND, "read": READ, "change": CHANGE}
 STAGES = tuple(box.stage for box in SEND)
 
 
-def boxes_of(events: list[Event]) -> list[dict[str, Any]]:
-    """The boxes of the diagram as the flow map wants them: `tookMs` is None for a box that has not been passed."""
+def boxes_of(events: list[Event], plan: Sequence[Box] = SEND) -> list[dict[str, Any]]:
+    """The boxes of a plan as the flow map wants them. `tookMs` is None for a box that has not been passed; `skipped`: and will not be."""
     took = {event["stage"]: event["tookMs"] for event in events}
-    return [{**box._asdict(), "tookMs": took.get(box.stage)} for box in SEND]
+    done = "respond" in took
+    return [{**box._asdict(), "tookMs": took.get(box.stage), "skipped": done and box.stage not in took} for box in plan]
 
 
 def boxes_html(boxes: list[dict[str, Any]]) -> str:
@@ -51,7 +67,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _took(box: dict[str, Any]) -> str:
-    return "not passed yet" if box["tookMs"] is None else f"{box['tookMs']:.2f} ms"
+    if box["tookMs"] is None:
+        return "not asked" if box["skipped"] else "not passed yet"
+    return f"{box['tookMs']:.2f} ms"
 
 
 class Trace:

@@ -1,11 +1,12 @@
-// From a drawing (chatlab/static/lab) to a notebook's widget: the model goes in, changes go in, errors of the kernel's background work show.
-// The kernel's clock may not be the browser's: each change says when it was sent, and the drawing is given that clock.
+// From a drawing to a notebook's widget: the model goes in, changes go in, what a hand does goes out, errors of the kernel's background work
+// show. The kernel's clock may not be the browser's: each change says when it was sent, and the drawing is given that clock.
 
 function widget(draw) {
   return {
     render({ model, el }) {
+      el.dataset.lmSuppressShortcuts = "true"; // a key pressed here is meant for the widget, not for the notebook
       let behind = 0;
-      const options = { big: model.get("big"), now: () => Date.now() - behind };
+      const options = { big: model.get("big"), now: () => Date.now() - behind, tell: (content) => model.send(content) };
       const drawing = draw(el, model.get("model"), options);
       const alarm = document.createElement("p");
       alarm.className = "cl-error";
@@ -21,12 +22,19 @@ function widget(draw) {
         if (changed.sentMs) behind = Date.now() - changed.sentMs;
         drawing.update(changed);
       };
+      const rest = () => {
+        el.classList.toggle("cl-resting", model.get("resting"));
+        if (model.get("resting")) drawing.rest?.();
+      };
       complain();
+      rest();
       model.on("change:error", complain);
       model.on("change:model", change);
+      model.on("change:resting", rest);
       return () => {
         model.off("change:error", complain);
         model.off("change:model", change);
+        model.off("change:resting", rest);
         drawing.close();
       };
     },

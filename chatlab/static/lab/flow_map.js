@@ -3,9 +3,12 @@
 // A model: {trace, door: "http" | "socket" | null, boxes: [{stage, title, note, tookMs}]}, in the diagram's order. tookMs is null until the
 // box is passed; another trace is another message, and begins anew. The first box has two faces, one for each door. What really lies a
 // fraction of a millisecond apart is lit PACE apart, to be seen.
-// A box may also have `skipped: true` (this message's way does not lead through it) and `passed`, how many have gone through it so far.
+// A box may also have `skipped: true` (this message's way does not lead through it), `passed`, how many have gone through it so far, and
+// `aside`, a word beside it.
 // Options: `big`; `faces`, the words on the doors; `apart`, which draws the doors as boxes of their own; `speak: false`, where so much passes
 // that nobody wants to hear of each.
+
+import { add, say } from "./parts.js";
 
 const PACE = 120; // milliseconds
 const FACES = { http: "HTTP POST", socket: "WebSocket event" };
@@ -47,6 +50,7 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     else add(element, "strong", "cl-title", box.title);
     shown.note = add(element, "span", "cl-note", box.note);
     shown.time = add(element, "span", "cl-time", "");
+    if (box.aside) add(element, "span", "cl-aside", box.aside);
     if (box.passed !== undefined) shown.passed = add(element, "span", "cl-passed", "");
     boxes.set(box.stage, shown);
     return shown;
@@ -119,16 +123,4 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
       map.remove();
     },
   };
-}
-
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function add(parent, tag, className, text) {
-  const element = document.createElement(tag);
-  element.className = className;
-  if (text !== undefined) element.textContent = text;
-  parent.append(element);
-  return element;
 }

@@ -11,6 +11,8 @@
 // With `most`, so many keys have a row, which keeps its place until its story has been told; each of the others is one cell of a field below,
 // as high as the life it has left; an item with `always` has a row all the same, on top. So thousands of keys are as smooth as one.
 
+import { add } from "./parts.js";
+
 export function ttlBoard(root, model, { big = false, now = Date.now, most = Infinity } = {}) {
   const board = add(root, "section", "cl-board");
   board.classList.toggle("cl-big", big);
@@ -199,12 +201,4 @@ function sentence(item) {
 
 function seconds(ms) {
   return `${(ms / 1000).toFixed(2).replace(/\.?0+$/, "")} s`;
-}
-
-function add(parent, tag, className, text) {
-  const element = document.createElement(tag);
-  element.className = className;
-  if (text !== undefined) element.textContent = text;
-  parent.append(element);
-  return element;
 }

@@ -1,0 +1,60 @@
+// A measurement while it is made. The picture is drawn in the kernel, so that it is the same in a saved notebook; the progress runs here.
+//
+// A model: {title, picture: SVG, marks: [text], progress: {done, of, beganMs, toldMs}, said}.
+
+import { add, say } from "../../static/lab/parts.js";
+
+function chart(root, model, { big, now }) {
+  const board = add(root, "section", "cl-chart cl-widget");
+  board.classList.toggle("cl-big", big);
+  board.tabIndex = 0;
+  board.setAttribute("aria-label", model.title);
+  const picture = add(board, "div", "cl-picture");
+  const track = add(board, "div", "cl-track");
+  const fill = add(track, "div", "cl-fill");
+  track.setAttribute("role", "progressbar");
+  track.setAttribute("aria-label", `Progress of ${model.title}`);
+  const left = add(board, "p", "cl-what", "");
+  const marks = add(board, "ul", "cl-marks");
+  const said = add(board, "p", "cl-said");
+  said.setAttribute("aria-live", "polite");
+  let timer = 0;
+  let stopped = false;
+  let shown = model;
+
+  function update(changed) {
+    shown = changed;
+    picture.innerHTML = changed.picture; // made by the kernel, every word in it escaped
+    marks.replaceChildren(...changed.marks.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    showProgress();
+  }
+
+  function showProgress() {
+    const { done, of, beganMs, toldMs } = shown.progress;
+    track.hidden = left.hidden = !of;
+    if (!of) return;
+    const share = Math.min(1, done / of);
+    fill.style.width = `${(100 * share).toFixed(1)}%`;
+    track.setAttribute("aria-valuenow", String(Math.round(100 * share)));
+    const whole = share ? (toldMs - beganMs) / share : 0;
+    const rest = Math.max(0, beganMs + whole - now()) / 1000;
+    say(left, share === 1 ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done` : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${share ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`);
+    if (share === 1) say(said, shown.said);
+    clearTimeout(timer);
+    if (share < 1 && !stopped) timer = setTimeout(showProgress, 250);
+  }
+
+  update(model);
+  return {
+    update,
+    rest() {
+      stopped = true;
+      clearTimeout(timer);
+    },
+    close() {
+      stopped = true;
+      clearTimeout(timer);
+      board.remove();
+    },
+  };
+}

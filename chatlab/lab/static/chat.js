@@ -1,0 +1,149 @@
+// Two people's screens. What is typed goes to the kernel, from there through the service, and comes back as what each screen's socket received.
+//
+// A model: {left, right}, each {id, open, typing, trouble, items: [{_id, seq, version, senderId, text, clientId, reactions, editedAt,
+// deletedAt, tookMs}]}. To the kernel: {do: "send", side, text, door, clientId}, {do: "typing", side, typing}.
+// The time by a message typed here runs from the press of Send to when it stands on the other screen, both by this browser's clock.
+
+import { add, say } from "../../static/lab/parts.js";
+
+const QUIET_AFTER = 2000; // ms without a key, and nobody is typing any more
+
+function chat(root, model, { big, tell }) {
+  const desk = add(root, "section", "cl-chat cl-widget");
+  desk.classList.toggle("cl-big", big);
+  const pressed = new Map(); // client id -> {side, at}, or its ms once it stands on the other screen
+  const panes = Object.fromEntries(["left", "right"].map((side) => [side, newPane(desk, side, model[side].id, tell, pressed)]));
+
+  function update(changed) {
+    for (const [side, pane] of Object.entries(panes)) pane.update(changed[side]);
+  }
+
+  update(model);
+  return {
+    update,
+    rest: () => Object.values(panes).forEach((pane) => pane.rest()),
+    close() {
+      for (const pane of Object.values(panes)) pane.rest();
+      desk.remove();
+    },
+  };
+}
+
+function newPane(desk, side, name, tell, pressed) {
+  const pane = add(desk, "section", "cl-pane");
+  pane.dataset.side = side;
+  pane.setAttribute("aria-label", `The screen of ${name}`);
+  const head = add(pane, "header", "cl-whose");
+  add(head, "strong", "", `${name}’s screen`);
+  const state = add(head, "span", "cl-state", "");
+  const log = add(pane, "ol", "cl-log");
+  log.setAttribute("role", "log");
+  log.setAttribute("aria-live", "polite");
+  log.tabIndex = 0;
+  const typing = add(pane, "p", "cl-typing", "");
+  const form = add(pane, "form", "cl-compose");
+  const input = add(form, "input", "cl-input");
+  Object.assign(input, { type: "text", maxLength: 4000, placeholder: `${name} writes…`, autocomplete: "off" });
+  input.setAttribute("aria-label", `${name} writes`);
+  const send = add(form, "button", "cl-send", "Send");
+  const doors = newDoors(form, side, name);
+  const trouble = add(pane, "p", "cl-trouble", "");
+  trouble.setAttribute("role", "alert");
+  const rows = new Map();
+  let quiet = 0;
+  let open = false;
+  let resting = false;
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = input.value.trim();
+    if (!text || resting) return;
+    const clientId = `pane-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
+    pressed.set(clientId, { side, at: performance.now() });
+    tell({ do: "send", side, text, door: doors(), clientId });
+    input.value = "";
+    types(false);
+  });
+  input.addEventListener("input", () => types(Boolean(input.value)));
+
+  // Said once when it begins and once when it ends.
+  function types(typing) {
+    const was = quiet !== 0;
+    clearTimeout(quiet);
+    quiet = typing ? setTimeout(() => types(false), QUIET_AFTER) : 0;
+    if (was !== typing && !resting && open) tell({ do: "typing", side, typing });
+  }
+
+  function update(changed) {
+    open = changed.open;
+    pane.classList.toggle("cl-open", open);
+    say(state, open ? "connected" : "not connected");
+    say(typing, changed.typing ? "the other one is typing…" : "");
+    say(trouble, changed.trouble);
+    trouble.hidden = !changed.trouble;
+    const known = new Set(changed.items.map((item) => item._id));
+    for (const [id, row] of rows) if (!known.has(id)) forget(id, row);
+    const before = rows.size;
+    for (const item of changed.items) show(item);
+    if (rows.size !== before) log.scrollTop = log.scrollHeight;
+  }
+
+  function forget(id, row) {
+    row.element.remove();
+    rows.delete(id);
+  }
+
+  function show(item) {
+    const row = rows.get(item._id) ?? newRow(item);
+    row.element.classList.toggle("cl-deleted", Boolean(item.deletedAt));
+    say(row.text, item.deletedAt ? "deleted" : item.text);
+    say(row.more, [item.editedAt && !item.deletedAt ? "edited" : "", ...Object.entries(item.reactions).map(([emoji, who]) => `${emoji} ${who.length}`)].filter(Boolean).join(" "));
+    if (!row.timed) timed(row, item);
+  }
+
+  function newRow(item) {
+    const element = add(log, "li", `cl-message ${item.senderId === name ? "cl-own" : "cl-theirs"}`);
+    const row = { element, text: add(element, "span", "cl-text-of-it", ""), more: add(element, "span", "cl-more-of-it", ""), took: add(element, "span", "cl-took", "") };
+    rows.set(item._id, row);
+    return row;
+  }
+
+  function timed(row, item) {
+    row.timed = true;
+    const click = pressed.get(item.clientId);
+    const own = click?.side === side;
+    if (click && !own) requestAnimationFrame(() => requestAnimationFrame(() => took(row, performance.now() - click.at, "from the press of Send to this screen")));
+    else if (!own && item.senderId !== name && item.tookMs !== null) took(row, item.tookMs, "from the message's creation to this screen's socket");
+    else if (item.tookMs === null) say(row.took, "asked for later");
+  }
+
+  function took(row, ms, title) {
+    say(row.took, `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`);
+    row.took.title = title;
+  }
+
+  return {
+    update,
+    rest() {
+      resting = true;
+      clearTimeout(quiet);
+      input.disabled = send.disabled = true;
+    },
+  };
+}
+
+// HTTP or socket; gives a function that tells which.
+function newDoors(form, side, name) {
+  const group = add(form, "span", "cl-switch");
+  group.setAttribute("role", "radiogroup");
+  group.setAttribute("aria-label", `The door of ${name}`);
+  const radio = `cl-door-${side}-${Math.random().toString(36).slice(2)}`;
+  const choices = Object.entries({ http: "HTTP", socket: "socket" }).map(([door, word]) => {
+    const label = add(group, "label", "cl-choice");
+    const choice = add(label, "input", "");
+    Object.assign(choice, { type: "radio", name: radio, value: door, checked: door === "http" });
+    label.append(word);
+    return choice;
+  });
+  return () => choices.find((choice) => choice.checked).value;
+}

@@ -1,0 +1,81 @@
+// The flow map as the document draws it: two doors on top, one box below the other. A box that is clicked, or on which Enter is pressed, shows
+// the functions that do it, from the files that run. `sources` of the model: {stage: [{name, file, first, last, text}]}.
+
+import { add } from "../../static/lab/parts.js";
+import { flowMap } from "../../static/lab/flow_map.js";
+
+function flowMapWithSource(root, model, { big }) {
+  const label = `The boxes that a ${model.of} passes; Enter shows the source of a box`;
+  const drawing = flowMap(root, model, { big, faces: model.faces, apart: true, label });
+  const map = root.querySelector(".cl-map");
+  map.classList.add("cl-drawn");
+  const shown = add(map, "section", "cl-source");
+  shown.hidden = true;
+  shown.setAttribute("aria-live", "polite");
+  const boxes = [...map.querySelectorAll(".cl-box")];
+  map.querySelector("ol").setAttribute("role", "group");
+  for (const box of boxes) prepare(box);
+
+  function prepare(box) {
+    box.setAttribute("role", "button");
+    box.setAttribute("aria-expanded", "false");
+    box.title = "Show the source of this box";
+    box.addEventListener("click", () => toggle(box));
+    box.addEventListener("keydown", (event) => press(event, box));
+  }
+
+  function press(event, box) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (event.key === "Enter" || event.key === " ") toggle(box);
+    else if (event.key === "Escape") close();
+    else if (step) boxes[boxes.indexOf(box) + step]?.focus();
+    else return;
+    event.preventDefault();
+  }
+
+  function toggle(box) {
+    const open = box.getAttribute("aria-expanded") === "true";
+    close();
+    if (open) return;
+    box.setAttribute("aria-expanded", "true");
+    shown.replaceChildren(...model.sources[box.dataset.stage].map(listing));
+    shown.hidden = false;
+  }
+
+  function close() {
+    for (const box of boxes) box.setAttribute("aria-expanded", "false");
+    shown.hidden = true;
+  }
+
+  return drawing;
+}
+
+function listing({ name, file, first, last, text }) {
+  const figure = document.createElement("figure");
+  const caption = add(figure, "figcaption", "cl-file");
+  add(caption, "strong", "", name);
+  add(caption, "span", "", ` ${file}, lines ${first} to ${last}`);
+  const code = add(figure, "pre", "cl-code");
+  code.tabIndex = 0;
+  text.split("\n").forEach((line, count) => {
+    const row = add(code, "span", "cl-line");
+    add(row, "span", "cl-number", String(first + count));
+    paint(row, line);
+    row.append("\n");
+  });
+  return figure;
+}
+
+const TOKENS = /(#.*$)|("""[^]*?"""|f?"[^"]*")|\b(async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|from|import|match|case|del)\b/g;
+const KINDS = ["", "cl-remark", "cl-text", "cl-word"];
+
+// Enough colour to read by: remarks, texts, and the words of the language.
+function paint(row, line) {
+  let done = 0;
+  for (const match of line.matchAll(TOKENS)) {
+    row.append(line.slice(done, match.index));
+    add(row, "span", KINDS[[1, 2, 3].find((kind) => match[kind] !== undefined)], match[0]);
+    done = match.index + match[0].length;
+  }
+  row.append(line.slice(done));
+}

@@ -1,0 +1,178 @@
+// The worker's beats, and each key's life between them. Time runs from left to right under a ruler that stands still; "now" has its place, and
+// what is right of it is to come. All is drawn once, at its own time; then one transform a frame moves it.
+//
+// A model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs, deadlineMs, toldMs, lagMs}]}, milliseconds since 1970.
+
+import { add, say } from "../../static/lab/parts.js";
+
+const WIDE = 900;
+const LEFT = 10; // of the oldest moment
+const AHEAD = 6000; // ms to come that are shown
+const TOP = 46; // of the first lane
+const LANE = 24;
+const LANES = 12;
+const SILENT = 3; // times the usual pause without a beat is worth a word
+
+function timeline(root, model, { big, now }) {
+  const board = add(root, "section", "cl-timeline cl-widget");
+  board.classList.toggle("cl-big", big);
+  board.setAttribute("aria-label", "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.");
+  board.tabIndex = 0;
+  const head = add(board, "p", "cl-beat", "");
+  const svg = part(board, "svg", { class: "cl-lanes", "aria-hidden": "true" });
+  const said = add(board, "p", "cl-said");
+  said.setAttribute("aria-live", "polite");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+  const clip = `cl-past-${Math.random().toString(36).slice(2)}`;
+  const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: 0, y: 0, height: 1000 });
+  const future = part(svg, "g", {}); // whole lives, pale
+  const pastFrame = part(svg, "g", { "clip-path": `url(#${clip})` });
+  const present = part(pastFrame, "g", {}); // the same up to now, and the beats
+  const ruler = part(svg, "g", { class: "cl-ruler" });
+
+  const lanes = new Map(); // key -> lane
+  const told = new Set();
+  let shown = model;
+  let start = now(); // the moment at x 0 of what is drawn
+  let scale = 0;
+  let frame = 0;
+  let drawnAt = 0;
+  let stopped = null; // the moment at which the picture was stopped
+  let resting = false;
+
+  const x = (moment) => (moment - start) * scale;
+  const nowX = () => LEFT + shown.shownMs * scale;
+
+  function update(changed) {
+    shown = changed;
+    draw();
+    if (!frame && !resting) frame = requestAnimationFrame(tick);
+  }
+
+  function draw() {
+    scale = (WIDE - LEFT) / (shown.shownMs + AHEAD);
+    start = now();
+    share();
+    const high = TOP + LANE * Math.max(3, ...[...lanes.values()].map((lane) => lane + 1));
+    svg.setAttribute("viewBox", `0 0 ${WIDE} ${high + 26}`);
+    future.replaceChildren(...shown.lives.map((life) => bar(life, "cl-whole")));
+    present.replaceChildren(...shown.beats.map((beat) => tickOf(beat, high)), ...shown.lives.map(lived));
+    drawRuler(high);
+    past.setAttribute("width", nowX());
+    for (const life of shown.lives) if (life.toldMs && !told.has(id(life))) tell(life);
+    move();
+  }
+
+  // A life keeps its lane as long as it is shown.
+  function share() {
+    const keys = new Set(shown.lives.map((life) => life.key));
+    for (const key of lanes.keys()) if (!keys.has(key)) lanes.delete(key);
+    const free = [...Array(LANES).keys()].filter((lane) => ![...lanes.values()].includes(lane));
+    for (const key of keys) if (!lanes.has(key)) lanes.set(key, free.shift());
+  }
+
+  function bar(life, name) {
+    const y = TOP + LANE * lanes.get(life.key);
+    const width = Math.max(1, x(life.deadlineMs) - x(life.cachedMs));
+    return part(null, "rect", { class: name, x: x(life.cachedMs), y: y + 4, width, height: LANE - 8, rx: 4 });
+  }
+
+  function lived(life) {
+    const group = part(null, "g", {});
+    const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
+    group.append(bar(life, "cl-lived"));
+    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key);
+    if (life.toldMs) {
+      part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
+      part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: y, r: 5 });
+      part(group, "text", { class: "cl-late", x: x(life.toldMs) + 9, y: y + 4 }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
+    }
+    return group;
+  }
+
+  function tickOf(beat, high) {
+    const group = part(null, "g", { class: beat.cleaned ? "cl-tick cl-found" : "cl-tick" });
+    part(group, "title", {}).textContent = inWords(beat);
+    part(group, "path", { d: `M${x(beat.at)} ${TOP - 14}V${high}` });
+    part(group, "circle", { cx: x(beat.at), cy: TOP - 18, r: 4 });
+    return group;
+  }
+
+  function drawRuler(high) {
+    ruler.replaceChildren();
+    part(ruler, "path", { class: "cl-now", d: `M${nowX()} 8V${high}` });
+    part(ruler, "text", { class: "cl-now-word", x: nowX() + 5, y: 18 }).textContent = "now";
+    part(ruler, "text", { x: LEFT, y: 18 }).textContent = "● a beat of the worker";
+    for (let seconds = -shown.shownMs / 1000; seconds <= AHEAD / 1000; seconds += 1) {
+      const place = nowX() + seconds * 1000 * scale;
+      part(ruler, "path", { d: `M${place} ${high}v${seconds % 5 ? 4 : 8}` });
+      if (seconds % 5 === 0 && seconds) part(ruler, "text", { x: place, y: high + 22, "text-anchor": "middle" }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
+    }
+  }
+
+  function tick() {
+    frame = 0;
+    if (resting) return;
+    if (stopped === null && (!calm.matches || performance.now() - drawnAt > 1000)) move();
+    frame = requestAnimationFrame(tick);
+  }
+
+  function move() {
+    drawnAt = performance.now();
+    const moment = stopped ?? now();
+    const shift = `translate(${nowX() - x(moment)} 0)`;
+    future.setAttribute("transform", shift);
+    present.setAttribute("transform", shift);
+    say(head, headline(moment));
+  }
+
+  function headline(moment) {
+    const last = shown.beats.at(-1);
+    if (!last) return "The worker has not been heard yet.";
+    const before = shown.beats.at(-2);
+    const pause = before ? last.at - before.at : 1000;
+    const silent = moment - last.at;
+    if (silent > SILENT * Math.max(pause, 500)) return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
+    return `${stopped === null ? "" : "Stopped. "}${inWords(last)}`;
+  }
+
+  function tell(life) {
+    told.add(id(life));
+    say(said, `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`);
+  }
+
+  board.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return;
+    event.preventDefault();
+    stopped = stopped === null ? now() : null;
+    move();
+  });
+
+  update(model);
+  return {
+    update,
+    rest() {
+      resting = true;
+    },
+    close() {
+      resting = true;
+      cancelAnimationFrame(frame);
+      board.remove();
+    },
+  };
+}
+
+const id = (life) => `${life.key} ${life.cachedMs}`;
+const short = (key) => key.replace(/^(message:).*(.{6})$/, "$1…$2");
+
+function inWords({ live, cleaned, leaked, tookMs }) {
+  return `Beat: ${live} live, ${cleaned} cleaned${leaked ? `, ${leaked} without a deadline` : ""}, in ${tookMs.toFixed(1)} ms`;
+}
+
+function part(parent, tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, typeof value === "number" ? Math.round(value * 100) / 100 : value);
+  parent?.append(element);
+  return element;
+}

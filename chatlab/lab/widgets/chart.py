@@ -1,0 +1,122 @@
+"""A measurement while it is made: for each side a strip of dots with its median and p95, or lines over x.
+
+However many values there are, what is told is small: at most DOTS of a side, evenly taken from all of them in their order of size.
+"""
+
+import html
+import math
+import time
+from bisect import insort
+from typing import Any
+
+from chatlab.lab.widgets.chart_svg import chart_svg
+from chatlab.lab.widgets.live import OWN, Paced, module_of
+
+DOTS = 240
+Json = dict[str, Any]
+
+
+class Chart(Paced):
+    """Made by `Lab.chart`. `picture` in the model is the chart as SVG; the same as in a saved notebook."""
+
+    _esm = module_of(OWN / "chart.js", "chart")
+
+    def __init__(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, **traits: Any) -> None:
+        self.title, self.unit, self.lines = title, unit, lines or bool(x)
+        self._look: Json = {"unit": unit, "log": log, "x": x}
+        self._values: dict[str, list[float]] = {}  # of each side, sorted
+        self._points: dict[str, list[tuple[float, float]]] = {}  # of each side, sorted by x
+        self._marks: list[str] = []
+        self._done, self._of, self._began = 0, 0, 0.0
+        super().__init__(**traits)
+
+    @property
+    def kind(self) -> str:
+        return f"Chart {self.title}"
+
+    # --- measuring -----------------------------------------------------------------------------------------------------------
+
+    def add(self, side: str, value: float) -> None:
+        """One value more of this side. ValueError for what is no number."""
+        insort(self._values.setdefault(side, []), _number(value))
+        self.changed()
+
+    def point(self, side: str, x: float, y: float) -> None:
+        """One point more of this side's line."""
+        insort(self._points.setdefault(side, []), (_number(x), _number(y)))
+        self.changed()
+
+    def mark(self, text: str) -> None:
+        """A line of words below the chart."""
+        self._marks.append(text)
+        self.changed()
+
+    def progress(self, done: int, of: int) -> None:
+        """So much of it is done; the time that is left follows from the time so far. Another `of` begins anew."""
+        if of != self._of or done < self._done:
+            self._began = time.time()
+        self._done, self._of = done, of
+        self.changed()
+
+    # --- what it comes to ----------------------------------------------------------------------------------------------------
+
+    def median(self, side: str) -> float:
+        """Of all values of this side; `p95` likewise. KeyError if there are none."""
+        return quantile(self._values[side], 0.5)
+
+    def p95(self, side: str) -> float:
+        return quantile(self._values[side], 0.95)
+
+    def sides(self) -> list[Json]:
+        """`{side, count, median, p95, dots}` of each side, or `{side, count, points}` of each line."""
+        if self.lines:
+            return [{"side": side, "count": len(points), "points": points} for side, points in self._points.items()]
+        return [
+            {"side": side, "count": len(values), "median": self.median(side), "p95": self.p95(side), "dots": thinned(values)}
+            for side, values in self._values.items()
+        ]
+
+    def state(self) -> Json:
+        progress = {"done": self._done, "of": self._of, "beganMs": self._began * 1000, "toldMs": time.time() * 1000}
+        said = "; ".join(self._lines())
+        return {"title": self.title, "picture": self._picture(), "marks": list(self._marks), "progress": progress, "said": said}
+
+    def _picture(self) -> str:
+        return chart_svg(self.title, self.sides(), **self._look)
+
+    def _lines(self) -> list[str]:
+        return [_line(side, self.unit) for side in self.sides()]
+
+    def snapshot(self) -> str:
+        marks = "".join(f"<p>{html.escape(mark)}</p>" for mark in self._marks)
+        return f"{self._picture()}\n{marks}"
+
+    def __repr__(self) -> str:
+        return "\n".join([self.title, *self._lines(), *self._marks])
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """The value below which this share of them lies, between two of them in proportion."""
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def thinned(ordered: list[float]) -> list[float]:
+    """At most DOTS of them, the lowest and the highest among these."""
+    if len(ordered) <= DOTS:
+        return list(ordered)
+    return [ordered[round(place * (len(ordered) - 1) / (DOTS - 1))] for place in range(DOTS)]
+
+
+def _line(side: Json, unit: str) -> str:
+    if "points" in side:
+        return f"{side['side']}: {side['count']} points"
+    return f"{side['side']}: {side['count']} values, median {side['median']:.3f} {unit}, p95 {side['p95']:.3f} {unit}"
+
+
+def _number(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is no measurement")
+    return float(value)

@@ -1,0 +1,162 @@
+"""A chart as SVG: strips of dots, or lines. One drawing for both: where it is live, and in a saved notebook.
+
+The attributes are what a plain page shows; in JupyterLab the classes take its theme's colours.
+"""
+
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Json = dict[str, Any]
+Scale = Callable[[float], float]
+
+WIDTH, LEFT, RIGHT = 640, 20, 620
+ROW = 66  # of one side
+PLOT = 240  # height of lines
+COLOURS = ("#1d6fb8", "#c2570c", "#14917f", "#8a4fbf", "#8a6d00")
+INK, QUIET, LINE, GROUND = "#1b2430", "#566170", "#b9c3cf", "#ffffff"
+
+
+def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str) -> str:
+    """`sides` as `Chart.sides` gives them. With `log` every axis is logarithmic as far as its values allow."""
+    if not any(side["count"] for side in sides):
+        return _svg(title, 90, [_text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
+    if "points" in sides[0]:
+        return _svg(title, PLOT + 110, _lines(sides, unit, log, x))
+    return _svg(title, 80 + ROW * len(sides), _strips(sides, unit, log))
+
+
+# --- strips ------------------------------------------------------------------------------------------------------------------
+
+
+def _strips(sides: Sequence[Json], unit: str, log: bool) -> list[str]:
+    values = [value for side in sides for value in side["dots"]]
+    place, ticks = _axis(values, LEFT, RIGHT, log)
+    bottom = 42 + ROW * len(sides)
+    drawn = _ruler(place, ticks, 42, bottom, unit)
+    for row, side in enumerate(sides):
+        drawn += _strip(side, 42 + ROW * row, place, COLOURS[row % len(COLOURS)], unit)
+    return drawn
+
+
+def _strip(side: Json, top: float, place: Scale, colour: str, unit: str) -> list[str]:
+    middle = top + 44
+    dots = [
+        f'<circle cx="{place(value):.1f}" cy="{middle + _aside(value):.1f}" r="2.5" fill="{colour}" fill-opacity="0.45"/>'
+        for value in side["dots"]
+    ]
+    said = f"median {short(side['median'])} {unit} · p95 {short(side['p95'])} {unit} · {side['count']} values"
+    return [
+        _text(LEFT, top + 20, f'<tspan font-weight="700" fill="{colour}">{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
+        *dots,
+        *(_needle(place(side[name]), middle, colour, dashes) for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))),
+    ]
+
+
+def _needle(x: float, middle: float, colour: str, dashes: str) -> str:
+    return f'<path d="M{x:.1f} {middle - 15:.1f}v30" stroke="{colour}" stroke-width="2.5"{dashes}/>'
+
+
+def _aside(value: float) -> float:
+    """Up or down from the middle, by chance but always the same for the same value."""
+    return (math.modf(abs(value) * 7919.7919)[0] - 0.5) * 18
+
+
+# --- lines -------------------------------------------------------------------------------------------------------------------
+
+
+def _lines(sides: Sequence[Json], unit: str, log: bool, x: str) -> list[str]:
+    points = [point for side in sides for point in side["points"]]
+    top, bottom, left = 64.0, 64.0 + PLOT, 70
+    across, x_ticks = _axis([point[0] for point in points], left, RIGHT, log)
+    up, y_ticks = _axis([point[1] for point in points], bottom, top, log, from_zero=not log)
+    drawn = _ruler(across, x_ticks, top, bottom, x)
+    for tick in y_ticks:
+        drawn += [_rule(f"M{left} {up(tick):.1f}H{RIGHT}"), _text(left - 8, up(tick) + 4, f"{short(tick)}", QUIET, "end")]
+    drawn.append(_text(LEFT, 58, unit, QUIET))
+    for number, side in enumerate(sides):
+        drawn += _line(side, across, up, COLOURS[number % len(COLOURS)])
+    return [*drawn, _legend(sides)]
+
+
+def _line(side: Json, across: Scale, up: Scale, colour: str) -> list[str]:
+    places = [(across(x), up(y)) for x, y in side["points"]]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
+    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
+
+
+def _legend(sides: Sequence[Json]) -> str:
+    names = "  ".join(
+        f'<tspan font-weight="700" fill="{COLOURS[number % len(COLOURS)]}">● {html.escape(side["side"])}</tspan>  '
+        for number, side in enumerate(sides)
+    )
+    return _text(70, 44, names, INK)
+
+
+# --- axes --------------------------------------------------------------------------------------------------------------------
+
+
+def _axis(values: Sequence[float], low: float, high: float, log: bool, *, from_zero: bool = True) -> tuple[Scale, list[float]]:
+    """Where on the picture a value stands between `low` and `high`, and the values that get a mark."""
+    if log and min(values) > 0:
+        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        last = max(last, first + 1)
+        few = (1, 2, 5) if last - first <= 2 else (1,)
+        marks = [factor * 10.0**power for power in range(first, last + 1) for factor in few]
+        return lambda value: low + (math.log10(value) - first) / (last - first) * (high - low), [
+            mark for mark in marks if mark <= 10.0**last
+        ]
+    least = min(0.0, *values) if from_zero else min(values)
+    step = _step(max(values) - least)
+    top = least + step * max(1, math.ceil((max(values) - least) / step))
+    return lambda value: low + (value - least) / (top - least) * (high - low), [
+        least + step * count for count in range(round((top - least) / step) + 1)
+    ]
+
+
+def _step(span: float) -> float:
+    """1, 2 or 5 times a power of ten, so that there are four to ten marks."""
+    rough = (span or 1.0) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+
+
+def _ruler(place: Scale, ticks: Iterable[float], top: float, bottom: float, what: str) -> list[str]:
+    drawn = []
+    for tick in ticks:
+        drawn += [_rule(f"M{place(tick):.1f} {top:.0f}V{bottom + 5:.0f}"), _text(place(tick), bottom + 20, short(tick), QUIET, "middle")]
+    return [*drawn, _text(WIDTH / 2, bottom + 34, what, QUIET, "middle")]
+
+
+def short(value: float) -> str:
+    """Three digits that count, never in the spelling 1e+03."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
+
+
+# --- the picture -------------------------------------------------------------------------------------------------------------
+
+
+def _svg(title: str, height: float, drawn: Iterable[str]) -> str:
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}"'
+    return "\n".join([
+        f'<svg class="measured" xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13" role="img">',
+        f"<title>{html.escape(title)}</title>",
+        f'<rect class="ground" width="{WIDTH}" height="{height:.0f}" rx="8" fill="{GROUND}" stroke="{LINE}"/>',
+        f'<text class="ink" x="{LEFT}" y="24" font-size="15" font-weight="700" fill="{INK}">{html.escape(title)}</text>',
+        *drawn,
+        "</svg>",
+    ])  # fmt: skip
+
+
+def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
+    """`text` may hold tspans: it is escaped already."""
+    name = "ink" if colour == INK else "quiet"
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" xml:space="preserve">{text}</text>'
+
+
+def _rule(path: str) -> str:
+    return f'<path class="rule" d="{path}" stroke="{LINE}" stroke-opacity="0.6"/>'

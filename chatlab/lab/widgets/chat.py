@@ -1,0 +1,156 @@
+"""Two people's screens side by side. Each has a socket of its own, like a browser tab; what is typed goes through the real service.
+
+A message stands on a screen because that screen's socket received it, never because it was sent. A screen whose connection is cut
+knocks again, and asks for what it missed by seq, as any client does.
+"""
+
+import asyncio
+import contextlib
+import html
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import httpx
+import socketio
+
+from chatlab import client
+from chatlab.client import Json
+from chatlab.errors import ChatlabError
+from chatlab.lab.said import words
+from chatlab.lab.widgets.live import OWN, Paced, module_of
+
+SHOWN = 30  # messages on a screen
+AGAIN = 0.5  # seconds between two knocks
+OUT_OF_REACH = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError)
+SHAPE = ("_id", "seq", "version", "senderId", "text", "clientId", "reactions", "editedAt", "deletedAt")
+
+
+class Tab(client.Person):
+    """One more tab of somebody who is signed up. `told` hears what its socket receives; `missed` asks for what it did not."""
+
+    told: Callable[[client.Heard], None]
+
+    @classmethod
+    def of(cls, person: client.Person, told: Callable[[client.Heard], None]) -> "Tab":
+        tab = cls(person.url, person.user, person.token)
+        tab.told = told
+        return tab
+
+    def _hear(self, event: str, *payload: Any) -> None:
+        super()._hear(event, *payload)
+        self.told(self.heard.pop())
+
+
+class Pane:
+    """One person's screen, as JSON in `shown()`. `tookMs` of an item: from the send, or from `createdAt` if it was not made here."""
+
+    def __init__(self, person: client.Person, other: client.Person, changed: Callable[[], None]) -> None:
+        self.tab, self.other, self._changed = Tab.of(person, self._heard), other.id, changed
+        self.items: dict[str, Json] = {}
+        self.open, self.typing, self.trouble = False, False, ""
+        self.sent: dict[str, float] = {}  # client id -> when it was handed over here, in milliseconds since 1970
+
+    def shown(self) -> Json:
+        items = sorted(self.items.values(), key=lambda item: item["seq"])
+        return {"id": self.tab.id, "open": self.open, "typing": self.typing, "trouble": self.trouble, "items": items}
+
+    def set(self, **what: Any) -> None:
+        """`open`, `typing`, `trouble`."""
+        vars(self).update(what)
+        self._changed()
+
+    async def stay_open(self) -> None:
+        """Connected, again and again."""
+        try:
+            while True:
+                with contextlib.suppress(*OUT_OF_REACH):
+                    await self._connect()
+                    await self.tab.socket.wait()
+                self.set(open=False, typing=False)
+                await asyncio.sleep(AGAIN)
+        finally:
+            await self.tab.close()
+
+    async def _connect(self) -> None:
+        await self.tab.connect()
+        self.set(open=True)
+        if self.items:
+            last = max(item["seq"] for item in self.items.values())
+            for message in (await self.tab.read(self.other, after=last)).messages:
+                self._take(message, None)
+
+    def _heard(self, heard: client.Heard) -> None:
+        told = heard.payload
+        if heard.event in ("newMessage", "messageUpdated") and {told["senderId"], told["receiverId"]} == {self.tab.id, self.other}:
+            self._take(told, heard.at if heard.event == "newMessage" else None)
+        elif heard.event == "typing" and told["userId"] == self.other:
+            self.set(typing=told["typing"])
+
+    def _take(self, message: Json, at: float | None) -> None:
+        """A message, or a newer version of one; `at`: when its event came, None where it was asked for."""
+        item = {name: message[name] for name in SHAPE}
+        former = self.items.get(message["_id"])
+        if former:
+            item["tookMs"] = former["tookMs"]
+        else:
+            sent = self.sent.get(message["clientId"]) or datetime.fromisoformat(message["createdAt"]).timestamp() * 1000
+            item["tookMs"] = None if at is None else at - sent
+        if former is None or former["version"] < message["version"]:
+            self.items[message["_id"]] = item
+            for key in sorted(self.items, key=lambda key: self.items[key]["seq"])[:-SHOWN]:
+                del self.items[key]
+        if message["senderId"] == self.other:
+            self.typing = False
+        self._changed()
+
+    async def do(self, asked: Json) -> None:
+        """What a hand at this screen asked for: `{do: "send", text, door, clientId}` or `{do: "typing", typing}`."""
+        try:
+            if asked["do"] == "typing":
+                await self.tab.socket.emit("typing", {"receiverId": self.other, "typing": asked["typing"]})
+            else:
+                await self._send(asked)
+                self.set(trouble="")
+        except Exception as wrong:  # noqa: BLE001 - whatever it is, it is said on the screen
+            self.set(trouble=f"Not sent: {words(wrong)}")
+
+    async def _send(self, asked: Json) -> None:
+        send = self.tab.send_by_socket if asked["door"] == "socket" else self.tab.send_by_http
+        await send(self.other, asked["text"], clientId=asked["clientId"])
+
+
+class Chat(Paced):
+    """`model`: for `left` and `right` what `Pane.shown` gives."""
+
+    _esm = module_of(OWN / "chat.js", "chat")
+
+    def __init__(self, left: client.Person, right: client.Person, **traits: Any) -> None:
+        self._panes = {"left": Pane(left, right, self.changed), "right": Pane(right, left, self.changed)}
+        for pane in self._panes.values():
+            pane.sent = self._sent = self._panes["left"].sent
+        super().__init__(**traits)
+
+    def state(self) -> Json:
+        return {side: pane.shown() for side, pane in self._panes.items()}
+
+    async def run(self) -> None:
+        loop, asked = asyncio.get_running_loop(), asyncio.Queue[Json]()
+        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(asked.put_nowait, content))  # it may come on a foreign thread
+        async with asyncio.TaskGroup() as doing:
+            for pane in self._panes.values():
+                doing.create_task(pane.stay_open())
+            while True:
+                content = await asked.get()
+                if content.get("do") == "send":
+                    self._sent[content["clientId"]] = time.time() * 1000
+                doing.create_task(self._panes[content["side"]].do(content))
+
+    def snapshot(self) -> str:
+        rows = [f"<tr>{''.join(f'<th>{pane.tab.id}</th>' for pane in self._panes.values())}</tr>"]
+        return f"<p>{html.escape(repr(self))}</p><table>{''.join(rows)}</table>"
+
+    def __repr__(self) -> str:
+        left, right = (pane.tab.id for pane in self._panes.values())
+        return f"The screens of {left} and {right}: live in a running notebook."

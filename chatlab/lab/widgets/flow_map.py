@@ -1,0 +1,64 @@
+"""The boxes that a message passes, lit by the latest one; and the source of each.
+
+A trace is known by the box it passes after `request`: a send creates a message, a read asks the cache or the store, a change saves at once.
+"""
+
+from typing import Any
+
+from chatlab.flow import Event
+from chatlab.lab.trace import PLANS, boxes_html, boxes_of
+from chatlab.lab.widgets.live import OWN, Live, module_of
+from chatlab.lab.widgets.sources import sources_of
+
+SECOND = {"create": "send", "read_cache": "read", "read_store": "read", "save": "change"}
+AT_ONCE = 50  # requests of which one may become what is shown
+FACES = {
+    "send": {"http": "HTTP POST Request\n/api/messages/send", "socket": "WebSocket Event\nsocket.sendMessage"},
+    "read": {"http": "HTTP GET Request\n/api/messages/{id}"},
+    "change": {"http": "HTTP Request\n/api/messages/{id}", "socket": "WebSocket Event\neditMessage, addReaction …"},
+}
+
+
+class FlowMap(Live):
+    """`of`: send, read or change."""
+
+    _esm = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
+
+    def __init__(self, of: str = "send", **traits: Any) -> None:
+        if of not in PLANS:
+            raise ValueError(f"of is one of {', '.join(PLANS)}")
+        self.of = of
+        self._requests: dict[str, Event] = {}
+        self._events: list[Event] = []
+        super().__init__(model=self._state() | {"sources": sources_of(of)}, **traits)
+
+    @property
+    def kind(self) -> str:
+        return f"FlowMap of a {self.of}"
+
+    def hear(self, event: Event) -> None:
+        if event["door"] not in ("http", "socket"):
+            return
+        if event["stage"] == "request":
+            self._requests = dict([*self._requests.items(), (event["trace"], event)][-AT_ONCE:])
+            return
+        request = self._requests.pop(event["trace"], None)
+        if request and SECOND.get(event["stage"]) == self.of:
+            self._events = [request, event]
+        elif self._events and event["trace"] == self._events[0]["trace"]:
+            self._events.append(event)
+        else:
+            return
+        self.model = self.model | self._state()
+
+    def _state(self) -> dict[str, Any]:
+        first = self._events[0] if self._events else {"door": None, "trace": None}
+        boxes = boxes_of(self._events, PLANS[self.of])
+        return {"of": self.of, "faces": FACES[self.of], "door": first["door"], "trace": first["trace"], "boxes": boxes}
+
+    def snapshot(self) -> str:
+        lit = boxes_html(self.model["boxes"]) if self._events else ""
+        return f"<p>{self!r}</p>{lit}"
+
+    def __repr__(self) -> str:
+        return f"The flow map{'' if self.of == 'send' else f' of a {self.of}'}: live in a running notebook."

@@ -1,0 +1,52 @@
+"""What a session shows. Of each kind there is one: shown again, it closes the former, also that of a session before."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from chatlab.flow import Event
+from chatlab.lab.life import Life
+from chatlab.lab.widgets.live import Live
+
+Shown = TypeVar("Shown", bound=Live)
+Spawn = Callable[[Coroutine[Any, Any, None]], Any]
+
+_screens: dict[str, "Screen"] = {}
+
+
+def screen_of(session: str) -> "Screen":
+    """The screen of all sessions of this name."""
+    return _screens.setdefault(session, Screen())
+
+
+class Screen:
+    def __init__(self) -> None:
+        self._shown: dict[str, Live] = {}
+
+    def show(self, widget: Shown, spawn: Spawn) -> Shown:
+        """Put it in the place of the former of its kind. `spawn` begins its work."""
+        former = self._shown.pop(widget.kind, None)
+        if former:
+            former.close()
+        self._shown[widget.kind] = widget
+        widget.work = spawn(widget.run())
+        return widget
+
+    def hear(self, event: Event) -> None:
+        for widget in self._live():
+            widget.hear(event)
+
+    def follow(self, life: Life) -> None:
+        for widget in self._live():
+            widget.follow(life)
+
+    def complain(self, text: str) -> None:
+        for widget in self._live():
+            widget.error = text
+
+    def rest(self) -> None:
+        """The session has ended. What is shown stays to be looked at."""
+        for widget in self._live():
+            widget.resting = True
+
+    def _live(self) -> list[Live]:
+        return [widget for widget in self._shown.values() if not widget.resting]

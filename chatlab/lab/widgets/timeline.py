@@ -1,0 +1,53 @@
+"""The worker's beats on a line of time, and each key's life between them: cached, its deadline, told by the worker."""
+
+import html
+from typing import Any
+
+from chatlab.flow import Event
+from chatlab.lab.widgets.live import OWN, Paced, module_of
+
+SHOWN = 15.0  # seconds
+KEYS = 12
+BEATS = 100  # kept, whatever the interval
+
+
+class Timeline(Paced):
+    _esm = module_of(OWN / "timeline.js", "timeline")
+
+    def __init__(self, **traits: Any) -> None:
+        self._beats: list[Event] = []
+        self._lives: dict[str, dict[str, Any]] = {}
+        super().__init__(**traits)
+
+    def hear(self, event: Event) -> None:
+        hear = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
+        if hear and hear(event):
+            self.changed()
+
+    def _beat(self, event: Event) -> bool:
+        beat = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
+        self._beats = [*(former for former in self._beats[-BEATS:] if former["at"] > event["at"] - 2000 * SHOWN), beat]
+        return True
+
+    def _cached(self, event: Event) -> bool:
+        self._lives.pop(event["key"], None)  # a changed message begins a new life
+        life = {"key": event["key"], "cachedMs": event["at"], "deadlineMs": event["at"] + event["ttlMs"], "toldMs": None, "lagMs": None}
+        self._lives[event["key"]] = life
+        for key in list(self._lives)[:-KEYS]:
+            del self._lives[key]
+        return True
+
+    def _cleaned(self, event: Event) -> bool:
+        life = self._lives.get(event["key"])
+        if life:
+            life |= {"toldMs": event["at"], "lagMs": event["lagMs"], "deadlineMs": event["at"] - event["lagMs"]}
+        return life is not None
+
+    def state(self) -> dict[str, Any]:
+        return {"shownMs": SHOWN * 1000, "beats": list(self._beats), "lives": [dict(life) for life in self._lives.values()]}
+
+    def snapshot(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>"
+
+    def __repr__(self) -> str:
+        return "The worker's timeline: live in a running notebook."

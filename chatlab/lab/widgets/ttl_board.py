@@ -1,0 +1,33 @@
+"""One bar for each cached message, with the time it has left."""
+
+import html
+import time
+from typing import Any
+
+from chatlab.lab.life import Life
+from chatlab.lab.widgets.live import SHARED, Live, module_of
+
+ROWS = 8  # keys on a board
+
+
+class TtlBoard(Live):
+    _esm = module_of(SHARED / "ttl_board.js", "ttlBoard")
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(model={"items": []}, **traits)
+        self._lives: dict[str, Life] = {}
+
+    def follow(self, life: Life) -> None:
+        """The newest is on top; the oldest leaves."""
+        self._lives[life.key] = life
+        for key in list(self._lives)[:-ROWS]:
+            del self._lives[key]
+        items = [shown.item() for shown in reversed(self._lives.values())]
+        self.model = {"items": items, "sentMs": time.time() * 1000}
+
+    def snapshot(self) -> str:
+        lives = "".join(f"<pre>{html.escape(repr(life))}</pre>" for life in reversed(self._lives.values()))
+        return f"<p>The TTL board: live in a running notebook.</p>{lives}"
+
+    def __repr__(self) -> str:
+        return "The TTL board: live in a running notebook."

@@ -51,6 +51,7 @@ class Person:
         self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE, trust_env=False)
         self.socket = _socket()
         self.socket.on("*", self._hear)
+        self.listens = False  # it has been told to; whether it can is `socket.connected`
         self._watching: list[socketio.AsyncClient] = []
 
     @classmethod
@@ -61,6 +62,7 @@ class Person:
         return cls(url, session["user"], session["token"])
 
     async def connect(self) -> None:
+        self.listens = True
         await self.socket.connect(self.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=PATIENCE)
 
     async def watch(self, listener: Callable[[Json], None]) -> None:

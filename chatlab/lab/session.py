@@ -199,7 +199,7 @@ class Lab:
 
         People and messages stay, and what Redis holds; sockets that were open are opened again.
         """
-        opened = [person for person in self._people.values() if person.socket.connected]
+        opened = [person for person in self._people.values() if person.listens]
         await self._stop_watching()
         await asyncio.gather(*(person.hang_up() for person in self._people.values()), return_exceptions=True)
         port = int(self._url.rpartition(":")[2])
@@ -334,7 +334,8 @@ class Lab:
             if pttl is not None and life.looked(pttl, _now()):
                 self._show(life)
             await asyncio.sleep(SELDOM if pttl is None else life.next_look(_now()))
-        told = await self.until(lambda: self._cleaned(life.key), 10 * self.settings.sweep_interval)
+        patience = 10 * self.settings.sweep_interval if self.settings.sweeper else 0  # nobody tells of it when there is no worker
+        told = await self.until(lambda: self._cleaned(life.key), patience)
         if told:
             life.told(told)
             self._show(life)

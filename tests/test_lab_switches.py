@@ -1,0 +1,173 @@
+"""What a session can do to its own service and engines, how it counts questions, and what it remembers of claims."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import eventually
+
+from chatlab.engines import Engines
+from chatlab.errors import EngineError, StoreUnavailable
+from chatlab.lab import Lab, start
+from chatlab.lab.claims import BY_NAME, DOCUMENT, HOLDS, Claim, Claims
+from chatlab.lab.ledger import Ledger
+from chatlab.lab.walk import Pause, Walk
+
+
+@pytest.fixture
+async def lab(engines: Engines, tmp_path: Path) -> Any:
+    """A session on the engines of the test run."""
+    lab = await start("switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path)
+    yield lab
+    await lab.end()
+
+
+async def two(lab: Lab) -> Any:
+    """Alice and Bob."""
+    return await lab.person("alice"), await lab.person("bob")
+
+
+async def test_questions_are_counted(lab: Lab) -> None:
+    """A send costs one insert and two scripts; a hit asks Redis once and MongoDB not at all; a bypass the other way round."""
+    alice, bob = await two(lab)
+    await alice.send(bob, "the first one looks people up")
+    await bob.read("alice")
+    trace = await alice.send(bob, "it's \"quoted\" 'oddly")
+    assert await lab.asked(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
+    assert (await lab.asked(bob.read("alice", fresh=True))) == (["find messages"], [])
+    sent = await lab.asked(alice.send(bob, "counted ' too"))
+    assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (["insert messages"], ["EVALSHA message", "EVALSHA messages"])
+    assert trace.id not in str(sent)
+    assert repr(sent).startswith("MongoDB was asked once: insert messages\nRedis was asked 2 times: ")
+
+
+async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
+    """The service stays the same process; asking for the session again gives it as it was at first."""
+    alice, bob = await two(lab)
+    pid = lab.pid
+    await lab.turn(cache_ttl=30, cache_mode="drawn")
+    trace = await alice.send(bob, "a long life")
+    assert (lab.pid, lab.settings.cache_ttl) == (pid, 30)
+    assert lab.redis_pttl(trace.key) > 5000
+    assert (await bob.read("alice")).cache == "bypass"
+
+
+async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
+    """Also after kill -9: the same address, the same tokens, open sockets opened again, the flow heard, other settings in force."""
+    alice, bob = await two(lab)
+    await bob.connect()
+    await alice.send(bob, "before")
+    await lab.kill()
+    assert not lab.runs
+    await lab.restart(sweeper=False, cache_ttl=1)
+    trace = await alice.send(bob, "after")
+    assert [message["text"] for message in (await bob.read("alice")).messages] == ["before", "after"]
+    assert "respond" in trace.stages
+    await eventually(lambda: [heard.payload["text"] for heard in bob.heard if heard.event == "newMessage"] == ["before", "after"])
+    await eventually(lambda: lab.redis_pttl(trace.key) == -2)
+    assert [event for event in lab.events if event["stage"] == "sweep" and event["at"] > trace.events[0]["at"]] == []
+
+
+async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engines) -> None:
+    """Keys get the session's prefix on the way in and lose it on the way out; what would reach others is refused."""
+    assert lab.redis("SET", "message:mine", "hello", "EX", 60) is True
+    assert lab.redis("KEYS", "message*") == lab.redis_keys("message*") == ["message:mine"]
+    assert lab.redis("GET", "message:mine") == "hello"
+    with pytest.raises(ValueError, match="FLUSHALL would reach others"):
+        lab.redis("FLUSHALL")
+    for act in (lab.stop_engine("redis"), lab.crash_engine("mongo")):
+        with pytest.raises(EngineError, match="Other notebooks use these engines too"):
+            await act
+
+
+async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen, killed, stopped: the service goes on as it promises, and the folder goes with the session."""
+    monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
+    lab = await start("breaks", own_engines=True)
+    alice, bob = await two(lab)
+    await alice.send(bob, "one")
+    await lab.crash_engine("redis")
+    assert lab.redis_keys("message*") == []
+    await lab.crash_engine("mongo")
+    assert len(lab.mongo_find("messages")) == 1
+    await lab.stop_engine("redis")
+    assert "cache_message" not in (await alice.send(bob, "two")).stages
+    await lab.start_engine("redis")
+    lab.freeze("mongo")
+    with pytest.raises(StoreUnavailable):
+        await alice.send(bob, "three")
+    lab.thaw("mongo")
+    assert str(await lab.end()).startswith("The service has ended.")
+    assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
+
+
+async def test_a_race_happens_every_time() -> None:
+    """Two who read, change and write back: the second write forgets the first, since each stands where it is told to."""
+    shared: list[str] = []
+
+    async def push(name: str, pause: Pause) -> str:
+        have = list(shared)
+        await pause("has read")
+        shared[:] = [*have, name]
+        return name
+
+    ann, ben = Walk(push, "ann"), Walk(push, "ben")
+    await ann.to("has read")
+    assert (await ben.rest(), await ann.rest(), shared) == ("ben", "ann", ["ann"])
+    with pytest.raises(LookupError, match=r'did not come to "nowhere"\. It passed: has read'):
+        await Walk(push, "cleo").to("nowhere")
+    killed = await Walk(push, "dora").to("has read")
+    await killed.drop()
+    assert shared == ["ann", "cleo"]
+
+
+async def test_what_goes_wrong_in_a_walk_is_told() -> None:
+    """An error of the work is raised to whoever lets it go on."""
+
+    async def broken(pause: Pause) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Walk(broken).to("somewhere")
+    with pytest.raises(ZeroDivisionError):
+        await Walk(broken).rest()
+
+
+def test_the_ledger_remembers(tmp_path: Path) -> None:
+    """The latest measurement of each claim, across sessions; a broken file knows nothing."""
+    ledger = Ledger(tmp_path)
+    assert ledger.read() == {}
+    ledger.write("04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)])
+    ledger.write("11", [Claim("total_bytes", "650 bytes", HOLDS, timed=True)])
+    known = Ledger(tmp_path).read()
+    assert {name: (entry.notebook, entry.claim.measured) for name, entry in known.items()} == {
+        "message_key": ("04", "5.0 s"),
+        "total_bytes": ("11", "650 bytes"),
+    }
+    (tmp_path / "ledger.json").write_text("{half")
+    assert ledger.read() == {}
+
+
+def test_claims_have_a_place_in_the_series() -> None:
+    """Each claim of the document has one name and a notebook of the series."""
+    assert len(BY_NAME) == len(DOCUMENT)
+    assert {says.notebook for says in DOCUMENT} <= {f"{number:02}" for number in range(13)}
+
+
+def test_what_hangs_on_the_machine_is_marked() -> None:
+    """So that a strict comparison of outputs can leave it out, and a reader knows."""
+    shown = Claims([Claim("send_faster", "-3 %", "does not hold", timed=True), Claim("ttl_0", "-2", "does not hold")])
+    first, second = repr(shown).splitlines()
+    assert (first[:2], second[:2]) == ("≈ ", "do")
+    assert re.findall(r'<tr class="timed">', shown._repr_html_()) == ['<tr class="timed">']
+
+
+async def test_a_session_that_was_turned_is_begun_anew(engines: Engines, tmp_path: Path) -> None:
+    """Running the first cell again gives the settings that it asks for."""
+    own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
+    lab = await start("anew", **own)
+    await lab.turn(cache_ttl=20)
+    again = await start("anew", **own)
+    assert (again is lab, again.settings.cache_ttl) == (False, 5)
+    await again.end()

@@ -36,6 +36,20 @@ def not_yet(text: str) -> Verdict:
     return Verdict(NOT_YET, text)
 
 
+class Unusable(Exception):
+    """An answer that cannot be tried, in words for who gave it. Raised within a check, it is a "Not yet"."""
+
+
+def tried(rule: Any, *given: Any) -> Any:
+    """What the learner's function says to this. Raises Unusable when it is none, or fails."""
+    if not callable(rule):
+        raise Unusable("The answer is a function: the word lambda, its arguments, a colon, and what it says.")
+    try:
+        return rule(*given)
+    except Exception as wrong:  # noqa: BLE001 - whatever a learner writes
+        raise Unusable(f"Your function could not be used: {type(wrong).__name__}: {wrong}. Mind its arguments.") from None
+
+
 def check(ask: Check) -> Check:
     """A check of one answer, its last argument: blank answers are not asked about, and what goes wrong is said, not raised."""
 
@@ -45,6 +59,8 @@ def check(ask: Check) -> Check:
             return Verdict(BLANK, "Put your answer in the place of the dots and run the cell again.")
         try:
             return await ask(*given)
+        except Unusable as wrong:
+            return not_yet(str(wrong))
         except Exception as wrong:  # noqa: BLE001 - a check never raises
             return Verdict(
                 CANNOT_TELL, f"The running system could not be asked ({str(wrong) or type(wrong).__name__}). Run the first cells again."

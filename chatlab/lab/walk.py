@@ -11,6 +11,7 @@ await ann.to("has read"); await ben.rest(); await ann.rest()
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ Pause = Callable[[str], Awaitable[None]]
 
 
 class Walk:
-    """`work` is called with what is given, and last with `pause`. It does nothing until `to` or `rest`."""
+    """`work` is called with what is given, and last with `pause`. It does nothing until `to` or `rest`. Shown, it is its source."""
 
     def __init__(self, work: Callable[..., Awaitable[Any]], *given: Any) -> None:
         self._work, self._given = work, given
@@ -58,6 +59,9 @@ class Walk:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def __repr__(self) -> str:
+        return inspect.getsource(self._work).rstrip()
 
     def _let_go(self) -> None:
         self._stands.clear()

@@ -1,0 +1,220 @@
+"""Notebook 01: a send over HTTP, as bytes; who makes which field; what is refused before anything is saved."""
+
+import asyncio
+import json
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from bson.errors import InvalidDocument
+from pymongo.errors import PyMongoError
+
+from chatlab.bench.wire import header, request_bytes
+from chatlab.client import Json
+from chatlab.flow import Event
+from chatlab.lab.claims import Claim, Claims, holds
+from chatlab.lab.session import Lab
+from chatlab.lab.trace import STAGES, Person, table
+from chatlab.lab.verdicts import Verdict, check, correct, not_yet
+
+PATH = "/api/messages/send"
+PATIENCE = 10  # seconds for an answer
+QUERY_MS = 2000  # what a learner's query may take
+MAKERS = {
+    "_id": "the service, in create",
+    "seq": "the service, in save: the place in the conversation",
+    "version": "the service: 1 at first, one more with each change",
+    "senderId": "the token",
+    "receiverId": "the body",
+    "text": "the body",
+    "clientId": "the body, if it has one",
+    "reactions": "later changes",
+    "createdAt": "the service, in create: its own clock",
+    "editedAt": "later changes",
+    "deletedAt": "later changes",
+}
+
+
+# --- the bytes -----------------------------------------------------------------------------------------------------------------
+
+
+class Exchange(NamedTuple):
+    """A request and its answer as they went over the wire; `body` is what the answer holds: the message, or what is wrong.
+
+    `boxes`: those of the send diagram that this request passed.
+    """
+
+    asked: str
+    answered: str
+    status: str
+    body: Json
+    boxes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"{_marked('>', self.asked)}\n\n{_marked('<', self.answered)}"
+
+
+def _marked(mark: str, text: str) -> str:
+    return "\n".join(f"{mark} {line}".rstrip() for line in text.splitlines())
+
+
+async def send(sender: Person, body: Json, token: str = "") -> Exchange:
+    """POST a body with the sender's token, or with another one."""
+    before, place = len(sender.lab.events), urlsplit(sender.url)
+    head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
+    request = request_bytes("POST", PATH, head, json.dumps(body).encode())
+    begin, answer = await asyncio.wait_for(_answer(place.hostname or "", place.port or 80, request), PATIENCE)
+    told = json.loads(answer)
+    boxes = await _boxes(sender, before, refused="_id" not in told)
+    asked = request.decode().replace(sender.token, f"({sender.id}'s token)")
+    status = begin.partition("\r\n")[0].partition(" ")[2]
+    return Exchange(asked, f"{_without_date(begin)}\r\n\r\n{answer.decode()}", status, told, boxes)
+
+
+async def _answer(host: str, port: int, request: bytes) -> tuple[str, bytes]:
+    """Head and body of the answer."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n")
+        return head.decode(), await reader.readexactly(int(header(head, b"content-length")))
+    finally:
+        writer.close()
+
+
+def _without_date(head: str) -> str:
+    return "\r\n".join(line for line in head.split("\r\n") if not line.lower().startswith("date:"))
+
+
+async def _boxes(sender: Person, before: int, *, refused: bool) -> tuple[str, ...]:
+    """The boxes that the latest request passed. After a refusal a read is made: when its events have come, all earlier ones have."""
+    lab = sender.lab
+
+    def heard() -> list[Event]:
+        return [event for event in islice(lab.events, before, None) if event["door"] == "http"]
+
+    if refused:
+        await sender.read(sender.id, fresh=True, limit=1)
+    end = "read_store" if refused else "respond"
+    await lab.until(lambda: any(event["stage"] == end for event in heard()))
+    reads = {event["trace"] for event in heard() if event["stage"] == "read_store"}
+    return tuple(event["stage"] for event in heard() if event["trace"] not in reads)
+
+
+# --- what it has become ----------------------------------------------------------------------------------------------------------
+
+
+class Fields(NamedTuple):
+    """A message, field by field, with who made each."""
+
+    message: Json
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        return [(name, json.dumps(value), MAKERS[name]) for name, value in self.message.items()]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<11} {value:<28} {maker}" for name, value, maker in self.rows)
+
+    def _repr_html_(self) -> str:
+        return table(("field", "value", "made by"), self.rows)
+
+
+def fields(exchange: Exchange) -> Fields:
+    """The message of an answer, with who made each of its fields."""
+    return Fields(exchange.body)
+
+
+# --- exercises -------------------------------------------------------------------------------------------------------------------
+
+
+@check
+async def finds(lab: Lab, exchange: Exchange, answer: Any) -> Verdict:
+    """Does this query find the message and no other? Others are there: with the same text, and with the same seq."""
+    if not isinstance(answer, dict):
+        return not_yet('A query is a dict of fields and values, such as {"senderId": "alice"}.')
+    await _others(lab, exchange)
+    try:
+        found = [str(document["_id"]) for document in lab.messages.find(answer).max_time_ms(QUERY_MS)]
+    except (PyMongoError, InvalidDocument) as wrong:
+        return not_yet(f"MongoDB does not take this as a query: {wrong}")
+    if found == [exchange.body["_id"]]:
+        return correct(f"Of {lab.messages.count_documents({})} messages your query finds one, and it is yours.")
+    if not found:
+        return not_yet(_nothing(answer))
+    yours = "yours among them" if exchange.body["_id"] in found else "and not yours"
+    return not_yet(f"It finds {len(found)} messages, {yours}. Two fields together are different in every document: which are they?")
+
+
+async def _others(lab: Lab, exchange: Exchange) -> None:
+    """Messages that are easily taken for this one. With client ids: however often it is checked, each is there once."""
+    alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
+    for sender, receiver in ((alice, bob), (carol, bob), (bob, carol)):
+        await sender.send_by_http(receiver.id, exchange.body["text"], clientId="another")
+
+
+def _nothing(query: Json) -> str:
+    if isinstance(query.get("_id"), str):
+        return "It finds nothing: in MongoDB an _id is an ObjectId, and text is not equal to it."
+    return "It finds nothing. Look at the document above: are names and values spelt so? senderId is who the token stands for."
+
+
+@check
+async def refused(lab: Lab, answer: Any) -> Verdict:
+    """Is this body refused with 422, and nothing saved?"""
+    if not _is_body(answer):
+        return not_yet('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
+    alice, before = await lab.person("alice"), lab.messages.count_documents({})
+    exchange = await send(alice, answer)
+    saved = lab.messages.count_documents({}) - before
+    if exchange.status.startswith("422") and not saved and not exchange.boxes:
+        return correct(f'{exchange.status}: "{exchange.body["detail"]}" No box was passed, and nothing was saved.')
+    if exchange.status.startswith("200"):
+        return not_yet(
+            f"{exchange.status}: it was saved, from {exchange.body['senderId']} to {exchange.body['receiverId']}. Fields that are not "
+            "asked for are ignored. A text has 1 to 4000 characters, and a receiverId has its spelling: break one of these rules."
+        )
+    return not_yet(
+        f'{exchange.status}: "{exchange.body["detail"]}" Refused, but not for its shape. 422 is for a body that is no send at all: '
+        "something is missing, or too long, or of a wrong type."
+    )
+
+
+def _is_body(answer: Any) -> bool:
+    try:
+        json.dumps(answer)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(answer, dict)
+
+
+@check
+async def once(lab: Lab, answer: Any) -> Verdict:
+    """Does this body, sent twice, make one message?"""
+    if not _is_body(answer):
+        return not_yet('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
+    alice = await lab.person("alice")
+    first, again = await send(alice, answer), await send(alice, answer)
+    if "_id" not in first.body:
+        return not_yet(f'{first.status}: "{first.body["detail"]}" Nothing was sent at all.')
+    if first.body != again.body:
+        return not_yet(
+            f"Two messages: seq {first.body['seq']} and seq {again.body['seq']}, each with an _id of its own. The service cannot know that "
+            "you meant the same one. Which field of a message above is still null, and is the body's to fill?"
+        )
+    return correct(
+        f"Twice the same answer, seq {first.body['seq']}. The second time it passed {', '.join(again.boxes)}: no cache, no event."
+    )
+
+
+# --- what holds ------------------------------------------------------------------------------------------------------------------
+
+
+def claims(lab: Lab, sent: Exchange, stranger: Exchange) -> Claims:
+    """What the document says of a send over HTTP, held against this one and against one with a wrong token."""
+    same = lab.mongo_find("messages", _id=sent.body["_id"]) == [sent.body]
+    body = "the message as MongoDB has it" if same else "not what MongoDB has"
+    return lab.found(
+        Claim("seven_boxes", ", ".join(sent.boxes), holds(sent.boxes == STAGES)),
+        Claim("one_answer", f"{sent.status} and {body}; with a wrong token {stranger.status}", holds(sent.status == "200 OK" and same)),
+    )

@@ -66,6 +66,22 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{''.join(row)}</tr>" for row in cells), "</table>"])
 
 
+class Rows(NamedTuple):
+    """What a cell shows as a small table. What hangs on the machine's speed stands last, and begins with the mark of `claims`."""
+
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        wide = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, wide, strict=True)).rstrip() for row in (self.heads, *self.rows)
+        )
+
+    def _repr_html_(self) -> str:
+        return table(self.heads, self.rows)
+
+
 def _took(box: dict[str, Any]) -> str:
     if box["tookMs"] is None:
         return "not asked" if box["skipped"] else "not passed yet"

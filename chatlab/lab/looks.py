@@ -28,8 +28,13 @@ class Looks:
     def __init__(self, engines: Engines, database: str, prefix: str) -> None:
         wait = int(PATIENCE * 1000)
         self._mongo: pymongo.MongoClient[Json] = pymongo.MongoClient(engines.mongo.url, serverSelectionTimeoutMS=wait, timeoutMS=wait)
-        self._redis = Redis.from_url(engines.redis.url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, decode_responses=True)
+        self._redis_url = engines.redis.url
+        self._redis = self.client()
         self._database, self._prefix = self._mongo[database], prefix
+
+    def client(self) -> Redis:
+        """One more client of this Redis, for those who need two at a time; the caller closes it. It knows nothing of the prefix."""
+        return Redis.from_url(self._redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, decode_responses=True)
 
     def close(self) -> None:
         self._redis.close()

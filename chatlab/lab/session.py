@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pymongo.collection import Collection
+from redis import Redis
 from redis.exceptions import RedisError
 
 from chatlab.bench.wire import Wire
@@ -400,6 +401,10 @@ class Lab:
     def redis(self, *words: Any) -> Any:
         """Any command to Redis on keys of this session: `lab.redis("SET", "message:mine", "hello", "EX", 5)`."""
         return self._look.command(*words)
+
+    def redis_client(self) -> Redis:
+        """One more client of this session's Redis, for two at a time: `with lab.redis_client() as redis`. Its keys have the prefix."""
+        return self._look.client()
 
     @property
     def messages(self) -> Collection[Json]:

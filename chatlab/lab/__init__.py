@@ -8,6 +8,7 @@
     trace = await alice.send(bob, "Hello, Bob!")   trace.py: the boxes one message passed
     life = await lab.life(trace.key)               life.py: one cached key from 0 s to gone
     asked = await lab.asked(bob.read("alice"))     asked.py: what that cost MongoDB and Redis
+    await Walk(work, lab).to("has read")           walk.py: work that stops at a named point, so that a race happens every time
     lab.flow_map(), lab.ttl_board()                widgets: both of them live
     await lesson.durable_box(lab, trace, "save")   verdicts.py, lessons/: asks the running system, never raises
     lesson.claims(lab, trace, life)                claims.py, ledger.py: what the document says, and what was found
@@ -17,6 +18,7 @@ Nobody above imports this.
 
 from chatlab.lab.checkup import doctor
 from chatlab.lab.session import Lab, start
+from chatlab.lab.walk import Walk
 from chatlab.lab.widgets import predict
 
-__all__ = ["Lab", "doctor", "predict", "start"]
+__all__ = ["Lab", "Walk", "doctor", "predict", "start"]

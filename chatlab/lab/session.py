@@ -82,6 +82,7 @@ class Lab:
         self._closing = contextlib.ExitStack()
         self._engines: Engines | None = None
         self._service: ChildService | None = None
+        self._beside: dict[str, ChildService] = {}
         self._watch: asyncio.Task[None] | None = None
         self._looks: Looks | None = None
 
@@ -152,9 +153,10 @@ class Lab:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(person.close() for person in self._people.values()), return_exceptions=True)
-        if self._service:
-            await asyncio.to_thread(self._service.stop)
+        services = [service for service in (self._service, *self._beside.values()) if service]
+        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
         self._service = None
+        self._beside.clear()
         for seen in (self._people, self._lives, self.events):
             seen.clear()
 
@@ -221,6 +223,17 @@ class Lab:
             await asyncio.sleep(0.001)
         return Said("The service was killed. await lab.restart() brings it back.")
 
+    async def beside(self, name: str, **changed: Any) -> str:
+        """The URL of a second service with other settings, to be compared: on the same people and messages, with a cache of its own.
+
+        Its keys begin with its name. It reports no flow, and ends with the session.
+        """
+        if name not in self._beside or not self._beside[name].runs:
+            own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
+            settings = load_settings(**self._fixed | own | changed)
+            self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
+        return self._beside[name].url
+
     def _changed(self, **changed: Any) -> "Lab":
         self.turned |= {name: value for name, value in changed.items() if value is not None}
         self.settings = load_settings(**self._fixed | self.turned)
@@ -282,9 +295,12 @@ class Lab:
             raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
         return self._service.url
 
-    def wire(self, person: Person) -> Wire:
-        """A bare HTTP connection of this user for measurements: a general client takes longer for a request than the service."""
-        return Wire(self._url, person.token)
+    def wire(self, person: Person, url: str | None = None) -> Wire:
+        """A bare HTTP connection of this user for measurements: a general client takes longer for a request than the service.
+
+        `url`: of a service `beside`. It is closed with the session.
+        """
+        return self._closing.enter_context(Wire(url or self._url, person.token))
 
     # --- the flow ------------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from chatlab.flow import Event
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, table
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
 
 PATH = "/api/messages/send"
 PATIENCE = 10  # seconds for an answer
@@ -162,8 +162,7 @@ def _nothing(query: Json) -> str:
 @check
 async def refused(lab: Lab, answer: Any) -> Verdict:
     """Is this body refused with 422, and nothing saved?"""
-    if not _is_body(answer):
-        return not_yet('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
+    _must_be_a_body(answer)
     alice, before = await lab.person("alice"), lab.messages.count_documents({})
     exchange = await send(alice, answer)
     saved = lab.messages.count_documents({}) - before
@@ -180,19 +179,19 @@ async def refused(lab: Lab, answer: Any) -> Verdict:
     )
 
 
-def _is_body(answer: Any) -> bool:
+def _must_be_a_body(answer: Any) -> None:
     try:
         json.dumps(answer)
     except (TypeError, ValueError):
-        return False
-    return isinstance(answer, dict)
+        answer = None
+    if not isinstance(answer, dict):
+        raise Unusable('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
 
 
 @check
 async def once(lab: Lab, answer: Any) -> Verdict:
     """Does this body, sent twice, make one message?"""
-    if not _is_body(answer):
-        return not_yet('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
+    _must_be_a_body(answer)
     alice = await lab.person("alice")
     first, again = await send(alice, answer), await send(alice, answer)
     if "_id" not in first.body:

@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+JOBS ?= 3
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
@@ -18,7 +19,8 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to serve (or lab, demo, doctor), to pytest in test'
+	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to serve (or lab, demo, doctor), to pytest in test;'
+	@echo '  JOBS=1 runs the tests one after the other (most of them wait more than they compute)'
 
 demo: $(INSTALLED) ## one message through each door, and its life from 0 to 6 seconds
 	@$(BIN)/chatlab demo $(ARGS)
@@ -33,7 +35,7 @@ doctor: $(INSTALLED) ## what is installed, what is missing, and the command that
 	@$(BIN)/chatlab doctor $(ARGS)
 
 test: check browser ## everything: check, then all tests and all notebooks
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, and that the modules are in reading order
 	@$(BIN)/ruff format --check .

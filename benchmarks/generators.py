@@ -63,6 +63,8 @@ def resting_sockets(url: str, people: list[dict[str, str]]) -> Iterator[int]:
 
 def _checked(found: Figures) -> Figures:
     """A side that refuses work is not fast."""
-    if not found["requests"] or found["failed"] > 0.001 * found["requests"]:
+    if not found["requests"]:
+        raise MeasurementError("Not one request was answered: measure for longer, with --seconds.")
+    if found["failed"] > 0.001 * found["requests"]:
         raise MeasurementError(f"{found['failed']:.0f} of {found['requests']:.0f} requests failed.")
     return found | {"rate": found["requests"] / found["seconds"]}

@@ -76,6 +76,7 @@ class Lab:
         self.events: deque[Event] = deque(maxlen=REMEMBERED)
         self._people: dict[str, Person] = {}
         self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
+        self._told: dict[str, Event] = {}  # the worker's word of each key
         self._screen = screen_of(name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
@@ -157,7 +158,7 @@ class Lab:
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
         self._service = None
         self._beside.clear()
-        for seen in (self._people, self._lives, self.events):
+        for seen in (self._people, self._lives, self._told, self.events):
             seen.clear()
 
     def _erase(self) -> Said:
@@ -313,6 +314,8 @@ class Lab:
         self._arrived.clear()
         if event["stage"] == "cached":
             self._begin_life(event)
+        elif event["stage"] == "cleaned":
+            self._told[event["key"]] = event
         self._screen.hear(event)
 
     async def until(self, found: Callable[[], Found | None], within: float = PATIENCE) -> Found | None:
@@ -351,8 +354,8 @@ class Lab:
             if pttl is not None and life.looked(pttl, _now()):
                 self._show(life)
             await asyncio.sleep(SELDOM if pttl is None else life.next_look(_now()))
-        patience = 10 * self.settings.sweep_interval if self.settings.sweeper else 0  # nobody tells of it when there is no worker
-        told = await self.until(lambda: self._cleaned(life.key), patience)
+        patience = 10 * self.settings.sweep_interval if self._will_be_told(life) else 0
+        told = await self.until(lambda: self._told.get(life.key), patience)
         if told:
             life.told(told)
             self._show(life)
@@ -363,8 +366,9 @@ class Lab:
         except RedisError:  # stopped or frozen on purpose
             return None
 
-    def _cleaned(self, key: str) -> Event | None:
-        return next((event for event in reversed(self.events) if event["stage"] == "cleaned" and event["key"] == key), None)
+    def _will_be_told(self, life: Life) -> bool:
+        """Without a worker nobody tells of an end, and a key that went before its deadline (Redis was killed) is not told as cleaned."""
+        return self.settings.sweeper and life.state == "expired"
 
     async def life(self, of: str | Trace) -> Life:
         """The whole life of a key that was cached in this session; waits for its end. LookupError if it was not seen."""
@@ -447,7 +451,7 @@ class Lab:
 
     def timeline(self, *, big: bool = False) -> Timeline:
         """The worker's beats on a line of time, and each key from being cached to its deadline and to the worker's word."""
-        return self._screen.show(Timeline(big=big), self._spawn)
+        return self._screen.show(Timeline(self.events, big=big), self._spawn)
 
     def chat(self, left: Person, right: Person, *, big: bool = False) -> Chat:
         """The screens of two people. What is typed there is sent through the service."""

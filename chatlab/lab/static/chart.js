@@ -37,8 +37,8 @@ function chart(root, model, { big, now }) {
     fill.style.width = `${(100 * share).toFixed(1)}%`;
     track.setAttribute("aria-valuenow", String(Math.round(100 * share)));
     const whole = share ? (toldMs - beganMs) / share : 0;
-    const rest = Math.max(0, beganMs + whole - now()) / 1000;
-    say(left, share === 1 ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done` : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${share ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`);
+    const rest = (beganMs + whole - now()) / 1000;
+    say(left, share === 1 ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done` : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${rest > 0 ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`);
     if (share === 1) say(said, shown.said);
     clearTimeout(timer);
     if (share < 1 && !stopped) timer = setTimeout(showProgress, 250);

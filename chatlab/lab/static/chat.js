@@ -2,7 +2,7 @@
 //
 // A model: {left, right}, each {id, open, typing, trouble, items: [{_id, seq, version, senderId, text, clientId, reactions, editedAt,
 // deletedAt, tookMs}]}. To the kernel: {do: "send", side, text, door, clientId}, {do: "typing", side, typing}.
-// The time by a message typed here runs from the press of Send to when it stands on the other screen, both by this browser's clock.
+// By each message stand two times: until the other socket received it, and for what is typed here, from the press of Send until it is painted.
 
 import { add, say } from "../../static/lab/parts.js";
 
@@ -12,7 +12,7 @@ function chat(root, model, { big, tell }) {
   const desk = add(root, "section", "cl-chat cl-widget");
   desk.classList.toggle("cl-big", big);
   const pressed = new Map(); // client id -> {side, at}, or its ms once it stands on the other screen
-  const panes = Object.fromEntries(["left", "right"].map((side) => [side, newPane(desk, side, model[side].id, tell, pressed)]));
+  const panes = Object.fromEntries(["left", "right"].map((side) => [side, newPane(desk, side, model, tell, pressed)]));
 
   function update(changed) {
     for (const [side, pane] of Object.entries(panes)) pane.update(changed[side]);
@@ -29,7 +29,9 @@ function chat(root, model, { big, tell }) {
   };
 }
 
-function newPane(desk, side, name, tell, pressed) {
+function newPane(desk, side, model, tell, pressed) {
+  const name = model[side].id;
+  const other = model[side === "left" ? "right" : "left"].id;
   const pane = add(desk, "section", "cl-pane");
   pane.dataset.side = side;
   pane.setAttribute("aria-label", `The screen of ${name}`);
@@ -65,6 +67,11 @@ function newPane(desk, side, name, tell, pressed) {
     types(false);
   });
   input.addEventListener("input", () => types(Boolean(input.value)));
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault(); // in JupyterLab the browser does not submit by itself
+    form.requestSubmit();
+  });
 
   // Said once when it begins and once when it ends.
   function types(typing) {
@@ -78,7 +85,7 @@ function newPane(desk, side, name, tell, pressed) {
     open = changed.open;
     pane.classList.toggle("cl-open", open);
     say(state, open ? "connected" : "not connected");
-    say(typing, changed.typing ? "the other one is typing…" : "");
+    say(typing, changed.typing ? `${other} is typing…` : "");
     say(trouble, changed.trouble);
     trouble.hidden = !changed.trouble;
     const known = new Set(changed.items.map((item) => item._id));
@@ -111,15 +118,11 @@ function newPane(desk, side, name, tell, pressed) {
   function timed(row, item) {
     row.timed = true;
     const click = pressed.get(item.clientId);
-    const own = click?.side === side;
-    if (click && !own) requestAnimationFrame(() => requestAnimationFrame(() => took(row, performance.now() - click.at, "from the press of Send to this screen")));
-    else if (!own && item.senderId !== name && item.tookMs !== null) took(row, item.tookMs, "from the message's creation to this screen's socket");
-    else if (item.tookMs === null) say(row.took, "asked for later");
-  }
-
-  function took(row, ms, title) {
-    say(row.took, `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`);
-    row.took.title = title;
+    if (item.senderId === name) return;
+    const received = item.tookMs === null ? "asked for later" : `received after ${ms(item.tookMs)}`;
+    say(row.took, received);
+    row.took.title = "received: from the send to this screen’s socket; shown: from the press of Send to this picture, Jupyter’s part included";
+    if (click) afterPaint(() => say(row.took, `${received}, shown after ${ms(performance.now() - click.at)}`));
   }
 
   return {
@@ -131,6 +134,9 @@ function newPane(desk, side, name, tell, pressed) {
     },
   };
 }
+
+const ms = (time) => `${time < 10 ? time.toFixed(1) : time.toFixed(0)} ms`;
+const afterPaint = (act) => requestAnimationFrame(() => requestAnimationFrame(act));
 
 // HTTP or socket; gives a function that tells which.
 function newDoors(form, side, name) {

@@ -29,6 +29,7 @@ function timeline(root, model, { big, now }) {
   const future = part(svg, "g", {}); // whole lives, pale
   const pastFrame = part(svg, "g", { "clip-path": `url(#${clip})` });
   const present = part(pastFrame, "g", {}); // the same up to now, and the beats
+  const words = part(svg, "g", {}); // moves with them, and may stand in front of "now"
   const ruler = part(svg, "g", { class: "cl-ruler" });
 
   const lanes = new Map(); // key -> lane
@@ -57,7 +58,8 @@ function timeline(root, model, { big, now }) {
     const high = TOP + LANE * Math.max(3, ...[...lanes.values()].map((lane) => lane + 1));
     svg.setAttribute("viewBox", `0 0 ${WIDE} ${high + 26}`);
     future.replaceChildren(...shown.lives.map((life) => bar(life, "cl-whole")));
-    present.replaceChildren(...shown.beats.map((beat) => tickOf(beat, high)), ...shown.lives.map(lived));
+    present.replaceChildren(...shown.lives.map((life) => bar(life, "cl-lived")), ...shown.beats.map((beat) => tickOf(beat, high)));
+    words.replaceChildren(...shown.lives.map(wordsOf));
     drawRuler(high);
     past.setAttribute("width", nowX());
     for (const life of shown.lives) if (life.toldMs && !told.has(id(life))) tell(life);
@@ -78,10 +80,9 @@ function timeline(root, model, { big, now }) {
     return part(null, "rect", { class: name, x: x(life.cachedMs), y: y + 4, width, height: LANE - 8, rx: 4 });
   }
 
-  function lived(life) {
+  function wordsOf(life) {
     const group = part(null, "g", {});
     const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
-    group.append(bar(life, "cl-lived"));
     part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key);
     if (life.toldMs) {
       part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
@@ -107,7 +108,7 @@ function timeline(root, model, { big, now }) {
     for (let seconds = -shown.shownMs / 1000; seconds <= AHEAD / 1000; seconds += 1) {
       const place = nowX() + seconds * 1000 * scale;
       part(ruler, "path", { d: `M${place} ${high}v${seconds % 5 ? 4 : 8}` });
-      if (seconds % 5 === 0 && seconds) part(ruler, "text", { x: place, y: high + 22, "text-anchor": "middle" }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
+      if (seconds % 5 === 0 && seconds) part(ruler, "text", { x: place, y: high + 22, "text-anchor": seconds * -1000 === shown.shownMs ? "start" : "middle" }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
     }
   }
 
@@ -124,6 +125,7 @@ function timeline(root, model, { big, now }) {
     const shift = `translate(${nowX() - x(moment)} 0)`;
     future.setAttribute("transform", shift);
     present.setAttribute("transform", shift);
+    words.setAttribute("transform", shift);
     say(head, headline(moment));
   }
 

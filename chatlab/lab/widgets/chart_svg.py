@@ -21,10 +21,10 @@ INK, QUIET, LINE, GROUND = "#1b2430", "#566170", "#b9c3cf", "#ffffff"
 def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str) -> str:
     """`sides` as `Chart.sides` gives them. With `log` every axis is logarithmic as far as its values allow."""
     if not any(side["count"] for side in sides):
-        return _svg(title, 90, [_text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
+        return framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
     if "points" in sides[0]:
-        return _svg(title, PLOT + 110, _lines(sides, unit, log, x))
-    return _svg(title, 80 + ROW * len(sides), _strips(sides, unit, log))
+        return framed(title, PLOT + 112, _lines(sides, unit, log, x))
+    return framed(title, 86 + ROW * len(sides), _strips(sides, unit, log))
 
 
 # --- strips ------------------------------------------------------------------------------------------------------------------
@@ -36,26 +36,26 @@ def _strips(sides: Sequence[Json], unit: str, log: bool) -> list[str]:
     bottom = 42 + ROW * len(sides)
     drawn = _ruler(place, ticks, 42, bottom, unit)
     for row, side in enumerate(sides):
-        drawn += _strip(side, 42 + ROW * row, place, COLOURS[row % len(COLOURS)], unit)
+        drawn += _strip(side, row, 42 + ROW * row, place, unit)
     return drawn
 
 
-def _strip(side: Json, top: float, place: Scale, colour: str, unit: str) -> list[str]:
+def _strip(side: Json, number: int, top: float, place: Scale, unit: str) -> list[str]:
     middle = top + 44
     dots = [
-        f'<circle cx="{place(value):.1f}" cy="{middle + _aside(value):.1f}" r="2.5" fill="{colour}" fill-opacity="0.45"/>'
+        f'<circle cx="{place(value):.1f}" cy="{middle + _aside(value):.1f}" r="2.5" {_of(number)} stroke="none" fill-opacity="0.45"/>'
         for value in side["dots"]
     ]
     said = f"median {short(side['median'])} {unit} · p95 {short(side['p95'])} {unit} · {side['count']} values"
     return [
-        _text(LEFT, top + 20, f'<tspan font-weight="700" fill="{colour}">{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
+        text(LEFT, top + 20, f'<tspan font-weight="700" {_of(number)}>{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
         *dots,
-        *(_needle(place(side[name]), middle, colour, dashes) for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))),
+        *(_needle(place(side[name]), middle, number, dashes) for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))),
     ]
 
 
-def _needle(x: float, middle: float, colour: str, dashes: str) -> str:
-    return f'<path d="M{x:.1f} {middle - 15:.1f}v30" stroke="{colour}" stroke-width="2.5"{dashes}/>'
+def _needle(x: float, middle: float, number: int, dashes: str) -> str:
+    return f'<path d="M{x:.1f} {middle - 15:.1f}v30" {_of(number, "stroke")} stroke-width="2.5"{dashes}/>'
 
 
 def _aside(value: float) -> float:
@@ -73,26 +73,25 @@ def _lines(sides: Sequence[Json], unit: str, log: bool, x: str) -> list[str]:
     up, y_ticks = _axis([point[1] for point in points], bottom, top, log, from_zero=not log)
     drawn = _ruler(across, x_ticks, top, bottom, x)
     for tick in y_ticks:
-        drawn += [_rule(f"M{left} {up(tick):.1f}H{RIGHT}"), _text(left - 8, up(tick) + 4, f"{short(tick)}", QUIET, "end")]
-    drawn.append(_text(LEFT, 58, unit, QUIET))
+        drawn += [rule(f"M{left} {up(tick):.1f}H{RIGHT}"), text(left - 8, up(tick) + 4, f"{short(tick)}", QUIET, "end")]
+    drawn.append(text(62, 44, html.escape(unit), QUIET, "end"))
     for number, side in enumerate(sides):
-        drawn += _line(side, across, up, COLOURS[number % len(COLOURS)])
+        drawn += _line(side, number, across, up)
     return [*drawn, _legend(sides)]
 
 
-def _line(side: Json, across: Scale, up: Scale, colour: str) -> list[str]:
+def _line(side: Json, number: int, across: Scale, up: Scale) -> list[str]:
     places = [(across(x), up(y)) for x, y in side["points"]]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
-    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
+    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" {_of(number)}/>' for x, y in places]
+    return [f'<polyline points="{path}" fill="none" {_of(number, "stroke")} stroke-width="2"/>', *dots]
 
 
 def _legend(sides: Sequence[Json]) -> str:
     names = "  ".join(
-        f'<tspan font-weight="700" fill="{COLOURS[number % len(COLOURS)]}">● {html.escape(side["side"])}</tspan>  '
-        for number, side in enumerate(sides)
+        f'<tspan font-weight="700" {_of(number)}>● {html.escape(side["side"])}</tspan>  ' for number, side in enumerate(sides)
     )
-    return _text(70, 44, names, INK)
+    return text(70, 44, names, INK)
 
 
 # --- axes --------------------------------------------------------------------------------------------------------------------
@@ -101,19 +100,25 @@ def _legend(sides: Sequence[Json]) -> str:
 def _axis(values: Sequence[float], low: float, high: float, log: bool, *, from_zero: bool = True) -> tuple[Scale, list[float]]:
     """Where on the picture a value stands between `low` and `high`, and the values that get a mark."""
     if log and min(values) > 0:
-        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-        last = max(last, first + 1)
-        few = (1, 2, 5) if last - first <= 2 else (1,)
-        marks = [factor * 10.0**power for power in range(first, last + 1) for factor in few]
-        return lambda value: low + (math.log10(value) - first) / (last - first) * (high - low), [
-            mark for mark in marks if mark <= 10.0**last
-        ]
+        marks = _decades(min(values), max(values))
+        first, last = math.log10(marks[0]), math.log10(marks[-1])
+        return lambda value: low + (math.log10(value) - first) / (last - first) * (high - low), marks
     least = min(0.0, *values) if from_zero else min(values)
     step = _step(max(values) - least)
     top = least + step * max(1, math.ceil((max(values) - least) / step))
     return lambda value: low + (value - least) / (top - least) * (high - low), [
         least + step * count for count in range(round((top - least) / step) + 1)
     ]
+
+
+def _decades(least: float, most: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten from just below `least` to just above `most`; over many powers, the powers alone."""
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 2)
+    factors = (1, 2, 5) if len(powers) <= 5 else (1,)
+    marks = [factor * 10.0**power for power in powers for factor in factors]
+    first = max(place for place, mark in enumerate(marks) if mark <= least)
+    last = next(place for place, mark in enumerate(marks) if place > first and mark >= most)
+    return marks[first : last + 1]
 
 
 def _step(span: float) -> float:
@@ -126,8 +131,8 @@ def _step(span: float) -> float:
 def _ruler(place: Scale, ticks: Iterable[float], top: float, bottom: float, what: str) -> list[str]:
     drawn = []
     for tick in ticks:
-        drawn += [_rule(f"M{place(tick):.1f} {top:.0f}V{bottom + 5:.0f}"), _text(place(tick), bottom + 20, short(tick), QUIET, "middle")]
-    return [*drawn, _text(WIDTH / 2, bottom + 34, what, QUIET, "middle")]
+        drawn += [rule(f"M{place(tick):.1f} {top:.0f}V{bottom + 5:.0f}"), text(place(tick), bottom + 20, short(tick), QUIET, "middle")]
+    return [*drawn, text(WIDTH / 2, bottom + 36, html.escape(what), QUIET, "middle")]
 
 
 def short(value: float) -> str:
@@ -140,7 +145,7 @@ def short(value: float) -> str:
 # --- the picture -------------------------------------------------------------------------------------------------------------
 
 
-def _svg(title: str, height: float, drawn: Iterable[str]) -> str:
+def framed(title: str, height: float, drawn: Iterable[str]) -> str:
     size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}"'
     return "\n".join([
         f'<svg class="measured" xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13" role="img">',
@@ -152,11 +157,16 @@ def _svg(title: str, height: float, drawn: Iterable[str]) -> str:
     ])  # fmt: skip
 
 
-def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
-    """`text` may hold tspans: it is escaped already."""
+def _of(number: int, what: str = "fill") -> str:
+    """The colour of a side, and its class."""
+    return f'class="side-{number % len(COLOURS)}" {what}="{COLOURS[number % len(COLOURS)]}"'
+
+
+def text(x: float, y: float, words: str, colour: str, anchor: str = "start") -> str:
+    """`words` may hold tspans: it is escaped already."""
     name = "ink" if colour == INK else "quiet"
-    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" xml:space="preserve">{text}</text>'
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" xml:space="preserve">{words}</text>'
 
 
-def _rule(path: str) -> str:
+def rule(path: str) -> str:
     return f'<path class="rule" d="{path}" stroke="{LINE}" stroke-opacity="0.6"/>'

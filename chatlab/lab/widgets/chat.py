@@ -10,6 +10,7 @@ import html
 import time
 from collections.abc import Callable
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from chatlab import client
 from chatlab.client import Json
 from chatlab.errors import ChatlabError
 from chatlab.lab.said import words
+from chatlab.lab.trace import table
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 
 SHOWN = 30  # messages on a screen
@@ -130,27 +132,34 @@ class Chat(Paced):
         self._panes = {"left": Pane(left, right, self.changed), "right": Pane(right, left, self.changed)}
         for pane in self._panes.values():
             pane.sent = self._sent = self._panes["left"].sent
+        self._asked = asyncio.Queue[Json]()
         super().__init__(**traits)
+        self.on_hand(self._asked.put_nowait)
 
     def state(self) -> Json:
         return {side: pane.shown() for side, pane in self._panes.items()}
 
     async def run(self) -> None:
-        loop, asked = asyncio.get_running_loop(), asyncio.Queue[Json]()
-        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(asked.put_nowait, content))  # it may come on a foreign thread
         async with asyncio.TaskGroup() as doing:
             for pane in self._panes.values():
                 doing.create_task(pane.stay_open())
             while True:
-                content = await asked.get()
-                if content.get("do") == "send":
-                    self._sent[content["clientId"]] = time.time() * 1000
-                doing.create_task(self._panes[content["side"]].do(content))
+                asked = await self._asked.get()
+                if asked["do"] == "send":
+                    self._sent[asked["clientId"]] = time.time() * 1000
+                doing.create_task(self._panes[asked["side"]].do(asked))
 
     def snapshot(self) -> str:
-        rows = [f"<tr>{''.join(f'<th>{pane.tab.id}</th>' for pane in self._panes.values())}</tr>"]
-        return f"<p>{html.escape(repr(self))}</p><table>{''.join(rows)}</table>"
+        screens = self.state().values()
+        rows = zip_longest(*([_in_words(item) for item in screen["items"]] for screen in screens), fillvalue="")
+        shown = table([f"{screen['id']}'s screen" for screen in screens], list(rows))
+        return f"<p>{html.escape(repr(self))}</p>\n{shown}"
 
     def __repr__(self) -> str:
         left, right = (pane.tab.id for pane in self._panes.values())
         return f"The screens of {left} and {right}: live in a running notebook."
+
+
+def _in_words(item: Json) -> str:
+    took = "" if item["tookMs"] is None else f" ({item['tookMs']:.1f} ms)"
+    return f"{item['senderId']}: {item['text']}{took}"

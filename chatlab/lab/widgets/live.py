@@ -7,6 +7,7 @@ modules are part of the widget, and some of them are the ones that the web page 
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,13 @@ class Live(anywidget.AnyWidget):
     def follow(self, life: Life) -> None:
         """A life that has begun, or in which something has happened."""
 
+    def on_hand(self, act: Callable[[Any], None]) -> None:
+        """Let the kernel's own loop hear what a hand does at the drawing. The message may come on a foreign thread."""
+        loop = asyncio.get_running_loop()
+        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(act, content))
+
     async def run(self) -> None:
-        """What it does in the background, until it is closed or its session ends."""
+        """Its work in the background, until it is closed or its session ends; most have none."""
 
     def snapshot(self) -> str:
         """What stands in a saved notebook, as HTML."""

@@ -1,5 +1,6 @@
 """What a session shows. Of each kind there is one: shown again, it closes the former, also that of a session before."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ from chatlab.lab.life import Life
 from chatlab.lab.widgets.live import Live
 
 Shown = TypeVar("Shown", bound=Live)
-Spawn = Callable[[Coroutine[Any, Any, None]], Any]
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 _screens: dict[str, "Screen"] = {}
 
@@ -23,12 +24,14 @@ class Screen:
         self._shown: dict[str, Live] = {}
 
     def show(self, widget: Shown, spawn: Spawn) -> Shown:
-        """Put it in the place of the former of its kind. `spawn` begins its work."""
+        """Put it in the place of the former of its kind. `spawn` begins its work, if it has any."""
         former = self._shown.pop(widget.kind, None)
         if former:
             former.close()
         self._shown[widget.kind] = widget
-        widget.work = spawn(widget.run())
+        if type(widget).run is not Live.run:
+            widget.work = spawn(widget.run())
+            widget.work.add_done_callback(lambda work: _rest_after(work, widget))
         return widget
 
     def hear(self, event: Event) -> None:
@@ -50,3 +53,9 @@ class Screen:
 
     def _live(self) -> list[Live]:
         return [widget for widget in self._shown.values() if not widget.resting]
+
+
+def _rest_after(work: "asyncio.Task[None]", widget: Live) -> None:
+    """Its session was reset: nobody works for it any more."""
+    if work.cancelled() and widget.comm is not None:
+        widget.resting = True

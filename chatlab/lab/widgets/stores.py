@@ -19,7 +19,7 @@ from chatlab.lab.widgets.live import OWN, Live, module_of
 EVERY = 0.25  # seconds between two looks
 MOVED = 100  # milliseconds by which a deadline must differ to be another one
 SHAPE = ("text", "version", "reactions", "editedAt", "deletedAt")
-WHERE = {"store": "MongoDB", "message": "Redis, its own key", "window": "Redis, the conversation's window"}
+WHERE = {"store": "MongoDB", "message": "Redis, the message", "window": "Redis, the conversation"}
 
 
 class Looking(Protocol):
@@ -42,6 +42,7 @@ class Stores(Live):
         self._seen = asyncio.Event()
         self._views = 0
         super().__init__(model=self.look(), **traits)
+        self.on_hand(lambda content: self._viewed(content["views"]))
 
     # --- looking -------------------------------------------------------------------------------------------------------------
 
@@ -85,8 +86,6 @@ class Stores(Live):
     # --- living --------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(self._viewed, content["views"]))
         while True:
             await self._seen.wait()
             now = await asyncio.to_thread(self.look)
@@ -108,7 +107,7 @@ class Stores(Live):
         return table(("where", "key", "what is there"), rows)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{place['where']:<34}{_in_words(place)}" for place in self.model["places"].values())
+        return "\n".join(f"{place['where']:<25}{_in_words(place)}" for place in self.model["places"].values())
 
 
 def _message(value: Any) -> Json | None:

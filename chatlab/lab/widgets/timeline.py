@@ -1,10 +1,12 @@
 """The worker's beats on a line of time, and each key's life between them: cached, its deadline, told by the worker."""
 
 import html
+from collections.abc import Iterable
 from typing import Any
 
 from chatlab.flow import Event
 from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.timeline_svg import timeline_svg
 
 SHOWN = 15.0  # seconds
 KEYS = 12
@@ -12,17 +14,25 @@ BEATS = 100  # kept, whatever the interval
 
 
 class Timeline(Paced):
+    """Begins with what it is given of the past."""
+
     _esm = module_of(OWN / "timeline.js", "timeline")
 
-    def __init__(self, **traits: Any) -> None:
+    def __init__(self, past: Iterable[Event] = (), **traits: Any) -> None:
         self._beats: list[Event] = []
         self._lives: dict[str, dict[str, Any]] = {}
+        for event in past:
+            self._take(event)
         super().__init__(**traits)
 
     def hear(self, event: Event) -> None:
-        hear = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
-        if hear and hear(event):
+        if self._take(event):
             self.changed()
+
+    def _take(self, event: Event) -> bool:
+        """True when it is news here."""
+        take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
+        return take is not None and take(event)
 
     def _beat(self, event: Event) -> bool:
         beat = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
@@ -47,7 +57,8 @@ class Timeline(Paced):
         return {"shownMs": SHOWN * 1000, "beats": list(self._beats), "lives": [dict(life) for life in self._lives.values()]}
 
     def snapshot(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
+        picture = timeline_svg(self.state()) if self._beats else ""
+        return f"<p>{html.escape(repr(self))}</p>\n{picture}"
 
     def __repr__(self) -> str:
         return "The worker's timeline: live in a running notebook."

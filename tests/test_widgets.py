@@ -1,0 +1,323 @@
+"""The widgets of the notebooks, as a real service tells their models; what a person sees of them is in test_widgets_in_jupyterlab.py."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from live import eventually
+
+from chatlab.engines import Engines
+from chatlab.lab import Lab, start
+from chatlab.lab.trace import PLANS, Person
+from chatlab.lab.widgets import Chart, Chat
+from chatlab.lab.widgets.live import OWN, SHARED, Live, module_of
+from chatlab.lab.widgets.sources import BOXES, sources_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one session, for all of them
+PACKAGE = Path(__file__).parent.parent
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    """A session on the engines of the test run, for the tests of this module; each has a conversation of its own, or the last word."""
+    own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path_factory.mktemp("lab")}
+    lab = await start("widgets", cache_ttl=2, sweep_interval=0.2, **own)
+    yield lab
+    await lab.end()
+
+
+async def two(lab: Lab) -> tuple[Person, Person]:
+    """Two people who have not met."""
+    number = len(lab._people)
+    return await lab.person(f"alice{number}"), await lab.person(f"bob{number}")
+
+
+# --- the flow map ------------------------------------------------------------------------------------------------------------
+
+
+async def test_each_map_is_lit_by_its_own_kind(lab: Lab) -> None:
+    """A send lights the send map alone, a read the read map, a reaction the change map; what they did not pass is marked as skipped."""
+    alice, bob = await two(lab)
+    maps = {of: lab.flow_map(of=of) for of in PLANS}
+
+    def lit(of: str) -> list[str]:
+        return [box["stage"] for box in maps[of].model["boxes"] if box["tookMs"] is not None]
+
+    trace = await alice.send(bob, "Hello")
+    assert (lit("send"), lit("read"), lit("change")) == (list(trace.stages), [], [])
+    await bob.read(alice.id)
+    await eventually(lambda: "respond" in lit("read"))
+    assert [box["stage"] for box in maps["read"].model["boxes"] if box["skipped"]] == ["read_store"]
+    await bob.read(alice.id, fresh=True)
+    await eventually(lambda: lit("read") == ["request", "read_store", "respond"])
+    sent = maps["send"].model
+    await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
+    await eventually(lambda: "respond" in lit("change"))
+    assert lit("change") == ["request", "save", "cache_message", "cache_conversation", "emit", "respond"]
+    assert maps["send"].model == sent
+
+
+@pytest.mark.parametrize("plan", PLANS)
+async def test_the_source_of_a_box_is_the_file_s(plan: str) -> None:
+    """Every box has its functions, and what is shown stands in that file at these lines, word for word."""
+    assert set(BOXES[plan]) == {box.stage for box in PLANS[plan]}
+    for shown in (found for sources in sources_of(plan).values() for found in sources):
+        lines = (PACKAGE / shown["file"]).read_text(encoding="utf-8").splitlines()[shown["first"] - 1 : shown["last"]]
+        assert [line.strip() for line in lines] == [line.strip() for line in shown["text"].splitlines()]
+        assert f"def {shown['name'].rpartition('.')[2]}(" in lines[0]
+
+
+async def test_a_module_has_each_part_once() -> None:
+    """A drawing and what it imports become one module without imports, in an order in which nothing is used before it is there."""
+    module = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
+    assert re.findall(r"^(?:import|export) .*", module, re.MULTILINE) == ["export default widget(flowMapWithSource);"]
+    assert [module.count(f"function {name}(") for name in ("add", "say", "flowMap", "flowMapWithSource", "widget")] == [1] * 5
+    assert module.index("function add(") < module.index("function flowMap(") < module.index("function flowMapWithSource(")
+    for drawing in SHARED.glob("*.js"):  # the page imports them as they are
+        for name in re.findall(r'from "(.*)"', drawing.read_text(encoding="utf-8")):
+            assert (drawing.parent / name).is_file()
+
+
+# --- the timeline ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
+    """Each beat of the worker is there, and each key with its deadline, the worker's word and the lag between them."""
+    alice, bob = await two(lab)
+    timeline = lab.timeline()
+    trace = await alice.send(bob, "Hello")
+    life = await lab.life(trace)
+    await eventually(lambda: timeline.model["lives"][-1]["toldMs"])
+    (shown,) = [life for life in timeline.model["lives"] if life["key"] == trace.key]
+    assert (shown["key"], shown["toldMs"]) == (trace.key, life.told_ms)
+    assert shown["lagMs"] == pytest.approx(shown["toldMs"] - shown["deadlineMs"], abs=0.01)
+    assert shown["lagMs"] > 0
+    beats = {event["at"] for event in lab.events if event["stage"] == "sweep" and event["at"] > life.cached_ms}
+    await eventually(lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats)
+    assert lab.timeline().model["lives"] == timeline.model["lives"]
+    assert timeline.snapshot().count('<svg class="measured"') == timeline.snapshot().count("</svg>") == 1
+
+
+async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
+    """200 sends are many events for the timeline; it is told ten times a second at most, of the newest keys, the last one included."""
+    alice, bob = await two(lab)
+    timeline, told = lab.timeline(), list[dict[str, Any]]()
+    timeline.observe(lambda change: told.append(change["new"]), "model")
+    for _ in range(10):
+        await asyncio.gather(*(alice.send_by_http(bob.id, "Hello") for _ in range(20)))
+    last = await alice.send(bob, "The last one")
+    await eventually(lambda: last.key in [life["key"] for life in timeline.model["lives"]])
+    sent_at = [model["sentMs"] for model in told]
+    assert all(later - earlier > 90 for earlier, later in pairwise(sent_at))
+    assert len(timeline.model["lives"]) == 12
+    assert len(json.dumps(timeline.model)) < 10_000
+
+
+# --- two screens -------------------------------------------------------------------------------------------------------------
+
+
+def typed(chat: Chat, side: str, **asked: Any) -> None:
+    """What the drawing sends when a hand is at it."""
+    chat._handle_custom_msg({"side": side, **asked}, [])
+
+
+def texts(chat: Chat, side: str) -> list[str]:
+    """What stands on a screen, from top to bottom."""
+    return [item["text"] for item in chat.model[side]["items"]]
+
+
+async def opened(lab: Lab, *people: Person) -> Chat:
+    """Both screens, connected."""
+    chat = lab.chat(*(people or await two(lab)))
+    await eventually(lambda: chat.model["left"]["open"] and chat.model["right"]["open"])
+    return chat
+
+
+async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
+    """By the door that was chosen a message really goes through the service; it stands on both screens, with the time it took."""
+    chat, flow = await opened(lab), lab.flow_map()
+    for number, (side, door) in enumerate([("left", "http"), ("right", "socket")], 1):
+        typed(chat, side, do="send", text=f"by {door}", door=door, clientId=door)
+        await eventually(lambda: len(texts(chat, "left")) == len(texts(chat, "right")) == number)  # noqa: B023 - asked at once
+        await eventually(lambda: flow.model["door"] == door)  # noqa: B023 - the same
+    assert texts(chat, "left") == texts(chat, "right") == ["by http", "by socket"]
+    assert lab.mongo_find("messages", text="by socket")[0]["senderId"] == chat.model["right"]["id"]
+    assert all(0 < item["tookMs"] < 10_000 for item in chat.model["right"]["items"])
+    assert "by socket" in chat.snapshot()
+
+
+async def test_screens_show_changes_and_typing(lab: Lab) -> None:
+    """An edit and a reaction from elsewhere change the row that is there; who types is told on the other screen only."""
+    alice, bob = await two(lab)
+    chat = await opened(lab, alice, bob)
+    trace = await alice.send(bob, "first")
+    await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "second"})
+    await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
+    await eventually(lambda: chat.model["right"]["items"] and chat.model["right"]["items"][0]["reactions"])
+    (item,) = chat.model["right"]["items"]
+    assert (item["text"], item["version"], item["reactions"]) == ("second", 3, {"👍": [bob.id]})
+    typed(chat, "left", do="typing", typing=True)
+    await eventually(lambda: chat.model["right"]["typing"])
+    assert not chat.model["left"]["typing"]
+
+
+async def test_a_screen_says_what_was_refused(lab: Lab) -> None:
+    """What the service refuses, and that it is away, stands on the screen that asked; the next send that works takes it away."""
+    chat = await opened(lab)
+    typed(chat, "left", do="send", text=" ", door="http", clientId="empty")
+    await eventually(lambda: "Not sent" in chat.model["left"]["trouble"])
+    assert chat.model["right"]["trouble"] == ""
+    typed(chat, "left", do="send", text="Now", door="socket", clientId="full")
+    await eventually(lambda: chat.model["left"]["trouble"] == "")
+
+
+async def test_screens_come_back_with_the_service(lab: Lab) -> None:
+    """After `kill -9` and a restart both are connected again, and have what was sent before their sockets were back."""
+    alice, bob = await two(lab)
+    chat = await opened(lab, alice, bob)
+    await alice.send(bob, "before")
+    await eventually(lambda: texts(chat, "right") == ["before"])
+    await lab.kill()
+    await eventually(lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"])
+    await lab.restart()
+    await alice.send_by_http(bob.id, "after")
+    await eventually(lambda: texts(chat, "left") == texts(chat, "right") == ["before", "after"])
+    assert chat.model["left"]["open"]
+
+
+# --- stores ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_stores_mark_what_is_stale(lab: Lab) -> None:
+    """A change that bypasses the cache makes both copies stale by name; when they have expired they are not there, and MongoDB is."""
+    alice, bob = await two(lab)
+    trace = await alice.send(bob, "old")
+    stores = lab.stores(trace)
+    assert {name: (place["found"]["text"], place["differs"]) for name, place in stores.model["places"].items()} == dict.fromkeys(
+        ("store", "message", "window"), ("old", [])
+    )
+    stores._handle_custom_msg({"views": 1}, [])
+    lab.messages.update_one({"senderId": alice.id}, {"$set": {"text": "new"}, "$inc": {"version": 1}})
+
+    def differs() -> list[list[str]]:
+        return [stores.model["places"][name]["differs"] for name in ("message", "window")]
+
+    await eventually(lambda: differs() == [["text", "version"]] * 2, within=1.9)
+    await eventually(lambda: [place["found"] is None for place in stores.model["places"].values()] == [False, True, True])
+    assert repr(stores).splitlines()[1] == "Redis, the message       not there"
+
+
+async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab) -> None:
+    """Nothing is asked before a view is there nor after the last one went; in between a look without news tells nothing."""
+    alice, bob = await two(lab)
+    await lab.turn(cache_ttl=60)
+    stores, looks, told = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
+    look = stores.look
+
+    def counted() -> dict[str, Any]:
+        looks.append(1)
+        return look()
+
+    stores.look = counted  # type: ignore[method-assign]
+    stores.observe(told.append, "model")
+    await alice.http.patch(f"/api/messages/{stores.model['id']}", json={"text": "two"})
+    assert (looks, told) == ([], [])
+    stores._handle_custom_msg({"views": 1}, [])
+    await eventually(lambda: len(looks) >= 3)
+    assert len(told) == 1
+    stores._handle_custom_msg({"views": -1}, [])
+    await eventually(lambda: not stores._seen.is_set())
+    await asyncio.sleep(0.3)  # a look that had begun ends
+    count = len(looks)
+    await asyncio.sleep(0.6)  # in which two more would come
+    assert len(looks) == count
+    await lab.turn(cache_ttl=2)
+
+
+# --- charts ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_chart_stays_small_and_exact() -> None:
+    """10,000 values are told in few messages of bounded size, the last one included; median and p95 are those of all values."""
+    chart, told = Chart("Reads", log=True), list[dict[str, Any]]()
+    chart.observe(lambda change: told.append(change["new"]), "model")
+    for number in range(1, 10_001):
+        chart.add("from Redis", number / 100)
+        chart.progress(number, 10_000)
+    await eventually(lambda: told[-1]["progress"]["done"] == 10_000)
+    sent_at = [model["sentMs"] for model in told]
+    assert all(later - earlier > 90 for earlier, later in pairwise(sent_at))
+    assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (50.005, 95.0)
+    assert len(json.dumps(told[-1])) < 60_000
+    assert told[-1]["picture"].count("<circle") == 240
+    chart.close()
+
+
+async def test_a_chart_shown_again_is_whole() -> None:
+    """The snapshot is one picture of all there is, and the text has whole numbers only where they are exact."""
+    chart = Chart("Reads <fast>", unit="ms")
+    assert "Nothing measured yet" in chart.snapshot()
+    for value in (1, 2, 4):
+        chart.add("A & B", value)
+    chart.mark("The first read was cold.")
+    bundle, _ = chart._repr_mimebundle_()
+    assert bundle["text/plain"] == "Reads <fast>\nA & B: 3 values, median 2.000 ms, p95 3.800 ms\nThe first read was cold."
+    assert re.fullmatch(r'<svg class="measured" .*</svg>\n<p>.*</p>', bundle["text/html"], re.DOTALL)
+    assert bundle["text/html"].count("<svg") == 1
+    assert "A &amp; B" in bundle["text/html"]
+    assert chart.model["picture"] in bundle["text/html"]
+    chart.close()
+
+
+async def test_lines_run_along_x() -> None:
+    """Points of a line stand in the order of x, whenever they came."""
+    chart = Chart("Length against time", x="messages", log=True)
+    for x, y in ((1000, 5.0), (10, 1.0), (100, 2.0)):
+        chart.point("from MongoDB", x, y)
+    assert chart.sides() == [{"side": "from MongoDB", "count": 3, "points": [(10, 1), (100, 2), (1000, 5)]}]
+    places = [float(point.split(",")[0]) for point in re.findall(r'points="([^"]*)"', chart.snapshot())[0].split()]
+    assert places == sorted(places)
+    assert repr(chart) == "Length against time\nfrom MongoDB: 3 points"
+    with pytest.raises(ValueError, match="no measurement"):
+        chart.point("from MongoDB", 1, float("nan"))
+    chart.close()
+
+
+# --- all of them -------------------------------------------------------------------------------------------------------------
+
+
+async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
+    """Shown again, each closes the former of its kind and no other; charts are told apart by their title, maps by what they show."""
+    alice, bob = await two(lab)
+    trace = await alice.send(bob, "Hello")
+    pairs: list[tuple[Live, Live]] = [(lab.flow_map(), lab.flow_map()), (lab.flow_map(of="read"), lab.flow_map(of="read"))]
+    pairs += [(lab.timeline(), lab.timeline()), (lab.ttl_board(), lab.ttl_board()), (lab.chat(alice, bob), lab.chat(alice, bob))]
+    pairs += [(lab.stores(trace), lab.stores(trace)), (lab.chart("one"), lab.chart("one")), (lab.chart("two"), lab.chart("two"))]
+    for former, latter in pairs:
+        assert (former.comm is None, latter.comm is None) == (True, False)
+        assert "0x" not in repr(latter)
+
+
+async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
+    """A reset takes the people whose screens they were, and a board goes on; the end of the session lets all rest as they are.
+
+    Shown in the next session of that name, a board closes the one of before.
+    """
+    chat, board = await opened(lab), lab.ttl_board()
+    await lab.reset()
+    assert (chat.resting, board.resting) == (True, False)
+    alice, bob = await two(lab)
+    await alice.send(bob, "anew")
+    await eventually(lambda: board.model["items"])
+    await lab.end()
+    assert (board.resting, board.comm is None) == (True, False)
+    again = await start(lab.name, **lab.given)
+    assert again.ttl_board().resting is False
+    assert board.comm is None
+    await again.end()

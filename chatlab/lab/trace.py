@@ -70,7 +70,7 @@ class Rows(NamedTuple):
     """What a cell shows as a small table. What hangs on the machine's speed stands last, and begins with the mark of `claims`."""
 
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def __repr__(self) -> str:
         wide = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]

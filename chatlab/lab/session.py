@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from pymongo.collection import Collection
 from redis import Redis
 from redis.exceptions import RedisError
@@ -260,19 +261,22 @@ class Lab:
         return Said(f"{name} was killed, and runs again.")
 
     def freeze(self, name: Name) -> Said:
-        """It holds its connections and says nothing, until `thaw`: as when a network breaks."""
-        self._signal(name, signal.SIGSTOP)
+        """It holds its connections and says nothing, until `thaw`: as when a network breaks. It stands still when this returns."""
+        pid = self._signal(name, signal.SIGSTOP)
+        while not _stands_still(pid):
+            time.sleep(0.0005)  # its threads stop one by one, within microseconds
         return Said(f"{name} is frozen. lab.thaw({name!r}) lets it go on.")
 
     def thaw(self, name: Name) -> Said:
         self._signal(name, signal.SIGCONT)
         return Said(f"{name} goes on.")
 
-    def _signal(self, name: Name, what: signal.Signals) -> None:
+    def _signal(self, name: Name, what: signal.Signals) -> int:
         pid = self._mine.pid(name)
         if pid is None:
             raise EngineError(f"{name} does not run.", f"await lab.start_engine({name!r})")
         os.kill(pid, what)
+        return pid
 
     @property
     def _mine(self) -> Engines:
@@ -489,6 +493,16 @@ class Lab:
 
     def _complain(self, text: str) -> None:
         self._screen.complain(text)
+
+
+def _stands_still(pid: int) -> bool:
+    """Has every thread of this process stopped? Where they cannot be asked one by one, the process is asked."""
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    if not threads:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    with contextlib.suppress(OSError):  # a thread that has just ended
+        return all(thread.read_text().rpartition(") ")[2].startswith("T") for thread in threads)
+    return False
 
 
 def _now() -> float:

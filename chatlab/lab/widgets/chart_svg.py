@@ -5,6 +5,7 @@ The attributes are what a plain page shows; in JupyterLab the classes take its t
 
 import html
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -42,10 +43,12 @@ def _strips(sides: Sequence[Json], unit: str, log: bool) -> list[str]:
 
 def _strip(side: Json, number: int, top: float, place: Scale, unit: str) -> list[str]:
     middle = top + 44
-    dots = [
-        f'<circle cx="{place(value):.1f}" cy="{middle + _aside(value):.1f}" r="2.5" {_of(number)} stroke="none" fill-opacity="0.45"/>'
-        for value in side["dots"]
-    ]
+    same = Counter[float]()
+    dots = []
+    for value in side["dots"]:
+        same[value] += 1
+        y = middle + _aside(value, same[value])
+        dots.append(f'<circle cx="{place(value):.1f}" cy="{y:.1f}" r="2.5" {_of(number)} stroke="none" fill-opacity="0.45"/>')
     said = f"median {short(side['median'])} {unit} · p95 {short(side['p95'])} {unit} · {side['count']} values"
     return [
         text(LEFT, top + 20, f'<tspan font-weight="700" {_of(number)}>{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
@@ -58,9 +61,9 @@ def _needle(x: float, middle: float, number: int, dashes: str) -> str:
     return f'<path d="M{x:.1f} {middle - 15:.1f}v30" {_of(number, "stroke")} stroke-width="2.5"{dashes}/>'
 
 
-def _aside(value: float) -> float:
-    """Up or down from the middle, by chance but always the same for the same value."""
-    return (math.modf(abs(value) * 7919.7919)[0] - 0.5) * 18
+def _aside(value: float, time: int) -> float:
+    """Up or down from the middle, as if by chance, but always the same for the same value when it comes for this time."""
+    return ((abs(value) * 7919.7919 + time * 0.618034) % 1 - 0.5) * 18
 
 
 # --- lines -------------------------------------------------------------------------------------------------------------------

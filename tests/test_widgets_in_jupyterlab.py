@@ -1,0 +1,142 @@
+"""All widgets in a real JupyterLab in Chromium: seen, clicked, typed into, shown again, in the light and in the dark."""
+
+from pathlib import Path
+
+import nbformat
+from front_end import jupyterlab, nothing_went_wrong, opened, run_all, theme
+from playwright.async_api import Locator, Page, expect
+
+from chatlab.engines import Engines
+
+CELLS = (
+    'from chatlab.lab import start\nlab = await start("widgets")\nalice, bob = await lab.person("alice"), await lab.person("bob")',
+    "display(lab.flow_map(), lab.timeline())",
+    "lab.chat(alice, bob)",
+    'trace = await alice.send(bob, "Hello")\nlab.stores(trace)',
+    'display(lab.flow_map(of="read", big=True))\nreading = await bob.read("alice")',
+    """import asyncio
+chart = lab.chart("Reads", log=True)
+display(chart)
+for number in range(1, 3001):
+    chart.add("from Redis", 0.4 + number % 7 / 10)
+    chart.add("from MongoDB", 2 + number % 11)
+    chart.progress(number, 3000)
+    if number % 100 == 0:
+        await asyncio.sleep(0.005)""",
+    """lines = lab.chart("Length against time", x="messages", log=True, big=True)
+for length in (10, 100, 1000):
+    lines.point("from Redis", length, 0.5)
+    lines.point("from MongoDB", length, length / 50)
+lines""",
+)
+WIDGETS = ".cl-map, .cl-timeline, .cl-chat, .cl-stores, .cl-chart"
+RUN_WITHIN = 30_000  # milliseconds for all cells
+BEAT = "() => document.querySelector('.cl-tick circle').getBoundingClientRect().x"  # where the oldest beat stands on the screen
+
+
+def write_notebook(folder: Path) -> None:
+    """One cell for each of CELLS."""
+    folder.mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})  # type: ignore[no-untyped-call]
+    nbformat.write(notebook, folder / "widgets.ipynb")  # type: ignore[no-untyped-call]
+
+
+def pane(page: Page, side: str) -> Locator:
+    """One of the two screens."""
+    return page.locator(f".cl-pane[data-side={side}]")
+
+
+async def typed(page: Page, side: str, text: str, door: str) -> None:
+    """A hand at one screen: the door, the words, Enter."""
+    await pane(page, side).get_by_label(door, exact=True).check()
+    await pane(page, side).locator(".cl-input").fill(text)
+    await pane(page, side).locator(".cl-input").press("Enter")
+
+
+async def two_people_write(page: Page) -> None:
+    """Each message, by either door, stands on both screens and lights its door; on the other one with the time that passed."""
+    doors = [("left", "right", "HTTP", "Typed by Alice"), ("right", "left", "socket", "Answered by Bob")]
+    for side, other, door, text in doors:
+        await typed(page, side, text, door)
+        await expect(pane(page, side).locator(".cl-own", has_text=text)).to_be_visible()
+        await expect(pane(page, other).locator(".cl-theirs", has_text=text)).to_contain_text("shown after")
+        await expect(page.locator(".cl-map").first.locator(".cl-used")).to_contain_text({"HTTP": "HTTP POST", "socket": "WebSocket"}[door])
+    await pane(page, "left").locator(".cl-input").press_sequentially("...")
+    await expect(pane(page, "right").locator(".cl-typing")).to_have_text("alice is typing…")
+
+
+async def boxes_open(page: Page) -> None:
+    """A click on a box shows the function that does it, Enter on the next one another; Escape closes."""
+    send = page.locator(".cl-map").first
+    save, shown = send.locator("[data-stage=save]"), send.locator(".cl-source")
+    await expect(shown).to_be_hidden()
+    await save.click()
+    await expect(shown).to_contain_text("Store.save chatlab/store.py, lines")
+    await expect(shown).to_contain_text("async def save(self, draft: Draft) -> Saved:")
+    await save.press("ArrowDown")
+    await page.keyboard.press("Enter")
+    await expect(shown).to_contain_text("Cache.keep chatlab/cache.py, lines")
+    await page.keyboard.press("Escape")
+    await expect(shown).to_be_hidden()
+    await expect(page.get_by_text("Mode: Command")).to_be_visible()  # the keys were the widget's, not the notebook's
+
+
+async def the_line_of_time_moves(page: Page) -> None:
+    """It moves by itself; the space bar stops it, and lets it go on."""
+    line = page.locator(".cl-timeline")
+    await expect(line.locator(".cl-beat")).to_contain_text("Beat: ")
+    await expect(line.locator(".cl-lived").first).to_be_attached()
+    moved = f"before => ({BEAT})() < before - 5"
+    await page.wait_for_function(moved, arg=await page.evaluate(BEAT))
+    await line.press(" ")
+    await expect(line.locator(".cl-beat")).to_contain_text("Stopped.")
+    stopped, beats = await page.evaluate(BEAT), await line.locator(".cl-tick").count()
+    await expect(line.locator(".cl-tick")).to_have_count(beats + 1)  # the worker goes on
+    assert abs(await page.evaluate(BEAT) - stopped) < 1
+    await line.press(" ")
+    await page.wait_for_function(moved, arg=stopped)
+
+
+async def a_cell_again(page: Page) -> None:
+    """Shown again, one pair of screens remains, and it works."""
+    await page.locator(".jp-CodeCell").nth(2).locator(".jp-InputArea").click()
+    await page.keyboard.press("Control+Enter")
+    await expect(page.locator(".cl-chat")).to_have_count(1)
+    await expect(pane(page, "left").locator(".cl-message")).to_have_count(0)
+    await expect(pane(page, "right")).to_have_class("cl-pane cl-open")
+    await expect(pane(page, "left")).to_have_class("cl-pane cl-open")
+    await typed(page, "right", "Anew", "HTTP")
+    await expect(pane(page, "left").locator(".cl-theirs", has_text="Anew")).to_be_visible()
+
+
+async def pictures(page: Page, folder: Path) -> None:
+    """Each widget as a person sees it."""
+    for number, widget in enumerate(await page.locator(WIDGETS).all()):
+        await widget.scroll_into_view_if_needed()
+        await widget.screenshot(path=folder / f"{number}.png")
+
+
+async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
+    """One JupyterLab for all of it, since it takes seconds to start."""
+    write_notebook(tmp_path / "written")
+    urls = {"MONGO_URL": engines.mongo.url, "REDIS_URL": engines.redis.url, "DATA_DIR": str(tmp_path / "data")}
+    async with jupyterlab(tmp_path, tmp_path / "written", **urls) as url, opened(url, "widgets.ipynb") as page:
+        await run_all(page)
+        await expect(page.locator(WIDGETS)).to_have_count(7, timeout=RUN_WITHIN)
+        await expect(page.locator(".cl-open")).to_have_count(2)
+        await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute("data-state", "same")
+        await expect(page.locator(".cl-chart").first).to_contain_text("3,000 of 3,000, done")
+        await expect(page.locator(".cl-big [data-stage=read_store]")).to_contain_text("not asked")
+        await pictures(page, tmp_path / "light")
+
+        await two_people_write(page)
+        await boxes_open(page)
+        await the_line_of_time_moves(page)
+        await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute("data-state", "away", timeout=10_000)
+        await expect(page.locator(".cl-word-of-it").first).to_be_attached(timeout=10_000)
+        await a_cell_again(page)
+        await theme(page, "JupyterLab Dark")
+        await pictures(page, tmp_path / "dark")
+        await nothing_went_wrong(page)

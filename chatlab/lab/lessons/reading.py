@@ -1,0 +1,383 @@
+"""Notebook 08: reading a conversation. What each kind of read asks, and two mistakes that a cached list invites."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from chatlab.cache import SOURCE, grace_ms, scripts_in
+from chatlab.client import Json, Reading
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
+from chatlab.lab.said import Said
+from chatlab.lab.session import Lab
+from chatlab.lab.trace import Person, Rows
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.walk import Pause, Walk
+
+WINDOW = "messages:alice:bob"
+NAIVE = "messages:naive:"  # before a conversation: its list in the cache of the naive server
+LIFE = 5000  # milliseconds
+PAGE = 50
+READS = 12
+SHORTEST, LONGEST = 0.1, 60.0  # seconds between two reads
+TRIES = 20
+SENDS = 5
+FILL = scripts_in(SOURCE)["fill"]  # the service's own
+
+
+# --- what a read asks ----------------------------------------------------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    """One read through the service: what it gave, and the commands for messages that it cost MongoDB and Redis."""
+
+    reading: Reading
+    mongo: list[str]
+    redis: list[str]
+
+    @property
+    def wanted(self) -> str:
+        """What it asked MongoDB for, in a word."""
+        return "everything" if self.mongo else "nothing"
+
+    def __repr__(self) -> str:
+        got = f"{len(self.reading.messages)} messages, X-Cache: {self.reading.cache}"
+        return f"{got}. MongoDB was asked {_times(self.mongo)}, Redis {_times(self.redis)}."
+
+
+def _times(asked: list[str]) -> str:
+    return {0: "nothing", 1: "once"}.get(len(asked), f"{len(asked)} times")
+
+
+async def read(lab: Lab, reader: Person, other: Person, *, fresh: bool = False, **page: int) -> Read:
+    """Read, and count. Whose token this is the service asks MongoDB every few seconds: that does not count here."""
+    found: list[Reading] = []
+
+    async def act() -> None:
+        found.append(await reader.read(other.id, fresh=fresh, **page))
+
+    asked = await lab.asked(act())
+    return Read(found[0], [command for command in asked.mongo if command.endswith(" messages")], asked.redis)
+
+
+def end_window(lab: Lab) -> Said:
+    """End the window's life now, so that nobody has to wait for it."""
+    lab.redis("DEL", WINDOW)
+    return Said(f"{WINDOW} is not there any more, as after its 5 s.")
+
+
+def in_window(lab: Lab) -> int:
+    """How many messages the window holds."""
+    return max(0, len(lab.redis_get(WINDOW) or []) - 1)  # its first entry is a header
+
+
+class Ways(dict[str, Read]):
+    """A read for each state of the cache, and each way to ask."""
+
+    def rows(self) -> Rows:
+        cells = [(name, way.reading.cache, _times(way.mongo), _times(way.redis)) for name, way in self.items()]
+        return Rows(("the cache", "X-Cache", "MongoDB was asked", "Redis was asked"), cells)
+
+    def __repr__(self) -> str:
+        return repr(self.rows())
+
+    def _repr_html_(self) -> str:
+        return self.rows()._repr_html_()
+
+
+async def ways(lab: Lab, alice: Person, bob: Person) -> Ways:
+    """Read in every way there is."""
+    found = Ways()
+    end_window(lab)
+    found["has nothing"] = await read(lab, bob, alice)
+    await _prepared(lambda: bob.read(alice.id), lambda: in_window(lab) > 1)
+    found["has it all"] = await read(lab, bob, alice)
+    await _prepared(lambda: _one_alone(lab, alice, bob), lambda: in_window(lab) == 1)
+    found["has the newest only"] = await read(lab, bob, alice)
+    found["is not to be asked: Cache-Control: no-cache"] = await read(lab, bob, alice, fresh=True)
+    await lab.turn(cache_mode="drawn")
+    found["is not asked: mode drawn"] = await read(lab, bob, alice)
+    await lab.turn(cache_mode="window")
+    return found
+
+
+async def _prepared(act: Callable[[], Awaitable[Any]], ready: Callable[[], bool]) -> None:
+    """Do this until the cache is in the state that is to be read; a slow machine may need more than one try."""
+    for _ in range(TRIES):
+        await act()
+        if ready():
+            return
+    raise LookupError("the cache did not come into this state")
+
+
+async def _one_alone(lab: Lab, alice: Person, bob: Person) -> None:
+    end_window(lab)
+    await alice.send(bob, "After a pause")
+
+
+async def latest(lab: Lab, alice: Person, bob: Person) -> dict[str, int]:
+    """For each mode: of SENDS sends, how many a read right behind it showed as the last message."""
+    seen = {}
+    for mode in ("drawn", "window"):
+        await lab.turn(cache_mode=mode)
+        pairs = [(await alice.send(bob, f"Number {number}, {mode}"), await bob.read(alice.id)) for number in range(SENDS)]
+        seen[mode] = sum(reading.messages[-1]["_id"] == trace.id for trace, reading in pairs)
+    return seen
+
+
+# --- a naive server, on the same MongoDB and Redis -----------------------------------------------------------------------------
+
+
+async def naive_send(lab: Lab, sender: Person, other: Person, text: str) -> None:
+    """Save, then push on the list."""
+    message = (await sender.send_by_http(other.id, text)).message
+    push(lab, _list_of(sender, other), message)
+
+
+async def naive_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> list[Json]:
+    """A list that is there is the conversation; if there is none, MongoDB is asked and its answer is cached."""
+    cached = cached_list(lab, _list_of(reader, other))
+    if cached:
+        return cached
+    stored = in_mongodb(lab, reader, other)
+    await pause("has read MongoDB")
+    replace(lab, _list_of(reader, other), stored)
+    return stored
+
+
+def _list_of(one: Person, other: Person) -> str:
+    return f"{NAIVE}{_conversation(one, other)}"
+
+
+def _conversation(one: Person, other: Person) -> str:
+    return ":".join(sorted([one.id, other.id]))
+
+
+def in_mongodb(lab: Lab, one: Person, other: Person) -> list[Json]:
+    """Their conversation, in its order."""
+    return sorted(lab.mongo_find("messages", conversation=_conversation(one, other)), key=lambda message: message["seq"])
+
+
+def cached_list(lab: Lab, key: str) -> list[Json]:
+    return [json.loads(entry) for entry in lab.redis("LRANGE", key, 0, -1)]
+
+
+def push(lab: Lab, key: str, message: Json) -> None:
+    lab.redis("RPUSH", key, json.dumps(message))
+    lab.redis("PEXPIRE", key, LIFE)
+
+
+def replace(lab: Lab, key: str, messages: list[Json]) -> None:
+    lab.redis("DEL", key)
+    for message in messages:
+        push(lab, key, message)
+
+
+async def talk(sender: Person, other: Person, count: int) -> Said:
+    """So many messages, through the service."""
+    for number in range(1, count + 1):
+        await sender.send_by_http(other.id, f"Number {number}")
+    return Said(f"{count} messages from {sender.id} to {other.id} are saved.")
+
+
+def compared(lab: Lab, seen: list[Json], one: Person, other: Person) -> Said:
+    """What a reader saw, beside what MongoDB has."""
+    stored = in_mongodb(lab, one, other)
+    rows = [
+        f"{who} {len(messages):>3} messages, the last: {messages[-1]['text']!r}"
+        for who, messages in (("seen:    ", seen), ("MongoDB: ", stored))
+    ]
+    return Said("\n".join(rows))
+
+
+# --- the service's own late fill -----------------------------------------------------------------------------------------------
+
+
+async def service_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> str:
+    """The steps of the service's own miss: a token before MongoDB is asked, then its own script with that token."""
+    token = _redis_clock(lab)
+    stored = in_mongodb(lab, reader, other)
+    await pause("has read MongoDB")
+    return fill(lab, f"messages:{_conversation(reader, other)}", token, stored)
+
+
+def _redis_clock(lab: Lab) -> int:
+    """Redis's time in microseconds."""
+    seconds, microseconds = lab.redis("TIME")
+    return int(seconds) * 1_000_000 + int(microseconds)
+
+
+def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
+    """What became of a fill with this token, in the script's word."""
+    common = (0, LIFE, grace_ms(LIFE), lab.settings.window_size, token)
+    texts = [json.dumps(message, separators=(",", ":"), ensure_ascii=False) for message in messages]
+    return str(lab.redis("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts))
+
+
+async def late_fill(lab: Lab, reader: Person, other: Person, act: Callable[[], Awaitable[Any]]) -> Said:
+    """A reader of the service stands between MongoDB and its fill while `act` happens; then it goes on, and somebody else reads."""
+    became = "old"
+    for _ in range(TRIES):
+        lab.redis("DEL", f"messages:{_conversation(reader, other)}")
+        walk = await Walk(service_read, lab, reader, other).to("has read MongoDB")
+        await act()
+        became = await walk.rest()
+        if became != "old":  # it took too long altogether, which is refused as well
+            break
+    reading, stored = await reader.read(other.id), in_mongodb(lab, reader, other)
+    right = "is exactly what MongoDB has" if reading.messages == stored else "is not what MongoDB has"
+    return Said(f"The late fill: {became}. What the next reader sees {right}.")
+
+
+# --- exercise 1: half hits -----------------------------------------------------------------------------------------------------
+
+
+@check
+async def half_hits(lab: Lab, alice: Person, bob: Person, every: Any) -> Verdict:
+    """With a read every so many seconds, is one of two a hit? Reads; the time between is taken off the window's life."""
+    if not isinstance(every, int | float) or not SHORTEST <= every <= LONGEST:
+        return not_yet(f"The answer is a number of seconds from {SHORTEST} to {LONGEST:.0f}.")
+    end_window(lab)
+    outcomes = [await _read_and_age(lab, alice, bob, every) for _ in range(READS)]
+    hits = outcomes.count("hit")
+    seen = f"Read every {every:g} s: {', '.join(outcomes)}. {hits} of {READS} are hits."
+    if hits * 2 == READS:
+        return correct(
+            f"{seen} A window lives 5 s from its filling, and reading does not extend that: room for one more read, not for two."
+        )
+    if not hits:
+        return not_yet(f"{seen} When the next read comes, the window's 5 s are over. How soon must it come?")
+    return not_yet(f"{seen} How many reads fall into the 5 s that begin with a miss?")
+
+
+async def _read_and_age(lab: Lab, alice: Person, bob: Person, seconds: float) -> str:
+    """X-Cache of a read, after which the window grows older by so much."""
+    outcome = (await bob.read(alice.id)).cache
+    left = lab.redis_pttl(WINDOW) - round(seconds * 1000)
+    lab.redis(*(("PEXPIRE", WINDOW, left) if left > 0 else ("DEL", WINDOW)))
+    return outcome
+
+
+# --- exercise 2: the partial list ----------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A cached list that holds seq `oldest` to `newest` of what `stored` is in MongoDB."""
+
+    stored: list[Json]
+    oldest: int
+    newest: int
+
+
+@check
+async def may_answer(lab: Lab, bob: Person, rule: Any) -> Verdict:
+    """Does the rule let a list answer `limit=50` when it can, and only then? Tried with lists in Redis, compared with MongoDB."""
+    long, short = await _stored(lab, "dave", bob, PAGE + 10), await _stored(lab, "erin", bob, 3)
+    last = len(long)
+    cases = [Case(long, last, last), Case(long, last - PAGE + 2, last), Case(long, last - PAGE + 1, last), Case(long, 1, last)]
+    for case in [*cases, Case(short, 3, 3), Case(short, 1, 3)]:
+        wrong = _answered(lab, case, rule)
+        if wrong:
+            return not_yet(wrong)
+    return correct(f"Lists of {len(cases) + 2} kinds, and no reader missed a message or asked in vain. {await _by_the_service(lab, bob)}")
+
+
+async def _stored(lab: Lab, name: str, bob: Person, count: int) -> list[Json]:
+    """So many messages from this person to Bob, in MongoDB."""
+    person = await lab.person(name)
+    there = len(in_mongodb(lab, person, bob))
+    await asyncio.gather(*(person.send_by_http(bob.id, f"Number {number}") for number in range(there, count)))
+    return in_mongodb(lab, person, bob)[:count]
+
+
+def _answered(lab: Lab, case: Case, rule: Any) -> str:
+    """What is wrong with the answer of a reader who follows the rule; nothing if it is right."""
+    key = f"{NAIVE}try"
+    replace(lab, key, case.stored[case.oldest - 1 : case.newest])
+    cached, wanted = cached_list(lab, key)[-PAGE:], case.stored[-PAGE:]
+    held = f"The list held seq {case.oldest} to {case.newest} of a conversation of {len(case.stored)}, and limit={PAGE} was asked."
+    says = tried(rule, case.oldest, case.newest, PAGE)
+    if not isinstance(says, bool):
+        raise Unusable(f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB).")
+    if says and cached != wanted:
+        return f"{held} Your rule let it answer: {len(cached)} messages, of {len(wanted)}. {len(wanted) - len(cached)} are missing."
+    if not says and cached == wanted:
+        return f"{held} It had all of it, and your rule sent the reader to MongoDB. Which number shows that a list reaches the beginning?"
+    return ""
+
+
+async def _by_the_service(lab: Lab, bob: Person) -> str:
+    """The service in the same place: a window of one, and a question for fifty."""
+    dave = await lab.person("dave")
+    lab.redis("DEL", f"messages:{_conversation(bob, dave)}")
+    await dave.send_by_http(bob.id, "After a pause")
+    reading = await bob.read("dave", limit=PAGE)
+    return f"The service, asked for {PAGE} with a window of one, gave {len(reading.messages)} and said X-Cache: {reading.cache}."
+
+
+# --- exercise 3: the late fill -------------------------------------------------------------------------------------------------
+
+
+async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause: Pause) -> bool:
+    """The naive reader, who asks the rule before it fills: with the time before MongoDB was read, and the time of the last change."""
+    key = _list_of(reader, other)
+    token = _redis_clock(lab)
+    stored = in_mongodb(lab, reader, other)
+    await pause("has read MongoDB")
+    says = tried(rule, token, int(lab.redis("GET", f"{key}:changed") or 0))
+    if not isinstance(says, bool):
+        raise Unusable(f"Your function said {says!r}. It has to say True (fill) or False (leave it).")
+    if says:
+        replace(lab, key, stored)
+    return says
+
+
+async def marked_send(lab: Lab, sender: Person, other: Person, text: str) -> None:
+    """The naive send, which also leaves the time of the change, by Redis's clock."""
+    await naive_send(lab, sender, other, text)
+    lab.redis("SET", f"{_list_of(sender, other)}:changed", _redis_clock(lab), "EX", 60)
+
+
+@check
+async def may_fill(lab: Lab, bob: Person, carol: Person, rule: Any) -> Verdict:
+    """The walk of above with a reader who follows the rule: with a change after the reading, with one before it, and with none."""
+    key = _list_of(bob, carol)
+    lab.redis("DEL", key, f"{key}:changed")
+    if not await Walk(careful_read, lab, bob, carol, rule).rest():
+        return not_yet("Nothing had ever changed (changed was 0), and your rule refused the fill: nothing would ever be cached.")
+    lab.redis("DEL", key)
+    await marked_send(lab, carol, bob, "Before the reading")
+    lab.redis("DEL", key)
+    if not await Walk(careful_read, lab, bob, carol, rule).rest():
+        return not_yet(
+            "The change came before MongoDB was read, so what was read has it. Your rule refused all the same: nothing is cached."
+        )
+    lab.redis("DEL", key)
+    reader = await Walk(careful_read, lab, bob, carol, rule).to("has read MongoDB")
+    await marked_send(lab, carol, bob, "While the reader stood")
+    await reader.rest()
+    cached, stored = cached_list(lab, key), in_mongodb(lab, bob, carol)
+    if cached[-1]["text"] != stored[-1]["text"]:
+        return not_yet(
+            f"In the walk the list ends with {cached[-1]['text']!r}, MongoDB with {stored[-1]['text']!r}: the late fill has hidden it."
+            " Which of the two times is the larger one then?"
+        )
+    return correct(
+        "With no change and with an earlier one the fill was made; the late one was refused, and the new message is still in the list."
+    )
+
+
+# --- what holds ----------------------------------------------------------------------------------------------------------------
+
+
+def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> Claims:
+    """What the document says of reading, held against these reads."""
+    asks = [bool(way.mongo) for way in found.values()]
+    verdict = HOLDS if all(asks) else DEPENDS if any(asks) else FAILS
+    told = [f"{way.reading.cache} {_times(way.mongo)}" for name, way in found.items() if "drawn" not in name]
+    drawn = [f"mode drawn {_times(way.mongo)}" for name, way in found.items() if "drawn" in name]
+    shown = ", ".join(f"{count} of {SENDS} in mode {mode}" for mode, count in seen.items())
+    return lab.found(
+        Claim("asks_mongodb", "; ".join([*drawn, *told]), verdict),
+        Claim("latest_data", f"right behind a send, the read had it: {shown}", holds(all(count == SENDS for count in seen.values()))),
+    )

@@ -6,7 +6,8 @@ function widget(draw) {
     render({ model, el }) {
       el.dataset.lmSuppressShortcuts = "true"; // a key pressed here is meant for the widget, not for the notebook
       let behind = 0;
-      const options = { big: model.get("big"), now: () => Date.now() - behind, tell: (content) => model.send(content) };
+      const now = () => Date.now() - behind;
+      const options = { about: model.get("about"), big: model.get("big"), now, tell: (content) => model.send(content) };
       const drawing = draw(el, model.get("model"), options);
       const alarm = document.createElement("p");
       alarm.className = "cl-error";

@@ -1,12 +1,12 @@
 // The flow map as the document draws it: two doors on top, one box below the other. A box that is clicked, or on which Enter is pressed, shows
-// the functions that do it, from the files that run. `sources` of the model: {stage: [{name, file, first, last, text}]}.
+// the functions that do it, from the files that run. `about`: {of, faces, sources: {stage: [{name, file, first, last, text}]}}.
 
 import { add } from "../../static/lab/parts.js";
 import { flowMap } from "../../static/lab/flow_map.js";
 
-function flowMapWithSource(root, model, { big }) {
-  const label = `The boxes that a ${model.of} passes; Enter shows the source of a box`;
-  const drawing = flowMap(root, model, { big, faces: model.faces, apart: true, label });
+function flowMapWithSource(root, model, { about, big }) {
+  const label = `The boxes that a ${about.of} passes; Enter shows the source of a box`;
+  const drawing = flowMap(root, model, { big, faces: about.faces, apart: true, label });
   const map = root.querySelector(".cl-map");
   map.classList.add("cl-drawn");
   const shown = add(map, "section", "cl-source");
@@ -38,7 +38,7 @@ function flowMapWithSource(root, model, { big }) {
     close();
     if (open) return;
     box.setAttribute("aria-expanded", "true");
-    shown.replaceChildren(...model.sources[box.dataset.stage].map(listing));
+    shown.replaceChildren(...about.sources[box.dataset.stage].map(listing));
     shown.hidden = false;
   }
 

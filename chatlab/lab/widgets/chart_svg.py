@@ -48,11 +48,11 @@ def _strip(side: Json, number: int, top: float, place: Scale, unit: str) -> list
     for value in side["dots"]:
         same[value] += 1
         y = middle + _aside(value, same[value])
-        dots.append(f'<circle cx="{place(value):.1f}" cy="{y:.1f}" r="2.5" {_of(number)} stroke="none" fill-opacity="0.45"/>')
+        dots.append(f'<circle cx="{place(value):.1f}" cy="{y:.1f}" r="2.5"/>')
     said = f"median {short(side['median'])} {unit} · p95 {short(side['p95'])} {unit} · {side['count']} values"
     return [
         text(LEFT, top + 20, f'<tspan font-weight="700" {_of(number)}>{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
-        *dots,
+        f'<g {_of(number)} stroke="none" fill-opacity="0.45">{"".join(dots)}</g>',
         *(_needle(place(side[name]), middle, number, dashes) for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))),
     ]
 

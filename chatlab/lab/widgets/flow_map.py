@@ -7,7 +7,7 @@ from typing import Any
 
 from chatlab.flow import Event
 from chatlab.lab.trace import PLANS, boxes_html, boxes_of
-from chatlab.lab.widgets.live import OWN, Live, module_of
+from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.sources import sources_of
 
 SECOND = {"create": "send", "read_cache": "read", "read_store": "read", "save": "change"}
@@ -19,7 +19,7 @@ FACES = {
 }
 
 
-class FlowMap(Live):
+class FlowMap(Paced):
     """`of`: send, read or change."""
 
     _esm = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
@@ -30,7 +30,7 @@ class FlowMap(Live):
         self.of = of
         self._requests: dict[str, Event] = {}
         self._events: list[Event] = []
-        super().__init__(model=self._state() | {"sources": sources_of(of)}, **traits)
+        super().__init__(about={"of": of, "faces": FACES[of], "sources": sources_of(of)}, **traits)
 
     @property
     def kind(self) -> str:
@@ -49,15 +49,14 @@ class FlowMap(Live):
             self._events.append(event)
         else:
             return
-        self.model = self.model | self._state()
+        self.changed()
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         first = self._events[0] if self._events else {"door": None, "trace": None}
-        boxes = boxes_of(self._events, PLANS[self.of])
-        return {"of": self.of, "faces": FACES[self.of], "door": first["door"], "trace": first["trace"], "boxes": boxes}
+        return {"door": first["door"], "trace": first["trace"], "boxes": boxes_of(self._events, PLANS[self.of])}
 
     def snapshot(self) -> str:
-        lit = boxes_html(self.model["boxes"]) if self._events else ""
+        lit = boxes_html(self.state()["boxes"]) if self._events else ""
         return f"<p>{self!r}</p>{lit}"
 
     def __repr__(self) -> str:

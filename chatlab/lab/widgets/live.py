@@ -42,6 +42,7 @@ class Live(anywidget.AnyWidget):
     """`error` stands below everything else. `resting`: the session has ended, and with it what the widget showed."""
 
     _css = "\n".join(path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css"))
+    about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
     model = traitlets.Dict().tag(sync=True)
     error = traitlets.Unicode().tag(sync=True)
     resting = traitlets.Bool().tag(sync=True)

@@ -57,8 +57,7 @@ class Timeline(Paced):
         return {"shownMs": SHOWN * 1000, "beats": list(self._beats), "lives": [dict(life) for life in self._lives.values()]}
 
     def snapshot(self) -> str:
-        picture = timeline_svg(self.state()) if self._beats else ""
-        return f"<p>{html.escape(repr(self))}</p>\n{picture}"
+        return f"<p>{html.escape(repr(self))}</p>\n{timeline_svg(self.state())}"
 
     def __repr__(self) -> str:
         return "The worker's timeline: live in a running notebook."

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from chatlab.lab.widgets.chart_svg import INK, QUIET, framed, rule, text
+from chatlab.lab.widgets.chart_svg import INK, QUIET, WIDTH, framed, rule, text
 
 LEFT, RIGHT, TOP, LANE = 20, 620, 56, 22
 TEAL, BLUE = "#17877a", "#1d4ed8"
@@ -11,7 +11,9 @@ Json = dict[str, Any]
 
 
 def timeline_svg(state: Json) -> str:
-    """The stretch that `state` (of a Timeline) shows, up to the last beat; needs one."""
+    """The stretch that `state` (of a Timeline) shows, up to the last beat or deadline."""
+    if not state["beats"]:
+        return framed("The worker's timeline", 70, [text(WIDTH / 2, 46, "No beat of the worker yet.", QUIET, "middle")])
     end = max([state["beats"][-1]["at"], *(life["deadlineMs"] for life in state["lives"])])
     scale = (RIGHT - LEFT) / state["shownMs"]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatlab.lab.claims import DEPENDS, TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
@@ -42,25 +42,36 @@ def codes(lab: Lab) -> Rows:
     )
 
 
-class Weighed(Rows):
-    """Messages of different length, and what each takes in Redis."""
+class Weighed(NamedTuple):
+    """Messages of different length: what each is called, its letters, the bytes of its JSON, and those of its key in Redis."""
 
-    __slots__ = ()
+    messages: list[tuple[str, int, int, int]]
 
     @property
     def totals(self) -> list[int]:
-        return [int(row[-1].split()[1].replace(",", "")) for row in self.rows]
+        return [total for *_, total in self.messages]
+
+    def _rows(self) -> Rows:
+        heads = ("the text", "letters", "the message as JSON", "its key in Redis, with all that belongs to it")
+        return Rows(
+            heads, [(name, f"{letters}", f"{json} bytes", f"{TIMED} {total:,} bytes") for name, letters, json, total in self.messages]
+        )
+
+    def __repr__(self) -> str:
+        return repr(self._rows())
+
+    def _repr_html_(self) -> str:
+        return self._rows()._repr_html_()
 
 
 async def weigh(lab: Lab, sender: Person, receiver: Person) -> Weighed:
     """Three messages: one letter, as long as the document's average, and as long as a text may be."""
     around = len(await _value(lab, sender, receiver, "x")) - 1
-    rows = []
-    for name, length in (("one letter", 1), ("as in the document", DOCUMENT_BYTES - around), ("the longest", 4000)):
-        trace = await sender.send(receiver, "x" * length)
-        value, total = len(lab.redis_get(trace.key) or ""), lab.redis("MEMORY", "USAGE", trace.key)
-        rows.append((name, f"{length}", f"{value} bytes", f"{TIMED} {total:,} bytes"))
-    return Weighed(("the text", "letters", "the message as JSON", "its key in Redis, with all that belongs to it"), rows)
+    messages = []
+    for name, letters in (("one letter", 1), ("as in the document", DOCUMENT_BYTES - around), ("the longest", 4000)):
+        trace = await sender.send(receiver, "x" * letters)
+        messages.append((name, letters, len(lab.redis_get(trace.key) or ""), lab.redis("MEMORY", "USAGE", trace.key)))
+    return Weighed(messages)
 
 
 async def _value(lab: Lab, sender: Person, receiver: Person, text: str) -> str:
@@ -206,7 +217,7 @@ def claims(lab: Lab, trace: Trace, life: Life, weighed: Weighed) -> Claims:
     named, lived = trace.key == f"message:{trace.id}", life.to_deadline and life.ttl_ms == LIFE
     alive = (life.alive_ms - life.cached_ms) / 1000
     seen = f"its name is message: and the _id; last found at {alive:.2f} s, first missed at {life.seconds:.2f} s"
-    small, *_, large = sorted(weighed.totals)
+    small, large = min(weighed.totals), max(weighed.totals)
     weight = f"it hangs on the text: {TIMED} {small:,} to {large:,} bytes; notebook 11 weighs a thousand"
     return lab.found(
         Claim("message_key", seen, holds(named and lived)),

@@ -1,0 +1,444 @@
+"""Notebook 10: the performance table, measured: with the cache and without, in turn, on one MongoDB and one Redis."""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ipywidgets
+
+from chatlab.bench import claims as document
+from chatlab.bench.claims import ABOUT, Outcome, Race, judge
+from chatlab.bench.races import TEXT, Act, sending
+from chatlab.bench.samples import Interval, Summary, saved, summary
+from chatlab.bench.wire import Wire
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims
+from chatlab.lab.measure import Table, in_turn, race, share, told, write
+from chatlab.lab.session import Lab
+from chatlab.lab.trace import Person, Trace
+from chatlab.lab.verdicts import Verdict, check, correct, not_yet
+from chatlab.lab.widgets import Chart
+from chatlab.lab.widgets.live import VIEW
+
+WITHOUT, WITH, WIDE = "without cache", "with cache", "with a wider window"
+WINDOW, WIDER = 100, 500  # messages
+SETTINGS: dict[str, dict[str, Any]] = {
+    WITHOUT: {"cache_mode": "off"},
+    WITH: {"cache_mode": "window", "window_size": WINDOW},
+    WIDE: {"cache_mode": "window", "window_size": WIDER},
+}
+READ = 50  # messages of the conversation that is read
+LENGTHS = (10, 50, 100, 500)
+LENGTH_TURNS = 60
+WRITERS = 16  # connections that fill a conversation
+THUMB = "%F0%9F%91%8D"
+CLAIMED = {"sending": document.SEND, "reading": document.GET, "reacting": document.UPDATE}
+CLOCK_ROUNDS, CLOCK_GETS = 30, 100
+LONGER = 60  # seconds that a message lives which is asked for so often
+MILLISECOND = 1000  # microseconds
+FARTHEST = 250  # milliseconds a trip
+
+
+# --- two services ------------------------------------------------------------------------------------------------------------
+
+
+class Sides:
+    """Services side by side on one MongoDB and one Redis; Alice has a connection to each. `trips` to MongoDB, by operation."""
+
+    def __init__(self, lab: Lab, alice: Person, partners: dict[str, Person]) -> None:
+        self.lab, self.alice, self.partners = lab, alice, partners
+        self.urls: dict[str, str] = {}
+        self.wires: dict[str, Wire] = {}
+        self.trips: dict[str, tuple[int, int]] = {}
+
+    async def open(self, name: str) -> None:
+        self.urls[name] = await self.lab.beside(name.replace(" ", "-"), **SETTINGS[name])
+        self.wires[name] = self.lab.wire(self.alice, self.urls[name])
+
+    async def acts(self, operation: str) -> dict[str, Act]:
+        """One request of this operation, on either side."""
+        make = {"sending": self._sending, "reading": self._reading, "reacting": self._reacting}[operation]
+        return {name: await make(name) for name in (WITHOUT, WITH)}
+
+    async def _sending(self, name: str) -> Act:
+        return sending(self.wires[name], self.partners[name].id)
+
+    async def _reading(self, name: str) -> Act:
+        return await self.reading(name, READ)
+
+    async def reading(self, name: str, messages: int) -> Act:
+        """A read of the whole conversation with somebody to whom so many messages were sent; written when it is asked for first."""
+        partner = await self.lab.person(f"friend-{messages}")
+        if not self.lab.messages.count_documents({"receiverId": partner.id}):
+            writers = [self.lab.wire(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
+            await write(writers, partner.id, messages, TEXT)
+        wire, path = self.wires[name], f"/api/messages/{partner.id}"
+        return lambda: wire.ask("GET", path)
+
+    async def _reacting(self, name: str) -> Act:
+        wire = self.wires[name]
+        message = json.loads((await self._sending(name))().body)
+        path, methods = f"/api/messages/{message['_id']}/reactions/{THUMB}", itertools.cycle(("PUT", "DELETE"))
+        return lambda: wire.ask(next(methods), path)
+
+    def __repr__(self) -> str:
+        return "\n".join([
+            f"{WITHOUT:<15}a service with CHATLAB_CACHE_MODE=off",
+            f"{WITH:<15}a service with the cache: a window of {WINDOW} messages, for {self.lab.settings.cache_ttl:g} s",
+            "One MongoDB and one Redis for both.",
+        ])  # fmt: skip
+
+
+async def two_sides(lab: Lab) -> Sides:
+    """The two services that are compared."""
+    names = {WITHOUT: "bob", WITH: "carol"}
+    sides = Sides(lab, await lab.person("alice"), {name: await lab.person(person) for name, person in names.items()})
+    await asyncio.gather(sides.open(WITHOUT), sides.open(WITH))
+    return sides
+
+
+async def trips(sides: Sides) -> Table:
+    """How often each operation asks MongoDB for messages or gives it some, counted by MongoDB itself."""
+    for operation in CLAIMED:
+        acts = await sides.acts(operation)
+        sides.trips[operation] = await _asked(sides.lab, acts[WITHOUT]), await _asked(sides.lab, acts[WITH])
+    rows = [(False, (operation, *map(str, counted))) for operation, counted in sides.trips.items()]
+    return Table(("trips to MongoDB", WITHOUT, WITH), rows)
+
+
+async def _asked(lab: Lab, act: Act) -> int:
+    act()  # fills the window
+    asked = await lab.asked(asyncio.to_thread(act))
+    return sum(command.endswith(" messages") for command in asked.mongo)
+
+
+# --- one row of the document's table -----------------------------------------------------------------------------------------
+
+
+class Raced(Table):
+    """Both sides of an operation in milliseconds, and the share of time that is saved."""
+
+    def __init__(self, operation: str, outcome: Outcome, chart: Chart) -> None:
+        self.operation, self.outcome = operation, outcome
+        self.without, self.with_cache, self.saved = outcome.without, outcome.with_cache, outcome.saved
+        rows = ((WITHOUT, told(self.without)), (WITH, told(self.with_cache)), ("less time", share(self.saved)))
+        heads = (f"{operation}, {self.without.samples} times on each side", "median (95 of 100 draws lie between), slow end")
+        super().__init__(heads, [(True, row) for row in rows], chart=chart)
+
+    def at_least(self, part: float) -> str:
+        """In the words of the prediction."""
+        return A_THIRD if self.saved.high >= part else NO_THIRD
+
+
+A_THIRD, NO_THIRD = "a third less, or better", "nothing like a third"
+
+
+async def measure(sides: Sides, operation: str, chart: Chart) -> Raced:
+    """`sending`, `reading` or `reacting`: both sides in turn, while the chart grows."""
+    acts = await sides.acts(operation)
+    samples = await race(acts, chart, wanted={WITH: "hit"} if operation == "reading" else None)
+    found = judge(Race(CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]))
+    return Raced(operation, found, chart)
+
+
+def beside_the_document(*found: Raced) -> Table:
+    """The document's table, and this machine's."""
+    heads = ("", "the document: without → with", "less time", "here: without → with", "less time")
+    return Table(heads, [(True, _beside(raced)) for raced in found])
+
+
+def _beside(raced: Raced) -> tuple[str, ...]:
+    says = raced.outcome.race.claim
+    here = f"{raced.without.median.middle:.2f} → {raced.with_cache.median.middle:.2f} ms"
+    return raced.operation, f"{_span(says.without)} → {_span(says.with_cache)} ms", f"{says.faster:.0%}", here, share(raced.saved)
+
+
+def _span(told: tuple[float, float]) -> str:
+    return " to ".join(f"{value:.0f}" for value in dict.fromkeys(told))
+
+
+# --- microseconds ------------------------------------------------------------------------------------------------------------
+
+
+class Clocks(Table):
+    """How long one cached message takes, in microseconds, by the clock of each who might be asked."""
+
+    def __init__(self, found: dict[str, Summary], chart: Chart) -> None:
+        self.found = found
+        super().__init__(("one cached message", "median"), [(True, (who, told(of, "µs"))) for who, of in found.items()], chart=chart)
+
+
+async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
+    """Redis's own clock for a GET of this message; a client beside it; a user who reads it over HTTP, from the window."""
+    samples: dict[str, list[float]] = {"Redis itself": [], "a client beside it": [], "a user, over HTTP": []}
+    lab, steps = sides.lab, CLOCK_ROUNDS + LENGTH_TURNS
+    lab.redis("EXPIRE", trace.key, LONGER)
+    for done in range(CLOCK_ROUNDS):
+        own, client = _clocked(lab, trace.key)
+        samples["Redis itself"].append(own)
+        samples["a client beside it"] += client
+        _grow(chart, {"Redis itself": [own], "a client beside it": client}, done, steps)
+        await asyncio.sleep(0)
+    path = f"/api/messages/{trace.message['receiverId']}?limit=1"
+    user = {"a user, over HTTP": lambda: sides.wires[WITH].ask("GET", path)}
+    async for took in in_turn(user, LENGTH_TURNS, {"a user, over HTTP": "hit"}):
+        samples["a user, over HTTP"].append(MILLISECOND * took["a user, over HTTP"])
+        done = CLOCK_ROUNDS + len(samples["a user, over HTTP"])
+        _grow(chart, {"a user, over HTTP": samples["a user, over HTTP"][-1:]}, done, steps)
+    return Clocks({who: summary(found) for who, found in samples.items()}, chart)
+
+
+def _clocked(lab: Lab, key: str) -> tuple[float, list[float]]:
+    """Some GETs: what Redis says that one took, and what a client says of each."""
+    before, client = lab.redis("INFO", "commandstats").get("cmdstat_get", {"usec": 0, "calls": 0}), []
+    for _ in range(CLOCK_GETS):
+        started = time.perf_counter()
+        lab.redis("GET", key)
+        client.append((time.perf_counter() - started) * 1e6)
+    after = lab.redis("INFO", "commandstats")["cmdstat_get"]
+    return (after["usec"] - before["usec"]) / (after["calls"] - before["calls"]), client
+
+
+def _grow(chart: Chart, values: dict[str, list[float]], done: int, steps: int) -> None:
+    for who, found in values.items():
+        for value in found:
+            chart.add(who, value)
+    chart.progress(done, steps)
+
+
+# --- how long the conversation is --------------------------------------------------------------------------------------------
+
+
+class Length(NamedTuple):
+    """A conversation of so many messages, read on both sides; `saved` is the share of time, with its interval."""
+
+    messages: int
+    without: Summary
+    with_cache: Summary
+    saved: Interval
+    samples: tuple[list[float], list[float]]
+
+
+def length(messages: int, without: list[float], with_cache: list[float]) -> Length:
+    return Length(messages, summary(without), summary(with_cache), saved(without, with_cache), (without, with_cache))
+
+
+class Lengths(Table):
+    """`rows` with the window as it is, `wide` with the wider one: a Length for each length."""
+
+    def __init__(self, rows: list[Length], wide: list[Length], chart: Chart) -> None:
+        self.rows, self.wide = rows, wide
+        heads = ("messages", WITHOUT, f"less time, window of {WINDOW}", f"less time, window of {WIDER}")
+        cells = [
+            (str(row.messages), told(row.without), share(row.saved), share(broad.saved)) for row, broad in zip(rows, wide, strict=True)
+        ]
+        super().__init__(heads, [(True, row) for row in cells], chart=chart)
+
+
+async def lengths(sides: Sides, chart: Chart) -> Lengths:
+    """Conversations of different lengths, read whole: without the cache, with it, and with a window that holds the longest."""
+    await sides.open(WIDE)
+    rows, wide = [], []
+    for messages in LENGTHS:
+        taken = await _read_whole(sides, messages, chart)
+        for name, samples in taken.items():
+            chart.point(name, messages, summary(samples).median.middle)
+        rows.append(length(messages, taken[WITHOUT], taken[WITH]))
+        wide.append(length(messages, taken[WITHOUT], taken[WIDE]))
+    return Lengths(rows, wide, chart)
+
+
+async def _read_whole(sides: Sides, messages: int, chart: Chart) -> dict[str, list[float]]:
+    acts = {name: await sides.reading(name, messages) for name in (WITHOUT, WITH, WIDE)}
+    wanted = {WITH: "hit" if messages <= WINDOW else "partial", WIDE: "hit"}
+    taken: dict[str, list[float]] = {name: [] for name in acts}
+    before = LENGTHS.index(messages) * LENGTH_TURNS
+    async for took in in_turn(acts, LENGTH_TURNS, wanted):
+        for name, ms in took.items():
+            taken[name].append(ms)
+        chart.progress(before + len(taken[WITHOUT]), len(LENGTHS) * LENGTH_TURNS)
+    return taken
+
+
+# --- were MongoDB far away ---------------------------------------------------------------------------------------------------
+
+
+class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
+    """Two sliders over the learner's own measurements: a trip to MongoDB that takes longer, a conversation of another length."""
+
+    def __init__(self, sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> None:
+        self._sides, self._sends, self._lengths, self._changes = sides, sends, lengths, changes
+        self._loop = asyncio.get_running_loop()
+        style = {"style": {"description_width": "initial"}, "layout": {"width": "32em"}}
+        self.trip = ipywidgets.IntSlider(value=0, max=FARTHEST, description="a trip to MongoDB takes longer by (ms)", **style)
+        self.messages = ipywidgets.SelectionSlider(options=LENGTHS, value=READ, description="messages that are read", **style)
+        self._table = ipywidgets.HTML(self._html())
+        for slider in (self.trip, self.messages):
+            slider.observe(lambda _: self._loop.call_soon_threadsafe(self._tell), "value")
+        super().__init__([self.trip, self.messages, self._table])
+
+    def _tell(self) -> None:
+        self._table.value = self._html()
+
+    def _html(self) -> str:
+        return self.table()._repr_html_()
+
+    def table(self) -> Table:
+        """What the sliders say now."""
+        row = next(row for row in self._lengths.rows if row.messages == self.messages.value)
+        reads = row.without.median.middle, row.with_cache.median.middle
+        rows = [
+            _moved(f"reading {row.messages}", document.GET, reads, (1, 0 if row.messages <= WINDOW else 1), self.trip.value),
+            *(
+                _moved(raced.operation, raced.outcome.race.claim, _medians(raced), raced.outcome.race.trips, self.trip.value)
+                for raced in (self._sends, self._changes)
+            ),
+        ]
+        heads = (f"a trip takes {self.trip.value} ms longer", WITHOUT, WITH, "less time", "the document says", "true at this distance?")
+        return Table(heads, [(True, cells) for cells in rows])
+
+    def __repr__(self) -> str:
+        return "Two sliders, over what was measured above: live in a running notebook."
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {"text/plain": repr(self), "text/html": f"<p>{self!r}</p>\n{self._html()}", VIEW: view}
+
+
+def _medians(raced: Raced) -> tuple[float, float]:
+    return raced.without.median.middle, raced.with_cache.median.middle
+
+
+def _moved(what: str, says: document.Claim, here: tuple[float, float], trips: tuple[int, int], longer: float) -> tuple[str, ...]:
+    """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
+    slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
+    claims = f"{_span(says.without)} → {_span(says.with_cache)} ms, {says.faster:.0%}"
+    true = [name for name, ms, told in ((WITHOUT, slow, says.without), (WITH, quick, says.with_cache)) if near(ms, told)]
+    return what, f"{slow:.1f} ms", f"{quick:.1f} ms", f"{1 - quick / slow:.0%}", claims, " and ".join(true) or "no"
+
+
+def near(ms: float, told: tuple[float, float]) -> bool:
+    """Is it what the document says, from and to? It says "about", so a fifth more or less is the same."""
+    return told[0] * (1 - ABOUT) <= ms <= told[1] * (1 + ABOUT)
+
+
+async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> Far:
+    """The sliders."""
+    return Far(sides, sends, lengths, changes)
+
+
+# --- exercises ---------------------------------------------------------------------------------------------------------------
+
+
+@check
+async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
+    """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
+    if not callable(answer):
+        return not_yet("The answer is a function of the two times: lambda without, with_cache: ...")
+    rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
+    told = [("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3), ("100 ms without and 50 ms with", 100.0, 50.0, 0.5)]
+    for name, without, with_cache, share_saved in (*rows, *told):
+        said = _called(answer, without, with_cache)
+        if isinstance(said, str):
+            return not_yet(said)
+        if abs(said - share_saved) > 0.001:
+            return not_yet(_improved_hint(name, without, with_cache, said))
+    yours = ", ".join(f"{raced.operation} {raced.saved.middle:.0%}" for raced in found)
+    return correct(f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %.")
+
+
+def _called(answer: Callable[..., Any], *given: Any) -> float | str:
+    """What the learner's function says; a sentence when that is no number."""
+    try:
+        said = answer(*given)
+    except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
+        return f"Your function failed: {type(wrong).__name__}: {wrong}. It is given two numbers, the median without and the median with."
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return f"Your function gave {said!r}. The answer is a number: 0.25 for a quarter."
+    return float(said)
+
+
+def _improved_hint(name: str, without: float, with_cache: float, said: float) -> str:
+    """The classic mistakes by name. What is right is not told."""
+    measured = f"For {name} ({without:.2f} → {with_cache:.2f} ms) your function says {said:.3f}."
+    for wrong, why in (
+        (
+            (without - with_cache) / with_cache,
+            "That divides by the new time: it says how much longer the old way takes. Of what is it to be a share?",
+        ),
+        (with_cache / without, "That is the share of time that is left. How much is gone?"),
+        (without / with_cache, "That says how many times as quick it is. How much of the old time is gone?"),
+        (without - with_cache, "That is milliseconds. Which share of the time without the cache are they?"),
+        (100 * (without - with_cache) / without, "That is percent; the share is wanted: 0.25, not 25."),
+        ((with_cache - without) / without, "That is how much it grew. Saved time counts above 0."),
+    ):
+        if abs(said - wrong) <= 0.001 * max(1, abs(wrong)):
+            return f"{measured} {why}"
+    return f"{measured} Try it with 150 and 100: a third of the time is gone."
+
+
+@check
+async def pays_from(lengths: Lengths, answer: Any) -> Verdict:
+    """A function that picks, from rows as measured, the shortest conversation for which the cache surely pays; None if there is none."""
+    if not callable(answer):
+        return not_yet("One number is right for one run at most. Write what picks it from the measured rows: lambda rows: ...")
+    for name, rows in _tried(lengths).items():
+        expected = next((row.messages for row in rows if row.saved.low > 0), None)
+        try:
+            said = answer(list(rows))
+        except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
+            return not_yet(f"For {name} your function failed: {type(wrong).__name__}: {wrong}. Where nothing pays, the answer is None.")
+        if said != expected or isinstance(said, bool):
+            return not_yet(f"For {name} your function says {said!r}. {_pays_hint(rows)}")
+    first = next((f"from {row.messages} messages on" for row in lengths.rows if row.saved.low > 0), "at none of these lengths")
+    return correct(f"On your machine the cache surely pays {first}; and your function falls for no chance difference.")
+
+
+def _tried(lengths: Lengths) -> dict[str, list[Length]]:
+    """The learner's own rows, and what the same samples would be if the cache made no difference, or the wrong one."""
+    twice = [length(row.messages, row.samples[0], [ms * (1 - 1e-6) for ms in row.samples[0]]) for row in lengths.rows]
+    turned = [length(row.messages, row.samples[1], row.samples[0]) for row in lengths.wide]
+    return {
+        "your measurements": lengths.rows,
+        f"your measurements with a window of {WIDER}": lengths.wide,
+        "the same side measured twice": twice,
+        "your measurements with the sides exchanged": turned,
+    }
+
+
+def _pays_hint(rows: list[Length]) -> str:
+    listed = "; ".join(f"{row.messages}: {share(row.saved)}" for row in rows)
+    return f"The rows were {listed}. A length pays for sure when all of its interval is above 0 (saved.low). The first such row, or None."
+
+
+# --- what holds --------------------------------------------------------------------------------------------------------------
+
+
+def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks) -> Claims:
+    """The performance table, row by row, and "microseconds"; all of it hangs on the machine."""
+    rows = (("send", sends), ("read", reads), ("update", changes))
+    found = [claim for name, raced in rows for claim in (_times_claim(name, raced), _faster_claim(name, raced))]
+    return lab.found(_microseconds_claim(clocks), *found)
+
+
+def _times_claim(name: str, raced: Raced) -> Claim:
+    says, away = raced.outcome.race.claim, raced.outcome
+    here = near(raced.without.median.middle, says.without) and near(raced.with_cache.median.middle, says.with_cache)
+    there = near(away.far_ms, says.with_cache)
+    measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
+    far = f"were a trip to MongoDB {away.distance_ms:.0f} ms longer, {says.without[0]:.0f} and {away.far_ms:.0f} ms"
+    return Claim(f"{name}_times", f"{measured}; {far}", HOLDS if here else DEPENDS if there else FAILS, timed=True)
+
+
+def _faster_claim(name: str, raced: Raced) -> Claim:
+    far = f"at the document's distance {raced.outcome.far_saved:.0%}"
+    return Claim(f"{name}_faster", f"{share(raced.saved)} less time; {far}", raced.outcome.verdict, timed=True)
+
+
+def _microseconds_claim(clocks: Clocks) -> Claim:
+    medians = {who: found.median.middle for who, found in clocks.found.items()}
+    quick = [middle < MILLISECOND for middle in medians.values()]
+    measured = ", ".join(f"{who} {middle:.1f} µs" for who, middle in medians.items())
+    return Claim("microseconds", measured, HOLDS if all(quick) else DEPENDS if any(quick) else FAILS, timed=True)

@@ -211,7 +211,10 @@ async def test_stores_mark_what_is_stale(lab: Lab) -> None:
 
     await eventually(lambda: differs() == [["text", "version"]] * 2, within=1.9)
     await eventually(lambda: [place["found"] is None for place in stores.model["places"].values()] == [False, True, True])
-    assert repr(stores).splitlines()[1] == "Redis, the message       not there"
+    assert repr(stores).splitlines()[1:] == ["Redis, the message       not there", "Redis, the conversation  not there"]
+    await alice.send(bob, "another")
+    assert stores.look()["places"]["window"]["deadlineMs"]
+    assert "not in it" in stores.snapshot()  # a window, but a younger one
 
 
 async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab) -> None:
@@ -314,9 +317,10 @@ async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
     await lab.reset()
     assert (chat.resting, board.resting) == (True, False)
     alice, bob = await two(lab)
-    await alice.send(bob, "anew")
+    stores = lab.stores(await alice.send(bob, "anew"))
     await eventually(lambda: board.model["items"])
     await lab.end()
+    assert [place["trouble"] for place in stores.look()["places"].values()] == ["no answer (EngineError)"] * 3
     assert (board.resting, board.comm is None) == (True, False)
     again = await start(lab.name, **lab.given)
     assert again.ttl_board().resting is False

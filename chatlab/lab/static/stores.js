@@ -94,7 +94,7 @@ function show(card, place) {
 const state = (place) => (place.trouble ? "trouble" : !place.found ? "away" : place.differs.length ? "stale" : "same");
 
 function word(place) {
-  return { trouble: place.trouble, away: "not there", stale: "stale", same: place.found?.deletedAt ? "there, deleted" : "there" }[state(place)];
+  return { trouble: place.trouble, away: place.deadlineMs ? "not in it" : "not there", stale: "stale", same: place.found?.deletedAt ? "there, deleted" : "there" }[state(place)];
 }
 
 function spelt(value) {

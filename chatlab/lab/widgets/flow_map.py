@@ -15,7 +15,7 @@ AT_ONCE = 50  # requests of which one may become what is shown
 FACES = {
     "send": {"http": "HTTP POST Request\n/api/messages/send", "socket": "WebSocket Event\nsocket.sendMessage"},
     "read": {"http": "HTTP GET Request\n/api/messages/{id}"},
-    "change": {"http": "HTTP Request\n/api/messages/{id}", "socket": "WebSocket Event\neditMessage, addReaction …"},
+    "change": {"http": "HTTP Request\n/api/messages/{id}", "socket": "WebSocket Event\neditMessage …"},
 }
 
 

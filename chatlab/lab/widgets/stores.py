@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from chatlab.client import Json
 from chatlab.identity import conversation_of
-from chatlab.lab.said import words
 from chatlab.lab.trace import Trace, table
 from chatlab.lab.widgets.live import OWN, Live, module_of
 
@@ -69,7 +68,7 @@ class Stores(Live):
                 place["deadlineMs"] = time.time() * 1000 + pttl if pttl >= 0 else None
                 place["kept"] = pttl == -1
         except Exception as wrong:  # noqa: BLE001 - an engine may be stopped on purpose
-            place["trouble"] = f"Cannot be asked: {words(wrong)}"
+            place["trouble"] = f"no answer ({type(wrong).__name__})"  # its words may hold an address
         return place
 
     def _in_store(self, collection: str) -> Json | None:
@@ -138,6 +137,6 @@ def _in_words(place: Json) -> str:
     if place["trouble"]:
         return str(place["trouble"])
     if place["found"] is None:
-        return "not there"
+        return "not in it" if place["deadlineMs"] else "not there"  # a window may be there without this message
     stale = f", stale: {', '.join(place['differs'])}" if place["differs"] else ""
     return f"version {place['found']['version']}: {place['found']['text']!r}{stale}"

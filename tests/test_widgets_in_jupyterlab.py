@@ -70,7 +70,7 @@ async def two_people_write(page: Page) -> None:
     await expect(pane(page, "right").locator(".cl-typing")).to_have_text("alice is typing…")
 
 
-async def boxes_open(page: Page) -> None:
+async def boxes_open(page: Page, folder: Path) -> None:
     """A click on a box shows the function that does it, Enter on the next one another; Escape closes."""
     send = page.locator(".cl-map").first
     save, shown = send.locator("[data-stage=save]"), send.locator(".cl-source")
@@ -81,6 +81,9 @@ async def boxes_open(page: Page) -> None:
     await save.press("ArrowDown")
     await page.keyboard.press("Enter")
     await expect(shown).to_contain_text("Cache.keep chatlab/cache.py, lines")
+    await send.get_by_role("button", name="The whole way").click()
+    await expect(shown).to_contain_text("Service.send chatlab/service.py, lines")
+    await send.screenshot(path=folder / "source.png")
     await page.keyboard.press("Escape")
     await expect(shown).to_be_hidden()
     await expect(page.get_by_text("Mode: Command")).to_be_visible()  # the keys were the widget's, not the notebook's
@@ -138,7 +141,7 @@ async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
         await pictures(page, tmp_path / "light")
 
         await two_people_write(page)
-        await boxes_open(page)
+        await boxes_open(page, tmp_path)
         await the_line_of_time_moves(page)
         await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute("data-state", "away", timeout=10_000)
         await expect(page.locator(".cl-word-of-it").first).to_be_attached(timeout=10_000)

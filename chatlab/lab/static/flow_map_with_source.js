@@ -9,12 +9,15 @@ function flowMapWithSource(root, model, { about, big }) {
   const drawing = flowMap(root, model, { big, faces: about.faces, apart: true, label });
   const map = root.querySelector(".cl-map");
   map.classList.add("cl-drawn");
+  const way = add(map, "button", "cl-way", `The whole way: ${about.sources.way[0].name}`);
+  way.dataset.stage = "way";
   const shown = add(map, "section", "cl-source");
   shown.hidden = true;
   shown.setAttribute("aria-live", "polite");
-  const boxes = [...map.querySelectorAll(".cl-box")];
+  const boxes = [...map.querySelectorAll(".cl-box"), way];
   map.querySelector("ol").setAttribute("role", "group");
   for (const box of boxes) prepare(box);
+  way.title = "Show the function that goes through all boxes";
 
   function prepare(box) {
     box.setAttribute("role", "button");
@@ -57,25 +60,32 @@ function listing({ name, file, first, last, text }) {
   add(caption, "span", "", ` ${file}, lines ${first} to ${last}`);
   const code = add(figure, "pre", "cl-code");
   code.tabIndex = 0;
-  text.split("\n").forEach((line, count) => {
+  lines(text).forEach((pieces, count) => {
     const row = add(code, "span", "cl-line");
     add(row, "span", "cl-number", String(first + count));
-    paint(row, line);
+    for (const [kind, piece] of pieces) add(row, "span", kind, piece);
     row.append("\n");
   });
   return figure;
 }
 
-const TOKENS = /(#.*$)|("""[^]*?"""|f?"[^"]*")|\b(async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|from|import|match|case|del)\b/g;
-const KINDS = ["", "cl-remark", "cl-text", "cl-word"];
+const TOKENS =
+  /(?<remark>#.*)|(?<text>"""[^]*?"""|f?"[^"\n]*")|\b(?<word>async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|match|case|del)\b/g;
 
-// Enough colour to read by: remarks, texts, and the words of the language.
-function paint(row, line) {
+// The text as lines of [class, piece]. Enough colour to read by: remarks, texts, and the words of the language.
+function lines(text) {
+  const found = [[]];
+  const put = (kind, piece) =>
+    piece.split("\n").forEach((part, count) => {
+      if (count) found.push([]);
+      found.at(-1).push([kind, part]);
+    });
   let done = 0;
-  for (const match of line.matchAll(TOKENS)) {
-    row.append(line.slice(done, match.index));
-    add(row, "span", KINDS[[1, 2, 3].find((kind) => match[kind] !== undefined)], match[0]);
+  for (const match of text.matchAll(TOKENS)) {
+    put("", text.slice(done, match.index));
+    put(`cl-${Object.keys(match.groups).find((kind) => match.groups[kind] !== undefined)}`, match[0]);
     done = match.index + match[0].length;
   }
-  row.append(line.slice(done));
+  put("", text.slice(done));
+  return found;
 }

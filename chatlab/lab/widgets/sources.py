@@ -8,6 +8,7 @@ from typing import Any
 
 Source = dict[str, Any]
 
+WAYS = {"send": "service:Service.send", "read": "service:Service.read", "change": "service:Service._change"}  # through all boxes
 BOXES = {
     "send": {
         "create": ["message:create"],
@@ -36,8 +37,8 @@ BOXES = {
 
 
 def sources_of(plan: str) -> dict[str, list[Source]]:
-    """The functions behind each box of this plan, the one that the diagram means first."""
-    return {stage: [source(place) for place in places] for stage, places in BOXES[plan].items()}
+    """The functions behind each box of this plan, the one that the diagram means first; under `way` the one that goes through them."""
+    return {stage: [source(place) for place in places] for stage, places in [*BOXES[plan].items(), ("way", [WAYS[plan]])]}
 
 
 def source(place: str) -> Source:

@@ -43,6 +43,10 @@ class Stores(Live):
         super().__init__(model=self.look(), **traits)
         self.on_hand(lambda content: self._viewed(content["views"]))
 
+    @property
+    def kind(self) -> str:
+        return f"Stores of {self._id}"
+
     # --- looking -------------------------------------------------------------------------------------------------------------
 
     def look(self) -> Json:

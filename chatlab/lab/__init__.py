@@ -9,7 +9,7 @@
     life = await lab.life(trace.key)               life.py: one cached key from 0 s to gone
     asked = await lab.asked(bob.read("alice"))     asked.py: what that cost MongoDB and Redis
     await Walk(work, lab).to("has read")           walk.py: work that stops at a named point, so that a race happens every time
-    lab.flow_map(), lab.ttl_board()                widgets: both of them live
+    lab.flow_map(), lab.timeline()                 widgets/: these, ttl_board, chat, stores and chart, all of them live
     await lesson.durable_box(lab, trace, "save")   verdicts.py, lessons/: asks the running system, never raises
     lesson.claims(lab, trace, life)                claims.py, ledger.py: what the document says, and what was found
 

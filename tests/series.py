@@ -1,11 +1,12 @@
 """The notebooks as tests see them: exercises and solutions, and a kernel to run them in. As a script, it renews the committed outputs.
 
-A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. Beside it stand answers that are `wrong`.
+A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. Beside it are answers that are `wrong`.
 `python tests/series.py` writes every exercise anew from its solution, runs the notebook and keeps its real outputs, without what only a
 living front end can show.
 """
 
 import asyncio
+import functools
 import os
 import re
 import sys
@@ -27,8 +28,19 @@ Notebook = Any  # nbformat has no types
 
 
 def paths() -> list[Path]:
-    """All notebooks, in their order."""
-    return sorted(FOLDER.glob("*.ipynb"))
+    """All notebooks of the series, in their order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+
+
+def title(notebook: Notebook) -> tuple[str, str]:
+    """Its number and its name."""
+    number, _, name = notebook.cells[0].source.partition("\n")[0].removeprefix("# ").partition(" · ")
+    return number, name
+
+
+def minutes(notebook: Notebook) -> int:
+    """How long it takes somebody who does all of it."""
+    return int(re.findall(r"\*\*Time:\*\* (\d+) minutes", notebook.cells[0].source)[0])
 
 
 def read(path: Path) -> Notebook:
@@ -53,14 +65,19 @@ def leave_blank(notebook: Notebook) -> Notebook:
     return notebook
 
 
+def _put(wrong: str, line: re.Match[str]) -> str:
+    return f"{line[1]}{wrong}{line[2]}"
+
+
 def answer(notebook: Notebook) -> Notebook:
     """Every exercise done wrong first, in each of the ways that stand beside its solution, and then right."""
     cells = []
     for cell in notebook.cells:
         about = cell.metadata.get("chatlab", {})
         for number, wrong in enumerate(about.get("wrong", ())):
-            tried = ANSWER.sub(lambda line, wrong=wrong: f"{line[1]}{wrong}{line[2]}", about["solution"])
-            cells.append(nbformat.v4.new_code_cell(tried, id=f"{cell.id}-wrong-{number}", metadata={"chatlab": {"expect": NOT_YET}}))
+            tried = ANSWER.sub(functools.partial(_put, wrong), about["solution"])
+            about_it = {"id": f"{cell.id}-wrong-{number}", "metadata": {"chatlab": {"expect": NOT_YET}}}
+            cells.append(nbformat.v4.new_code_cell(tried, **about_it))  # type: ignore[no-untyped-call]
         if "solution" in about:
             cell.source, about["expect"] = about["solution"], CORRECT
         cells.append(cell)
@@ -70,7 +87,7 @@ def answer(notebook: Notebook) -> Notebook:
 
 async def run(notebook: Notebook, folder: Path) -> Notebook:
     """All cells in a kernel of their own, in this folder. A cell that raises stops it."""
-    await NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
+    await NotebookClient(notebook, timeout=150, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
     return notebook
 
 
@@ -97,7 +114,7 @@ def main() -> None:
     """Renew all notebooks, or those that are named."""
     with tempfile.TemporaryDirectory(prefix="chatlab-") as folder:
         os.environ.setdefault("CHATLAB_DATA_DIR", folder)
-        for path in [Path(name) for name in sys.argv[1:]] or paths():
+        for path in [Path(name) for name in sys.argv[1:]] or [*paths(), FOLDER / "index.ipynb"]:
             nbformat.write(tidy(asyncio.run(run(leave_blank(read(path)), path.parent))), path)  # type: ignore[no-untyped-call]
 
 

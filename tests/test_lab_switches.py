@@ -145,6 +145,10 @@ def test_the_ledger_remembers(tmp_path: Path) -> None:
         "message_key": ("04", "5.0 s"),
         "total_bytes": ("11", "650 bytes"),
     }
+    ledger.write("00", [Claim("total_bytes", "a first look", HOLDS)])
+    assert ledger.read()["total_bytes"].notebook == "11"
+    ledger.write("13", [Claim("total_bytes", "once more", HOLDS)])
+    assert ledger.read()["total_bytes"].claim.measured == "once more"
     (tmp_path / "ledger.json").write_text("{half")
     assert ledger.read() == {}
 
@@ -153,6 +157,7 @@ def test_claims_have_a_place_in_the_series() -> None:
     """Each claim of the document has one name and a notebook of the series."""
     assert len(BY_NAME) == len(DOCUMENT)
     assert {says.notebook for says in DOCUMENT} <= {f"{number:02}" for number in range(13)}
+    assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_hangs_on_the_machine_is_marked() -> None:

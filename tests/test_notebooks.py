@@ -49,6 +49,24 @@ def test_there_are_notebooks() -> None:
     assert PATHS[0].name == "00_start_here.ipynb"
 
 
+def test_the_index_has_all() -> None:
+    """Number, title, minutes and link of every notebook, in order; and where the instructor's page is."""
+    text = prose(series.read(series.FOLDER / "index.ipynb"))
+    rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \|", text, re.MULTILINE)
+    notebooks = [(series.read(path), path.name) for path in PATHS]
+    assert rows == [(*series.title(notebook), name, str(series.minutes(notebook))) for notebook, name in notebooks]
+    assert "(INSTRUCTOR.md)" in text
+
+
+@each_notebook
+def test_neighbours_are_linked(path: Path) -> None:
+    """At the top and at the end: the one before, the index, the one after."""
+    place = PATHS.index(path)
+    wanted = [PATHS[place - 1].name] * (place > 0) + ["index.ipynb"] + [other.name for other in PATHS[place + 1 : place + 2]]
+    for line in re.findall(r"^previous: .+$", prose(series.read(path)), re.MULTILINE):
+        assert re.findall(r"\]\((.+?)\)", line) == wanted
+
+
 @each_notebook
 def test_the_frame_is_kept(path: Path) -> None:
     """Every notebook goes the same way: goals and minutes, the map, a prediction, do, see, why, exercises, what holds, a recap, links."""

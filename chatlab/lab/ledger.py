@@ -10,6 +10,12 @@ from typing import Any, NamedTuple
 from chatlab.lab.claims import BY_NAME, Claim
 from chatlab.settings import load_settings
 
+WHOLE = "13"  # the notebook that measures whatever is missing
+
+
+def _is_thorough(name: str, notebook: str) -> bool:
+    return notebook in (BY_NAME[name].notebook, WHOLE)
+
 
 class Entry(NamedTuple):
     """A claim as it was found, by the notebook of that name, at `at` (seconds since 1970)."""
@@ -17,6 +23,11 @@ class Entry(NamedTuple):
     claim: Claim
     notebook: str
     at: float
+
+    @property
+    def thorough(self) -> bool:
+        """True when it was measured as the claim deserves: by its own notebook, or by the one with the whole ledger."""
+        return _is_thorough(self.claim.name, self.notebook)
 
 
 class Ledger:
@@ -26,12 +37,15 @@ class Ledger:
         self._file = (folder or load_settings().data_dir.expanduser() / "lab") / "ledger.json"
 
     def write(self, notebook: str, claims: list[Claim]) -> None:
-        """Keep these instead of what was known of them."""
+        """Keep these instead of what was known of them; but a first look does not replace what was measured thoroughly."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             now = time.time()
-            known = self._rows() | {claim.name: {**claim._asdict(), "notebook": notebook, "at": now} for claim in claims}
+            known = self._rows()
+            for claim in claims:
+                if _is_thorough(claim.name, notebook) or not _is_thorough(claim.name, known.get(claim.name, {}).get("notebook", "")):
+                    known[claim.name] = {**claim._asdict(), "notebook": notebook, "at": now}
             new = self._file.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
             new.replace(self._file)

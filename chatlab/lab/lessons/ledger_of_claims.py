@@ -1,0 +1,323 @@
+"""Notebook 13: every number and claim of the document, with what was measured of it, and the verdict."""
+
+import asyncio
+import html
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from chatlab.lab.claims import DEPENDS, DOCUMENT, FAILS, HOLDS, TIMED, Says, claims_table
+from chatlab.lab.ledger import WHOLE, Entry, Ledger
+from chatlab.lab.lessons import (
+    breaking,
+    conversation,
+    faster,
+    five_seconds,
+    lighter,
+    one_message,
+    over_a_socket,
+    over_http,
+    reading,
+    saving,
+    start_here,
+    worker,
+)
+from chatlab.lab.said import Said
+from chatlab.lab.session import Lab, start
+from chatlab.lab.trace import Person, Rows
+from chatlab.lab.verdicts import Verdict, check, correct, not_yet, tried
+from chatlab.lab.widgets import Chart
+
+MISSING = "not measured yet"
+AT_ONCE = 3  # experiments
+
+
+class Row(NamedTuple):
+    """A claim of the document and its measurement, None while there is none."""
+
+    says: Says
+    entry: Entry | None
+
+    @property
+    def name(self) -> str:
+        return self.says.name
+
+    @property
+    def measured(self) -> str | None:
+        return self.entry.claim.measured if self.entry else None
+
+    @property
+    def verdict(self) -> str | None:
+        return self.entry.claim.verdict if self.entry else None
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.verdict or MISSING}"
+
+
+class Table(list[Row]):
+    """The ledger as a person reads it. What it shows is this machine's, so every line of it is marked."""
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{len(self)} claims of the document", *(f"{TIMED} {' | '.join(_cells(row))}" for row in self)])
+
+    def _repr_html_(self) -> str:
+        heads = ("part", "the document says", "measured here", "verdict", "notebook")
+        return f"<p>{len(self)} claims of the document</p>\n{claims_table(heads, [(True, _cells(row)) for row in self])}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    if row.entry is None:
+        return row.says.part, row.says.text, MISSING, "", row.says.notebook
+    verdict = f"{row.verdict} {TIMED}" if row.entry.claim.timed else str(row.verdict)
+    return row.says.part, row.says.text, row.entry.claim.measured, verdict, row.entry.notebook
+
+
+def ledger() -> Table:
+    """Every claim, in the document's order."""
+    known = Ledger().read()
+    return Table(Row(says, known.get(says.name)) for says in DOCUMENT)
+
+
+class Score(NamedTuple):
+    """How many claims have which verdict."""
+
+    holds: int
+    depends: int
+    fails: int
+    missing: int
+
+    def __repr__(self) -> str:
+        return f"{TIMED} {self.holds} hold, {self.depends} depend, {self.fails} do not hold, {self.missing} are not measured yet"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>"
+
+
+def score(table: Table) -> Score:
+    verdicts = [row.verdict for row in table]
+    return Score(*(verdicts.count(verdict) for verdict in (HOLDS, DEPENDS, FAILS, None)))
+
+
+def part_that_holds(table: Table) -> str:
+    """In the words of the prediction."""
+    found = score(table)
+    measured = len(table) - found.missing
+    return "all of them" if found.holds == len(table) else "more than half, not all" if found.holds > measured / 2 else "fewer than half"
+
+
+def progress() -> Said:
+    """For the index: how much of the document has been measured on this machine."""
+    table = ledger()
+    missing = sorted({row.says.notebook for row in table if row.entry is None})
+    latest = max((row.entry.at for row in table if row.entry), default=0.0)
+    if not latest:
+        return Said(f"{TIMED} Nothing is measured yet: begin with 00.")
+    when = time.strftime("%d %B %Y, %H:%M", time.localtime(latest))
+    rest = f"still to be measured by: {', '.join(missing)}" if missing else "nothing is missing: 13 shows the whole ledger"
+    return Said(f"{TIMED} {len(table) - score(table).missing} of {len(table)} claims are measured, the last one on {when}; {rest}.")
+
+
+async def whole_flow(lab: Lab, alice: Person, bob: Person) -> Rows:
+    """One message through each door, read, changed, read again, and its life in Redis to the end: what was seen of each part."""
+    rows = [(f"send, by {door}", ", ".join((await alice.send(bob, f"By {door}", door=door)).stages)) for door in ("http", "socket")]
+    trace = await alice.send(bob, "Once more from the start")
+    rows.append(("read", f"X-Cache: {(await bob.read(alice.id)).cache}"))
+    await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Once more, changed"})
+    held = [key for key in lab.redis_keys("message*") if "Once more, changed" in str(lab.redis_get(key))]
+    rows.append(("change", f"new in {len(held)} keys"))
+    rows.append(("read again", (await bob.read(alice.id)).messages[-1]["text"]))
+    life = await lab.life(trace)
+    rows.append(("life", f"in Redis {'to' if life.to_deadline else 'not to'} its deadline; then PTTL answers {life.end_code}"))
+    rows.append(("worker", "told of the end" if life.told_ms else "did not tell of the end"))
+    rows.append(("MongoDB", f"{len(lab.mongo_find('messages'))} messages"))
+    return Rows(("part", "seen"), rows)
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------------------
+
+
+Measure = Callable[[Lab, Person, Person], Awaitable[Any]]
+
+
+async def _doors(lab: Lab, alice: Person, bob: Person) -> None:
+    """00, 01, 02, 04: both doors, a stranger at one of them, and one life."""
+    over_a_socket.claims(lab, await over_a_socket.both_doors(lab, alice, bob))
+    sent = await over_http.send(alice, {"receiverId": bob.id, "text": "By HTTP"})
+    over_http.claims(lab, sent, await over_http.send(alice, {"receiverId": bob.id, "text": "By nobody"}, token="a-guess"))  # noqa: S106
+    trace = await alice.send(bob, "And how long do I last?")
+    weighed = await one_message.weigh(lab, alice, bob)
+    life = await lab.life(trace)
+    start_here.claims(lab, trace, life)
+    one_message.claims(lab, trace, life, weighed)
+
+
+async def _saving(lab: Lab, alice: Person, bob: Person) -> None:
+    killed = await saving.killed_between(lab, alice, bob, "Did this arrive?")
+    born = await saving.born(lab, alice, bob)
+    kept = await saving.kept(lab, alice, bob, await lab.person("carol"))
+    saving.claims(lab, killed, born, kept, await saving.unheard(lab, alice, bob))
+
+
+async def _conversation(lab: Lab, _alice: Person, _bob: Person) -> None:
+    nine, ten = await lab.person("9"), await lab.person("10")
+    await nine.send(ten, "ping")
+    await ten.send(nine, "pong")
+    keys = lab.redis_keys("messages:*")
+    conversation.claims(lab, keys, await conversation.lives(lab, nine, ten))
+
+
+async def _five_seconds(lab: Lab, alice: Person, bob: Person) -> None:
+    five_seconds.claims(lab, await five_seconds.four_moments(lab, alice, bob))
+
+
+async def _worker(lab: Lab, alice: Person, bob: Person) -> None:
+    watched = await worker.watch(lab, await alice.send(bob, "Who tells of my end?"))
+    heard = await worker.beats(lab)
+    await lab.restart(sweeper=False)
+    worker.claims(lab, heard, watched, await worker.alone(lab, await alice.send(bob, "Will anybody end me?")))
+
+
+async def _reading(lab: Lab, alice: Person, bob: Person) -> None:
+    for text in ("One", "Two"):
+        await alice.send(bob, text)
+    found = await reading.ways(lab, alice, bob)
+    reading.claims(lab, found, await reading.latest(lab, alice, bob))
+
+
+async def _faster(lab: Lab, alice: Person, bob: Person) -> None:
+    trace = await alice.send(bob, "How long does it take to get me?")
+    sides, chart = await faster.two_sides(lab), lab.chart("Measuring once more")
+    await faster.trips(sides)
+    sends, reads, changes = [await faster.measure(sides, what, chart) for what in ("sending", "reading", "reacting")]
+    faster.claims(lab, sends, reads, changes, await faster.microseconds(sides, trace, chart))
+
+
+async def _lighter(lab: Lab, alice: Person, bob: Person) -> None:
+    chart = lab.chart("Measuring once more")
+    await alice.send(bob, "Read me again and again.")
+    await lab.turn(cache_mode="off")
+    without = await lab.asked(lighter.reads(bob, alice))
+    await lab.turn(cache_mode="window")
+    with_cache = await lab.asked(lighter.reads(bob, alice))
+    distances = await lighter.at_distances(lab, bob, chart)
+    weight = lighter.weigh(lab, await lighter.message_of(lab))
+    full = await lighter.thousand(lab, chart)
+    lighter.claims(lab, (without, with_cache), distances, weight, full, await lighter.many(lab))
+
+
+async def _breaking(lab: Lab, alice: Person, bob: Person) -> None:
+    bursts = []
+    for what in ("service", "redis", "mongo"):
+        bursts.append(await breaking.burst(lab, alice, bob, kill=what))
+        if what == "service":
+            await lab.restart()
+    await lab.turn(cache_ttl=2)
+    trials = await breaking.trial(lab, alice, bob)
+    await lab.restart(sweeper=False)
+    breaking.claims(lab, bursts, await breaking.trial(lab, alice, bob, beside=trials))
+
+
+class Experiment(NamedTuple):
+    """How the claims of these notebooks are measured once more; `settings` of the session that it has for itself."""
+
+    notebooks: tuple[str, ...]
+    measure: Measure
+    settings: dict[str, Any]
+
+
+EXPERIMENTS = (
+    Experiment(("00", "01", "02", "04"), _doors, {}),
+    Experiment(("03",), _saving, {"own_engines": True}),
+    Experiment(("05",), _conversation, {}),
+    Experiment(("06",), _five_seconds, {}),
+    Experiment(("07",), _worker, {"own_engines": True}),
+    Experiment(("08",), _reading, {}),
+    Experiment(("10",), _faster, {}),
+    Experiment(("11",), _lighter, {"own_engines": True, "key_prefix": ""}),
+    Experiment(("12",), _breaking, {"own_engines": True}),
+)
+
+
+def missing() -> list[Experiment]:
+    """The experiments whose claims have not all been measured thoroughly."""
+    open_ones = {row.says.notebook for row in ledger() if row.entry is None or not row.entry.thorough}
+    return [experiment for experiment in EXPERIMENTS if open_ones & set(experiment.notebooks)]
+
+
+async def fill(lab: Lab, chart: Chart) -> Said:
+    """Do the experiments that are missing, some of them at a time, each with a service of its own."""
+    wanted, done, turn = missing(), 0, asyncio.Semaphore(AT_ONCE)
+    chart.progress(0, len(wanted) or 1)
+
+    async def one(experiment: Experiment) -> None:
+        nonlocal done
+        async with turn:
+            await _in_its_own(f"{lab.name}_{'_'.join(experiment.notebooks)}", experiment)
+        done += 1
+        chart.progress(done, len(wanted))
+
+    outcomes = await asyncio.gather(*(one(experiment) for experiment in wanted), return_exceptions=True)
+    chart.progress(1, 1)
+    left = [row.name for row in ledger() if row.entry is None]
+    told = [f"Without a measurement: {', '.join(left) or 'none'}."]
+    for experiment, wrong in zip(wanted, outcomes, strict=True):
+        if wrong is not None:
+            told.append(
+                f"The experiments of {', '.join(experiment.notebooks)} stopped: {str(wrong) or type(wrong).__name__}. Run this cell again."
+            )
+    return Said("\n".join(told))
+
+
+async def _in_its_own(name: str, experiment: Experiment) -> None:
+    lab = await start(name, **experiment.settings)
+    try:
+        await experiment.measure(lab, await lab.person("alice"), await lab.person("bob"))
+    finally:
+        await lab.end()
+
+
+# --- exercises -------------------------------------------------------------------------------------------------------------------
+
+
+@check
+async def finds_gaps(answer: Any) -> Verdict:
+    """Does this function name every claim without a measurement, and no other? And has the ledger none?"""
+    whole = ledger()
+    for gap in (whole[0], whole[len(whole) // 2], whole[-1]):
+        rows = Table(row._replace(entry=None) if row is gap else row for row in whole)
+        wanted = [row.name for row in rows if row.entry is None]
+        said = tried(answer, rows)
+        if not isinstance(said, list | tuple | set) or sorted(map(str, said)) != sorted(wanted):
+            return not_yet(f"From a ledger whose row {gap.name} has no measurement it makes {said!r}, and that is not {wanted}.")
+    gaps = [row.name for row in whole if row.entry is None]
+    if gaps:
+        return not_yet(f"It finds every gap. The ledger has some: {', '.join(gaps)}. Run the cell with lesson.fill again.")
+    return correct(f"It finds every gap, wherever one was made; and of the {len(whole)} rows of your ledger none is without a measurement.")
+
+
+@check
+async def wrong_everywhere(answer: Any) -> Verdict:
+    """Is this a claim that fails whatever the machine? Measured once more, by its own experiment."""
+    names = [says.name for says in DOCUMENT]
+    if answer not in names:
+        return not_yet(f"The answer is the name of a claim, such as {names[0]!r}. lesson.ledger() has the rows; row.name is the name.")
+    row = ledger()[names.index(answer)]
+    if hint := _not_everywhere(row):
+        return not_yet(hint)
+    experiment = next(experiment for experiment in EXPERIMENTS if row.says.notebook in experiment.notebooks)
+    await _in_its_own(f"{WHOLE}_once_more", experiment)
+    again = ledger()[names.index(answer)]
+    if again.verdict != FAILS:
+        return not_yet(f"Measured once more, it came out otherwise: {again.measured}. Try another claim, and tell us of this one.")
+    return correct(f"Measured once more: {again.measured}. The document says: {again.says.text}.")
+
+
+def _not_everywhere(row: Row) -> str:
+    """Why this row does not answer the question; empty when it may."""
+    if row.entry is None:
+        return f"{row.name} has no measurement. Run the cell with lesson.fill again."
+    if row.verdict != FAILS:
+        return f"Measured: {row.measured}. The verdict is: {row.verdict}. Look for one that does not hold."
+    if row.entry.claim.timed:
+        return f"Measured: {row.measured}. It does not hold here; on another machine, or with MongoDB far away, it may. Look on."
+    return ""

@@ -143,15 +143,14 @@ def look(lab: Lab, key: str) -> Look:
     return Look(*lab.redis("EVAL", LOOK, 1, key))
 
 
-async def four_moments(lab: Lab, sender: Person, receiver: Person) -> Moments:
-    """Two messages; one is read at 2 s, by GET and through the service. Looks at the document's moments."""
+async def four_moments(lab: Lab, reader: Person, read: Trace, left: Trace) -> Moments:
+    """Looks at two messages just sent, at the document's moments. One is read at 2 s, by GET and through the service, the other is left."""
     with expired_events(lab) as came:
-        read, left = await sender.send(receiver, "read at 2 s"), await sender.send(receiver, "not read")
         first = look(lab, read.key)
         await _second(read, READ_AT)
         unread, before = look(lab, left.key), look(lab, read.key)
         lab.redis_get(read.key)
-        await receiver.read(sender.id)
+        await reader.read(read.message["senderId"])
         after = look(lab, read.key)
         lives = await lab.life(read), await lab.life(left)
         await _second(read, lab.settings.cache_ttl + AFTER_END)

@@ -138,6 +138,11 @@ async def concern(lab: Lab, act: Awaitable[Trace]) -> Json:
     return dict(sorted(entry["command"]["writeConcern"].items(), reverse=True)) if entry else {}
 
 
+def indexes(lab: Lab) -> dict[str, list[str]]:
+    """The fields of each index of messages, in their order."""
+    return {name: [field for field, _ in index["key"]] for name, index in lab.messages.index_information().items()}
+
+
 class Plan(NamedTuple):
     """How MongoDB finds what a query asks for. `looked`: documents it has looked at, `found`: documents it gives."""
 

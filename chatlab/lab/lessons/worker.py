@@ -214,14 +214,16 @@ class Alone(NamedTuple):
     deleted: int
     said: list[str]
 
-    def __repr__(self) -> str:
+    @property
+    def told(self) -> str:
         own = "counted keys that expired" if self.expired else "counted no key that expired"
-        return "\n".join(
-            [repr(self.life), f"Redis itself {own}; it was told to delete {self.deleted}. The worker said {len(self.said)} lines."]
-        )
+        return f"Redis itself {own}; it was told to delete {self.deleted}. The worker said {len(self.said)} lines."
 
-    def _repr_svg_(self) -> str:
-        return self.life._repr_svg_()
+    def __repr__(self) -> str:
+        return f"{self.life!r}\n{self.told}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.life._repr_svg_()}\n<p>{self.told}</p>"
 
 
 async def alone(lab: Lab, trace: Trace) -> Alone:

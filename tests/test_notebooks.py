@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import series
 
-from chatlab.lab.verdicts import BLANK, CORRECT, MARKS
+from chatlab.lab.verdicts import BLANK, MARKS
 
 PATHS = series.paths()
 LONGEST_CELL = 4  # lines
@@ -106,11 +106,11 @@ def test_cells_are_short(path: Path) -> None:
 
 @each_notebook
 def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
-    """A prediction comes before the first send, two or three exercises have a check, and the last cell ends the session."""
+    """A prediction comes before anything is done, two or three exercises have a check, and the last cell ends the session."""
     notebook = series.read(path)
     sources = [cell.source for cell in code(notebook)]
-    predicted = next(index for index, source in enumerate(sources) if "predict(" in source)
-    assert predicted < next(index for index, source in enumerate(sources) if ".send(" in source)
+    predicted = next(index for index, cell in enumerate(notebook.cells) if "= predict(" in cell.source)
+    assert predicted < next(index for index, cell in enumerate(notebook.cells) if re.search("^## Do$", cell.source, re.MULTILINE))
     assert 2 <= len(series.exercises(notebook)) <= 3
     assert all("await lesson." in cell.source for cell in series.exercises(notebook))
     assert sources[-1].strip() == "await lab.end()"
@@ -142,7 +142,9 @@ async def test_checks_tell_right_from_wrong(path: Path) -> None:
     notebook = await series.run(series.answer(series.read(path)), path.parent)
     asked = [cell for cell in notebook.cells if "expect" in cell.metadata.get("chatlab", {})]
     said = [(cell.id, next(series.texts(cell), "nothing")) for cell in asked]
-    wrong = [(name, text) for cell, (name, text) in zip(asked, said, strict=True) if not text.startswith(cell.metadata["chatlab"]["expect"])]
+    wrong = [
+        (name, text) for cell, (name, text) in zip(asked, said, strict=True) if not text.startswith(cell.metadata["chatlab"]["expect"])
+    ]
     assert wrong == []
 
 

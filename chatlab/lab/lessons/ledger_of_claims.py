@@ -167,7 +167,8 @@ async def _conversation(lab: Lab, _alice: Person, _bob: Person) -> None:
 
 
 async def _five_seconds(lab: Lab, alice: Person, bob: Person) -> None:
-    five_seconds.claims(lab, await five_seconds.four_moments(lab, alice, bob))
+    read, left = await alice.send(bob, "Read me at 2 s"), await alice.send(bob, "Leave me alone")
+    five_seconds.claims(lab, await five_seconds.four_moments(lab, bob, read, left))
 
 
 async def _worker(lab: Lab, alice: Person, bob: Person) -> None:

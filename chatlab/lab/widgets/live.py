@@ -39,7 +39,7 @@ def _imported(drawing: Path) -> list[Path]:
 
 
 class Live(anywidget.AnyWidget):
-    """`error` stands below everything else. `resting`: the session has ended, and with it what the widget showed."""
+    """`error` stands below everything else. `resting`: it is no longer live, and shows how it stood."""
 
     _css = "\n".join(path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css"))
     about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
@@ -71,6 +71,10 @@ class Live(anywidget.AnyWidget):
     def snapshot(self) -> str:
         """What stands in a saved notebook, as HTML."""
         raise NotImplementedError
+
+    def make_way(self) -> None:
+        """The next one of its kind is shown."""
+        self.close()
 
     def close(self) -> None:
         if self.work:

@@ -1,4 +1,4 @@
-"""What a session shows. Of each kind there is one: shown again, it closes the former, also that of a session before."""
+"""What a session shows. Of each kind one is live: shown again, the former makes way, also that of a session before."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -27,7 +27,7 @@ class Screen:
         """Put it in the place of the former of its kind. `spawn` begins its work, if it has any."""
         former = self._shown.pop(widget.kind, None)
         if former:
-            former.close()
+            former.make_way()
         self._shown[widget.kind] = widget
         if type(widget).run is not Live.run:
             widget.work = spawn(widget.run())

@@ -47,6 +47,12 @@ class Stores(Live):
     def kind(self) -> str:
         return f"Stores of {self._id}"
 
+    def make_way(self) -> None:
+        """It stays as it stood: a message before a change, and after it, are to be seen one below the other."""
+        if self.work:
+            self.work.cancel()
+        self.resting = True
+
     # --- looking -------------------------------------------------------------------------------------------------------------
 
     def look(self) -> Json:

@@ -387,7 +387,7 @@ class Lab:
 
     def found(self, *claims: Claim) -> Claims:
         """What this notebook found of the document's claims; the ledger keeps it for the last but one."""
-        Ledger(self._folder).write(self.name, list(claims))
+        Ledger(self._folder).write(self.name.partition("_")[0], list(claims))
         return Claims(claims)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets
 
 from chatlab.bench.races import Act, sending
-from chatlab.bench.samples import Interval, Summary
+from chatlab.bench.samples import Interval
 from chatlab.bench.wire import Wire
 from chatlab.errors import EngineError
 from chatlab.lab.claims import TIMED, claims_table
@@ -78,15 +78,19 @@ async def write(wires: Sequence[Wire], receiver: str, messages: int, text: str) 
 # --- in words ----------------------------------------------------------------------------------------------------------------
 
 
-def told(found: Summary, unit: str = "ms") -> str:
-    """`2.61 ms (2.55 to 2.70), p95 3.90`: median, its interval, and the slow end."""
-    median = found.median
-    return f"{median.middle:.2f} {unit} ({median.low:.2f} to {median.high:.2f}), p95 {found.p95:.2f}"
+def told(found: Interval, unit: str = "ms") -> str:
+    """`2.61 ms (2.55 to 2.70)`: a median, and between what it would lie if all were measured again."""
+    return f"{found.middle:.2f} {unit} ({found.low:.2f} to {found.high:.2f})"
 
 
 def share(found: Interval) -> str:
-    """`52 % (48 to 55)`: the share of time that is saved, with its interval."""
-    return f"{100 * found.middle:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+    """`52 % (48 to 55)`: the share of time that is saved, likewise."""
+    middle, low, high = (round(100 * value) for value in found)
+    return f"{middle} % ({low} to {high})"
+
+
+def percent(part: float) -> str:
+    return f"{round(100 * part)} %"
 
 
 class Table:
@@ -112,9 +116,18 @@ class Table:
         said = {"text/plain": repr(self), "text/html": self._repr_html_()}
         if self._chart is None:
             return said
-        self._live = self._live or ipywidgets.HTML(self._repr_html_())
+        self._live = self._live or framed(self._repr_html_())
         view = {"version_major": 2, "version_minor": 0, "model_id": self._live.model_id}
         return said | {"text/html": f"{self._chart.snapshot()}\n{said['text/html']}", VIEW: view}
+
+
+def framed(html: str) -> ipywidgets.HTML:
+    """As a widget, and drawn as JupyterLab draws the same HTML elsewhere."""
+    return ipywidgets.HTML(dressed(html))
+
+
+def dressed(html: str) -> str:
+    return f'<div class="jp-RenderedHTMLCommon" style="display: inline-block">{html}</div>'
 
 
 def _line(timed: bool, cells: Sequence[str], wide: int) -> str:

@@ -15,7 +15,7 @@ from chatlab.bench.races import TEXT, Act, sending
 from chatlab.bench.samples import Interval, Summary, saved, summary
 from chatlab.bench.wire import Wire
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims
-from chatlab.lab.measure import Table, in_turn, race, share, told, write
+from chatlab.lab.measure import Table, dressed, framed, in_turn, percent, race, share, told, write
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Trace
 from chatlab.lab.verdicts import Verdict, check, correct, not_yet
@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 READ = 50  # messages of the conversation that is read
 LENGTHS = (10, 50, 100, 500)
 LENGTH_TURNS = 60
-WRITERS = 16  # connections that fill a conversation
+WRITERS = 32  # connections that fill a conversation
 THUMB = "%F0%9F%91%8D"
 CLAIMED = {"sending": document.SEND, "reading": document.GET, "reacting": document.UPDATE}
 CLOCK_ROUNDS, CLOCK_GETS = 30, 100
@@ -123,9 +123,10 @@ class Raced(Table):
     def __init__(self, operation: str, outcome: Outcome, chart: Chart) -> None:
         self.operation, self.outcome = operation, outcome
         self.without, self.with_cache, self.saved = outcome.without, outcome.with_cache, outcome.saved
-        rows = ((WITHOUT, told(self.without)), (WITH, told(self.with_cache)), ("less time", share(self.saved)))
-        heads = (f"{operation}, {self.without.samples} times on each side", "median (95 of 100 draws lie between), slow end")
-        super().__init__(heads, [(True, row) for row in rows], chart=chart)
+        sides = ((WITHOUT, self.without), (WITH, self.with_cache))
+        rows = [(name, told(found.median), f"{chart.p95(name):.2f} ms") for name, found in sides]
+        heads = (f"{operation}, {self.without.samples} times on each side", "median (its interval)", "p95")
+        super().__init__(heads, [(True, row) for row in (*rows, ("less time with the cache", share(self.saved), ""))], chart=chart)
 
     def at_least(self, part: float) -> str:
         """In the words of the prediction."""
@@ -152,7 +153,7 @@ def beside_the_document(*found: Raced) -> Table:
 def _beside(raced: Raced) -> tuple[str, ...]:
     says = raced.outcome.race.claim
     here = f"{raced.without.median.middle:.2f} → {raced.with_cache.median.middle:.2f} ms"
-    return raced.operation, f"{_span(says.without)} → {_span(says.with_cache)} ms", f"{says.faster:.0%}", here, share(raced.saved)
+    return raced.operation, f"{_span(says.without)} → {_span(says.with_cache)} ms", percent(says.faster), here, share(raced.saved)
 
 
 def _span(told: tuple[float, float]) -> str:
@@ -167,7 +168,8 @@ class Clocks(Table):
 
     def __init__(self, found: dict[str, Summary], chart: Chart) -> None:
         self.found = found
-        super().__init__(("one cached message", "median"), [(True, (who, told(of, "µs"))) for who, of in found.items()], chart=chart)
+        rows = [(who, told(of.median, "µs"), f"{chart.p95(who):.2f} µs") for who, of in found.items()]
+        super().__init__(("one cached message", "median (its interval)", "p95"), [(True, row) for row in rows], chart=chart)
 
 
 async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
@@ -232,7 +234,8 @@ class Lengths(Table):
         self.rows, self.wide = rows, wide
         heads = ("messages", WITHOUT, f"less time, window of {WINDOW}", f"less time, window of {WIDER}")
         cells = [
-            (str(row.messages), told(row.without), share(row.saved), share(broad.saved)) for row, broad in zip(rows, wide, strict=True)
+            (str(row.messages), told(row.without.median), share(row.saved), share(broad.saved))
+            for row, broad in zip(rows, wide, strict=True)
         ]
         super().__init__(heads, [(True, row) for row in cells], chart=chart)
 
@@ -271,16 +274,16 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
     def __init__(self, sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> None:
         self._sides, self._sends, self._lengths, self._changes = sides, sends, lengths, changes
         self._loop = asyncio.get_running_loop()
-        style = {"style": {"description_width": "initial"}, "layout": {"width": "32em"}}
-        self.trip = ipywidgets.IntSlider(value=0, max=FARTHEST, description="a trip to MongoDB takes longer by (ms)", **style)
+        style = {"style": {"description_width": "14em"}, "layout": {"width": "45em"}}
+        self.trip = ipywidgets.IntSlider(value=0, max=FARTHEST, description="a trip takes longer by (ms)", **style)
         self.messages = ipywidgets.SelectionSlider(options=LENGTHS, value=READ, description="messages that are read", **style)
-        self._table = ipywidgets.HTML(self._html())
+        self._table = framed(self._html())
         for slider in (self.trip, self.messages):
             slider.observe(lambda _: self._loop.call_soon_threadsafe(self._tell), "value")
         super().__init__([self.trip, self.messages, self._table])
 
     def _tell(self) -> None:
-        self._table.value = self._html()
+        self._table.value = dressed(self._html())
 
     def _html(self) -> str:
         return self.table()._repr_html_()
@@ -296,7 +299,7 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
                 for raced in (self._sends, self._changes)
             ),
         ]
-        heads = (f"a trip takes {self.trip.value} ms longer", WITHOUT, WITH, "less time", "the document says", "true at this distance?")
+        heads = (f"a trip takes {self.trip.value} ms longer", WITHOUT, WITH, "less time", "the document says", "its times are true")
         return Table(heads, [(True, cells) for cells in rows])
 
     def __repr__(self) -> str:
@@ -314,9 +317,9 @@ def _medians(raced: Raced) -> tuple[float, float]:
 def _moved(what: str, says: document.Claim, here: tuple[float, float], trips: tuple[int, int], longer: float) -> tuple[str, ...]:
     """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
     slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
-    claims = f"{_span(says.without)} → {_span(says.with_cache)} ms, {says.faster:.0%}"
-    true = [name for name, ms, told in ((WITHOUT, slow, says.without), (WITH, quick, says.with_cache)) if near(ms, told)]
-    return what, f"{slow:.1f} ms", f"{quick:.1f} ms", f"{1 - quick / slow:.0%}", claims, " and ".join(true) or "no"
+    claims = f"{_span(says.without)} → {_span(says.with_cache)} ms, {percent(says.faster)}"
+    true = [name for name, ms, span in ((WITHOUT, slow, says.without), (WITH, quick, says.with_cache)) if near(ms, span)]
+    return what, f"{slow:.1f} ms", f"{quick:.1f} ms", percent(1 - quick / slow), claims, " and ".join(true) or "on neither side"
 
 
 def near(ms: float, told: tuple[float, float]) -> bool:
@@ -345,7 +348,7 @@ async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
             return not_yet(said)
         if abs(said - share_saved) > 0.001:
             return not_yet(_improved_hint(name, without, with_cache, said))
-    yours = ", ".join(f"{raced.operation} {raced.saved.middle:.0%}" for raced in found)
+    yours = ", ".join(f"{raced.operation} {percent(raced.saved.middle)}" for raced in found)
     return correct(f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %.")
 
 
@@ -354,9 +357,9 @@ def _called(answer: Callable[..., Any], *given: Any) -> float | str:
     try:
         said = answer(*given)
     except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
-        return f"Your function failed: {type(wrong).__name__}: {wrong}. It is given two numbers, the median without and the median with."
+        return f"Your function failed: {type(wrong).__name__}: {wrong}. It was given {', '.join(f'{number:g}' for number in given)}."
     if isinstance(said, bool) or not isinstance(said, int | float):
-        return f"Your function gave {said!r}. The answer is a number: 0.25 for a quarter."
+        return f"Your function gave {said!r}. The answer is a number."
     return float(said)
 
 
@@ -377,6 +380,30 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
         if abs(said - wrong) <= 0.001 * max(1, abs(wrong)):
             return f"{measured} {why}"
     return f"{measured} Try it with 150 and 100: a third of the time is gone."
+
+
+@check
+async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
+    """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
+    if not callable(answer):
+        return not_yet("The answer is a function of three numbers: lambda wanted, measured, trips: ...")
+    rows = [(raced.operation, raced.outcome.race.claim.without[0], _medians(raced)[0], raced.outcome.race.trips[0]) for raced in found]
+    for operation, wanted, measured, trips in (
+        *rows,
+        ("something that takes two trips", 100.0, 4.0, 2),
+        ("with three trips", 40.0, 10.0, 3),
+    ):
+        said = _called(answer, wanted, measured, trips)
+        if isinstance(said, str):
+            return not_yet(said)
+        took = measured + trips * said
+        if abs(took - wanted) > 0.1:
+            return not_yet(
+                f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
+                f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
+            )
+    told = "; ".join(f"{raced.operation} {raced.outcome.distance_ms:.0f} ms, with the cache {raced.outcome.far_ms:.0f}" for raced in found)
+    return correct(f"For the document's times without a cache a trip must take longer by, and it then takes: {told}.")
 
 
 @check
@@ -433,7 +460,7 @@ def _times_claim(name: str, raced: Raced) -> Claim:
 
 
 def _faster_claim(name: str, raced: Raced) -> Claim:
-    far = f"at the document's distance {raced.outcome.far_saved:.0%}"
+    far = f"at the document's distance {percent(raced.outcome.far_saved)}"
     return Claim(f"{name}_faster", f"{share(raced.saved)} less time; {far}", raced.outcome.verdict, timed=True)
 
 

@@ -18,7 +18,7 @@ from chatlab.lab.widgets import Chart
 
 READS = 20
 INTERVALS = (1.4, 2, 3, 6)  # seconds; none near a whole part of 5 s, so that a slow machine counts the same
-WRITERS = 16  # connections that send at a time
+WRITERS = 50  # connections that send at a time: the more, the more messages share one commit
 STEPS = 10  # of a line, while Redis fills, and while it empties
 PAUSE = 0.5  # seconds between two of them
 GONE_WITHIN = 15.0  # seconds that expired keys may take to be gone
@@ -70,7 +70,7 @@ async def _keeping(reader: Person, other: Person, interval: float, chart: Chart)
     """The reads from one that MongoDB had to answer to the next such one."""
     for reads in itertools.count():
         if (await reader.read(other.id)).cache != "hit" and reads:
-            chart.point("of 100 reads reach MongoDB", interval, 100 / reads)
+            chart.point("counted", interval, 100 / reads)
             return reads
         await asyncio.sleep(interval)
     raise AssertionError
@@ -152,10 +152,14 @@ class Thousand(Table):
 
 
 async def thousand(lab: Lab, chart: Chart) -> Thousand:
-    """1000 messages through the service, weighed while they live, and again when they are gone."""
+    """1000 messages through the service, weighed while they live, and again when they are gone.
+
+    They go through a second process of it, on the same keys, which reports no flow: telling this kernel of each box would slow both down.
+    """
     alice, bob = await lab.person("alice"), await lab.person("bob")
-    text = (await message_of(lab)).message["text"]
-    wires = [lab.wire(alice) for _ in range(WRITERS)]
+    text, url = (await message_of(lab)).message["text"], await lab.beside("quiet", key_prefix=lab.settings.key_prefix)
+    wires = [lab.wire(alice, url) for _ in range(WRITERS)]
+    await write(wires, bob.id, CACHED // STEPS, text)  # so that Redis has made room for its own work
     _forget(lab)
     began, empty = time.monotonic(), _memory(lab)[0]
 
@@ -228,8 +232,12 @@ async def many(lab: Lab) -> Many:
     await _gone(lab, f"{HEAVY}*")
     await asyncio.sleep(CRON)
     after = _memory(lab)
-    used, resident = ((full[kind] - before[kind], max(0, after[kind] - before[kind])) for kind in (0, 1))
+    used, resident = (_grown_and_left(before[kind], full[kind], after[kind]) for kind in (0, 1))
     return Many(used, resident)
+
+
+def _grown_and_left(before: int, full: int, after: int) -> tuple[int, int]:
+    return full - before, min(full - before, max(0, after - before))
 
 
 # --- exercises ---------------------------------------------------------------------------------------------------------------
@@ -377,7 +385,7 @@ def _message_claim(lab: Lab, weight: Weight) -> Claim:
     """Whether messages have 500 bytes is up to those who write them."""
     text = len(lab.mongo_find("messages", _id=weight.key.partition(":")[2])[0]["text"])
     bare = weight.value - text
-    return Claim("message_bytes", f"{bare} bytes, and its text: {MESSAGE_BYTES} with {text} characters", DEPENDS if bare < VALUE else FAILS)
+    return Claim("message_bytes", f"{bare} bytes and its text: {MESSAGE_BYTES} with {text} characters", DEPENDS if bare < VALUE else FAILS)
 
 
 def _thousand_claim(found: Filled) -> Claim:
@@ -388,7 +396,7 @@ def _thousand_claim(found: Filled) -> Claim:
 
 def _leaks_claim(found: Filled, many: Many) -> Claim:
     leaks, kept = not (_clean(found) and _freed(found)), many.resident[1] > ABOUT * many.resident[0]
-    measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave it, it keeps {_kb(many.resident[1])}"
+    measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave, it keeps {_kb(many.resident[1])}"
     return Claim("no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True)
 
 

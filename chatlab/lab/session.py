@@ -53,14 +53,14 @@ _live: dict[str, "Lab"] = {}
 
 
 async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "Lab":
-    """The session of this notebook: the one that runs, or a new one without people and messages.
+    """The session of this notebook: the one that runs, its engines too, or a new one without people and messages.
 
     `own_engines`: engines that nobody else uses, so that they can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
     `cache_ttl=20`. Raises EngineError with the command that mends it.
     """
     lab = _live.get(name)
     if lab and lab.runs and not lab.turned and (lab.own_engines, lab.given) == (own_engines, settings):
-        return lab
+        return await lab.whole()
     if lab:
         await lab.end()
     _live[name] = lab = Lab(name, settings, own_engines=own_engines)
@@ -250,6 +250,15 @@ class Lab:
         """Start it again; MongoDB with all it had saved, Redis empty."""
         await asyncio.to_thread(self._mine.start, name)
         return Said(f"{name} runs again.")
+
+    async def whole(self) -> "Lab":
+        """With its own engines running, if it has any: what was stopped or frozen and forgotten goes on."""
+        names: tuple[Name, ...] = ("mongo", "redis") if self.own_engines else ()
+        for name in names:
+            if self._mine.pid(name):
+                self.thaw(name)
+            await self.start_engine(name)
+        return self
 
     async def crash_engine(self, name: Name) -> Said:
         """`kill -9` for an engine, frozen or not. Its keeper starts it again at once: MongoDB with all it had saved, Redis empty."""

@@ -1,0 +1,39 @@
+"""Notebook 12 when its learner stops half-way: the first cells, run again, bring back what was broken."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from chatlab.lab import Lab, start
+from chatlab.lab.lessons import breaking
+from chatlab.lab.verdicts import NOT_YET
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
+    """A session with engines of its own."""
+    monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
+    lab = await start("broken", own_engines=True)
+    yield lab
+    await lab.end()
+
+
+async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
+    """One engine was stopped and forgotten, the other frozen: the cell with `start` gives the same session, and all of it works."""
+    alice, bob = await lab.person("alice"), await lab.person("bob")
+    await lab.stop_engine("redis")
+    lab.freeze("mongo")
+    assert await start("broken", own_engines=True) is lab
+    verdict = await breaking.loses(lab, alice, bob, "redis")
+    assert (verdict.kind, "20 of them are in MongoDB" in verdict.text) == (NOT_YET, True)
+
+
+async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
+    """The exercise takes MongoDB's folder away and gives it back: afterwards everything is there, and can be added to."""
+    alice, bob = await lab.person("alice"), await lab.person("bob")
+    first = await alice.send(bob, "before")
+    assert "0 of them are in MongoDB. The folder is back: 20 of them." in (await breaking.loses(lab, alice, bob, "disk")).text
+    last = await alice.send(bob, "after")
+    assert (first.message["seq"], last.message["seq"]) == (1, 22)
+    assert len((await bob.read("alice", fresh=True)).messages) == 22

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +37,9 @@ PULSE = 0.05  # the same, while other processes write too
 LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LATE < ANSWER: nobody gives up on Redis without all noticing
 WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
 
+TOGETHER = "MULTI"  # in front of the commands of one step
+
 Command = tuple[Any, ...]
-Ask = Callable[..., "asyncio.Future[Any]"]
 
 
 class Keys:
@@ -77,6 +78,11 @@ def scripts_in(source: str) -> dict[str, str]:
 SOURCE = (Path(__file__).parent / "window.lua").read_text()
 
 
+def together(*commands: Command) -> Command:
+    """Commands that Redis does in one step, as one that is answered by the list of their replies."""
+    return (TOGETHER, *commands)
+
+
 async def round_trip(redis: Redis, commands: list[Command]) -> list[Any]:
     """The replies to all these commands, sent in one write; an error reply is one of them. TimeoutError after PATIENCE without any.
 
@@ -85,13 +91,30 @@ async def round_trip(redis: Redis, commands: list[Command]) -> list[Any]:
     async with asyncio.timeout(PATIENCE) as patience:
         connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # the library's types stop here
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            return [await _reply(connection, patience) for _ in commands]
+            await connection.send_packed_command(connection.pack_commands(_spelled(commands)))
+            return [await _last_reply(connection, patience, len(command) + 1 if command[0] is TOGETHER else 1) for command in commands]
         except BaseException:  # replies may be on their way that nobody will read
             await connection.disconnect(nowait=True)
             raise
         finally:
             await redis.connection_pool.release(connection)
+
+
+def _spelled(commands: list[Command]) -> Iterator[Command]:
+    for command in commands:
+        if command[0] is TOGETHER:
+            yield ("MULTI",)
+            yield from command[1:]
+            yield ("EXEC",)
+        else:
+            yield command
+
+
+async def _last_reply(connection: AbstractConnection, patience: asyncio.Timeout, count: int) -> Any:
+    """The last of so many: before it come `OK` and `QUEUED`."""
+    for _ in range(count - 1):
+        await _reply(connection, patience)
+    return await _reply(connection, patience)
 
 
 async def _reply(connection: AbstractConnection, patience: asyncio.Timeout) -> Any:
@@ -156,15 +179,23 @@ class Pipe:
     async def _with_scripts(self, commands: list[Command]) -> list[Any]:
         """The replies; a script that Redis has forgotten (SCRIPT FLUSH) is told to it again at once, so that no write is missed."""
         replies = await round_trip(self._redis, commands)
-        forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        forgotten = [place for place, reply in enumerate(replies) if any(isinstance(one, NoScriptError) for one in _each(reply))]
         if forgotten:
-            again = [("EVAL", self.sources[commands[place][1]], *commands[place][2:]) for place in forgotten]
+            again = [self._in_full(commands[place]) for place in forgotten]
             for place, reply in zip(forgotten, await round_trip(self._redis, again), strict=True):
                 replies[place] = reply
         return replies
 
+    def _in_full(self, command: Command) -> Command:
+        """With the script itself in place of its digest."""
+        if command[0] is TOGETHER:
+            return together(*(self._in_full(one) for one in command[1:]))
+        return ("EVAL", self.sources[command[1]], *command[2:]) if command[0] == "EVALSHA" else command
+
     def _checked(self, reply: Any) -> Any:
         """An error reply (full, read-only) is a write that did not happen: an outage like any other."""
+        if isinstance(reply, list):
+            return [self._checked(one) for one in reply]
         if not isinstance(reply, Exception):
             return reply
         if not str(reply).startswith("WRONGTYPE"):  # somebody else's value under our key: no outage
@@ -175,6 +206,10 @@ class Pipe:
         """Wait until nothing waits."""
         if self._running:
             await self._running
+
+
+def _each(reply: Any) -> list[Any]:
+    return reply if isinstance(reply, list) else [reply]
 
 
 class Glimpse(NamedTuple):
@@ -193,10 +228,12 @@ class Glimpse(NamedTuple):
 
     @classmethod
     def of(cls, reply: Any) -> "Glimpse":
-        """What the script `read` answered. Raises ValueError for anything else."""
+        """What the script `read` answered, and the end of the window. Raises ValueError for anything else."""
         match reply:
-            case [bytes() as token, bytes() as fence, int(), int(), int(), int(), bytes()]:
-                return cls(int(token), int(fence), *reply[2:])
+            case [[bytes() as token, bytes() as fence, int() as newest, *seqs], list() as end] if newest >= 0:
+                return cls(int(token), int(fence), newest, *seqs, _joined(end, newest, *seqs))
+            case [[bytes() as token, bytes() as fence, -1], _]:
+                return cls(int(token), int(fence), -1, 0, 0, 0, b"")
         raise ValueError("not an answer to what was asked")
 
     @property
@@ -207,6 +244,12 @@ class Glimpse(NamedTuple):
     def covers(self) -> bool:
         """True when MongoDB need not be asked."""
         return self.there and (self.lowest >= self.oldest or self.lowest > self.highest)
+
+
+def _joined(end: list[bytes], newest: int, oldest: int, lowest: int, highest: int) -> bytes:
+    """Of these last elements of the list, the last of them seq `newest`, those from seq `lowest` to `highest` that are messages."""
+    place = len(end) - newest - 1  # of seq 0
+    return b",".join(end[place + max(lowest, oldest) : max(place + highest + 1, 0)])
 
 
 class Cache:
@@ -346,12 +389,16 @@ class Cache:
         """What the window has of this page; None when Redis cannot be asked."""
         before, after = -1 if page.before is None else page.before, -1 if page.after is None else page.after
         epoch = self.epoch
-        reply = await self._run("read", self.keys.window(conversation), 0, page.limit or 0, before, after, ask=self.pipe.ask_once)
+        command = self._command("read", key := self.keys.window(conversation), 0, page.limit or 0, before, after)
+        if command is None:
+            return None
+        start = -page.limit if page.limit and before < 0 and after < 0 else 1  # of a page of the newest no more than is asked for
+        reply = await self.pipe.ask_once(*together(command, ("LRANGE", key, start, -1)))
         if reply is None or epoch != self.epoch:  # guard: an outage has come to light while this was on its way
             return None
         try:
             glimpse = Glimpse.of(reply)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self.breaker.trip(error)
             return None
         self._learn_time(glimpse.token)
@@ -381,13 +428,20 @@ class Cache:
 
     # --- both ----------------------------------------------------------------------------------------------------------------
 
-    def _run(self, script: str, key: str, began: int, *rest: Any, ask: Ask | None = None) -> "asyncio.Future[Any]":
+    def _command(self, script: str, key: str, began: int, *rest: Any) -> Command | None:
+        """None when there is nobody to ask."""
         if self.mode is CacheMode.OFF or script not in self._digests:
-            nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            nothing.set_result(None)
-            return nothing
+            return None
         common = (self.epoch, self.ttl_ms, self.grace_ms, self._window_size, began)
-        return (ask or self.pipe.ask)("EVALSHA", self._digests[script], 1, key, *common, *rest)
+        return ("EVALSHA", self._digests[script], 1, key, *common, *rest)
+
+    def _run(self, script: str, key: str, began: int, *rest: Any) -> "asyncio.Future[Any]":
+        command = self._command(script, key, began, *rest)
+        if command:
+            return self.pipe.ask(*command)
+        nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
 
     def _write(self, script: str, conversation: Conversation, began: int, *rest: Any) -> "asyncio.Future[Any]":
         """A write to a window; one that does not reach it is remembered."""

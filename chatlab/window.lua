@@ -128,10 +128,11 @@ return window.count > 0 and 'joined' or 'filled'
 return drop(load())
 
 -- script read: 6 limit (0: none), 7 before (-1: none), 8 after (-1: none)
--- Answers: now, fence, newest, oldest (newest = -1: no window to use), lowest and highest seq that was asked for, the messages of it, joined.
+-- Answers: now, fence, newest, oldest, lowest and highest seq that was asked for; newest = -1, and nothing more: no window to use.
+-- The messages are asked for by an LRANGE in the same step: through Lua each would be copied, for 1.5 us, and 50 of them took 80 to 140 us.
 local window = load()
 local limit, before, after = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-if window.count == 0 then return {integer(now), integer(window.fence), -1, 0, 0, 0, ''} end
+if window.count == 0 then return {integer(now), integer(window.fence), -1} end
 redis.call('SETNX', key, '') -- does nothing, for the key is there; fails where writes fail: then this window may lack one
 local lowest, highest = 1, window.newest
 if before >= 0 then highest = math.min(highest, before - 1) end
@@ -141,10 +142,7 @@ if limit > 0 and after >= 0 then
 elseif limit > 0 then
   lowest = math.max(lowest, highest - limit + 1)
 end
-local from = math.max(lowest, window.oldest)
-local messages = {}
-if from <= highest then messages = redis.call('LRANGE', key, from - window.oldest + 1, highest - window.oldest + 1) end
-return {integer(now), integer(window.fence), window.newest, window.oldest, lowest, highest, table.concat(messages, ',')}
+return {integer(now), integer(window.fence), window.newest, window.oldest, lowest, highest}
 
 -- script message: `message:{_id}` of a send: 6 json
 if late then return 0 end -- guard: no late message

@@ -10,7 +10,7 @@ import contextvars
 import itertools
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,7 @@ import msgspec
 import redis
 
 from chatlab.accounts import Accounts
-from chatlab.cache import SOURCE, Cache, Command, Pipe, connect, grace_ms, scripts_in
+from chatlab.cache import SOURCE, TOGETHER, Cache, Command, Pipe, connect, grace_ms, scripts_in
 from chatlab.flow import Flow
 from chatlab.hub import Hub
 from chatlab.identity import UserId
@@ -140,7 +140,8 @@ class Gate(Pipe):
             lost = world.loop.create_future()
             lost.set_result(None)
             return lost
-        script = world.scripts[command[1]] if command[0] == "EVALSHA" and command[3] == world.key else ""
+        first = command[1] if command[0] == TOGETHER else command
+        script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
         if ACTOR.get(None) and script not in ("", "fence"):  # a fence is the first thing after an outage: nothing gets before it
             return world.wait_for(lambda: world.command(command), script)
         done = world.loop.create_future()
@@ -337,7 +338,15 @@ class World:
         self.check_key()
 
     def command(self, command: Command) -> Any:
+        if command[0] == TOGETHER:  # an error reply is one of them; as in `Pipe`, somebody else's value is None
+            return [None if isinstance(one, redis.ResponseError) else one for one in self._transaction(command[1:])]
         return self.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no types here
+
+    def _transaction(self, commands: Sequence[Command]) -> list[Any]:
+        pipeline = self.redis.pipeline(transaction=True)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return pipeline.execute(raise_on_error=False)
 
     def lose(self, step: Step) -> None:
         assert step.script in WRITES

@@ -17,6 +17,7 @@ READING_ORDER = (
     "limits",
     "store",
     "accounts",
+    "pipe",
     "cache",
     "hub",
     "service",

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
-from chatlab.cache import Cache, connect
+from chatlab.cache import Cache
 from chatlab.engines import open_engines
 from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
@@ -25,6 +25,7 @@ from chatlab.http_api import BEARER, HEALTH, HttpApi, answer, answer_errors
 from chatlab.hub import Hub
 from chatlab.lab_api import LabApi
 from chatlab.pages import add_pages
+from chatlab.pipe import connect
 from chatlab.service import Service
 from chatlab.settings import Settings, load_settings
 from chatlab.socket_api import SocketApi, SocketGuard, socket_server

@@ -11,35 +11,24 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
 
 from chatlab.breaker import Breaker
 from chatlab.flow import Flow
 from chatlab.identity import Conversation
 from chatlab.message import Message, from_json
-from chatlab.metrics import CACHE_SECONDS
+from chatlab.pipe import Command, Pipe, together
 from chatlab.requests import Page
 from chatlab.settings import CacheMode, Settings
 
-PATIENCE = 0.2  # seconds that one pipeline may take; a request meets it once at most, then the breaker is open
-LARGEST_PIPELINE = 500  # commands
-ANSWER = 0.15  # seconds that one answer may take, and a connection
 SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage
 PULSE = 0.05  # the same, while other processes write too
 LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LATE < ANSWER: nobody gives up on Redis without all noticing
 WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
-
-TOGETHER = "MULTI"  # in front of the commands of one step
-
-Command = tuple[Any, ...]
 
 
 class Keys:
@@ -64,11 +53,6 @@ def grace_ms(ttl_ms: int) -> int:
     return min(1000, ttl_ms // 5)
 
 
-def connect(url: str, *, answer: float | None = ANSWER) -> Redis:
-    """A client that waits little and never tries twice: the breaker decides when to ask again. `answer`: seconds for one reply."""
-    return Redis.from_url(url, socket_timeout=answer, socket_connect_timeout=ANSWER, retry=Retry(NoBackoff(), 0), health_check_interval=0)
-
-
 def scripts_in(source: str) -> dict[str, str]:
     """The scripts of `window.lua` by name, each with the common part before it."""
     common, *blocks = source.split("-- script ")
@@ -76,140 +60,6 @@ def scripts_in(source: str) -> dict[str, str]:
 
 
 SOURCE = (Path(__file__).parent / "window.lua").read_text()
-
-
-def together(*commands: Command) -> Command:
-    """Commands that Redis does in one step, as one that is answered by the list of their replies."""
-    return (TOGETHER, *commands)
-
-
-async def round_trip(redis: Redis, commands: list[Command]) -> list[Any]:
-    """The replies to all these commands, sent in one write; an error reply is one of them. TimeoutError after PATIENCE without any.
-
-    redis-py's own pipeline does the same at twice the price: it looks up, retries and times each reply for itself.
-    """
-    async with asyncio.timeout(PATIENCE) as patience:
-        connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]  # the library's types stop here
-        try:
-            await connection.send_packed_command(connection.pack_commands(_spelled(commands)))
-            return [await _last_reply(connection, patience, len(command) + 1 if command[0] is TOGETHER else 1) for command in commands]
-        except BaseException:  # replies may be on their way that nobody will read
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await redis.connection_pool.release(connection)
-
-
-def _spelled(commands: list[Command]) -> Iterator[Command]:
-    for command in commands:
-        if command[0] is TOGETHER:
-            yield ("MULTI",)
-            yield from command[1:]
-            yield ("EXEC",)
-        else:
-            yield command
-
-
-async def _last_reply(connection: AbstractConnection, patience: asyncio.Timeout, count: int) -> Any:
-    """The last of so many: before it come `OK` and `QUEUED`."""
-    for _ in range(count - 1):
-        await _reply(connection, patience)
-    return await _reply(connection, patience)
-
-
-async def _reply(connection: AbstractConnection, patience: asyncio.Timeout) -> Any:
-    """The next reply. Each is a sign of life: long replies take their time, and are no outage."""
-    until, now = patience.when(), asyncio.get_running_loop().time()
-    if until is not None and until - now < PATIENCE / 2:
-        patience.reschedule(now + PATIENCE)
-    try:
-        return await connection.read_response(disable_decoding=True)
-    except ResponseError as error:
-        return error
-
-
-class Pipe:
-    """Commands that are given while a pipeline is under way go together in the next one: one round trip, in their order."""
-
-    def __init__(self, redis: Redis, breaker: Breaker) -> None:
-        self._redis, self._breaker = redis, breaker
-        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
-        self.sources: dict[str, str] = {}  # scripts by their digest
-        self._questions: dict[Command, asyncio.Future[Any]] = {}  # those of them that change nothing
-        self._running: asyncio.Task[None] | None = None
-
-    def ask(self, *command: Any) -> "asyncio.Future[Any]":
-        """The reply to come; None when Redis does not give one."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._breaker.is_open:
-            reply.set_result(None)
-            return reply
-        self._waiting.append((command, reply))
-        if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._run())
-        return reply
-
-    def ask_once(self, *command: Any) -> "asyncio.Future[Any]":
-        """The same for a command that changes nothing: all who ask before it has left share one reply, as new as any of them may expect."""
-        question = self._questions.get(command)
-        if question is None:
-            question = self._questions[command] = self.ask(*command)
-            question.add_done_callback(lambda _: self._questions.pop(command, None))
-        return asyncio.shield(question)  # one who gives up does not speak for the others
-
-    async def _run(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:LARGEST_PIPELINE], self._waiting[LARGEST_PIPELINE:]
-            self._questions.clear()
-            replies = await self._replies([command for command, _ in batch])
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if not future.done():
-                    future.set_result(reply)
-
-    async def _replies(self, commands: list[Command]) -> Sequence[Any]:
-        if self._breaker.is_open:
-            return [None] * len(commands)
-        try:
-            with CACHE_SECONDS.time():
-                return [self._checked(reply) for reply in await self._with_scripts(commands)]
-        except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: all the same to a request
-            self._breaker.trip(error)
-            return [None] * len(commands)
-
-    async def _with_scripts(self, commands: list[Command]) -> list[Any]:
-        """The replies; a script that Redis has forgotten (SCRIPT FLUSH) is told to it again at once, so that no write is missed."""
-        replies = await round_trip(self._redis, commands)
-        forgotten = [place for place, reply in enumerate(replies) if any(isinstance(one, NoScriptError) for one in _each(reply))]
-        if forgotten:
-            again = [self._in_full(commands[place]) for place in forgotten]
-            for place, reply in zip(forgotten, await round_trip(self._redis, again), strict=True):
-                replies[place] = reply
-        return replies
-
-    def _in_full(self, command: Command) -> Command:
-        """With the script itself in place of its digest."""
-        if command[0] is TOGETHER:
-            return together(*(self._in_full(one) for one in command[1:]))
-        return ("EVAL", self.sources[command[1]], *command[2:]) if command[0] == "EVALSHA" else command
-
-    def _checked(self, reply: Any) -> Any:
-        """An error reply (full, read-only) is a write that did not happen: an outage like any other."""
-        if isinstance(reply, list):
-            return [self._checked(one) for one in reply]
-        if not isinstance(reply, Exception):
-            return reply
-        if not str(reply).startswith("WRONGTYPE"):  # somebody else's value under our key: no outage
-            self._breaker.trip(reply)
-        return None
-
-    async def drain(self) -> None:
-        """Wait until nothing waits."""
-        if self._running:
-            await self._running
-
-
-def _each(reply: Any) -> list[Any]:
-    return reply if isinstance(reply, list) else [reply]
 
 
 class Glimpse(NamedTuple):
@@ -230,8 +80,8 @@ class Glimpse(NamedTuple):
     def of(cls, reply: Any) -> "Glimpse":
         """What the script `read` answered, and the end of the window. Raises ValueError for anything else."""
         match reply:
-            case [[bytes() as token, bytes() as fence, int() as newest, *seqs], list() as end] if newest >= 0:
-                return cls(int(token), int(fence), newest, *seqs, _joined(end, newest, *seqs))
+            case [[bytes() as token, bytes() as fence, int() as newest, int() as oldest, int() as lowest, int() as highest], list() as end]:
+                return cls(int(token), int(fence), newest, oldest, lowest, highest, _joined(end, newest, oldest, lowest, highest))
             case [[bytes() as token, bytes() as fence, -1], _]:
                 return cls(int(token), int(fence), -1, 0, 0, 0, b"")
         raise ValueError("not an answer to what was asked")
@@ -300,10 +150,12 @@ class Cache:
             self._syncing.cancel()
         await self.breaker.close()
         await self.pipe.drain()
+        await self.pipe.hang_up()
         await self._redis.aclose()
 
     async def _probe(self) -> None:
         """Redis is back when it takes a write; what it held before now is not trusted, and no late reply is taken for one of now."""
+        await self.pipe.hang_up()
         await self._redis.connection_pool.disconnect()
         await self._redis.set(self.keys.probe, 1, px=1000)
         for name, script in self._scripts.items():

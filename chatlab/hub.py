@@ -19,8 +19,8 @@ import socketio
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from chatlab.cache import Pipe
 from chatlab.identity import UserId
+from chatlab.pipe import Pipe
 
 log = logging.getLogger(__name__)
 

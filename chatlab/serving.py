@@ -26,10 +26,10 @@ from uvicorn.supervisors import Multiprocess
 
 from chatlab import __version__
 from chatlab.app import create_app
-from chatlab.cache import connect
 from chatlab.engines import Engine, Engines, ask_named, open_engines
 from chatlab.errors import EngineError
 from chatlab.flow import Flow
+from chatlab.pipe import connect
 from chatlab.settings import PREFIX, Settings
 from chatlab.sweeper import Sweeper
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from chatlab import metrics
-from chatlab.cache import Command, Keys, round_trip
+from chatlab.cache import Keys
 from chatlab.flow import Flow
+from chatlab.pipe import Command, Line
 from chatlab.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Sweeper:
     """One beat every `interval` seconds, without drift. Of several processes one sweeps at a time."""
 
     def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, clock: Callable[[], float] = time.time) -> None:
-        self._redis, self._flow, self._clock = redis, flow, clock
+        self._line, self._flow, self._clock = Line(redis), flow, clock
         self._keys = Keys(settings.key_prefix)
         self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._ledger, self._me = Ledger(), secrets.token_hex(6)
@@ -103,6 +104,7 @@ class Sweeper:
         finally:
             with contextlib.suppress(Exception):
                 await asyncio.shield(self._hand_over())
+            await self._line.close()
 
     async def beat(self) -> Told | None:
         """One sweep, if it is this process's turn and Redis answers."""
@@ -175,7 +177,7 @@ class Sweeper:
         return dict(zip(keys, await self._ask([("PTTL", _raw(key)) for key in keys]), strict=True))
 
     async def _ask(self, commands: list[Command]) -> list[Any]:
-        replies = await round_trip(self._redis, commands)
+        replies = await self._line.ask(commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

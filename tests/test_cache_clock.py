@@ -6,9 +6,10 @@ import pytest
 import redis
 from live import eventually
 
-from chatlab.cache import Cache, connect
+from chatlab.cache import Cache
 from chatlab.engines import Engines
 from chatlab.flow import Flow
+from chatlab.pipe import connect
 from chatlab.settings import CacheMode, load_settings
 
 

@@ -18,11 +18,12 @@ import msgspec
 import redis
 
 from chatlab.accounts import Accounts
-from chatlab.cache import SOURCE, TOGETHER, Cache, Command, Pipe, connect, grace_ms, scripts_in
+from chatlab.cache import SOURCE, Cache, grace_ms, scripts_in
 from chatlab.flow import Flow
 from chatlab.hub import Hub
 from chatlab.identity import UserId
 from chatlab.message import Draft, Message, create, from_document
+from chatlab.pipe import TOGETHER, Command, Pipe, connect
 from chatlab.requests import Page
 from chatlab.service import History, Service
 from chatlab.settings import load_settings
@@ -345,7 +346,7 @@ class World:
     def _transaction(self, commands: Sequence[Command]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=True)
         for command in commands:
-            pipeline.execute_command(*command)
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         return pipeline.execute(raise_on_error=False)
 
     def lose(self, step: Step) -> None:

@@ -168,38 +168,48 @@ class Pipe:
 
     def __init__(self, redis: Redis, breaker: Breaker) -> None:
         self._line, self._breaker = Line(redis), breaker
-        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Command, list[asyncio.Future[Any]]]] = []
         self.sources: dict[str, str] = {}  # scripts by their digest
-        self._questions: dict[Command, asyncio.Future[Any]] = {}  # those of them that change nothing
+        self._questions: dict[Command, list[asyncio.Future[Any]]] = {}  # who waits for those of them that change nothing
         self._running: asyncio.Task[None] | None = None
 
     def ask(self, *command: Any) -> "asyncio.Future[Any]":
         """The reply to come; None when Redis does not give one."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply = self._reply()
         if self._breaker.is_open:
             reply.set_result(None)
-            return reply
-        self._waiting.append((command, reply))
-        if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._run())
+        else:
+            self._give(command, [reply])
         return reply
 
     def ask_once(self, *command: Any) -> "asyncio.Future[Any]":
         """The same for a command that changes nothing: all who ask before it has left share one reply, as new as any of them may expect."""
-        question = self._questions.get(command)
-        if question is None:
-            question = self._questions[command] = self.ask(*command)
-            question.add_done_callback(lambda _: self._questions.pop(command, None))
-        return asyncio.shield(question)  # one who gives up does not speak for the others
+        reply = self._reply()
+        if self._breaker.is_open:
+            reply.set_result(None)
+        elif command in self._questions:
+            self._questions[command].append(reply)
+        else:
+            self._give(command, self._questions.setdefault(command, [reply]))
+        return reply
+
+    def _reply(self) -> "asyncio.Future[Any]":
+        return asyncio.get_running_loop().create_future()
+
+    def _give(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
+        self._waiting.append((command, replies))
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:LARGEST_PIPELINE], self._waiting[LARGEST_PIPELINE:]
             self._questions.clear()
             replies = await self._replies([command for command, _ in batch])
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if not future.done():
-                    future.set_result(reply)
+            for (_, waiting), reply in zip(batch, replies, strict=True):
+                for future in waiting:
+                    if not future.done():
+                        future.set_result(reply)
 
     async def _replies(self, commands: list[Command]) -> Sequence[Any]:
         if self._breaker.is_open:

@@ -24,11 +24,14 @@ from chatlab.store import CHUNK, Document, Store
 KINDS = 50  # of reactions on one message: all of them travel with each of its versions
 
 
+Pieces = bytes | AsyncIterator[bytes]
+
+
 class History(NamedTuple):
-    """A stretch of a conversation, oldest first: pieces of JSON, each holding messages joined by commas. `cache`: the X-Cache value."""
+    """A stretch of a conversation, oldest first: one piece of JSON or many, each holding messages joined by commas. `cache`: X-Cache."""
 
     cache: str
-    pieces: AsyncIterator[bytes]
+    pieces: Pieces
 
 
 class Service:
@@ -102,14 +105,14 @@ class Service:
 
     async def _through_window(self, conversation: Conversation, page: Page, glimpse: Glimpse) -> History:
         if glimpse.covers:
-            return History("hit", _one(glimpse.joined))
+            return History("hit", glimpse.joined)
         if not glimpse.there:
             return await self._miss(conversation, page, glimpse)
         missing = Page(after=glimpse.lowest - 1, before=min(glimpse.highest + 1, glimpse.oldest))
         if glimpse.oldest - glimpse.lowest > CHUNK:  # too much to hold: as it comes, and nothing to widen a window with
             return History("partial" if glimpse.joined else "miss", self._long(conversation, missing, glimpse.joined))
         older = await self._shared(conversation, missing, glimpse, widen=True)
-        return History("partial" if glimpse.joined else "miss", _one(_joined(older), glimpse.joined))
+        return History("partial" if glimpse.joined else "miss", b",".join(filter(None, (_joined(older), glimpse.joined))))
 
     async def _miss(self, conversation: Conversation, page: Page, glimpse: Glimpse) -> History:
         if page.before is not None or (page.limit or 0) > CHUNK:  # not the newest stretch, or more than fits: no window comes of it
@@ -122,16 +125,16 @@ class Service:
         if (page.limit or 0) <= CHUNK:
             return History(outcome, self._whole(conversation, page, await self._page(conversation, page)))
         pieces = self._pieces(conversation, *await self._bounds(conversation, page))
-        return History(outcome, _one(await anext(pieces, b""), rest=pieces))
+        return History(outcome, _then(await anext(pieces, b""), pieces))
 
-    def _whole(self, conversation: Conversation, page: Page, known: list[Message]) -> AsyncIterator[bytes]:
+    def _whole(self, conversation: Conversation, page: Page, known: list[Message]) -> Pieces:
         """The page of which `known` is one CHUNK at most: with an `after` its first messages, else its last."""
         if page.limit is not None or len(known) < CHUNK:
-            return _one(_joined(known))
+            return _joined(known)
         if page.after is None:
             return self._long(conversation, Page(after=0, before=known[0].seq), _joined(known))
         highest = None if page.before is None else page.before - 1
-        return _one(_joined(known), rest=self._pieces(conversation, known[-1].seq + 1, highest))
+        return _then(_joined(known), self._pieces(conversation, known[-1].seq + 1, highest))
 
     async def _bounds(self, conversation: Conversation, page: Page) -> tuple[int, int]:
         """Lowest and highest seq of a limited page."""
@@ -282,9 +285,7 @@ def _joined(messages: list[Message]) -> bytes:
     return b",".join(message.json for message in messages)
 
 
-async def _one(*pieces: bytes, rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
-    for piece in pieces:
+async def _then(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
         yield piece
-    if rest:
-        async for piece in rest:
-            yield piece

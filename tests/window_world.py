@@ -18,6 +18,7 @@ import msgspec
 import redis
 
 from chatlab.accounts import Accounts
+from chatlab.breaker import Breaker
 from chatlab.cache import SOURCE, Cache, grace_ms, scripts_in
 from chatlab.flow import Flow
 from chatlab.hub import Hub
@@ -85,6 +86,8 @@ ACTOR: contextvars.ContextVar["Actor"] = contextvars.ContextVar("actor")
 
 async def whole(history: History) -> bytes:
     """A history as one JSON list; for short ones."""
+    if isinstance(history.pieces, bytes):
+        return b"[" + history.pieces + b"]"
     return b"[" + b",".join([piece async for piece in history.pieces if piece]) + b"]"
 
 
@@ -131,23 +134,26 @@ class Actor:
 class Gate(Pipe):
     """Where the commands of a process to the window wait for the schedule; other commands are done at once."""
 
-    def __init__(self, process: "Process") -> None:
-        self.process = process
+    def __init__(self, process: "Process", breaker: Breaker) -> None:
+        self.process, self._breaker = process, breaker
         self._questions, self.sources = {}, {}
 
-    def ask(self, *command: Any) -> "asyncio.Future[Any]":
-        world = self.process.world
-        if self.process.out:
-            lost = world.loop.create_future()
-            lost.set_result(None)
-            return lost
-        first = command[1] if command[0] == TOGETHER else command
+    def _reply(self) -> "asyncio.Future[Any]":
+        return self.process.world.loop.create_future()
+
+    def _give(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
+        world, first = self.process.world, command[1] if command[0] == TOGETHER else command
         script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
         if ACTOR.get(None) and script not in ("", "fence"):  # a fence is the first thing after an outage: nothing gets before it
-            return world.wait_for(lambda: world.command(command), script)
-        done = world.loop.create_future()
-        done.set_result(world.command(command))
-        return done
+            step = world.wait_for(lambda: world.command(command), script)
+            step.add_done_callback(lambda answered: self._answer(command, replies, answered.result()))
+        else:
+            self._answer(command, replies, world.command(command))
+
+    def _answer(self, command: Command, replies: list["asyncio.Future[Any]"], reply: Any) -> None:
+        self._questions.pop(command, None)  # it has left
+        for future in replies:
+            future.set_result(reply)
 
     async def drain(self) -> None:
         pass
@@ -160,7 +166,7 @@ class TimedCache(Cache):
         world = process.world
         settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL / 1000, window_size=window_size)
         super().__init__(connect("redis://nowhere"), settings, Flow(), source=source)
-        self._world, self.pipe = world, Gate(process)
+        self._world, self.pipe = world, Gate(process, self.breaker)
         self._digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
         world.scripts |= {digest: name for name, digest in self._digests.items()}
 
@@ -356,7 +362,7 @@ class World:
 
     def settle(self) -> None:
         """Until every request waits for a step again, or is done; a request that failed fails the test."""
-        for _ in range(8):  # more than the longest chain of futures in `Service.read`
+        for _ in range(10):  # more than the longest chain of futures in `Service.read`
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
         done = [actor for actor in self.actors if actor.task.done()]

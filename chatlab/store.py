@@ -3,6 +3,7 @@
 A save is acknowledged when a majority has it in its journal. `seq` counts without gaps because a unique index says so:
 this process remembers the last one of the conversations it serves, tries the next, and asks again when another process was quicker.
 Sends that arrive while an insert is in flight go together in the next one (group commit); an idle service inserts at once.
+Reads of the newest messages do the same (`Finder`).
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from bson import ObjectId
 from pymongo import ASCENDING, AsyncMongoClient, IndexModel, ReturnDocument, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
 from chatlab.breaker import Breaker
@@ -28,11 +30,15 @@ from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
 log = logging.getLogger(__name__)
 
 Document = dict[str, Any]
+Finding = dict[Conversation, list["asyncio.Future[list[Document]]"]]  # who waits for the messages of which conversation
 Result = TypeVar("Result")
 
 PATIENCE_MS = 2000  # what one request waits for MongoDB at most
 LARGEST_BATCH = 500  # messages in one insert
 REMEMBERED = 100_000  # conversations whose last seq is known
+FINDS = 2  # questions for newest messages that may be in flight: MongoDB works on one while this process reads the other's answer
+LARGEST_FIND = 16  # conversations in one of them
+SMALL = 100  # messages of a conversation at most in one of several: all of them are one answer
 CHUNK = 1000  # messages read from MongoDB at once: a whole history never stands in memory
 DUPLICATE_KEY = 11000
 LOOKS, LOOK_EVERY = 20, 0.5  # looks at an answering MongoDB for an insert whose outcome nobody has learnt, and seconds between two
@@ -81,7 +87,7 @@ class Store:
         self._clock = clock
         self.breaker = Breaker("MongoDB", self._probe)
         self.doubts = Doubts(self, clock)
-        self._saver = Saver(self, self.doubts, clock)
+        self._saver, self._finder = Saver(self, self.doubts, clock), Finder(self)
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
@@ -159,9 +165,27 @@ class Store:
 
     async def newest(self, conversation: Conversation, limit: int, below: int | None = None) -> list[Message]:
         """The last `limit` messages (below seq `below`); oldest first."""
-        wanted: Document = {"conversation": conversation} | ({} if below is None else {"seq": {"$lt": below}})
-        found = self._messages.find(wanted).sort("seq", -1).limit(limit)
-        return [from_document(document) for document in reversed(await self.ask(found.to_list()))]
+        if below is None and limit <= SMALL:
+            found = await self._finder.newest(conversation, limit)
+        else:
+            found = await self.find_newest({"conversation": conversation} | ({} if below is None else {"seq": {"$lt": below}}), limit)
+        return [from_document(document) for document in reversed(found)]
+
+    async def find_newest(self, wanted: Document, limit: int) -> list[Document]:
+        """Newest first."""
+        return await self.ask(self._messages.find(wanted).sort("seq", -1).limit(limit).to_list())
+
+    async def find_newest_of_each(self, conversations: list[Conversation], limit: int) -> dict[Conversation, list[Document]]:
+        """The same for several conversations, in one question."""
+        theirs: list[Document] = [
+            {"$match": {"$expr": {"$eq": ["$conversation", "$$conversation"]}}},
+            {"$sort": {"seq": -1}},
+            {"$limit": limit},
+        ]
+        found = {"from": "messages", "let": {"conversation": "$_id"}, "pipeline": theirs, "as": "found"}
+        pipeline: list[Document] = [{"$documents": [{"_id": name} for name in conversations]}, {"$lookup": found}]
+        rows = await self.ask(self._aggregate(self._database, pipeline))
+        return {row["_id"]: row["found"] for row in rows}
 
     async def chunks(self, conversation: Conversation, lowest: int, highest: int | None) -> AsyncIterator[list[Message]]:
         """A stretch of any length, CHUNK messages at a time."""
@@ -194,8 +218,8 @@ class Store:
         found = await self.ask(self._messages.find_one_and_update(wanted, change, return_document=ReturnDocument.AFTER))
         return from_document(found) if found else None
 
-    async def _aggregate(self, collection: AsyncCollection[Document], pipeline: list[Document]) -> list[Document]:
-        return await (await collection.aggregate(pipeline)).to_list()
+    async def _aggregate(self, of: AsyncCollection[Document] | AsyncDatabase[Document], pipeline: list[Document]) -> list[Document]:
+        return await (await of.aggregate(pipeline)).to_list()
 
     # --- users and sessions --------------------------------------------------------------------------------------------------
 
@@ -386,6 +410,51 @@ class Saver:
             self._waiting.setdefault(waiting.draft.conversation, deque()).appendleft(waiting)
 
 
+class Finder:
+    """Reads of newest messages: those that arrive while FINDS questions are in flight go together in the next one.
+
+    A question costs the driver 140 us and MongoDB 100 us before the first message of it; 16 conversations in one share that.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: dict[tuple[int, Conversation], list[asyncio.Future[list[Document]]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def newest(self, conversation: Conversation, limit: int) -> list[Document]:
+        """Newest first, as of a moment after this call. One who gives up leaves the question alone."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[Document]] = loop.create_future()
+        self._waiting.setdefault((limit, conversation), []).append(found)
+        if len(self._running) < FINDS:
+            task = loop.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await found
+
+    async def _run(self) -> None:
+        while self._waiting:
+            limit, waiting = self._take()
+            try:
+                found = await self._find(list(waiting), limit)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                _fail_all(waiting, error)
+            else:
+                _answer_all(waiting, found)
+
+    def _take(self) -> tuple[int, Finding]:
+        """The first of those that wait, and others that ask for as many messages."""
+        limit, _ = next(iter(self._waiting))
+        some = itertools.islice((key for key in self._waiting if key[0] == limit), LARGEST_FIND)
+        return limit, {key[1]: self._waiting.pop(key) for key in list(some)}
+
+    async def _find(self, conversations: list[Conversation], limit: int) -> dict[Conversation, list[Document]]:
+        if len(conversations) > 1:
+            return await self._store.find_newest_of_each(conversations, limit)
+        (conversation,) = conversations
+        return {conversation: await self._store.find_newest({"conversation": conversation}, limit)}
+
+
 class Doubts:
     """Inserts that were answered "unavailable" and may have been done all the same, at once or when a frozen MongoDB goes on.
 
@@ -429,6 +498,19 @@ class Doubts:
         for wanted in ids:
             if (left := self._left.pop(wanted, 0) - 1) > 0:
                 self._left[wanted] = left
+
+
+def _answer_all(waiting: Finding, found: dict[Conversation, list[Document]]) -> None:
+    for conversation, futures in waiting.items():
+        for future in futures:
+            if not future.done():
+                future.set_result(found[conversation])
+
+
+def _fail_all(waiting: Finding, error: Exception) -> None:
+    for future in itertools.chain(*waiting.values()):
+        if not future.done():
+            future.set_exception(error if isinstance(error, ChatlabError) else StoreUnavailable())
 
 
 def _resolve(waiting: _Waiting, saved: Saved) -> None:

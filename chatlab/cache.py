@@ -102,6 +102,25 @@ def _joined(end: list[bytes], newest: int, oldest: int, lowest: int, highest: in
     return b",".join(end[place + max(lowest, oldest) : max(place + highest + 1, 0)])
 
 
+class Room(NamedTuple):
+    """How much more a window takes. Redis copies what a fill brings for 1.5 us a message, and does nothing else meanwhile."""
+
+    messages: int
+    bytes: int
+
+
+def _fitting(messages: Sequence[Message], room: Room) -> list[bytes]:
+    """The newest of them that there is room for, as JSON; oldest first."""
+    kept: list[bytes] = []
+    left = room.bytes
+    for message in reversed(messages[max(len(messages) - room.messages, 0) :]):
+        left -= len(message.json) + 1
+        if left < 0:
+            break
+        kept.append(message.json)
+    return kept[::-1]
+
+
 class Cache:
     def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
         self.keys = Keys(settings.key_prefix)
@@ -225,14 +244,25 @@ class Cache:
         """Bring a changed message into its conversation's window, and fence off every fill that may not know it."""
         return _done(self._write("change", message.conversation, began, message.seq, message.json))
 
-    async def fill(self, conversation: Conversation, token: int, messages: Sequence[Message], *, widen: bool) -> str | None:
-        """Put messages read from MongoDB after `token` into the window; what became of it, in a word. They must be consecutive in seq."""
+    def room(self, glimpse: Glimpse) -> Room:
+        """What a window takes beside what this glimpse has seen of it: so many messages as its size, and so many KB."""
+        held = glimpse.newest - glimpse.oldest + 1 if glimpse.there else 0
+        return Room(self._window_size - held, self._window_size * 1000 - len(glimpse.joined))
+
+    async def fill(
+        self, conversation: Conversation, token: int, messages: Sequence[Message], *, widen: bool, room: Room | None = None
+    ) -> str | None:
+        """Put the newest of these messages, as far as there is room, into the window; what became of it, in a word.
+
+        They were read from MongoDB after `token`, and must be consecutive in seq.
+        """
         if not messages or messages[-1].seq - messages[0].seq != len(messages) - 1:
             return None
-        kept = messages[-self._window_size :]
-        answer = await self._run(
-            "fill", self.keys.window(conversation), token, int(widen), kept[0].seq, *(message.json for message in kept)
-        )
+        kept = _fitting(messages, room or Room(self._window_size, self._window_size * 1000))
+        if not kept:
+            return None
+        first = messages[-1].seq - len(kept) + 1
+        answer = await self._run("fill", self.keys.window(conversation), token, int(widen), first, *kept)
         return answer.decode() if isinstance(answer, bytes) else None
 
     # --- reading -------------------------------------------------------------------------------------------------------------

@@ -167,16 +167,16 @@ class Service:
         key = (conversation, page)
         query = self._reading.get(key)
         if query is None or not query.may_serve(glimpse, self._cache.epoch, self._cache.grace_ms):
-            query = _Query(glimpse.token, asyncio.create_task(self._ask_and_fill(conversation, page, glimpse.token, widen=widen)))
+            query = _Query(glimpse.token, asyncio.create_task(self._ask_and_fill(conversation, page, glimpse, widen=widen)))
             self._reading[key] = query
             query.messages.add_done_callback(lambda _: self._reading.pop(key) if self._reading.get(key) is query else None)
         return await asyncio.shield(query.messages)
 
-    async def _ask_and_fill(self, conversation: Conversation, page: Page, token: int, *, widen: bool) -> list[Message]:
+    async def _ask_and_fill(self, conversation: Conversation, page: Page, glimpse: Glimpse, *, widen: bool) -> list[Message]:
         messages = await self._page(conversation, page)
         reaches_the_end = widen or page.after is None or len(messages) < (page.limit or CHUNK)
         if reaches_the_end:
-            await self._cache.fill(conversation, token, messages, widen=widen)
+            await self._cache.fill(conversation, glimpse.token, messages, widen=widen, room=self._cache.room(glimpse))
         return messages
 
     # --- changes -------------------------------------------------------------------------------------------------------------

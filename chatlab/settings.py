@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     cache_mode: Annotated[
         CacheMode, Field(description="window: reads from Redis when it can; drawn: reads ask MongoDB, as the diagram; off: no cache at all")
     ] = CacheMode.WINDOW
-    window_size: Annotated[int, Field(ge=1, le=10_000, description="messages a conversation window holds at most")] = 100
+    window_size: Annotated[int, Field(ge=1, le=10_000, description="messages a conversation window holds at most; filled, no more KB")] = (
+        500
+    )
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,64}$", description="goes before every Redis key and channel")] = ""
     flow: Annotated[
         bool, Field(description="report every box a message passes on the Socket.IO namespace /flow of the process one is connected to")

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chatlab.bench.claims import GET, Race, judge
 from chatlab.bench.machine import machine
-from chatlab.bench.races import LONG, SHORT, Side, Sides, long_reads, reactions, sending, sends, short_reads
+from chatlab.bench.races import LONG, NARROW, SHORT, Side, Sides, long_reads, reactions, sending, sends, short_reads
 from chatlab.bench.report import Cost, Report, chart, show
 from chatlab.bench.samples import summary
 from chatlab.bench.weights import CACHED, Scale, many, thousand
@@ -140,7 +140,7 @@ def _place(settings: Settings, step: Step) -> Iterator[Place]:
 VARIANTS: dict[str, dict[str, object]] = {
     "off": {"cache_mode": CacheMode.OFF, "key_prefix": "off:"},
     "window": {"cache_mode": CacheMode.WINDOW},
-    "wide": {"cache_mode": CacheMode.WINDOW, "key_prefix": "wide:", "window_size": LONG},
+    "narrow": {"cache_mode": CacheMode.WINDOW, "key_prefix": "narrow:", "window_size": NARROW},
 }
 
 

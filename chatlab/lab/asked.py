@@ -16,6 +16,7 @@ from chatlab.client import Json
 
 SERVICE = "chatlab"  # what the service calls itself in MongoDB
 WORKER = {"SCAN", "PTTL", "PEXPIRE"}  # the worker's commands, and the looks of this notebook
+SAME_STEP = {"LRANGE"}  # the messages of a window, asked for in one step with the script before it: not one question more
 LEVEL_ALL, LEVEL_OFF = 2, 0
 
 
@@ -59,7 +60,7 @@ def _heard(monitor: Monitor, prefix: str) -> Iterator[str]:
         if name.upper() == "ECHO" and words == [f"{prefix}end"]:
             return
         key = next((word for word in words if word.startswith(f"{prefix}message")), None)
-        if key and told["client_type"] != "lua" and name.upper() not in WORKER:
+        if key and told["client_type"] != "lua" and name.upper() not in WORKER | SAME_STEP:
             yield f"{name.upper()} {key.removeprefix(prefix)}"
 
 

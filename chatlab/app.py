@@ -32,6 +32,7 @@ from chatlab.socket_api import SocketApi, SocketGuard, socket_server
 from chatlab.store import Store
 from chatlab.sweeper import Sweeper
 
+SOCKETS = "/socket.io/"
 log = logging.getLogger(__name__)
 flow_log = logging.getLogger("chatlab.flow")
 
@@ -50,13 +51,21 @@ class Parts:
 
 
 class Chatlab(FastAPI):
-    """The application. The hot routes pass its layers by: `http_api` says which they are, and answers them."""
+    """The application. The hot routes pass its layers by: `http_api` says which they are, and answers them.
+
+    So do sockets: each would hold the layers' frames, about 10 KB of them, for as long as it is open.
+    """
 
     http_api: HttpApi | None = None
+    sockets: SocketGuard | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = self.http_api and self.http_api.hot_endpoint(scope)
-        await (answer(hot, scope, receive, send) if hot else super().__call__(scope, receive, send))
+        if self.sockets and scope["type"] == "websocket" and scope["path"].startswith(SOCKETS):
+            await self.sockets(scope, receive, send)
+        elif self.http_api and (hot := self.http_api.hot_endpoint(scope)):
+            await answer(hot, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -160,7 +169,8 @@ def _add_routes(app: Chatlab, parts: Parts, sockets: socketio.AsyncServer, socke
         socket_api.open_flow()
         app.include_router(LabApi(http_api, parts.cache, settings).router())
     door = socketio.ASGIApp(sockets, socketio_path="socket.io")
-    app.mount("/socket.io", SocketGuard(door, connect_timeout=settings.connect_timeout, stalled_timeout=settings.stalled_timeout))
+    app.sockets = SocketGuard(door, connect_timeout=settings.connect_timeout, stalled_timeout=settings.stalled_timeout)
+    app.mount(SOCKETS.rstrip("/"), app.sockets)
 
 
 def _describe_bearer(app: FastAPI) -> None:

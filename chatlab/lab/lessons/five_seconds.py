@@ -103,8 +103,8 @@ class Moments(NamedTuple):
 
     @property
     def moved(self) -> float:
-        """Seconds by which reading moved the deadline."""
-        return (self.after.deadline - self.before.deadline) / 1000
+        """Seconds by which reading moved the deadline, one way or the other."""
+        return abs(self.after.deadline - self.before.deadline) / 1000
 
     def second(self, at: float) -> float:
         """Seconds since it was cached."""
@@ -113,11 +113,12 @@ class Moments(NamedTuple):
     def _rows(self) -> Rows:
         alive = self.second(self.read.alive_ms)
         both = "both there" if min(self.before.pttl, self.unread.pttl) >= 0 else "not both there"
+        later = f"{(self.after.at - self.before.at) / 1000:.2f} s later, when one had been read"
         event = f"Redis's event at {self.second(self.event):.2f} s" if self.event else "no event of Redis"
         told = f"the worker's log at {self.second(self.read.told_ms):.2f} s" if self.read.told_ms else "nothing in the worker's log"
         rows = (
             (self.first.at, f"{_there(self.first)}"),
-            (self.before.at, f"{both}; {_there(self.before)}; after reading it, {self.after.pttl / 1000:.2f} s left"),
+            (self.before.at, f"{both}, {self.before.pttl / 1000:.2f} s left; {later}, {self.after.pttl / 1000:.2f} s"),
             (self.read.ended_ms, f"last found at {alive:.2f} s; the first look that missed it: PTTL answered {self.read.end_code}"),
             (self.last.at, f"{_there(self.last)}; {event}; {told}"),
         )
@@ -241,12 +242,12 @@ async def lags(lab: Lab, chart: Chart) -> Lags:
         watched = []
         for keys in COUNTS:
             watched.append(await _watched(lab, keys, came))
-            _draw(chart, "the worker's word", keys, watched[-1].words)
+            _draw(chart, keys, {"the worker's word": watched[-1].words, "Redis's event, worker on": watched[-1].events})
             chart.progress(len(watched), len(COUNTS) + 1)
         await _until(max(end for group in groups for end in group.ends.values()) + BOUND * 1000)
         alone = [Case(group.keys, _lags(group, came), []) for group in groups]
         for case in alone:
-            _draw(chart, "Redis's event, nobody looks", case.keys, case.events)
+            _draw(chart, case.keys, {"Redis's event, nobody looks": case.events})
         chart.progress(len(COUNTS) + 1, len(COUNTS) + 1)
         asked = await _ask_for_one(lab, groups[-1], came)
         for group in groups:
@@ -254,9 +255,10 @@ async def lags(lab: Lab, chart: Chart) -> Lags:
     return Lags(watched, alone, asked, chart)
 
 
-def _draw(chart: Chart, side: str, keys: int, lags: list[float | None]) -> None:
-    for lag in lags:
-        chart.point(side, keys, BOUND * 1000 if lag is None else max(lag, 0.1))
+def _draw(chart: Chart, keys: int, sides: dict[str, list[float | None]]) -> None:
+    """The latest of each side."""
+    for side, lags in sides.items():
+        chart.point(side, keys, max(BOUND * 1000 if lag is None else lag for lag in lags))
 
 
 async def _watched(lab: Lab, keys: int, came: dict[str, float], life: int = SHORT) -> Case:

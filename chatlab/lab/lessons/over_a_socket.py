@@ -256,7 +256,7 @@ def _other_keys(what: str, there: set[str], said: set[str], message_id: str) -> 
 @check
 async def counts(lab: Lab, answer: Any) -> Verdict:
     """How many events does one send make? Opens the tabs, sends, and counts."""
-    if not isinstance(answer, int):
+    if not isinstance(answer, int) or isinstance(answer, bool):
         return not_yet("The answer is a whole number of events.")
     alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
     await listening(alice, bob, carol)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from itertools import islice
+import time
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -60,12 +60,12 @@ def _marked(mark: str, text: str) -> str:
 
 async def send(sender: Person, body: Json, token: str = "") -> Exchange:
     """POST a body with the sender's token, or with another one."""
-    before, place = len(sender.lab.events), urlsplit(sender.url)
+    place, began = urlsplit(sender.url), time.time() * 1000
     head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
     request = request_bytes("POST", PATH, head, json.dumps(body).encode())
     begin, answer = await asyncio.wait_for(_answer(place.hostname or "", place.port or 80, request), PATIENCE)
     told = json.loads(answer)
-    boxes = await _boxes(sender, before, refused="_id" not in told)
+    boxes = await _boxes(sender, began, refused="_id" not in told)
     asked = request.decode().replace(sender.token, f"({sender.id}'s token)")
     status = begin.partition("\r\n")[0].partition(" ")[2]
     return Exchange(asked, f"{_without_date(begin)}\r\n\r\n{answer.decode()}", status, told, boxes)
@@ -86,12 +86,12 @@ def _without_date(head: str) -> str:
     return "\r\n".join(line for line in head.split("\r\n") if not line.lower().startswith("date:"))
 
 
-async def _boxes(sender: Person, before: int, *, refused: bool) -> tuple[str, ...]:
-    """The boxes that the latest request passed. After a refusal a read is made: when its events have come, all earlier ones have."""
+async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, ...]:
+    """The boxes that the request passed which began then. After a refusal a read is made: when its events have come, all have."""
     lab = sender.lab
 
     def heard() -> list[Event]:
-        return [event for event in islice(lab.events, before, None) if event["door"] == "http"]
+        return [event for event in lab.events if event["door"] == "http" and event["at"] >= began]
 
     if refused:
         await sender.read(sender.id, fresh=True, limit=1)
@@ -137,7 +137,7 @@ async def finds(lab: Lab, exchange: Exchange, answer: Any) -> Verdict:
     try:
         found = [str(document["_id"]) for document in lab.messages.find(answer).max_time_ms(QUERY_MS)]
     except (PyMongoError, InvalidDocument) as wrong:
-        return not_yet(f"MongoDB does not take this as a query: {wrong}")
+        raise Unusable(f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}") from None
     if found == [exchange.body["_id"]]:
         return correct(f"Of {lab.messages.count_documents({})} messages your query finds one, and it is yours.")
     if not found:
@@ -201,9 +201,7 @@ async def once(lab: Lab, answer: Any) -> Verdict:
             f"Two messages: seq {first.body['seq']} and seq {again.body['seq']}, each with an _id of its own. The service cannot know that "
             "you meant the same one. Which field of a message above is still null, and is the body's to fill?"
         )
-    return correct(
-        f"Twice the same answer, seq {first.body['seq']}. The second time it passed {', '.join(again.boxes)}: no cache, no event."
-    )
+    return correct(f"Twice the same answer, seq {first.body['seq']}. The second time it passed no boxes but {', '.join(again.boxes)}.")
 
 
 # --- what holds ------------------------------------------------------------------------------------------------------------------

@@ -354,7 +354,7 @@ async def weakens(lab: Lab, answer: Any) -> Verdict:
                     f"{found.answered} inserts were answered, MongoDB was killed, and {found.lost} of them are gone. No error told of it."
                 )
     except (PyMongoError, TypeError, ValueError) as wrong:
-        raise Unusable(f"MongoDB or its driver does not take this: {wrong}") from None
+        raise Unusable(f"MongoDB or its driver does not take this: {str(wrong).partition(', full error')[0]}") from None
     return not_yet(
         f"{answered} inserts were answered, MongoDB was killed {ROUNDS} times, and all are there: this one still waits for the journal. "
         "w says how many must have it before there is an answer, j whether their journals must."
@@ -372,12 +372,12 @@ async def seeks(lab: Lab, killed: Killed, answer: Any) -> Verdict:
         ids = [str(document["_id"]) for document in lab.messages.find(answer, {"_id": 1}).max_time_ms(2000)]
         how = plan(lab, answer)
     except PyMongoError as wrong:
-        raise Unusable(f"MongoDB does not take this as a query: {wrong}") from None
+        raise Unusable(f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}") from None
     if ids != [killed.documents[0]["_id"]]:
         return not_yet(f"It finds {len(ids)} messages. One is wanted: Alice's, with clientId {killed.client_id!r}.")
     if how.by != NO_INDEX and how.looked == 1:
         return correct(f"Found by the index {how.by}, and MongoDB looked at 1 document.")
-    return not_yet(f"It finds the message, but MongoDB looked at {how.looked} documents; index: {how.by}. {_why_not(answer, how)}")
+    return not_yet(f"It finds the message, but MongoDB looked at {how.looked} documents, index: {how.by}. {_why_not(answer, how)}")
 
 
 def _why_not(query: Json, how: Plan) -> str:

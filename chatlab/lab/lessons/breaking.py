@@ -149,10 +149,12 @@ def _heard(person: Person) -> list[str]:
 
 
 async def ready(person: Person) -> None:
-    """Wait until the service says that every part is there."""
-    async with asyncio.timeout(BACK):
-        while (await person.http.get("/readyz")).json()["status"] != "ok":  # noqa: ASYNC110 - nothing tells; one has to ask
-            await asyncio.sleep(0.02)
+    """Wait until the service says that every part is there. TimeoutError, with what it says instead, if that does not come."""
+    deadline = time.monotonic() + BACK
+    while (said := (await person.http.get("/readyz")).json())["status"] != "ok":
+        if time.monotonic() > deadline:
+            raise TimeoutError(", ".join(f"{part} {state}" for part, state in said.items() if part != "status"))
+        await asyncio.sleep(0.02)  # nothing tells; one has to ask
 
 
 async def _until(found: Callable[[], Any]) -> bool:
@@ -201,7 +203,8 @@ class Burst:
         return "\n".join(self._lines())
 
     def _repr_html_(self) -> str:
-        return "<br>\n".join(self._lines())
+        lines = "<br>\n".join(self._lines())
+        return f"<p>{lines}</p>"
 
 
 async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:

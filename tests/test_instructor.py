@@ -1,0 +1,49 @@
+"""INSTRUCTOR.md says of the notebooks what the notebooks say of themselves, and its cuts fit into their time."""
+
+import re
+
+import pytest
+import series
+
+ROOT = series.FOLDER.parent
+TEXT = (series.FOLDER / "INSTRUCTOR.md").read_text(encoding="utf-8")
+MINUTES = {path.name[:2]: series.minutes(series.read(path)) for path in series.paths()}
+CUTS = {45: ["00", "04", "06", "07"], 90: ["00", "04", "06", "07", "08", "10"]}
+
+
+def cut(minutes: int) -> dict[str, int]:
+    """The notebooks of a cut, and the minutes that each has in it."""
+    part = TEXT.partition(f"## {minutes} minutes\n")[2].partition("\n## ")[0]
+    return {number: int(some) for number, some in re.findall(r"^\| (\d\d) \| (\d+) \|", part, re.MULTILINE)}
+
+
+def test_every_notebook_is_told_with_its_minutes() -> None:
+    """Number, title, link and minutes as in the notebook, in order; each with a question to ask and an answer to expect."""
+    rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \| (.+?\?) \| (.+?) \|$", TEXT, re.MULTILINE)
+    notebooks = [(series.read(path), path.name) for path in series.paths()]
+    assert [row[:4] for row in rows] == [(*series.title(book), name, str(series.minutes(book))) for book, name in notebooks]
+
+
+@pytest.mark.parametrize("minutes", CUTS)
+def test_a_cut_fits_into_its_time(minutes: int) -> None:
+    """Its minutes add up, and no notebook has more in it than it takes as a whole."""
+    found = cut(minutes)
+    assert list(found) == CUTS[minutes]
+    assert sum(found.values()) == minutes
+    assert {number: some for number, some in found.items() if some > MINUTES[number]} == {}
+
+
+def test_nothing_is_named_that_is_not_there() -> None:
+    """Links, make targets, exercises and the notebooks that have engines of their own."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (series.FOLDER / link).exists()] == []
+    assert [target for target in re.findall(r"`make (\w+)", TEXT) if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+    own = [path.name[:2] for path in series.paths() if "own_engines=True" in path.read_text(encoding="utf-8")]
+    assert f"({', '.join(own)})" in TEXT
+
+
+def test_the_projector_has_these_keys() -> None:
+    """The keys that are told are those of the page."""
+    page = (ROOT / "chatlab" / "static" / "projector" / "controls.js").read_text(encoding="utf-8")
+    told = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \| ", TEXT, re.MULTILINE)
+    assert sorted(", ".join(told).lower().split(", ")) == sorted(re.findall(r'this\.#button\("(\w)"', page))

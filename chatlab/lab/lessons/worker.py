@@ -89,17 +89,21 @@ class Watched(NamedTuple):
     done: dict[str, int]
 
     @property
+    def remaining(self) -> list[int]:
+        """The milliseconds that each Cache hit told of."""
+        return [int(line.rpartition("remaining=")[2].removesuffix("ms")) for line in self.hits]
+
+    @property
     def told_after_the_end(self) -> bool:
         return len(self.cleaned) == 1 and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR * 1000
 
     def __repr__(self) -> str:
         once = "once, after the deadline" if self.told_after_the_end else f"{len(self.cleaned)} times"
         alive = "while it lived" if self.hits else "never"
-        counts = ", ".join(
-            f"{name} {'at each beat' if name == 'SCAN' and count else f'{count} times'}" for name, count in self.done.items()
-        )
+        asked = ", ".join(name for name, count in self.done.items() if count)
+        never = ", ".join(name for name, count in self.done.items() if not count)
         lines = (f"· {line}" for line in self.hits + self.cleaned)
-        words = f"Cache hit {alive}; Cache cleaned {once}.", f"Meanwhile Redis was asked for {counts}."
+        words = f"Cache hit {alive}; Cache cleaned {once}.", f"Meanwhile Redis did, of these commands, {asked}; and never {never}."
         return "\n".join(["The worker's log of this key:", *lines, *words])
 
 
@@ -391,11 +395,12 @@ def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> Claims:
     others = [line for line in lab.log("Cache ") if f"{lab.settings.key_prefix}messages:" in line]
     with_what = ", ".join(name for name in ("SCAN", "KEYS") if watched.done[name])
     asks = f"with {with_what}; {len(others)} lines of its log are about messages:alice:bob, which the pattern does not match"
+    valid = bool(watched.hits) and min(watched.remaining) >= 0
     words = f"{deleted} keys deleted; without a worker the key lasted {without.life.lasted:.0f} s as well"
     logged = "the worker logs the end" if watched.told_after_the_end else "the worker did not log the end"
     return lab.found(
         Claim("every_second", f"{heard.apart:.3f} s from beat to beat", holds(abs(heard.apart - 1) < NEAR_A_SECOND), timed=True),
         Claim("gets_keys", asks, holds(bool(watched.hits) and not others)),
-        Claim("ttl_valid", "Cache hit, at each beat while it lived" if watched.hits else "not logged", holds(bool(watched.hits))),
+        Claim("ttl_valid", "Cache hit, each with time remaining" if valid else "not so logged", holds(valid)),
         Claim("deletes_at_0", f"{words}; {logged}", holds(deleted > 0)),
     )

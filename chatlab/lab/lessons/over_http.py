@@ -68,7 +68,7 @@ async def send(sender: Person, body: Json, token: str = "") -> Exchange:
     boxes = await _boxes(sender, began, refused="_id" not in told)
     asked = request.decode().replace(sender.token, f"({sender.id}'s token)")
     status = begin.partition("\r\n")[0].partition(" ")[2]
-    return Exchange(asked, f"{_without_date(begin)}\r\n\r\n{answer.decode()}", status, told, boxes)
+    return Exchange(asked, f"{_shown(begin)}\r\n\r\n{answer.decode()}", status, told, boxes)
 
 
 async def _answer(host: str, port: int, request: bytes) -> tuple[str, bytes]:
@@ -82,8 +82,10 @@ async def _answer(host: str, port: int, request: bytes) -> tuple[str, bytes]:
         writer.close()
 
 
-def _without_date(head: str) -> str:
-    return "\r\n".join(line for line in head.split("\r\n") if not line.lower().startswith("date:"))
+def _shown(head: str) -> str:
+    """Without the date, and in an order of its own: that of headers means nothing."""
+    status, *headers = head.split("\r\n")
+    return "\r\n".join([status, *sorted(line for line in headers if not line.lower().startswith("date:"))])
 
 
 async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, ...]:

@@ -388,7 +388,9 @@ def claims(lab: Lab, moments: Moments) -> Claims:
     read = f"there at {at(moments.before.at):.2f} s, {'and so is one that nobody read' if unread else 'one that nobody read is not'}"
     slow = "" if life.ttl_ms == LIFE else f", with a TTL of {life.ttl_ms / 1000:g} s here"
     ended = f"last found at {at(life.alive_ms):.2f} s, first missed at {life.seconds:.2f} s{slow}"
-    logged = f"gone since {life.seconds:.2f} s; logged at {life.told_at:.2f} s, at a beat of the worker{slow}" if life.told_ms else "not logged"
+    logged = (
+        f"gone since {life.seconds:.2f} s; logged at {life.told_at:.2f} s, at a beat of the worker{slow}" if life.told_ms else "not logged"
+    )
     return lab.found(
         Claim("at_0_s", f"there at {at(moments.first.at):.2f} s", holds(moments.first.pttl > 0)),
         Claim("at_2_s", f"{read}; reading moved its deadline by {moments.moved:.2f} s", holds(there and unread)),

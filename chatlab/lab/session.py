@@ -155,10 +155,10 @@ class Lab:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(person.close() for person in self._people.values()), return_exceptions=True)
-        services = [service for service in (self._service, *self._beside.values()) if service]
-        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
+        await self.alone()
+        if self._service:
+            await asyncio.to_thread(self._service.stop)
         self._service = None
-        self._beside.clear()
         for seen in (self._people, self._lives, self._told, self.events):
             seen.clear()
 
@@ -235,6 +235,11 @@ class Lab:
             settings = load_settings(**self._fixed | own | changed)
             self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
         return self._beside[name].url
+
+    async def alone(self) -> None:
+        """End the services beside."""
+        services, self._beside = self._beside, {}
+        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services.values()))
 
     def _changed(self, **changed: Any) -> "Lab":
         self.turned |= {name: value for name, value in changed.items() if value is not None}

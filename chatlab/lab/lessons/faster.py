@@ -22,12 +22,12 @@ from chatlab.lab.verdicts import Verdict, check, correct, not_yet
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.live import VIEW
 
-WITHOUT, WITH, WIDE = "without cache", "with cache", "with a wider window"
-WINDOW, WIDER = 100, 500  # messages
+WITHOUT, WITH, NARROW = "without cache", "with cache", "with a narrow window"
+WINDOW, NARROWER = 500, 100  # messages
 SETTINGS: dict[str, dict[str, Any]] = {
     WITHOUT: {"cache_mode": "off"},
     WITH: {"cache_mode": "window", "window_size": WINDOW},
-    WIDE: {"cache_mode": "window", "window_size": WIDER},
+    NARROW: {"cache_mode": "window", "window_size": NARROWER},
 }
 READ = 50  # messages of the conversation that is read
 LENGTHS = (10, 50, 100, 500)
@@ -228,34 +228,35 @@ def length(messages: int, without: list[float], with_cache: list[float]) -> Leng
 
 
 class Lengths(Table):
-    """`rows` with the window as it is, `wide` with the wider one: a Length for each length."""
+    """`rows` with the window as it is, `narrow` with the narrower one: a Length for each length."""
 
-    def __init__(self, rows: list[Length], wide: list[Length], chart: Chart) -> None:
-        self.rows, self.wide = rows, wide
-        heads = ("messages", WITHOUT, f"less time, window of {WINDOW}", f"less time, window of {WIDER}")
+    def __init__(self, rows: list[Length], narrow: list[Length], chart: Chart) -> None:
+        self.rows, self.narrow = rows, narrow
+        heads = ("messages", WITHOUT, f"less time, window of {WINDOW}", f"less time, window of {NARROWER}")
         cells = [
-            (str(row.messages), told(row.without.median), share(row.saved), share(broad.saved))
-            for row, broad in zip(rows, wide, strict=True)
+            (str(row.messages), told(row.without.median), share(row.saved), share(other.saved))
+            for row, other in zip(rows, narrow, strict=True)
         ]
         super().__init__(heads, [(True, row) for row in cells], chart=chart)
 
 
 async def lengths(sides: Sides, chart: Chart) -> Lengths:
-    """Conversations of different lengths, read whole: without the cache, with it, and with a window that holds the longest."""
-    await sides.open(WIDE)
-    rows, wide = [], []
+    """Conversations of different lengths, read whole: without the cache, with it, and with a window too narrow for the longest."""
+    await sides.open(NARROW)
+    rows: list[Length] = []
+    narrow: list[Length] = []
     for messages in LENGTHS:
         taken = await _read_whole(sides, messages, chart)
         for name, samples in taken.items():
             chart.point(name, messages, summary(samples).median.middle)
         rows.append(length(messages, taken[WITHOUT], taken[WITH]))
-        wide.append(length(messages, taken[WITHOUT], taken[WIDE]))
-    return Lengths(rows, wide, chart)
+        narrow.append(length(messages, taken[WITHOUT], taken[NARROW]))
+    return Lengths(rows, narrow, chart)
 
 
 async def _read_whole(sides: Sides, messages: int, chart: Chart) -> dict[str, list[float]]:
-    acts = {name: await sides.reading(name, messages) for name in (WITHOUT, WITH, WIDE)}
-    wanted = {WITH: "hit" if messages <= WINDOW else "partial", WIDE: "hit"}
+    acts = {name: await sides.reading(name, messages) for name in (WITHOUT, WITH, NARROW)}
+    wanted = {WITH: "hit", NARROW: "hit" if messages <= NARROWER else "partial"}
     taken: dict[str, list[float]] = {name: [] for name in acts}
     before = LENGTHS.index(messages) * LENGTH_TURNS
     async for took in in_turn(acts, LENGTH_TURNS, wanted):
@@ -293,7 +294,7 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
         row = next(row for row in self._lengths.rows if row.messages == self.messages.value)
         reads = row.without.median.middle, row.with_cache.median.middle
         rows = [
-            _moved(f"reading {row.messages}", document.GET, reads, (1, 0 if row.messages <= WINDOW else 1), self.trip.value),
+            _moved(f"reading {row.messages}", document.GET, reads, (1, 0), self.trip.value),
             *(
                 _moved(raced.operation, raced.outcome.race.claim, _medians(raced), raced.outcome.race.trips, self.trip.value)
                 for raced in (self._sends, self._changes)
@@ -402,7 +403,7 @@ async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
                 f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
                 f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
             )
-    told = "; ".join(f"{raced.operation} {raced.outcome.distance_ms:.0f} ms, with the cache {raced.outcome.far_ms:.0f}" for raced in found)
+    told = "; ".join(f"{raced.operation} {raced.outcome.distance_ms:.0f} ms, with the cache {raced.outcome.far_ms:.1f}" for raced in found)
     return correct(f"For the document's times without a cache a trip must take longer by, and it then takes: {told}.")
 
 
@@ -426,10 +427,10 @@ async def pays_from(lengths: Lengths, answer: Any) -> Verdict:
 def _tried(lengths: Lengths) -> dict[str, list[Length]]:
     """The learner's own rows, and what the same samples would be if the cache made no difference, or the wrong one."""
     twice = [length(row.messages, row.samples[0], [ms * (1 - 1e-6) for ms in row.samples[0]]) for row in lengths.rows]
-    turned = [length(row.messages, row.samples[1], row.samples[0]) for row in lengths.wide]
+    turned = [length(row.messages, row.samples[1], row.samples[0]) for row in lengths.rows]
     return {
         "your measurements": lengths.rows,
-        f"your measurements with a window of {WIDER}": lengths.wide,
+        f"your measurements with a window of {NARROWER}": lengths.narrow,
         "the same side measured twice": twice,
         "your measurements with the sides exchanged": turned,
     }
@@ -455,7 +456,7 @@ def _times_claim(name: str, raced: Raced) -> Claim:
     here = near(raced.without.median.middle, says.without) and near(raced.with_cache.median.middle, says.with_cache)
     there = near(away.far_ms, says.with_cache)
     measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
-    far = f"were a trip to MongoDB {away.distance_ms:.0f} ms longer, {says.without[0]:.0f} and {away.far_ms:.0f} ms"
+    far = f"were a trip to MongoDB {away.distance_ms:.0f} ms longer, {says.without[0]:.0f} and {away.far_ms:.1f} ms"
     return Claim(f"{name}_times", f"{measured}; {far}", HOLDS if here else DEPENDS if there else FAILS, timed=True)
 
 

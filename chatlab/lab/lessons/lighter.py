@@ -113,7 +113,7 @@ async def message_of(lab: Lab, size: int = MESSAGE_BYTES) -> Trace:
 
 
 class Filled(NamedTuple):
-    """1000 messages in Redis, in bytes. `used`, `resident`: by Redis's own count and by the system's, before, with them, and after.
+    """1000 messages in Redis, in bytes. `used`: all that Redis uses, before, with them, and after.
 
     `keys`: of messages that lived at the same time; `endless`: those without an expiry; `still`: those that are there afterwards.
     """
@@ -177,7 +177,9 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
         await asyncio.sleep(PAUSE)
         draw(STEPS + step + 1)
     still = await _gone(lab, "message*")
-    return Thousand(Filled(len(keys), endless, still, messages, windows, (empty, full, _memory(lab)[0])), chart)
+    filled = Filled(len(keys), endless, still, messages, windows, (empty, full, _memory(lab)[0]))
+    await lab.alone()
+    return Thousand(filled, chart)
 
 
 def _forget(lab: Lab) -> None:

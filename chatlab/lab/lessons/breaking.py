@@ -28,6 +28,8 @@ from chatlab.programs import Name
 
 LABELS: dict[str, str] = {"redis": "Redis", "mongo": "MongoDB", "service": "the service"}
 BACK = 20.0  # seconds for the service to notice that a part is there again
+TRIES = 3
+GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made
 KNOWN_FOR = 4.0  # seconds: a token that was asked for so lately is still known, and a window so young still lives
 
 
@@ -50,9 +52,13 @@ class Works:
         self.columns: dict[str, dict[str, str]] = {}
 
     async def with_all(self) -> "Works":
-        """The column of a day without trouble."""
-        await self._warm()
-        self.columns["nothing stopped"] = await self._column(await self._read())
+        """The column of a day without trouble; again if the machine was so slow that the cache took a write for a late one."""
+        for _ in range(TRIES):
+            began = time.monotonic()
+            await self._warm()
+            self.columns["nothing stopped"] = await self._column(await self._read())
+            if time.monotonic() - began < GRACE:
+                break
         return self
 
     async def without(self, name: Name) -> "Works":
@@ -61,7 +67,7 @@ class Works:
         self.columns[f"{LABELS[name]} stopped"] = await self._column(read, lambda: self._mended(name))
         return self
 
-    async def _stopped(self, name: Name, tries: int = 3) -> str:
+    async def _stopped(self, name: Name, tries: int = TRIES) -> str:
         """Stop it, and read what was cached just before; again if the machine was so slow that the cache's 5 s were over by then."""
         began = time.monotonic()
         await self._warm()
@@ -289,9 +295,9 @@ async def trial(lab: Lab, alice: Person, bob: Person, beside: Iterable[Trial] = 
     """Change and read, change and read; then watch one message to the end of its life. To be shown beside earlier ones."""
     before = len(lab.events)
     right = [same for _ in range(ROUNDS) for same in await _round(alice, bob)]
-    trace = await alice.send(bob, "How long do I last?")
+    trace = await _cached(alice, bob)
     life = await _to_its_end(lab, trace)
-    patience = (11 if lab.settings.sweeper else 2) * lab.settings.sweep_interval  # two beats that do not come are enough
+    patience = (11 if lab.settings.sweeper else 1.1) * lab.settings.sweep_interval  # the beat that would tell does not come
     told = await lab.until(lambda: any(event["stage"] == "cleaned" and event["key"] == trace.key for event in lab.events), patience)
     beats = sum(event["stage"] == "sweep" for event in list(lab.events)[before:])
     worker = f"worker {'on' if lab.settings.sweeper else 'off'}"
@@ -312,6 +318,15 @@ async def _read_both(alice: Person, bob: Person) -> list[bool]:
     reads = [await bob.read(alice.id), await alice.read(bob.id)]
     truth = await bob.read(alice.id, fresh=True)
     return [read.messages == truth.messages for read in reads]
+
+
+async def _cached(alice: Person, bob: Person) -> Trace:
+    """A send that was cached: on a very slow machine a write to the cache may come too late, and is not made."""
+    trace = await alice.send(bob, "How long do I last?")
+    for _ in range(TRIES):
+        if "cache_message" not in trace.stages:
+            trace = await alice.send(bob, "How long do I last?")
+    return trace
 
 
 async def _to_its_end(lab: Lab, trace: Trace) -> Life:

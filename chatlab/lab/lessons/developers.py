@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
 from chatlab.serving import NOTEBOOKS, ChildService
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
+GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made
 BACK = 20.0  # seconds for what comes by itself
 COMPOSE = NOTEBOOKS.parent / "docker-compose.yml"
 NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as if both were at one"
@@ -71,19 +73,28 @@ async def what_is_heard(there: client.Person, trace: Trace) -> str:
     return LATER if trace.message in (await there.read(trace.message["senderId"])).messages else NOTHING
 
 
-async def changed_here_read_there(alice: Person, url: str) -> Rows:
-    """Each kind of change at the first process, and the read at the one with this URL right after it."""
+async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Rows:
+    """Each kind of change at the first process, and the read at the one with this URL right after it.
+
+    Once more if the machine was so slow that the cache took a write for a late one.
+    """
+    began = time.monotonic()
     partner = await alice.lab.person(f"carol-{secrets.token_hex(4)}")
     there = client.Person(url, partner.user, partner.token)
-    message = (await alice.send_by_http(partner.id, "as it was")).message
-    path = f"/api/messages/{message['_id']}"
-    rows = [await _read_there(there, alice, "a send", message)]
-    edited = (await alice.http.patch(path, json={"text": "as it is"})).json()
-    rows.append(await _read_there(there, alice, "an edit", edited))
-    reacted = (await alice.http.put(f"{path}/reactions/👍")).json()
-    rows.append(await _read_there(there, alice, "a reaction", reacted))
+    rows = [await _read_there(there, alice, what, message) async for what, message in _changes(alice, partner.id)]
     await there.close()
+    if time.monotonic() - began > GRACE and tries > 1:
+        return await changed_here_read_there(alice, url, tries - 1)
     return Rows(("done at the first process", "the next read at the second shows it", "X-Cache"), rows)
+
+
+async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json]]:
+    """A message as it is after each change."""
+    message = (await alice.send_by_http(partner, "as it was")).message
+    path = f"/api/messages/{message['_id']}"
+    yield "a send", message
+    yield "an edit", (await alice.http.patch(path, json={"text": "as it is"})).json()
+    yield "a reaction", (await alice.http.put(f"{path}/reactions/👍")).json()
 
 
 async def _read_there(there: client.Person, alice: Person, what: str, wanted: Json) -> tuple[str, ...]:

@@ -149,7 +149,8 @@ class Store:
 
     async def sent_as(self, draft: Draft) -> Message:
         """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
-        wanted = {"conversation": draft.conversation, "senderId": draft.sender, "clientId": draft.client_id}
+        named = {"$eq": draft.client_id, "$type": "string"}  # the type is told, or MongoDB does not take the index `once`
+        wanted = {"conversation": draft.conversation, "senderId": draft.sender, "clientId": named}
         found = await self.ask(self._messages.find_one(wanted))
         if found is None:  # refused for one that is not there: somebody has taken it away by hand
             raise StoreUnavailable

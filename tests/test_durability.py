@@ -125,6 +125,21 @@ async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Servic
     await asyncio.gather(alice.close(), bob.close())
 
 
+async def test_a_repeat_is_found_by_an_index(site: Site, pair: tuple[Service, Service]) -> None:
+    """In a long conversation too: MongoDB looks at one message to find the one that a client id stands for."""
+    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+    await asyncio.gather(*(say(alice, bob, f"number {number}", f"c{number}") for number in range(100)))
+    last = (await say(alice, bob, "last", "c")).json()
+    site.database.command("profile", 2)
+    try:
+        assert (await say(alice, bob, "last", "c")).json() == last
+    finally:
+        site.database.command("profile", 0)
+    found = list(site.database["system.profile"].find({"op": "query", "command.filter.clientId": {"$exists": True}}))
+    assert [(query["docsExamined"], query["nreturned"]) for query in found] == [(1, 1)]
+    await asyncio.gather(alice.close(), bob.close())
+
+
 async def test_a_client_id_belongs_to_a_sender_in_a_conversation(site: Site, pair: tuple[Service, Service]) -> None:
     """The same client id with another text is 409, also at once; of another sender, or in another conversation, it is another message."""
     alice, bob, carol = site.settle(pair[0]), site.settle(pair[1]), site.settle(pair[1])

@@ -119,14 +119,14 @@ def progress() -> Said:
 
 async def whole_flow(lab: Lab, alice: Person, bob: Person) -> Rows:
     """One message through each door, read, changed, read again, and its life in Redis to the end: what was seen of each part."""
-    rows = [(f"send, by {door}", ", ".join((await alice.send(bob, f"By {door}", door=door)).stages)) for door in ("http", "socket")]
-    trace = await alice.send(bob, "Once more from the start")
+    by_http, by_socket = [await alice.send(bob, f"By {door}", door=door) for door in ("http", "socket")]
+    rows = [("send, by http", ", ".join(by_http.stages)), ("send, by socket", ", ".join(by_socket.stages))]
     rows.append(("read", f"X-Cache: {(await bob.read(alice.id)).cache}"))
-    await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Once more, changed"})
-    held = [key for key in lab.redis_keys("message*") if "Once more, changed" in str(lab.redis_get(key))]
+    await alice.http.patch(f"/api/messages/{by_socket.id}", json={"text": "Changed"})
+    held = [key for key in lab.redis_keys("message*") if "Changed" in str(lab.redis_get(key))]
     rows.append(("change", f"new in {len(held)} keys"))
     rows.append(("read again", (await bob.read(alice.id)).messages[-1]["text"]))
-    life = await lab.life(trace)
+    life = await lab.life(by_http)
     rows.append(("life", f"in Redis {'to' if life.to_deadline else 'not to'} its deadline; then PTTL answers {life.end_code}"))
     rows.append(("worker", "told of the end" if life.told_ms else "did not tell of the end"))
     rows.append(("MongoDB", f"{len(lab.mongo_find('messages'))} messages"))

@@ -82,8 +82,9 @@ async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engine
 
 
 async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frozen, killed, stopped: the service goes on as it promises, and the folder goes with the session."""
+    """Frozen, killed, stopped: the service goes on as it promises, and the folder goes with the session; also where URLs are set."""
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("CHATLAB_REDIS_URL", "redis://127.0.0.1:1")
     lab = await start("breaks", own_engines=True)
     alice, bob = await two(lab)
     await alice.send(bob, "one")

@@ -39,7 +39,7 @@ from chatlab.lab.trace import Person, Trace
 from chatlab.lab.widgets import Chart, Chat, FlowMap, Stores, Timeline, TtlBoard, screen_of
 from chatlab.programs import Name
 from chatlab.serving import ChildService
-from chatlab.settings import load_settings
+from chatlab.settings import Settings, load_settings
 
 PASSWORD = "everybody here has this one"  # noqa: S105 - it guards nothing: the service is private and short-lived
 PATIENCE = 2.0  # seconds for a flow event to arrive
@@ -106,11 +106,15 @@ class Lab:
         if self.own_engines:
             self._fixed["data_dir"] = folder / space
             self._closing.callback(shutil.rmtree, folder / space, ignore_errors=True)
-        self.settings = load_settings(**self._fixed)
+        self.settings = self._settings()
         self._engines = self._closing.enter_context(open_engines(self.settings))
         self._looks = Looks(self._engines, space, self.settings.key_prefix)
         self._closing.callback(self._looks.close)
         self._looks.erase()  # what a kernel left that was killed
+
+    def _settings(self, **other: Any) -> Settings:
+        settings = load_settings(**self._fixed | (other or self.turned))
+        return settings.model_copy(update={"mongo_url": None, "redis_url": None}) if self.own_engines else settings
 
     async def _open_service(self) -> None:
         await self._start_service()
@@ -131,7 +135,7 @@ class Lab:
         await self._close_service()
         await asyncio.to_thread(self._look.erase)
         self.turned.clear()
-        self.settings = load_settings(**self._fixed)
+        self.settings = self._settings()
         await self._open_service()
         return self
 
@@ -232,7 +236,7 @@ class Lab:
         """
         if name not in self._beside or not self._beside[name].runs:
             own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
-            settings = load_settings(**self._fixed | own | changed)
+            settings = self._settings(**own, **changed)
             self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
         return self._beside[name].url
 
@@ -243,7 +247,7 @@ class Lab:
 
     def _changed(self, **changed: Any) -> "Lab":
         self.turned |= {name: value for name, value in changed.items() if value is not None}
-        self.settings = load_settings(**self._fixed | self.turned)
+        self.settings = self._settings()
         return self
 
     async def stop_engine(self, name: Name) -> Said:

@@ -236,7 +236,7 @@ class Lab:
         """
         if name not in self._beside or not self._beside[name].runs:
             own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
-            settings = self._settings(**own, **changed)
+            settings = self._settings(**own | changed)
             self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
         return self._beside[name].url
 

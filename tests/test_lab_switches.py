@@ -10,7 +10,7 @@ from live import eventually
 from chatlab.engines import Engines
 from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
-from chatlab.lab.claims import BY_NAME, DOCUMENT, HOLDS, Claim, Claims
+from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, Claim, Claims
 from chatlab.lab.ledger import Ledger
 from chatlab.lab.walk import Pause, Walk
 
@@ -136,7 +136,7 @@ async def test_what_goes_wrong_in_a_walk_is_told() -> None:
 
 
 def test_the_ledger_remembers(tmp_path: Path) -> None:
-    """The latest measurement of each claim, across sessions; a broken file knows nothing."""
+    """The latest measurement of each claim, across sessions."""
     ledger = Ledger(tmp_path)
     assert ledger.read() == {}
     ledger.write("04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)])
@@ -150,8 +150,16 @@ def test_the_ledger_remembers(tmp_path: Path) -> None:
     assert ledger.read()["total_bytes"].notebook == "11"
     ledger.write("13", [Claim("total_bytes", "once more", HOLDS)])
     assert ledger.read()["total_bytes"].claim.measured == "once more"
-    (tmp_path / "ledger.json").write_text("{half")
+
+
+@pytest.mark.parametrize("broken", ["{half", "[]", "null", '{"ttl_0": 1}', '{"ttl_0": {"verdict": "holds"}}', b"\xff\xfe"])
+def test_a_broken_ledger_knows_nothing_and_is_mended(tmp_path: Path, broken: str | bytes) -> None:
+    """Whatever stands in the file: it is read as empty, and the next measurement is kept."""
+    (tmp_path / "ledger.json").write_bytes(broken if isinstance(broken, bytes) else broken.encode())
+    ledger = Ledger(tmp_path)
     assert ledger.read() == {}
+    ledger.write("06", [Claim("ttl_0", "PTTL answered -2", FAILS)])
+    assert list(ledger.read()) == ["ttl_0"]
 
 
 def test_claims_have_a_place_in_the_series() -> None:

@@ -13,6 +13,13 @@ from chatlab.settings import load_settings
 WHOLE = "13"  # the notebook that measures whatever is missing
 
 
+FIELDS = {"measured": str, "verdict": str, "timed": bool, "notebook": str, "at": float}  # of a row in the file
+
+
+def _is_whole(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in FIELDS.items())
+
+
 def _is_thorough(name: str, notebook: str) -> bool:
     return notebook in (BY_NAME[name].notebook, WHOLE)
 
@@ -51,11 +58,10 @@ class Ledger:
             new.replace(self._file)
 
     def read(self) -> dict[str, Entry]:
-        """What is known, by the claims' names. A file that cannot be read knows nothing."""
-        rows = {name: row for name, row in self._rows().items() if name in BY_NAME}
+        """What is known, by the claims' names. A file that cannot be read knows nothing, nor does a row that is not whole."""
         return {
             name: Entry(Claim(name, row["measured"], row["verdict"], row["timed"]), row["notebook"], row["at"])
-            for name, row in rows.items()
+            for name, row in self._rows().items()
         }
 
     def erase(self) -> None:
@@ -64,7 +70,7 @@ class Ledger:
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         try:
-            rows: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+            rows = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return rows
+        return {name: row for name, row in rows.items() if name in BY_NAME and _is_whole(row)} if isinstance(rows, dict) else {}

@@ -316,6 +316,7 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     child = ChildService(settings)
     console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C stops both.")
     command = ["jupyter-lab", f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
+    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # no network, no question
     command += [] if open_browser else ["--no-browser"]
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.set_inheritable(child.lifeline, True)  # JupyterLab holds it now: the service ends when JupyterLab does

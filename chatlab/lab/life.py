@@ -119,10 +119,13 @@ def life_svg(life: Life) -> str:
     def x(second: float) -> str:
         return f"{LEFT + second * scale:.1f}"
 
+    moments = life.moments()
+    height = 100 + 20 * len(moments)
+    colours = ["#000000", "#000000", *["#c2410c"] * bool(life.ended_ms), *["#1d4ed8"] * bool(life.told_ms)]  # those of the marks
     rows = [
-        f'<text x="{LEFT}" y="{100 + 20 * row}">{second:.2f} s  {what}</text>'
-        for row, (second, what) in enumerate(life.moments())
-    ]  # fmt: skip
+        f'<text x="{LEFT}" y="{100 + 20 * row}" fill="{colour}">{second:.2f} s  {what}</text>'
+        for row, ((second, what), colour) in enumerate(zip(moments, colours, strict=True))
+    ]
     ticks = [
         f'<path d="M{x(second)} 62v6" stroke="#566170"/><text x="{x(second)}" y="80" text-anchor="middle" fill="#566170">{second}</text>'
         for second in range(int(7 if scale == PER_SECOND else end) + 1)
@@ -130,9 +133,9 @@ def life_svg(life: Life) -> str:
     marks = [f'<path d="M{x(end)} 26v40" stroke="#c2410c" stroke-width="2"/>'] if life.ended_ms else []
     marks += [f'<circle cx="{x(life.told_at)}" cy="48" r="6" fill="#1d4ed8"/>'] if life.told_ms else []
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 180" width="{WIDTH}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" font-family="sans-serif" font-size="13">',
         f"<title>The life of {life.key}</title>",
-        f'<rect width="{WIDTH}" height="180" rx="8" fill="#ffffff" stroke="#b9c3cf"/>',
+        f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#ffffff" stroke="#b9c3cf"/>',
         f'<text x="{LEFT}" y="22" font-family="monospace">{life.key}</text>',
         f'<rect x="{LEFT}" y="38" width="{end * scale:.1f}" height="20" rx="6" fill="#17877a"/>',
         f'<path d="M{LEFT} 62H{WIDTH - LEFT}" stroke="#566170"/>',

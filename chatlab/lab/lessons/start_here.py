@@ -30,7 +30,7 @@ async def gone_at(lab: Lab, answer: Any) -> Verdict:
 def _hint(answer: float, life: Life) -> str:
     measured = f"This one was read at 2 s and gone at {life.lasted:.2f} s."
     if abs(answer - 2 - life.ttl_ms / 1000) <= NEAR_ENOUGH:
-        return f"{measured} Your answer would hold if reading began a new life. Compare redis_pttl(key) before and after a read."
+        return f"{measured} Your answer would hold if reading began a new life. Compare lab.redis_pttl(key) before and after a read."
     if answer > life.lasted:
         return f"{measured} Do not take the worker's word for the end: look at the first line in the life above that does not find the key."
     return f"{measured} Look at the last line in the life above that still finds the key."

@@ -109,8 +109,7 @@ class Table:
         return "\n".join(_line(*row, wide) for row in [(False, self._heads), *self._rows])
 
     def _repr_html_(self) -> str:
-        rows = [(timed, (*cells[:-1], f"{cells[-1]} {TIMED}" if timed else cells[-1])) for timed, cells in self._rows]
-        return claims_table(self._heads, rows)
+        return claims_table(self._heads, [(timed, _marked(cells) if timed else cells) for timed, cells in self._rows])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         said = {"text/plain": repr(self), "text/html": self._repr_html_()}
@@ -128,6 +127,12 @@ def framed(html: str) -> ipywidgets.HTML:
 
 def dressed(html: str) -> str:
     return f'<div class="jp-RenderedHTMLCommon" style="display: inline-block">{html}</div>'
+
+
+def _marked(cells: Sequence[str]) -> tuple[str, ...]:
+    """With the mark behind the last cell that is not empty."""
+    last = max(place for place, cell in enumerate(cells) if cell)
+    return (*cells[:last], f"{cells[last]} {TIMED}", *cells[last + 1 :])
 
 
 def _line(timed: bool, cells: Sequence[str], wide: int) -> str:

@@ -248,17 +248,18 @@ def missing() -> list[Experiment]:
 async def fill(lab: Lab, chart: Chart) -> Said:
     """Do the experiments that are missing, some of them at a time, each with a service of its own."""
     wanted, done, turn = missing(), 0, asyncio.Semaphore(AT_ONCE)
-    chart.progress(0, len(wanted) or 1)
+    whole = len(wanted) or 1
+    chart.progress(0, whole)
 
     async def one(experiment: Experiment) -> None:
         nonlocal done
         async with turn:
             await _in_its_own(f"{lab.name}_{'_'.join(experiment.notebooks)}", experiment)
         done += 1
-        chart.progress(done, len(wanted))
+        chart.progress(done, whole)
 
     outcomes = await asyncio.gather(*(one(experiment) for experiment in wanted), return_exceptions=True)
-    chart.progress(1, 1)
+    chart.progress(whole, whole)
     left = [row.name for row in ledger() if row.entry is None]
     told = [f"Without a measurement: {', '.join(left) or 'none'}."]
     for experiment, wrong in zip(wanted, outcomes, strict=True):

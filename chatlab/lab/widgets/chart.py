@@ -82,7 +82,7 @@ class Chart(Paced):
         return {"title": self.title, "picture": self._picture(), "marks": list(self._marks), "progress": progress, "said": said}
 
     def _picture(self) -> str:
-        return chart_svg(self.title, self.sides(), **self._look)
+        return chart_svg(self.title, self.sides(), **self._look, begun=self._of > 0)
 
     def _lines(self) -> list[str]:
         return [_line(side, self.unit) for side in self.sides()]

@@ -12,17 +12,17 @@ from typing import Any
 Json = dict[str, Any]
 Scale = Callable[[float], float]
 
-WIDTH, LEFT, RIGHT = 640, 20, 620
+WIDTH, LEFT, RIGHT = 640, 20, 608  # the last mark may be 1,000,000, with its middle at RIGHT
 ROW = 66  # of one side
 PLOT = 240  # height of lines
 COLOURS = ("#1d6fb8", "#c2570c", "#14917f", "#8a4fbf", "#8a6d00")
 INK, QUIET, LINE, GROUND = "#1b2430", "#566170", "#b9c3cf", "#ffffff"
 
 
-def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str) -> str:
+def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str, begun: bool = False) -> str:
     """`sides` as `Chart.sides` gives them. With `log` every axis is logarithmic as far as its values allow."""
     if not any(side["count"] for side in sides):
-        return framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
+        return framed(title, 40, []) if begun else framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
     if "points" in sides[0]:
         return framed(title, PLOT + 112, _lines(sides, unit, log, x))
     return framed(title, 86 + ROW * len(sides), _strips(sides, unit, log))

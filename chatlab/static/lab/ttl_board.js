@@ -191,7 +191,7 @@ function sentence(item) {
   const since = (moment) => seconds(moment - item.cachedMs);
   const expired = () => `expired: at ${since(item.endedMs)} Redis no longer had it`;
   return {
-    live: () => `in Redis for ${seconds(item.ttlMs)}`,
+    live: () => `in Redis for ${seconds(item.ttlMs)}${item.deadlineMs - item.cachedMs > item.ttlMs + 500 ? "; its deadline was moved" : ""}`,
     expired: () => `${expired()}; the worker has not told of it yet`,
     gone: () => `${expired()} · gone: cleaned, told by the worker at ${since(item.toldMs)}`,
     lost: () => `gone at ${since(item.endedMs)}, before its deadline: somebody deleted it`,

@@ -5,6 +5,7 @@ An exercise is a line with `...` where the learner's answer goes; a check that i
 
 import functools
 import html
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,19 @@ def tried(rule: Any, *given: Any) -> Any:
         return rule(*given)
     except Exception as wrong:  # noqa: BLE001 - whatever a learner writes
         raise Unusable(f"Your function could not be used: {type(wrong).__name__}: {wrong}. Mind its arguments.") from None
+
+
+def number_tried(rule: Any, *given: Any) -> float:
+    """The number that the learner's function says to this. Raises Unusable when it says none, or one that nothing can be held against."""
+    said = tried(rule, *given)
+    if not is_number(said):
+        raise Unusable(f"Your function says {said!r} to {', '.join(f'{value:g}' for value in given)}. It is to say a number.")
+    return float(said)
+
+
+def is_number(answer: Any) -> bool:
+    """A number that others can be compared with: `nan` is none, and neither is True."""
+    return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
 
 
 def check(ask: Check) -> Check:

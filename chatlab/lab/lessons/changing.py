@@ -15,7 +15,7 @@ from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
 from chatlab.message import now
 
@@ -213,7 +213,7 @@ async def crossed(lab: Lab, alice: Person, bob: Person) -> Trace:
 @check
 async def stale_for(lab: Lab, alice: Person, bob: Person, seconds: Any) -> Verdict:
     """For how long can the old text be read? Sends, lets time pass, reads, lets time pass, edits without the window, and reads on."""
-    if not isinstance(seconds, int | float):
+    if not is_number(seconds):
         return not_yet("The answer is a number of seconds, counted from the edit.")
     trace = await afresh(lab, alice, bob, "Meet at six")
     left = _aged(lab, LIFE, READ_AT)

@@ -16,7 +16,7 @@ from chatlab.lab.claims import TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
 
 LIFE = 5000  # milliseconds
@@ -290,7 +290,7 @@ def _judged(lab: Lab, kind: str) -> Verdict:
 @check
 async def time_left(lab: Lab, one: Person, other: Person, answer: Any) -> Verdict:
     """How long the window still holds a message that came 1 s after it was begun. Sends two, and asks PTTL."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not is_number(answer):
         return not_yet("The answer is a number of seconds, such as 3.")
     first, second = await _two_sends(lab, one, other, THIRD_AT, 0.45)
     measured = f"The second came {(second.at - first.at) / 1000:.2f} s after the first, and PTTL answered {second.pttl}."

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ipywidgets
@@ -18,7 +18,7 @@ from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims
 from chatlab.lab.measure import Table, dressed, framed, in_turn, percent, race, share, told, write
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet
+from chatlab.lab.verdicts import Verdict, check, correct, not_yet, number_tried
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.live import VIEW
 
@@ -339,29 +339,14 @@ async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced)
 @check
 async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
-    if not callable(answer):
-        return not_yet("The answer is a function of the two times: lambda without, with_cache: ...")
     rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
     told = [("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3), ("100 ms without and 50 ms with", 100.0, 50.0, 0.5)]
     for name, without, with_cache, share_saved in (*rows, *told):
-        said = _called(answer, without, with_cache)
-        if isinstance(said, str):
-            return not_yet(said)
+        said = number_tried(answer, without, with_cache)
         if abs(said - share_saved) > 0.001:
             return not_yet(_improved_hint(name, without, with_cache, said))
     yours = ", ".join(f"{raced.operation} {percent(raced.saved.middle)}" for raced in found)
     return correct(f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %.")
-
-
-def _called(answer: Callable[..., Any], *given: Any) -> float | str:
-    """What the learner's function says; a sentence when that is no number."""
-    try:
-        said = answer(*given)
-    except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
-        return f"Your function failed: {type(wrong).__name__}: {wrong}. It was given {', '.join(f'{number:g}' for number in given)}."
-    if isinstance(said, bool) or not isinstance(said, int | float):
-        return f"Your function gave {said!r}. The answer is a number."
-    return float(said)
 
 
 def _improved_hint(name: str, without: float, with_cache: float, said: float) -> str:
@@ -386,25 +371,22 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
 @check
 async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
-    if not callable(answer):
-        return not_yet("The answer is a function of three numbers: lambda wanted, measured, trips: ...")
     rows = [(raced.operation, raced.outcome.race.claim.without[0], _medians(raced)[0], raced.outcome.race.trips[0]) for raced in found]
     for operation, wanted, measured, trips in (
         *rows,
         ("something that takes two trips", 100.0, 4.0, 2),
         ("with three trips", 40.0, 10.0, 3),
     ):
-        said = _called(answer, wanted, measured, trips)
-        if isinstance(said, str):
-            return not_yet(said)
+        said = number_tried(answer, wanted, measured, trips)
         took = measured + trips * said
         if abs(took - wanted) > 0.1:
             return not_yet(
                 f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
                 f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
             )
-    told = "; ".join(f"{raced.operation} {raced.outcome.distance_ms:.0f} ms, with the cache {raced.outcome.far_ms:.1f}" for raced in found)
-    return correct(f"For the document's times without a cache a trip must take longer by, and it then takes: {told}.")
+    longer = ", ".join(f"{raced.outcome.distance_ms:.0f} ms for {raced.operation}" for raced in found)
+    then = ", ".join(f"{raced.outcome.far_ms:.1f} ms for {raced.operation}" for raced in found)
+    return correct(f"For the document's times without a cache a trip must take longer by {longer}. With the cache it is then {then}.")
 
 
 @check

@@ -17,7 +17,7 @@ from chatlab.lab.life import Life
 from chatlab.lab.measure import Table
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet
+from chatlab.lab.verdicts import Verdict, check, correct, is_number, not_yet
 from chatlab.lab.widgets import Chart
 from chatlab.sweeper import GONE, NO_EXPIRY
 
@@ -332,7 +332,7 @@ async def extended(lab: Lab, sender: Person, receiver: Person, answer: Any) -> V
         return not_yet(f"{measured} {hints[after.pttl]}")
     if abs(after.deadline - before.deadline) <= NEAR:
         return not_yet(
-            f"{measured} That is the old deadline. Looking and reading do not move it; and what number makes it {wanted} from now?"
+            f"{measured} That is the old deadline, or very near it. Looking and reading do not move it. What number makes it {wanted}?"
         )
     if not wanted - 1000 <= after.pttl <= wanted:
         return not_yet(f"{measured} The deadline has moved, but {wanted // 1000} s from now is {wanted}. In which unit is your number?")
@@ -345,7 +345,7 @@ async def extended(lab: Lab, sender: Person, receiver: Person, answer: Any) -> V
 @check
 async def latest_word(lab: Lab, measured: Lags, answer: Any) -> Verdict:
     """A bound, in seconds, for the worker's word with any number of keys. Held against what was measured, then against 20,000 keys anew."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
+    if not is_number(answer):
         return not_yet("The answer is a number of seconds, such as 3.")
     beat = lab.settings.sweep_interval
     if answer < beat * (1 - APART / 1000):

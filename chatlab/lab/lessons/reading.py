@@ -11,7 +11,7 @@ from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
 
 WINDOW = "messages:alice:bob"
@@ -235,7 +235,7 @@ async def late_fill(lab: Lab, reader: Person, other: Person, act: Callable[[], A
 @check
 async def half_hits(lab: Lab, alice: Person, bob: Person, every: Any) -> Verdict:
     """With a read every so many seconds, is one of two a hit? Reads; the time between is taken off the window's life."""
-    if not isinstance(every, int | float) or not SHORTEST <= every <= LONGEST:
+    if not is_number(every) or not SHORTEST <= every <= LONGEST:
         return not_yet(f"The answer is a number of seconds from {SHORTEST} to {LONGEST:.0f}.")
     end_window(lab)
     outcomes = [await _read_and_age(lab, alice, bob, every) for _ in range(READS)]

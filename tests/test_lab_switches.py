@@ -1,5 +1,6 @@
 """What a session can do to its own service and engines, how it counts questions, and what it remembers of claims."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ async def test_questions_are_counted(lab: Lab) -> None:
     assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (["insert messages"], ["EVALSHA message", "EVALSHA messages"])
     assert trace.id not in str(sent)
     assert repr(sent).startswith("MongoDB was asked once: insert messages\nRedis was asked 2 times: ")
+
+
+async def test_looks_of_a_widget_are_not_counted(lab: Lab) -> None:
+    """Only the service's questions count: what looks at both stores several times a second waits as long."""
+    alice, bob = await two(lab)
+    stores, looks = lab.stores(await alice.send(bob, "looked at")), list[int]()
+    look = stores.look
+
+    def counted() -> dict[str, Any]:
+        looks.append(1)
+        return look()
+
+    stores.look = counted  # type: ignore[method-assign]
+    stores._handle_custom_msg({"views": 1}, [])
+    await eventually(lambda: looks)
+    assert await lab.asked(asyncio.sleep(0.6)) == ([], [])  # in which two more would come
+    count = len(looks)
+    await eventually(lambda: len(looks) > count)
 
 
 async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:

@@ -81,6 +81,7 @@ class Lab:
         self._screen = screen_of(name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
+        self.counting = asyncio.Lock()  # held while commands are counted: widgets do not look at the stores meanwhile
         self._closing = contextlib.ExitStack()
         self._engines: Engines | None = None
         self._service: ChildService | None = None
@@ -455,8 +456,9 @@ class Lab:
 
     async def asked(self, act: Awaitable[Any]) -> Asked:
         """The commands that the service gives to MongoDB and to Redis while this goes on: `await lab.asked(bob.read("alice"))`."""
-        with self._look.listening() as asked:
-            await act
+        async with self.counting:
+            with self._look.listening() as asked:
+                await act
         return asked
 
     # --- widgets -------------------------------------------------------------------------------------------------------------

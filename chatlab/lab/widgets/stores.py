@@ -22,7 +22,9 @@ WHERE = {"store": "MongoDB", "message": "Redis, the message", "window": "Redis, 
 
 
 class Looking(Protocol):
-    """The looks of a session that this needs."""
+    """The looks of a session that this needs; and the lock of who counts them."""
+
+    counting: asyncio.Lock
 
     def redis_get(self, key: str) -> str | list[str] | None: ...
     def redis_pttl(self, key: str) -> int: ...
@@ -97,7 +99,8 @@ class Stores(Live):
     async def run(self) -> None:
         while True:
             await self._seen.wait()
-            now = await asyncio.to_thread(self.look)
+            async with self._lab.counting:
+                now = await asyncio.to_thread(self.look)
             if _differ(self.model, now):
                 self.model = now
             await asyncio.sleep(EVERY)

@@ -130,7 +130,7 @@ class Raced(Table):
 
     def at_least(self, part: float) -> str:
         """In the words of the prediction."""
-        return A_THIRD if self.saved.high >= part else NO_THIRD
+        return A_THIRD if self.saved.middle >= part else NO_THIRD
 
 
 A_THIRD, NO_THIRD = "a third less, or better", "nothing like a third"

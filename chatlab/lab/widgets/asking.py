@@ -5,6 +5,7 @@ from typing import Any
 
 import ipywidgets
 
+from chatlab.lab.claims import TIMED
 from chatlab.lab.said import Said
 from chatlab.lab.widgets.live import VIEW
 
@@ -21,11 +22,11 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
     def answer(self) -> str:
         return str(self._choice.value)
 
-    def against(self, measured: str) -> Said:
-        """What was said, what was measured. From now on the answer stands."""
+    def against(self, measured: str, *, timed: bool = False) -> Said:
+        """What was said, what was measured. From now on the answer stands. `timed`: another machine may measure something else."""
         self._choice.disabled = True
         verdict = "So it is." if self.answer == measured else "Not so; read on for the reason."
-        return Said(f"You said: {self.answer}. Measured: {measured}. {verdict}")
+        return Said(f"{f'{TIMED} ' if timed else ''}You said: {self.answer}. Measured: {measured}. {verdict}")
 
     def __repr__(self) -> str:
         return f"{self.question} ({' / '.join(self.options)})"

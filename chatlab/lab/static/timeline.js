@@ -83,7 +83,8 @@ function timeline(root, model, { big, now }) {
   function wordsOf(life) {
     const group = part(null, "g", {});
     const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
-    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key);
+    const room = x(life.deadlineMs) - x(life.cachedMs); // a short life has room for the end of its name alone
+    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key).replace(room < 120 ? "message:" : "", "");
     if (life.toldMs) {
       part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
       part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: y, r: 5 });

@@ -130,9 +130,9 @@ def address_of(door: socket.socket) -> str:
 
 
 def _attach(door: socket.socket) -> None:
-    threading.Thread(target=_end_with_parent, name="chatlab-attached", daemon=True).start()
     sys.stdout.write(f"{address_of(door)}\n")
-    sys.stdout.flush()
+    sys.stdout.flush()  # before anything can end it: who asks only whether it starts has an answer
+    threading.Thread(target=_end_with_parent, name="chatlab-attached", daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -165,11 +165,6 @@ class Lives(NamedTuple):
         return abs(self.second.born - self.first.born) > NEAR or abs(self.second.ends - self.first.ends) * 1000 > NEAR
 
     @property
-    def begun_anew(self) -> bool:
-        """Did the third?"""
-        return self.third.born > self.first.born + NEAR and len(self.third.messages) == 1
-
-    @property
     def prediction(self) -> str:
         return "5 s after the second" if self.renewed else "5 s after the first"
 

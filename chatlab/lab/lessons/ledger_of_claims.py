@@ -102,6 +102,8 @@ def part_that_holds(table: Table) -> str:
     """In the words of the prediction."""
     found = score(table)
     measured = len(table) - found.missing
+    if not measured:
+        return "nothing yet"
     return "all of them" if found.holds == len(table) else "more than half, not all" if found.holds > measured / 2 else "fewer than half"
 
 

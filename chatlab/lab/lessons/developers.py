@@ -24,6 +24,7 @@ from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made
 BACK = 20.0  # seconds for what comes by itself
+ENGINES = {"mongo_url", "redis_url", "data_dir", "mongod", "redis_server"}  # the settings that say which are used
 COMPOSE = NOTEBOOKS.parent / "docker-compose.yml"
 NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as if both were at one"
 
@@ -158,6 +159,8 @@ def _changed(lab: Lab, answer: Any) -> Settings:
     unknown = [name for name in answer if name not in Settings.model_fields]
     if unknown:
         raise Unusable(f"There is no setting {unknown[0]!r}. Settings.model_fields has them all: database, port, key_prefix, cache_ttl ...")
+    if elsewhere := sorted(ENGINES & set(answer)):
+        raise Unusable(f"With another {elsewhere[0]} it would have engines of its own. Here both are to share one MongoDB and one Redis.")
     try:
         return load_settings(**lab.settings.model_dump() | answer | {"port": 0})
     except SettingsError as wrong:

@@ -75,3 +75,5 @@ class EngineError(ChatlabError):
     def __init__(self, detail: str, mend: str = "") -> None:
         super().__init__(detail)
         self.mend = mend
+        if mend:
+            self.add_note(f"Mend it with: {mend}")  # a notebook shows the traceback alone

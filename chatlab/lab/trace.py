@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatlab import client
 from chatlab.client import Json
+from chatlab.errors import EngineError
 from chatlab.flow import Event
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ class Person(client.Person):
     lab: "Lab"
 
     async def send(self, other: "Person", text: str, *, door: str = "http") -> Trace:
-        """Send by this door (`http` or `socket`). Raises what the service refuses, as an error of `chatlab.errors`."""
+        """Send by this door (`http` or `socket`). Raises what the service refuses; EngineError once the session has ended."""
+        if self.http.is_closed:
+            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
         if door == "socket" and not self.socket.connected:
             await self.connect()
         answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(other.id, text)

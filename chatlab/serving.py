@@ -36,6 +36,7 @@ from chatlab.settings import PREFIX, Settings
 from chatlab.sweeper import Sweeper
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+QUIET = Path(__file__).parent / "lab" / "jupyter"  # JupyterLab asks nobody for news; everybody may still set that otherwise
 _ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # a proxy is not on the way to one's own child
 READY_WITHIN = 30.0  # seconds a child service has to answer
 STOP_WITHIN = 15.0  # seconds it has to end
@@ -314,13 +315,13 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     if not NOTEBOOKS.is_dir():
         raise EngineError("The notebooks are not here: they come with the repository, not with the package.", "git clone the repository")
     child = ChildService(settings)
-    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C stops both.")
+    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C, twice, stops both.")
     command = ["jupyter-lab", f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
-    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # no network, no question
     command += [] if open_browser else ["--no-browser"]
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.set_inheritable(child.lifeline, True)  # JupyterLab holds it now: the service ends when JupyterLab does
-    os.execvpe(command[0], command, os.environ | {"PATH": _with_scripts()})  # noqa: S606 - found above
+    quiet = os.pathsep.join(filter(None, [str(QUIET), os.environ.get("JUPYTER_CONFIG_PATH")]))
+    os.execvpe(command[0], command, os.environ | {"PATH": _with_scripts(), "JUPYTER_CONFIG_PATH": quiet})  # noqa: S606 - found above
 
 
 def _with_scripts() -> str:

@@ -200,7 +200,9 @@ def test_a_life_tells_its_moments_apart() -> None:
 
 def test_what_is_shown_has_a_fixed_text() -> None:
     """No address of an object stands in what a saved notebook shows; the doctor's headline says whether all is here."""
-    asked = predict("When?", "now", "later", chosen="later")
+    asked = predict("When?", "now", "later")
     assert repr(asked) == "When? (now / later)"
-    assert "Not so" in asked.against("now")
+    assert str(asked.against("now")) == "You gave no answer. Measured: now."
+    asked.children[1].value = "later"
+    assert str(asked.against("now")) == "You said: later. Measured: now. Not so; read on for the reason."
     assert repr(doctor()).splitlines()[0] == "Everything that the notebooks need is here."

@@ -18,6 +18,7 @@ from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Verdict, check, correct, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
 from chatlab.lab.widgets import Chart
+from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
 
 LIFE = 5000  # milliseconds
@@ -227,7 +228,7 @@ class Alone(NamedTuple):
         return f"{self.life!r}\n{self.told}"
 
     def _repr_html_(self) -> str:
-        return f"{self.life._repr_svg_()}\n<p>{self.told}</p>"
+        return f"{image_of(self.life._repr_svg_(), repr(self.life))}\n<p>{self.told}</p>"
 
 
 async def alone(lab: Lab, trace: Trace) -> Alone:

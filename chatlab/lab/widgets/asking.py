@@ -13,20 +13,22 @@ from chatlab.lab.widgets.live import VIEW
 class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
     """A question to answer before it is tried. `against` closes it."""
 
-    def __init__(self, question: str, options: list[str], chosen: str) -> None:
+    def __init__(self, question: str, options: list[str]) -> None:
         self.question, self.options = question, options
-        self._choice = ipywidgets.RadioButtons(options=options, value=chosen, layout={"width": "max-content"})
+        self._choice = ipywidgets.RadioButtons(options=options, value=None, layout={"width": "max-content"})
         super().__init__([ipywidgets.HTML(f"<b>{html.escape(question)}</b>"), self._choice])
 
     @property
-    def answer(self) -> str:
-        return str(self._choice.value)
+    def answer(self) -> str | None:
+        """None while nothing is chosen."""
+        return None if self._choice.value is None else str(self._choice.value)
 
     def against(self, measured: str, *, timed: bool = False) -> Said:
         """What was said, what was measured. From now on the answer stands. `timed`: another machine may measure something else."""
         self._choice.disabled = True
-        verdict = "So it is." if self.answer == measured else "Not so; read on for the reason."
-        return Said(f"{f'{TIMED} ' if timed else ''}You said: {self.answer}. Measured: {measured}. {verdict}")
+        said = f"You said: {self.answer}." if self.answer else "You gave no answer."
+        verdict = "" if self.answer is None else " So it is." if self.answer == measured else " Not so; read on for the reason."
+        return Said(f"{f'{TIMED} ' if timed else ''}{said} Measured: {measured}.{verdict}")
 
     def __repr__(self) -> str:
         return f"{self.question} ({' / '.join(self.options)})"
@@ -37,6 +39,6 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
         return {"text/plain": repr(self), "text/html": f"<p><b>{html.escape(self.question)}</b></p><ul>{options}</ul>", VIEW: view}
 
 
-def predict(question: str, *options: str, chosen: str | None = None) -> Prediction:
-    """Ask before it is tried. `chosen` is what stands there first, so that a notebook runs through without anybody."""
-    return Prediction(question, list(options), chosen or options[0])
+def predict(question: str, *options: str) -> Prediction:
+    """Ask before it is tried. Who gives no answer can go on all the same."""
+    return Prediction(question, list(options))

@@ -9,7 +9,7 @@ import time
 from bisect import insort
 from typing import Any
 
-from chatlab.lab.widgets.chart_svg import chart_svg
+from chatlab.lab.widgets.chart_svg import chart_svg, image_of
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 
 DOTS = 240
@@ -89,7 +89,7 @@ class Chart(Paced):
 
     def snapshot(self) -> str:
         marks = "".join(f"<p>{html.escape(mark)}</p>" for mark in self._marks)
-        return f"{self._picture()}\n{marks}"
+        return f"{image_of(self._picture(), '; '.join([self.title, *self._lines()]))}\n{marks}"
 
     def __repr__(self) -> str:
         return "\n".join([self.title, *self._lines(), *self._marks])

@@ -3,6 +3,7 @@
 The attributes are what a plain page shows; in JupyterLab the classes take its theme's colours.
 """
 
+import base64
 import html
 import math
 from collections import Counter
@@ -158,6 +159,12 @@ def framed(title: str, height: float, drawn: Iterable[str]) -> str:
         *drawn,
         "</svg>",
     ])  # fmt: skip
+
+
+def image_of(svg: str, words: str) -> str:
+    """A picture within HTML, as pages that drop drawings (and spill their words) show it too. `words`: for who cannot see it."""
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<img class="measured" alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _of(number: int, what: str = "fill") -> str:

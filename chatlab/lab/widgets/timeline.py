@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chatlab.flow import Event
+from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.timeline_svg import timeline_svg
 
@@ -57,7 +58,7 @@ class Timeline(Paced):
         return {"shownMs": SHOWN * 1000, "beats": list(self._beats), "lives": [dict(life) for life in self._lives.values()]}
 
     def snapshot(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>\n{timeline_svg(self.state())}"
+        return f"<p>{html.escape(repr(self))}</p>\n{image_of(timeline_svg(self.state()), 'The beats of the worker, and the lives of keys')}"
 
     def __repr__(self) -> str:
         return "The worker's timeline: live in a running notebook."

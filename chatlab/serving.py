@@ -315,7 +315,8 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     if not NOTEBOOKS.is_dir():
         raise EngineError("The notebooks are not here: they come with the repository, not with the package.", "git clone the repository")
     child = ChildService(settings)
-    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab opens on notebook 00. Ctrl-C, twice, stops both.")
+    opens = "opens on notebook 00" if open_browser else "tells its address below"
+    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab {opens}. Ctrl-C, twice, stops both.")
     command = ["jupyter-lab", f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}", "--LabApp.default_url=/lab/tree/00_start_here.ipynb"]
     command += [] if open_browser else ["--no-browser"]
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []

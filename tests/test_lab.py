@@ -15,6 +15,7 @@ import redis
 from live import eventually
 
 from chatlab.engines import Engines
+from chatlab.errors import EngineError
 from chatlab.lab import Lab, doctor, predict, start
 from chatlab.lab.lessons import start_here
 from chatlab.lab.life import Life
@@ -160,8 +161,12 @@ async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
 
 
 async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
-    """When the service dies, the widgets say so and name the cell to run; a check says that it cannot tell, and does not raise."""
+    """When the service dies, the widgets say so and name the cell to run; a check says that it cannot tell, and does not raise.
+
+    After the end a send and a read say that the session has ended.
+    """
     lab = await begin("trouble")
+    alice, bob = await lab.person("alice"), await lab.person("bob")
     board, flow = lab.ttl_board(), lab.flow_map()
     assert lab.pid
     os.kill(lab.pid, signal.SIGKILL)
@@ -170,6 +175,9 @@ async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
     assert (await start_here.gone_at(lab, 5)).kind == CANNOT_TELL
     await lab.end()
     assert "ended" in repr(lab)
+    for act in (alice.send(bob, "too late"), alice.read("bob")):
+        with pytest.raises(EngineError, match=r"The session has ended\."):
+            await act
 
 
 async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:

@@ -1,6 +1,8 @@
 """What a session can do to its own service and engines, how it counts questions, and what it remembers of claims."""
 
 import asyncio
+import fcntl
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, Claim, Claims
 from chatlab.lab.ledger import Ledger
+from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.walk import Pause, Walk
 
 
@@ -120,6 +123,21 @@ async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest
     lab.thaw("mongo")
     assert str(await lab.end()).startswith("The service has ended.")
     assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
+
+
+def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
+    """Folders of engines that nobody uses are removed; one whose session lives stays, and so does one whose keeper is still at work."""
+    for name in ("lab_03", "lab_03_2", "lab_07"):
+        (tmp_path / name / "db").mkdir(parents=True)
+    space, lock = take_space("03", tmp_path)
+    with (tmp_path / "lab_07" / "lock").open("w") as keeper:
+        fcntl.flock(keeper, fcntl.LOCK_EX)
+        remove_left(tmp_path)
+    assert space == "lab_03"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["lab_03", "lab_07"]
+    os.close(lock)
+    remove_left(tmp_path)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 async def test_a_race_happens_every_time() -> None:

@@ -285,7 +285,7 @@ async def test_lines_run_along_x() -> None:
     for x, y in ((1000, 5.0), (10, 1.0), (100, 2.0)):
         chart.point("from MongoDB", x, y)
     assert chart.sides() == [{"side": "from MongoDB", "count": 3, "points": [(10, 1), (100, 2), (1000, 5)]}]
-    places = [float(point.split(",")[0]) for point in re.findall(r'points="([^"]*)"', chart.snapshot())[0].split()]
+    places = [float(point.split(",")[0]) for point in re.findall(r'points="([^"]*)"', chart.state()["picture"])[0].split()]
     assert places == sorted(places)
     assert repr(chart) == "Length against time\nfrom MongoDB: 3 points"
     with pytest.raises(ValueError, match="no measurement"):

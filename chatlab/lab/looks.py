@@ -4,8 +4,10 @@ Keys are spoken of without the session's prefix, as the service names them for e
 who want to do something to a key of this session themselves.
 """
 
+import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pymongo
@@ -20,6 +22,16 @@ from chatlab.message import from_document
 
 PATIENCE = 2.0  # seconds for an engine's answer
 EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "REPLICAOF", "SWAPDB", "ACL", "FUNCTION", "SCRIPT", "MONITOR"}
+
+
+async def looked_until(found: Callable[[], Any], within: float, every: float = 0.01) -> bool:
+    """Look again and again until it is so, for what nobody tells of; `within` and `every` are seconds. False when it did not come."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while not found():  # noqa: ASYNC110 - see above
+                await asyncio.sleep(every)
+            return True
+    return False
 
 
 class Looks:

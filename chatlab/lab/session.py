@@ -34,7 +34,7 @@ from chatlab.lab.ledger import Ledger
 from chatlab.lab.life import SELDOM, Life
 from chatlab.lab.looks import Looks
 from chatlab.lab.said import Said, words
-from chatlab.lab.space import take_space
+from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.trace import Person, Trace
 from chatlab.lab.widgets import Chart, Chat, FlowMap, Stores, Timeline, TtlBoard, screen_of
 from chatlab.programs import Name
@@ -101,6 +101,7 @@ class Lab:
 
     def _open_engines(self) -> None:
         folder = self._folder
+        remove_left(folder)
         space, self._lock = take_space(self.name, folder)
         self._closing.callback(os.close, self._lock)
         self._fixed = OWN | {"database": space, "key_prefix": f"{space}:"} | self.given
@@ -448,6 +449,11 @@ class Lab:
     def redis_client(self) -> Redis:
         """One more client of this session's Redis, for two at a time: `with lab.redis_client() as redis`. Its keys have the prefix."""
         return self._look.client()
+
+    def redis_clock(self) -> int:
+        """Redis's time in microseconds, by which the service dates its windows."""
+        seconds, microseconds = self.redis("TIME")
+        return int(seconds) * 1_000_000 + int(microseconds)
 
     @property
     def messages(self) -> Collection[Json]:

@@ -1,8 +1,11 @@
 """A name for a session's database and keys that no other running session has, on this machine's data folder."""
 
+import contextlib
 import fcntl
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from chatlab.errors import EngineError
@@ -28,3 +31,24 @@ def take_space(name: str, folder: Path) -> tuple[str, int]:
         else:
             return space, lock
     raise EngineError(f"{MOST} kernels have a session of this notebook.", "end some of them")
+
+
+def remove_left(folder: Path) -> None:
+    """Remove the engines' data of sessions that were killed: nobody has their name, and no keeper runs in them."""
+    for left in folder.glob("lab_*"):
+        if left.is_dir():
+            with _taken(folder / f"{left.name}.lock") as free, _taken(left / "lock") as still:
+                if free and still:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _taken(path: Path) -> Iterator[bool]:
+    """The lock, for as long as this lasts; False if somebody has it."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

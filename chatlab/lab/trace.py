@@ -123,12 +123,20 @@ class Person(client.Person):
 
     async def send(self, other: "Person", text: str, *, door: str = "http") -> Trace:
         """Send by this door (`http` or `socket`). Raises what the service refuses; EngineError once the session has ended."""
-        if self.http.is_closed:
-            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+        self._must_be_there()
         if door == "socket" and not self.socket.connected:
             await self.connect()
         answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(other.id, text)
         return Trace(answer.message, answer.took_ms, await self.lab.way_of(answer.message["_id"]))
+
+    async def read(self, other: str, *, fresh: bool = False, **page: int) -> client.Reading:
+        """As a client reads; EngineError once the session has ended."""
+        self._must_be_there()
+        return await super().read(other, fresh=fresh, **page)
+
+    def _must_be_there(self) -> None:
+        if self.http.is_closed:
+            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
 
     def __repr__(self) -> str:
         return f"{self.id}, signed up and logged in"

@@ -1,7 +1,6 @@
 """Notebook 12: parts stopped and killed in the middle of the work, what goes on without them, and what is there afterwards."""
 
 import asyncio
-import contextlib
 import json
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from chatlab.flow import Event
 from chatlab.identity import conversation_of
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.life import Life
+from chatlab.lab.looks import looked_until
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows, Trace
@@ -104,7 +104,7 @@ class Works:
     async def _afterwards(self, text: str, before: int) -> dict[str, str]:
         """When another message has been heard, everything that this one was to bring has come, or never will."""
         last = (await self._alice.send_by_http(self._bob.id, f"After {text}")).message
-        heard = await _until(lambda: last["text"] in _heard(self._bob))
+        heard = await looked_until(lambda: last["text"] in _heard(self._bob), BACK)
         await self._lab.way_of(last["_id"])
         stages = _way_of_the_first(list(self._lab.events)[before:])
         stored = len(self._lab.mongo_find("messages", text=text))
@@ -163,16 +163,6 @@ async def ready(person: Person) -> None:
         await asyncio.sleep(0.02)  # nothing tells; one has to ask
 
 
-async def _until(found: Callable[[], Any]) -> bool:
-    """Look until it is so."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BACK):
-            while not found():  # noqa: ASYNC110 - a look at an engine or a list, and nobody is told
-                await asyncio.sleep(0.01)
-            return True
-    return False
-
-
 # --- killed in the middle of the work ------------------------------------------------------------------------------------------
 
 MANY, AT_ONCE, KILLED_AT = 200, 10, 50  # messages, writers, and the answer at which the kill comes
@@ -219,7 +209,8 @@ async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:
     done, numbers = Burst(lab, kill), iter(range(1, MANY + 1))
     await asyncio.gather(*(_write(done, numbers, alice, bob, _killer(lab, kill)) for _ in range(AT_ONCE)))
     if kill != "service":  # what follows looks for flow events of its own: these first
-        await _until(lambda: any(event.get("messageId") == done.answered[-1] and event["stage"] == "respond" for event in lab.events))
+        last = done.answered[-1]
+        await looked_until(lambda: any(event.get("messageId") == last and event["stage"] == "respond" for event in lab.events), BACK)
     return done
 
 
@@ -439,7 +430,10 @@ async def proves(lab: Lab, burst: Burst, answer: Any) -> Verdict:
 def _named(answer: Any, lab: Lab, burst: Burst) -> set[str]:
     """The ids that the learner's expression calls lost. Raises Unusable if it gives something else."""
     stored = [str(found["_id"]) for found in lab.messages.find({}, {"_id": 1})]
-    named = tried(answer, list(burst.answered), stored)
+    try:
+        named = tried(answer, list(burst.answered), stored)
+    except Unusable as wrong:
+        raise Unusable(f"{wrong} Both are lists of ids.") from None
     if not isinstance(named, Iterable) or isinstance(named, str):
         raise Unusable(f"Your expression gives {named!r}. It is to give the ids that are lost: a set of them, or a list.")
     return {str(one) for one in named}

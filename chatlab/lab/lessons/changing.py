@@ -180,19 +180,13 @@ async def naive_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> None:
 
 async def service_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> bool:
     """The same with the service's own scripts. Was the message's own key written?"""
-    began = _redis_clock(lab)
+    began = lab.redis_clock()
     message = save(lab, trace, text)
     await pause("has saved")
     common = (0, LIFE, grace_ms(LIFE), lab.settings.window_size, began)
     kept = lab.redis("EVAL", SCRIPTS["message_change"], 1, trace.key, *common, _json(message))
     lab.redis("EVAL", SCRIPTS["change"], 1, WINDOW, *common, message["seq"], _json(message))
     return bool(kept)
-
-
-def _redis_clock(lab: Lab) -> int:
-    """Redis's time in microseconds."""
-    seconds, microseconds = lab.redis("TIME")
-    return int(seconds) * 1_000_000 + int(microseconds)
 
 
 async def crossed(lab: Lab, alice: Person, bob: Person) -> Trace:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 from typing import Any, NamedTuple
 
 from chatlab.cache import SOURCE, grace_ms, scripts_in
@@ -41,8 +41,12 @@ class Read(NamedTuple):
         return "everything" if self.mongo else "nothing"
 
     def __repr__(self) -> str:
-        got = f"{len(self.reading.messages)} messages, X-Cache: {self.reading.cache}"
+        got = f"{_counted(self.reading.messages)}, X-Cache: {self.reading.cache}"
         return f"{got}. MongoDB was asked {_times(self.mongo)}, Redis {_times(self.redis)}."
+
+
+def _counted(messages: Sized) -> str:
+    return f"{len(messages)} message{'' if len(messages) == 1 else 's'}"
 
 
 def _times(asked: list[str]) -> str:
@@ -184,7 +188,7 @@ def compared(lab: Lab, seen: list[Json], one: Person, other: Person) -> Said:
     """What a reader saw, beside what MongoDB has."""
     stored = in_mongodb(lab, one, other)
     rows = [
-        f"{who} {len(messages):>3} messages, the last: {messages[-1]['text']!r}"
+        f"{who} {_counted(messages):>11}, the last: {messages[-1]['text']!r}"
         for who, messages in (("seen:    ", seen), ("MongoDB: ", stored))
     ]
     return Said("\n".join(rows))
@@ -195,16 +199,10 @@ def compared(lab: Lab, seen: list[Json], one: Person, other: Person) -> Said:
 
 async def service_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> str:
     """The steps of the service's own miss: a token before MongoDB is asked, then its own script with that token."""
-    token = _redis_clock(lab)
+    token = lab.redis_clock()
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
     return fill(lab, f"messages:{_conversation(reader, other)}", token, stored)
-
-
-def _redis_clock(lab: Lab) -> int:
-    """Redis's time in microseconds."""
-    seconds, microseconds = lab.redis("TIME")
-    return int(seconds) * 1_000_000 + int(microseconds)
 
 
 def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
@@ -300,7 +298,7 @@ def _answered(lab: Lab, case: Case, rule: Any) -> str:
     if not isinstance(says, bool):
         raise Unusable(f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB).")
     if says and cached != wanted:
-        return f"{held} Your rule let it answer: {len(cached)} messages, of {len(wanted)}. {len(wanted) - len(cached)} are missing."
+        return f"{held} Your rule let it answer: {_counted(cached)}, of {len(wanted)}. {len(wanted) - len(cached)} are missing."
     if not says and cached == wanted:
         return f"{held} It had all of it, and your rule sent the reader to MongoDB. Which number shows that a list reaches the beginning?"
     return ""
@@ -321,7 +319,7 @@ async def _by_the_service(lab: Lab, bob: Person) -> str:
 async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause: Pause) -> bool:
     """The naive reader, who asks the rule before it fills: with the time before MongoDB was read, and the time of the last change."""
     key = _list_of(reader, other)
-    token = _redis_clock(lab)
+    token = lab.redis_clock()
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
     says = tried(rule, token, int(lab.redis("GET", f"{key}:changed") or 0))
@@ -335,7 +333,7 @@ async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause
 async def marked_send(lab: Lab, sender: Person, other: Person, text: str) -> None:
     """The naive send, which also leaves the time of the change, by Redis's clock."""
     await naive_send(lab, sender, other, text)
-    lab.redis("SET", f"{_list_of(sender, other)}:changed", _redis_clock(lab), "EX", 60)
+    lab.redis("SET", f"{_list_of(sender, other)}:changed", lab.redis_clock(), "EX", 60)
 
 
 @check

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sized
+from collections.abc import Awaitable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 from chatlab.client import Answer, Json
 from chatlab.errors import ChatlabError, StoreUnavailable
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
+from chatlab.lab.looks import looked_until
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Trace, table
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
@@ -66,7 +67,7 @@ async def _killed_after_save(lab: Lab, sender: Person, receiver: Person, of: Kil
     await _nothing_cached(lab)
     lab.freeze("redis")
     sending = asyncio.ensure_future(again(of, sender, receiver))
-    await _until(lambda: sending.done() or lab.messages.count_documents({"clientId": of.client_id}))
+    await looked_until(lambda: sending.done() or lab.messages.count_documents({"clientId": of.client_id}), BACK, every=0.001)
     await lab.kill()
     await lab.crash_engine("redis")
     outcome = (await asyncio.gather(sending, return_exceptions=True))[0]
@@ -79,11 +80,6 @@ async def _killed_after_save(lab: Lab, sender: Person, receiver: Person, of: Kil
 async def _nothing_cached(lab: Lab) -> None:
     """Wait for the end of what is cached: the notebook asks for it while it lives, and would wait for a frozen Redis."""
     await lab.until(lambda: not lab.redis_keys("message*"), within=lab.settings.cache_ttl + 2)
-
-
-async def _until(found: Callable[[], Any]) -> None:
-    while not found():  # noqa: ASYNC110 - of what happens in an engine nobody is told
-        await asyncio.sleep(0.001)
 
 
 async def again(killed: Killed, sender: Person, receiver: Person) -> Answer:
@@ -220,7 +216,7 @@ async def kept(lab: Lab, *people: Person) -> Kept:
     answered, stopped = list[str](), asyncio.Event()
     pairs = [(sender, receiver) for sender in people for receiver in people][:WRITERS]
     writing = [asyncio.ensure_future(_write(sender, receiver, answered, stopped)) for sender, receiver in pairs]
-    await _until(lambda: len(answered) >= ENOUGH or all(task.done() for task in writing))
+    await looked_until(lambda: len(answered) >= ENOUGH or all(task.done() for task in writing), BACK, every=0.001)
     together = await _messages_in_an_insert(people[0])
     await lab.crash_engine("mongo")
     stopped.set()
@@ -275,7 +271,7 @@ async def promised(lab: Lab, concern: WriteConcern) -> Promised:
                 answered.append(len(answered))
 
     inserting = asyncio.ensure_future(asyncio.to_thread(insert))
-    await _until(lambda: len(answered) >= PROMISES or inserting.done())
+    await looked_until(lambda: len(answered) >= PROMISES or inserting.done(), BACK, every=0.001)
     await lab.crash_engine("mongo")
     stopped.set()
     await inserting

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 GONE, NO_EXPIRY = -2, -1  # what PTTL answers for a key that is not there, and for one that would live for ever
 MANY = 20  # keys in a sweep above which each is told at DEBUG only
-AT_ONCE = 1000  # keys looked at in one round trip
+AT_ONCE = 500  # keys looked at in one round trip: others have their turn in between
 
 
 class Told(NamedTuple):
@@ -46,16 +46,17 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._deadlines)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._deadlines)
+    def copy(self) -> dict[str, float]:
+        """All keys with their deadlines, as they are now."""
+        return self._deadlines.copy()
 
     def expect(self, key: str, deadline: float) -> None:
         """A key that is known to live until then, before anybody has looked at it."""
         self._deadlines[key] = deadline
 
-    def doubtful(self, keys: Iterable[str], found: Container[str], now: float) -> list[str]:
-        """Those of these keys that only Redis can tell of: new ones, those it did not name, and those whose time is up."""
-        return [key for key in keys if self._deadlines.get(key, 0.0) <= now or key not in found]
+    def doubtful(self, keys: Iterable[str], now: float) -> list[str]:
+        """Those of these living keys that only Redis can tell of: new ones, and those whose time is up."""
+        return [key for key in keys if self._deadlines.get(key, 0.0) <= now]
 
     def note(self, pttls: dict[str, int], now: float, told: Told | None = None) -> Told:
         """Take in what PTTL answered for each key, and tell (or add to `told`) what follows from it. A key is told as gone once."""
@@ -80,6 +81,7 @@ class Ledger:
             told.lost.append(key)
 
 
+REST = 0.002  # seconds between two stretches of many keys: 100,000 take half of a beat, and nobody waits for more than a stretch
 CLOCK_ERROR = 0.05  # seconds: a PTTL is read a round trip after Redis wrote it
 
 
@@ -147,32 +149,41 @@ class Sweeper:
         Of many keys only the doubtful ones are asked about: the others live to the deadline in the ledger.
         """
         started = time.perf_counter()
-        found = await self._names()
-        keys = list(found.union(self._ledger))
-        told = Told({}, {}, [], [])
-        for part in (keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)):
-            if len(keys) > MANY and not log.isEnabledFor(logging.DEBUG):
-                part = self._ledger.doubtful(part, found, self._clock())  # noqa: PLW2901 - what is left of it
-            self._ledger.note(await self._pttls(part), self._clock(), told)
+        told, unnamed, asked = Told({}, {}, [], []), self._ledger.copy(), set[str]()
+        async for names in self._names():
+            for name in names:
+                unnamed.pop(name, None)
+            fresh = [name for name in names if name not in asked]  # a SCAN may name a key twice
+            if max(len(names), len(self._ledger)) > MANY and not log.isEnabledFor(logging.DEBUG):
+                fresh = self._ledger.doubtful(fresh, self._clock())
+            asked.update(fresh)
+            await self._look_at(fresh, told)
+        rest = list(unnamed)
+        for start in range(0, len(rest), AT_ONCE):
+            await self._look_at(rest[start : start + AT_ONCE], told)
         for key in told.leaked:
             await self._ask([("PEXPIRE", _raw(key), self._ttl_ms, "NX")])
         self._tell(told, len(self._ledger), (time.perf_counter() - started) * 1000)
         return told
 
-    async def _names(self) -> set[str]:
-        """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone."""
-        cursor, names = b"0", set[str]()
+    async def _names(self) -> AsyncIterator[list[str]]:
+        """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone, and all names at once this process."""
+        cursor, many = b"0", len(self._ledger) > MANY
         while True:
             (answer,) = await self._ask([("SCAN", cursor, "MATCH", self._keys.all_messages, "COUNT", AT_ONCE)])
-            cursor = answer[0]
-            names.update(name.decode("utf-8", "surrogateescape") for name in answer[1])
-            if cursor == b"0":
-                return names
+            yield [name.decode("utf-8", "surrogateescape") for name in answer[1]]
+            if (cursor := answer[0]) == b"0":
+                return
+            if many:
+                await asyncio.sleep(REST)
+
+    async def _look_at(self, keys: list[str], told: Told) -> None:
+        """Ask about these, and take in what follows."""
+        self._ledger.note(await self._pttls(keys), self._clock(), told)
 
     async def _pttls(self, keys: list[str]) -> dict[str, int]:
         """Milliseconds each key has left, or GONE, or NO_EXPIRY."""
         if not keys:
-            await asyncio.sleep(0)  # others have their turn, however many keys there are
             return {}
         return dict(zip(keys, await self._ask([("PTTL", _raw(key)) for key in keys]), strict=True))
 

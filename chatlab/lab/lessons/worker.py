@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from redis.connection import Connection
 
 from chatlab.lab.claims import TIMED, Claim, Claims, holds
+from chatlab.lab.given import give
 from chatlab.lab.life import Life
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet, tried
+from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.chart_svg import image_of
@@ -27,6 +28,7 @@ LATE = 400  # milliseconds that a key has left when a worker looks late in its l
 PATIENCE = 10.0  # seconds for what comes by itself
 TRIES = 20
 OTHERS, AT_ONCE = 200_000, 10_000  # keys of another application, and how many of them are made by one command
+WANTED, FEWEST = 20, 20  # keys that the check of the steps looks for, and commands that it wants to see
 STEP = 1000  # keys that one SCAN looks at
 ROUNDS = 7
 NEAR_A_SECOND = 0.05  # seconds
@@ -388,6 +390,48 @@ async def _with_a_del(lab: Lab, alice: Person, trace: Trace, rule: Any) -> str:
 
 
 # --- what holds ----------------------------------------------------------------------------------------------------------------
+
+
+@check
+async def in_steps(lab: Lab, step: Any) -> Verdict:
+    """Do the commands that this function makes, from cursor to cursor, find every `message:*`, and none of them look at nearly all keys?"""
+    keys = [f"message:wanted-{number}" for number in range(WANTED)]
+    for key in keys:
+        lab.redis("SET", key, "x", "EX", 60)
+    try:
+        return await _stepped(lab, step, set(keys))
+    finally:
+        lab.redis("DEL", *keys)
+
+
+async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> Verdict:
+    there, cursor, seen, steps = lab.redis("DBSIZE"), 0, set[str](), 0
+    while steps == 0 or cursor:
+        words = str(tried(step, cursor)).split()
+        if not words or words[0].upper() not in ("KEYS", "SCAN"):
+            raise Unusable(f"Your function makes {' '.join(words)!r}. The command begins with SCAN (or KEYS), and is one text.")
+        answer = give(lab, words)
+        if words[0].upper() == "KEYS":
+            return not_yet(f"KEYS is one command: it looked at {there:,} keys to find a few, and nobody else was served meanwhile.")
+        cursor, steps = int(answer[0]), steps + 1
+        seen.update(answer[1])
+        if steps > there:
+            return not_yet(
+                f"After {steps:,} commands it is not at the end. Each answer names the cursor of the next command; cursor 0 is the end."
+            )
+        if steps % STEP == 0:
+            await asyncio.sleep(0)  # the notebook stays alive
+    if steps < FEWEST:
+        return not_yet(
+            f"{steps} command{'s' if steps > 1 else ''} for {there:,} keys: each looks at so many that it is nearly KEYS. A smaller COUNT?"
+        )
+    if missing := wanted - seen:
+        return not_yet(
+            f"It went through all keys in {steps:,} commands and found {len(wanted - missing)} of {len(wanted)}. What does MATCH say?"
+        )
+    return correct(
+        f"{steps:,} commands instead of one, about {there // steps:,} keys each, and others are served in between. It found them all."
+    )
 
 
 def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> Claims:

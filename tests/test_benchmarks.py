@@ -32,7 +32,7 @@ EXPRESS = ROOT / "benchmarks" / "peers" / "express"
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All rows, as short as they can be, beside the peer that needs nothing but Python."""
     folder = tmp_path_factory.mktemp("results")
-    command = [*COMMAND, "--seconds", "0.6", "--rounds", "1", "--users", "40", "--without", "express", "--out", str(folder)]
+    command = [*COMMAND, "--seconds", "1.5", "--rounds", "1", "--users", "40", "--without", "express", "--out", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

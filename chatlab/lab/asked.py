@@ -17,6 +17,7 @@ from chatlab.client import Json
 SERVICE = "chatlab"  # what the service calls itself in MongoDB
 WORKER = {"SCAN", "PTTL", "PEXPIRE"}  # the worker's commands, and the looks of this notebook
 SAME_STEP = {"LRANGE"}  # the messages of a window, asked for in one step with the script before it: not one question more
+TOKENS = ".sessions"  # whose a token is, the service asks every few seconds, for open sockets too: that is nobody's act
 LEVEL_ALL, LEVEL_OFF = 2, 0
 
 
@@ -48,7 +49,7 @@ def listening(mongo: Database[Json], redis: Redis, prefix: str) -> Iterator[Aske
             redis.echo(f"{prefix}end")
             asked.redis.extend(_heard(monitor, prefix))
         entries = mongo["system.profile"].find({"appName": SERVICE}).sort("$natural", 1).skip(before)
-        asked.mongo.extend(_profiled(entry) for entry in entries)
+        asked.mongo.extend(_profiled(entry) for entry in entries if not entry["ns"].endswith(TOKENS))
     finally:
         mongo.command("profile", LEVEL_OFF)
 

@@ -1,4 +1,4 @@
-"""A real service for tests: `chatlab serve` as a child on the engines of the test run, and people who use it by both doors."""
+"""A real service for tests: `chatlab serve` as a child on the engines of the test run, and users of both transports."""
 
 import asyncio
 import os
@@ -14,18 +14,20 @@ from typing import Any
 
 import httpx
 import socketio
+from waiting import LIMIT_S, block_until, wait_until
 
 PASSWORD = "correct horse battery"
+ANSWERED = "answered"
 
 
 def free_port() -> int:
-    """A TCP port that nobody has right now."""
+    """Return a TCP port that is free right now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 async def eventually(condition: Callable[[], object], within: float = 10.0, every: float = 0.02) -> Any:
-    """Wait until the condition is true, and give what it gave. Fails after `within` seconds."""
+    """Wait until the condition is true, and return its value. Use `waiting.wait_until` in new tests."""
     deadline = time.monotonic() + within
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not true within {within} s"
@@ -49,40 +51,41 @@ class Service:
         with self.log.open("ab") as log:
             return subprocess.Popen([sys.executable, "-m", "chatlab", "serve"], env=environment, stdout=log, stderr=log)
 
-    def wait_until_ready(self, within: float = 30.0) -> "Service":
-        """Until `/healthz` answers at all (a service without MongoDB answers 503)."""
-        deadline = time.monotonic() + within
-        while True:
-            assert self.process.poll() is None, f"the service ended: {self.log.read_text()}"
-            try:
-                httpx.get(f"{self.url}/healthz", timeout=5)
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, f"the service is not ready: {self.log.read_text()}"
-                time.sleep(0.03)
-            else:
-                return self
+    def wait_until_ready(self) -> "Service":
+        """Wait until `/healthz` answers with any status: a service without MongoDB answers 503."""
+        block_until(self._answers, "an answer of /healthz", is_reached=lambda seen: seen == ANSWERED)
+        return self
+
+    def _answers(self) -> str:
+        """Return ANSWERED, or what the service has logged so far."""
+        assert self.process.poll() is None, f"the service ended: {self.log.read_text()}"
+        try:
+            httpx.get(f"{self.url}/healthz", timeout=LIMIT_S)
+        except httpx.TransportError:
+            return self.log.read_text()
+        return ANSWERED
 
     def restart(self) -> "Service":
-        """The same service again, on the same port, after it has ended."""
-        self.process.wait(15)
+        """Start the same service again on the same port, after it has ended."""
+        self.process.wait(LIMIT_S)
         self.process = self._start()
         return self.wait_until_ready()
 
     def kill(self) -> None:
-        """`kill -9`: no time for a last word."""
+        """End it with SIGKILL."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(LIMIT_S)
 
-    def stop(self, within: float = 15.0) -> int:
-        """SIGTERM, and its exit status."""
+    def stop(self) -> int:
+        """End it with SIGTERM and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(within)
+        return self.process.wait(LIMIT_S)
 
 
 @dataclass
 class Person:
-    """A signed-up user with an HTTP client, and as many sockets as wanted. `events` holds what the sockets heard, in order."""
+    """A signed-up user with an HTTP client and any number of sockets. `events` holds what the sockets received, in order."""
 
     service: Service
     id: str
@@ -93,7 +96,7 @@ class Person:
 
     @classmethod
     async def sign_up(cls, service: Service, name: str) -> "Person":
-        http = httpx.AsyncClient(base_url=service.url, timeout=20)
+        http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S)
         answer = await http.post("/api/auth/signup", json={"username": name, "password": PASSWORD})
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
@@ -101,27 +104,27 @@ class Person:
         return cls(service, name, token, http)
 
     async def at(self, service: Service) -> "Person":
-        """The same person (and token) at another process of the service."""
-        http = httpx.AsyncClient(base_url=service.url, timeout=20, headers={"authorization": f"Bearer {self.token}"})
+        """Return the same user, with the same token, as a client of another process of the service."""
+        http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {self.token}"})
         return Person(service, self.id, self.token, http)
 
     async def connect(self, events: list[tuple[str, Any]] | None = None) -> socketio.AsyncClient:
-        """A new socket; what it hears goes to `events` (default: the person's own list)."""
+        """Open a socket. The events it receives go to `events`, or to the user's own list."""
         heard = self.events if events is None else events
         client = socketio.AsyncClient(reconnection=False)
         client.on("*", lambda event, *payload: heard.append((event, payload[0] if payload else None)))
-        await client.connect(self.service.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=10)
+        await client.connect(self.service.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=int(LIMIT_S))
         self.sockets.append(client)
         return client
 
     async def ask(self, event: str, payload: object) -> Any:
-        """Emit on the first socket and give the ack."""
+        """Emit on the first socket and return the acknowledgement."""
         if not self.sockets:
             await self.connect()
-        return await self.sockets[0].call(event, payload, timeout=20)
+        return await self.sockets[0].call(event, payload, timeout=LIMIT_S)
 
     async def send(self, to: "Person | str", text: str, *, door: str = "http", **more: object) -> Any:
-        """A message by this door; the message as JSON, or what refused it."""
+        """Send a message over this transport, and return it as JSON, or the error."""
         payload: Mapping[str, object] = {"receiverId": to if isinstance(to, str) else to.id, "text": text, **more}
         if door == "http":
             return (await self.http.post("/api/messages/send", json=payload)).json()
@@ -133,13 +136,12 @@ class Person:
         return await self.http.get(f"/api/messages/{other if isinstance(other, str) else other.id}", params=page, headers=headers)
 
     def heard(self, event: str) -> list[Any]:
-        """The payloads of all events of this name so far."""
+        """Return the payloads of all events of this name received so far."""
         return [payload for name, payload in self.events if name == event]
 
-    async def hears(self, event: str, count: int = 1, within: float = 10.0) -> list[Any]:
-        """Wait until this many events of this name have come."""
-        await eventually(lambda: len(self.heard(event)) >= count, within)
-        return self.heard(event)
+    async def hears(self, event: str, count: int = 1) -> list[Any]:
+        """Wait for this many events of this name, and return the payloads."""
+        return list(await wait_until(lambda: self.heard(event), f"{count} {event}", is_reached=lambda heard: len(heard) >= count))
 
     async def close(self) -> None:
         for client in self.sockets:

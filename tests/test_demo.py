@@ -1,4 +1,4 @@
-"""`chatlab demo`: real runs as a child, in plain lines; some in which the diagram does not hold; Ctrl-C; the picture, without engines."""
+"""`chatlab demo`: real runs as a child process, runs in which the diagram does not hold, Ctrl-C, and the picture without engines."""
 
 import io
 import os
@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,34 @@ import pymongo
 import pytest
 import redis
 from rich.console import Console
+from waiting import LIMIT_S
 
 from chatlab.client import Answer, Reading
 from chatlab.demo.picture import complaints, frame, summary
-from chatlab.demo.promises import BOXES, verdicts
-from chatlab.demo.record import Journey, Moments, Record
+from chatlab.demo.promises import BOXES, Verdict, verdicts
+from chatlab.demo.record import Journey, Moments, Record, Sample
 from chatlab.engines import Engines
 from chatlab.settings import CacheMode, Settings
+
+# The demo reports a promise as not seen when the machine is too slow to show it in time. A test must not depend on that,
+# so these runs accept events that come late. The unit tests below check the demo's own tolerances.
+PATIENT = f"""
+from chatlab.demo import play, promises, record
+promises.SLACK = promises.BEAT_SLACK = play.HEARD_WITHIN = play.PATIENCE = {LIMIT_S}
+"""
+PATIENT_WITH_THE_SWEEPER = f"{PATIENT}record.LATE_BEAT = {LIMIT_S}\n"  # without a sweeper the demo would wait for all of it
+MAIN = "from chatlab.__main__ import main; main()"
 
 
 class Run:
     """A `chatlab demo` on the engines of the tests. `settings` without the prefix."""
 
-    def __init__(self, engines: Engines, *arguments: str, **settings: str) -> None:
+    def __init__(self, engines: Engines, *arguments: str, before: str = PATIENT_WITH_THE_SWEEPER, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
         chosen = {"MONGO_URL": engines.mongo.url, "REDIS_URL": engines.redis.url, **settings}
         environment |= {f"CHATLAB_{name}": value for name, value in chosen.items()} | {"PYTHONUTF8": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chatlab", "demo", *arguments],
+            [sys.executable, "-c", before + MAIN, "demo", *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -48,18 +57,19 @@ class Run:
             if word in line:
                 return
 
-    def end(self, within: float = 60) -> int:
-        self.output += self.process.communicate(timeout=within)[0]
+    def end(self) -> int:
+        """Wait for its end and return its exit status."""
+        self.output += self.process.communicate(timeout=LIMIT_S)[0]
         return self.process.returncode
 
     def said(self, word: str) -> list[str]:
-        """The lines of the summary that begin with this word, without it."""
+        """Return the lines of the summary that begin with this word, without the word."""
         return [line.removeprefix(word).strip() for line in self.output.splitlines() if line.startswith(word)]
 
 
 @pytest.fixture
 def nothing_stays(engines: Engines) -> Iterator[None]:
-    """Whatever becomes of a demo, it leaves no database and no key."""
+    """Check that a demo leaves no database and no key, however it ends."""
     yield
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as cache:
         assert not [name for name in mongo.list_database_names() if name.startswith("demo-")]
@@ -67,14 +77,18 @@ def nothing_stays(engines: Engines) -> Iterator[None]:
 
 
 def test_everything_is_seen(engines: Engines, nothing_stays: None, tmp_path: Path) -> None:
-    """On real engines with the seed's own times, every promise of the diagram is seen, and the exit status says so."""
+    """On real engines with the document's own times the demo sees every promise of the diagram and ends with status 0."""
     run = Run(engines, "--svg", str(tmp_path / "demo.svg"))
     assert run.end() == 0, run.output
     assert len(run.said("seen")) == 15
     assert not run.said("not seen")
     assert "All 15 promises of the diagram were seen." in run.output
-    for fact in ("HTTP       save", "Socket.IO  cache_conversation", "life: at 2.0", "life: gone from Redis at 5.0", "Cache cleaned at 5."):
+    for fact in ("HTTP       save", "Socket.IO  cache_conversation"):
         assert fact in run.output
+    for moment, fact in ((2, r"life: at ([\d.]+) s still cached"), (5, r"gone from Redis at ([\d.]+)"), (5, r"Cache cleaned at ([\d.]+)")):
+        seconds = [float(found) for found in re.findall(fact, run.output)]
+        assert len(seconds) == 2, f"one for each message: {fact}"
+        assert min(seconds) > moment - 0.1, fact
     assert "\x1b" not in run.output, "plain lines have no colours and move no cursor"
     picture = (tmp_path / "demo.svg").read_text()
     assert "Update&#160;Conversation&#160;Cache" in picture
@@ -82,52 +96,54 @@ def test_everything_is_seen(engines: Engines, nothing_stays: None, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("setting", "missed", "kept"),
+    ("setting", "value", "missed", "kept"),
     [
-        ("SWEEPER", ["Worker looks every 0.5 s", "Cache cleaned told by 2 s"], "Gone at 1 s"),
-        ("CACHE_MODE", ["message:{_id} cached, TTL <= 1 s", "All boxes, in the diagram's order"], "Saved in MongoDB, equal to the answer"),
+        ("SWEEPER", "false", ["Worker looks every 0.5 s", "Cache cleaned told by 4 s"], "Gone at 3 s"),
+        (
+            "CACHE_MODE",
+            "off",
+            ["message:{_id} cached, TTL <= 3 s", "All boxes, in the diagram's order"],
+            "Saved in MongoDB, equal to the answer",
+        ),
     ],
 )
-def test_a_broken_promise_is_named(engines: Engines, nothing_stays: None, setting: str, missed: list[str], kept: str) -> None:
-    """A service that cannot do what the diagram says ends the demo with status 1, the promise, and the setting that broke it."""
-    value = {"SWEEPER": "false", "CACHE_MODE": "off"}[setting]
-    run = Run(engines, CACHE_TTL="1", SWEEP_INTERVAL="0.5", **{setting: value})
+def test_a_broken_promise_is_named(engines: Engines, nothing_stays: None, setting: str, value: str, missed: list[str], kept: str) -> None:
+    """When a setting breaks the diagram, the demo ends with status 1 and names the promise and the setting."""
+    run = Run(engines, before=PATIENT, CACHE_TTL="3", SWEEP_INTERVAL="0.5", **{setting: value})
     assert run.end() == 1, run.output
     for promise in missed:
         assert any(line.startswith(promise) for line in run.said("not seen")), run.output
-    assert any(line.startswith(kept) for line in run.said("seen")), "what does hold is still told as seen"
+    assert any(line.startswith(kept) for line in run.said("seen")), "the demo still reports what holds"
     assert f"CHATLAB_{setting}={value}" in run.output
-    assert "0, 0.4, 1, 1.5 s here" in run.output, "other times than the seed's are named"
+    assert "0, 1.2, 3, 3.5 s here" in run.output, "the demo names times that differ from the document's"
 
 
 def test_drawn_is_what_the_diagram_says(engines: Engines, nothing_stays: None) -> None:
-    """In the mode that reads as drawn, a GET asks MongoDB, and that is what is promised then."""
-    run = Run(engines, CACHE_TTL="1", SWEEP_INTERVAL="0.5", CACHE_MODE="drawn")
+    """In the mode `drawn` a GET asks MongoDB, and that is what the demo expects."""
+    run = Run(engines, CACHE_TTL="3", SWEEP_INTERVAL="0.5", CACHE_MODE="drawn")
     assert run.end() == 0, run.output
     assert any(line.startswith("GET gives the latest (mode drawn)") and "bypass" in line for line in run.said("seen"))
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_can_be_ended_at_any_time(engines: Engines, nothing_stays: None, ending: signal.Signals) -> None:
-    """Ctrl-C, a kill and a closed terminal all end it soon, without a stack trace, and no process is left."""
-    run = Run(engines)
+    """Ctrl-C, a kill and a closed terminal end it without a stack trace, without waiting for the TTL, and leave no process."""
+    run = Run(engines, CACHE_TTL="3600")
     run.read_until("sends to")
     children = psutil.Process(run.process.pid).children(recursive=True)
     assert children, "the service is a child of its own"
     run.process.send_signal(ending)
-    began = time.monotonic()
     assert run.end() == 130, run.output
-    assert time.monotonic() - began < 5, "a message's whole life was waited for"
     assert "Traceback" not in run.output
     assert not any(child.is_running() for child in children)
 
 
-def test_mongodb_away_is_one_sentence(engines: Engines) -> None:
-    """What the demo cannot do without is named, with what mends it, and no stack trace."""
+def test_without_mongodb_it_names_the_fix(engines: Engines) -> None:
+    """When MongoDB cannot start, the demo names the fix and prints no stack trace."""
     run = Run(engines, MONGO_URL="", MONGOD="/nonexistent/mongod", DATA_DIR=str(Path(os.sep, "nonexistent", "folder")))
     assert run.end() == 1
-    assert "Mend it with:" in run.output
     assert "Traceback" not in run.output
+    assert "Mend it with:" in run.output
 
 
 # --- the pure parts ----------------------------------------------------------------------------------------------------------------
@@ -211,6 +227,38 @@ def test_the_moments_follow_the_settings() -> None:
     """The diagram's 0, 2, 5 and 6 s are those of its TTL and its beat; with others they are others."""
     assert tuple(Moments.of(Settings())) == (0, 2, 5, 6)
     assert tuple(Moments.of(Settings(cache_ttl=10, sweep_interval=0.5))) == (0, 4, 10, 10.5)
+
+
+@pytest.mark.parametrize(("late_s", "seen"), [(0.2, True), (0.3, False)])
+def test_a_message_that_goes_late_is_not_seen_to_go_in_time(late_s: float, seen: bool) -> None:
+    """Redis must have dropped the key 0.25 s after its TTL."""
+    record = a_record()
+    for journey in record.journeys:
+        journey.samples = [Sample(4.9, 100, True), Sample(5 + late_s, -2, False)]
+    assert verdict_on("Gone at 5 s", record).seen is seen
+
+
+@pytest.mark.parametrize(("late_s", "seen"), [(1.4, True), (1.6, False)])
+def test_a_cleaned_key_must_be_reported_in_time(late_s: float, seen: bool) -> None:
+    """The sweeper must report an expired key one interval after its TTL, and half a second is allowed for a busy machine."""
+    record = a_record()
+    for journey in record.journeys:
+        record.take(event("cleaned", "worker", 9 + (5 + late_s) * 1000, messageId=journey.message_id, lagMs=0.0))
+    assert verdict_on("Cache cleaned told by 6.5 s", record).seen is seen
+
+
+@pytest.mark.parametrize(("interval_s", "seen"), [(1.05, True), (1.2, False)])
+def test_sweeps_must_come_at_their_interval(interval_s: float, seen: bool) -> None:
+    """The mean interval between two sweeps may be a tenth off."""
+    record = a_record()
+    for number in (1, 2, 3):
+        record.take(event("sweep", "worker", 600 + 1000 * number * interval_s, live=2, cleaned=0))
+    assert verdict_on("Worker looks every 1 s", record).seen is seen
+
+
+def verdict_on(promise: str, record: Record) -> Verdict:
+    """Return the verdict on one promise."""
+    return next(verdict for verdict in verdicts(record) if verdict.promise == promise)
 
 
 def test_nothing_observed_is_nothing_seen() -> None:

@@ -13,6 +13,7 @@ from chatlab.settings import CacheMode
 
 BOXES = ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
 SLACK = 0.25  # seconds that a busy machine may be late in showing what has happened
+BEAT_SLACK = 0.05  # seconds that the mean interval between two sweeps may differ, or a tenth of the interval if that is more
 UNSEEN = "nobody could look"
 
 
@@ -183,7 +184,7 @@ def _beats(record: Record) -> Finding:
         return Finding(False, f"{len(times)} beats, and no live key in any")
     interval, gaps = record.settings.sweep_interval, [later - earlier for earlier, later in itertools.pairwise(times)]
     mean = sum(gaps) / len(gaps) if gaps else interval
-    if abs(mean - interval) > max(0.1 * interval, 0.05):
+    if abs(mean - interval) > max(0.1 * interval, BEAT_SLACK):
         return Finding(False, f"{len(times)} beats, {mean:.2f} s apart")
     return Finding(True, f"{len(times)} beats, {mean:.2f} s apart")
 

@@ -1,4 +1,4 @@
-"""A real browser for tests: people at their pages, and a watch on all that a page must never do."""
+"""A real browser for tests: users at their pages, and a watch on everything a page must never do."""
 
 import asyncio
 import contextlib
@@ -14,6 +14,10 @@ from aiohttp import web
 from find_browser import chromium_path
 from live import Person, Service
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
+from waiting import LIMIT_S
+
+LIMIT_MS = LIMIT_S * 1000  # for everything a test waits for in a browser
+expect.set_options(timeout=LIMIT_MS)
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -47,7 +51,7 @@ class Desk:
         """Where a person, if one is named, is logged in already."""
         url = url if url.endswith("/") else f"{url}/"
         context = await browser.new_context(storage_state=_logged_in(url, person) if person else None, **options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(LIMIT_MS)
         desk = cls(context, url)
         await context.add_init_script(WATCH)
         context.on("request", lambda request: desk.requests.append(request.url))
@@ -100,11 +104,18 @@ class Tab:
         return self.page.locator(f'[data-user="{person if isinstance(person, str) else person.id}"]')
 
     async def talk_to(self, person: Person | str) -> None:
+        """Open a conversation from the list. The row is marked as current once the page has left the former conversation."""
         await self.row(person).click()
+        await expect(self.row(person)).to_have_attribute("aria-current", "page")
         await self.has_loaded()
 
     async def has_loaded(self) -> None:
+        """Wait until the open conversation shows its newest page, or why it cannot."""
         await expect(self.page.locator(".conversation .top")).not_to_have_text("Loading…")
+
+    async def scroll_to(self, top: int) -> None:
+        """Scroll the open conversation to so many pixels from its top."""
+        await self.page.locator(".scroller").evaluate("(node, top) => { node.scrollTop = top; }", top)
 
     async def write(self, text: str) -> None:
         await self.page.locator("textarea").fill(text)

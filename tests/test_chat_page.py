@@ -19,15 +19,30 @@ from browsing import PHONE, Desk, Tab, behind, browser
 from house import House, open_house
 from live import PASSWORD, Person, Service
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
+from waiting import wait_until
 
 from chatlab.engines import Engines
 
 __all__ = ["browser"]  # a fixture
-pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one browser, for all of them
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),  # one event loop, so one browser, for all tests
+    pytest.mark.timeout(400),  # a slow machine may use several of the generous limits in one test
+]
 
 DeskMaker = Callable[..., Awaitable[Desk]]
 Folk = Callable[..., list[Person]]
+History = tuple[Person, Person, Tab]
 REFUSED = "Failed to load resource: the server responded with a status of 4"  # Chromium's own note of an answer that is an error
+CATCH_VIEW = """async () => {
+    const { ConversationView } = await import("./static/chat/conversation_view.js");
+    const { draw } = ConversationView.prototype;
+    ConversationView.prototype.draw = function () { draw.call(window.view = this); };
+}"""
+WATCH_PRESENCE = """() => {
+    const presence = document.querySelector(".presence");
+    window.presences = [];
+    new MutationObserver(() => presences.push(presence.textContent)).observe(presence, { childList: true });
+}"""
 LOST = ("ERR_CONNECTION", "WebSocket connection", "ERR_EMPTY_RESPONSE", "ERR_SOCKET")  # its notes of a service that is away
 
 
@@ -168,8 +183,9 @@ async def test_two_people_talk(desk: DeskMaker, folk: Folk) -> None:
     await bob.page.reload()
     await expect(bob.message("hello").locator(".status.read")).to_be_visible()
     await expect(ann.message("hello")).to_be_visible()
+    await bob.page.evaluate(WATCH_PRESENCE)  # what lasts a moment is recorded
     await ann.page.locator("textarea").press_sequentially("yes", delay=10)
-    await expect(bob.page.locator(".presence")).to_have_text("typing…")
+    await bob.page.wait_for_function("presences.includes('typing…')")
     await ann.page.keyboard.press("Enter")
     await expect(bob.message("yes")).to_be_visible()
     await expect(bob.page.locator(".presence")).to_have_text("online")
@@ -220,24 +236,30 @@ async def test_edits_and_deletions(desk: DeskMaker, folk: Folk) -> None:
     await expect(bob.message("first").get_by_role("button", name="Edit")).to_have_count(0)
 
 
-async def test_history_is_loaded_as_one_scrolls_up(desk: DeskMaker, folk: Folk) -> None:
-    """A long conversation opens at its end with one page; scrolling up brings the rest, each once, without moving what is read."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def history(desk: DeskMaker, folk: Folk) -> History:
+    """Ann's open conversation with Bob, who has sent her 130 messages. The page has loaded the newest 50 and shows the end."""
     ann, bob = folk("ann", "bob")
     for number in range(1, 131):
         await bob.send(ann, f"number {number}")
-    tab = await (await desk(ann)).talk(bob)
+    tab = await (await desk(ann, but=("ERR_FAILED",))).talk(bob)
     await expect(tab.messages).to_have_count(50)
     await expect(tab.message("number 130")).to_be_in_viewport()
-    scroller = tab.page.locator(".scroller")
+    return ann, bob, tab
+
+
+async def test_scrolling_up_loads_the_history(history: History) -> None:
+    """Scrolling up loads older pages, each message once, and the message that is being read does not move."""
+    ann, bob, tab = history
     up = "(node) => { node.closest('.scroller').scrollTop = 300; return node.getBoundingClientRect().top; }"
     before = await tab.message("number 85").evaluate(up)
     await expect(tab.messages).to_have_count(100)
     after = await tab.message("number 85").evaluate("(node) => node.getBoundingClientRect().top")
     assert abs(before - after) < 2
-    await scroller.evaluate("(node) => (node.scrollTop = 0)")
+    await tab.scroll_to(0)
     await expect(tab.messages).to_have_count(130)
     assert await tab.texts() == [f"number {number}" for number in range(1, 131)]
-    await scroller.evaluate("(node) => (node.scrollTop = 0)")
+    await tab.scroll_to(0)
     await expect(tab.page.get_by_text(re.compile("This is where your conversation with Bob-.* begins."))).to_be_in_viewport()
 
     await bob.send(ann, "while you read")
@@ -246,6 +268,73 @@ async def test_history_is_loaded_as_one_scrolls_up(desk: DeskMaker, folk: Folk) 
     await tab.page.locator(".jump").click()
     await expect(tab.message("while you read")).to_be_in_viewport()
     await expect(tab.row(bob).locator(".badge")).to_be_hidden()
+
+
+async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
+    """The page may redraw after a scroll and before its scroll event. The scroll still counts, and so does the wish to be at the end."""
+    ann, bob, tab = history
+    await tab.page.evaluate(CATCH_VIEW)
+    await bob.send(ann, "this redraws the page")
+    await tab.page.wait_for_function("window.view")
+    await expect(tab.message("this redraws the page")).to_be_in_viewport()
+    scroller = tab.page.locator(".scroller")
+    await scroller.evaluate("(node) => { node.scrollTop = 300; view.draw(); }")  # no event can come in between
+    await expect(tab.messages).to_have_count(101)
+    await expect(tab.page.locator(".jump")).to_be_visible()
+
+    await tab.write("writing leads to the end")
+    await expect(tab.message("writing leads to the end")).to_be_in_viewport()
+    await scroller.evaluate("(node) => { node.style.height = '60%'; }")  # as when a phone shows its keyboard
+    await expect(tab.message("writing leads to the end")).to_be_in_viewport()
+    await scroller.evaluate("(node) => { node.style.height = ''; }")
+    await bob.send(ann, "the page follows again")
+    await expect(tab.message("the page follows again")).to_be_in_viewport()
+
+
+async def test_scrolling_during_a_load_asks_once(history: History) -> None:
+    """Scrolls while an older page is on its way ask for nothing more, and the page is shown when it comes."""
+    _, _, tab = history
+    held: asyncio.Queue[Route] = asyncio.Queue()
+    await tab.page.route("**/api/messages/*before=*", held.put)
+    await tab.scroll_to(300)
+    answer = await held.get()
+    for place in (200, 100, 0):
+        await tab.scroll_to(place)
+    await expect(tab.page.locator(".top")).to_have_text("Loading…")
+    await answer.continue_()
+    await expect(tab.messages).to_have_count(100)
+    assert held.empty()
+
+
+async def test_a_lost_page_of_history_can_be_asked_for_again(history: History) -> None:
+    """When a request for older messages is lost, the page says so and loads them on a click."""
+    _, _, tab = history
+    await tab.page.route("**/api/messages/*before=*", lambda route: route.abort(), times=1)
+    await tab.scroll_to(0)
+    await expect(tab.page.locator(".top")).to_have_text("No connection to the chat. Try again")
+    await expect(tab.messages).to_have_count(50)
+    await tab.page.locator(".top").get_by_role("button", name="Try again").click()
+    await expect(tab.messages).to_have_count(100)
+
+
+async def test_a_lost_page_of_history_comes_after_a_reconnection(history: History) -> None:
+    """When the connection comes back, the page loads the older messages that it could not load before."""
+    _, _, tab = history
+    sockets: list[WebSocketRoute] = []
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    await tab.page.route_web_socket("**/socket.io/**", pass_on)
+    await tab.page.reload()
+    await expect(tab.messages).to_have_count(50)
+    await tab.page.route("**/api/messages/*before=*", lambda route: route.abort(), times=1)
+    await tab.scroll_to(0)
+    await expect(tab.page.locator(".top")).to_have_text("No connection to the chat. Try again")
+    await wait_until(lambda: sockets, "the page's socket")
+    await sockets[-1].close()
+    await expect(tab.messages).to_have_count(100)
 
 
 async def test_tabs_and_devices_of_one_person_agree(desk: DeskMaker, folk: Folk, home: House) -> None:
@@ -393,7 +482,9 @@ async def test_text_is_only_ever_text(desk: DeskMaker, folk: Folk, home: House) 
         home.keys.delete(key)
 
     tab = await (await desk(ann)).talk(bob)
-    await _load_all(tab, 100)
+    await expect(tab.messages).to_have_count(50)
+    await tab.scroll_to(0)
+    await expect(tab.messages).to_have_count(100)
     assert await tab.texts() == PAYLOADS
     assert await tab.page.locator(".reaction .glyph").all_text_contents() == PAYLOADS
     shown = await tab.page.locator('.people a[data-user^="p"] .name').all_text_contents()
@@ -405,12 +496,6 @@ async def test_text_is_only_ever_text(desk: DeskMaker, folk: Folk, home: House) 
         await expect(tab.page.locator(".bar h2")).to_have_text(names[number])
     await tab.page.evaluate("(text) => (document.location.hash = text)", PAYLOADS[1])
     await expect(tab.page.get_by_text("Choose somebody to talk to")).to_be_visible()
-
-
-async def _load_all(tab: Tab, count: int) -> None:
-    while await tab.messages.count() < count:
-        await tab.page.locator(".scroller").evaluate("(node) => (node.scrollTop = 0)")
-        await asyncio.sleep(0.05)  # a look twenty times a second
 
 
 # --- where it stands ---------------------------------------------------------------------------------------------------------

@@ -101,9 +101,10 @@ export class Conversation {
     } while (page.length === CATCH_UP || this.#wanted > Math.max(asked, this.last));
   }
 
-  /** After an absence: what is new, then what has changed in the stretch that is shown. */
+  /** After an absence: load what is new, retry the older page that the absence cost, then update the stretch that is shown. */
   async refresh() {
     await this.catchUp();
+    if (this.trouble?.code === "offline") await this.loadOlder();
     for (let after = this.first - 1; this.loaded && after < this.last; after += CATCH_UP) {
       const page = await this.door.messages(this.other, { after, limit: CATCH_UP });
       this.#takeAll(page);

@@ -15,6 +15,7 @@ export class ConversationView {
   #rows = new Map(); // key -> MessageRow
   #lines = new Map(); // day, or "new" -> line between messages
   #stuck = true; // at the end, and staying there
+  #endedAt = 0; // scrollTop after our last scroll to the end
   #seen = 0; // last seq that has been on the screen
   #newFrom = null; // first message that was unread when the conversation was opened
 
@@ -45,7 +46,7 @@ export class ConversationView {
 
   open(draft) {
     this.composer.set(draft);
-    this.watcher = new ResizeObserver(() => this.#stuck && this.#toEnd());
+    this.watcher = new ResizeObserver(() => this.#staysAtEnd() && this.#toEnd());
     this.watcher.observe(this.scroller);
     if (!this.conversation.loaded) this.conversation.loadOlder();
     this.draw();
@@ -88,7 +89,7 @@ export class ConversationView {
 
   draw() {
     this.person = this.people.get(this.conversation.other) ?? this.person;
-    const held = this.#stuck ? null : this.#firstInSight();
+    const held = this.#staysAtEnd() ? null : this.#firstInSight();
     const place = held?.getBoundingClientRect().top;
     this.#drawHeader();
     this.#drawTop();
@@ -206,9 +207,20 @@ export class ConversationView {
   // --- scrolling -------------------------------------------------------------------------------------------------------
 
   #scrolled() {
-    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    this.#stuck = scrollHeight - scrollTop - clientHeight < BOTTOM;
+    this.#stuck = this.#isAtEnd();
     this.#afterwards();
+  }
+
+  #isAtEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    return scrollHeight - scrollTop - clientHeight < BOTTOM;
+  }
+
+  /** Whether the view still follows the end. A scroll event comes a frame after its scroll, so a redraw in between must not rely on it. */
+  #staysAtEnd() {
+    const scrolledUp = this.scroller.scrollTop < this.#endedAt && !this.#isAtEnd();
+    if (scrolledUp) this.#stuck = false;
+    return this.#stuck;
   }
 
   #firstInSight() {
@@ -219,12 +231,13 @@ export class ConversationView {
   #toEnd() {
     this.#stuck = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.#endedAt = this.scroller.scrollTop; // the browser sets less than it was asked for
   }
 
   // --- acting ----------------------------------------------------------------------------------------------------------
 
   #send(text) {
-    this.#stuck = true;
+    this.#toEnd();
     this.workspace.send(this.conversation, text);
   }
 

@@ -73,7 +73,7 @@ export class Workspace {
     this.connection.hidden = true;
     this.stale = new Set(this.conversations.values());
     await this.#lookAgain();
-    for (const conversation of this.conversations.values()) this.#sendWaiting(conversation);
+    for (const conversation of this.conversations.values()) this.#sendWaiting(conversation); // conversations do not wait for each other
   }
 
   #lost() {
@@ -199,10 +199,11 @@ export class Workspace {
     this.draw();
   }
 
-  /** What failed only because nobody was there goes out again by itself, in its order. */
-  #sendWaiting(conversation) {
-    for (const waiting of conversation.pending) {
-      if (waiting.error?.code === "offline") this.retry(conversation, waiting);
+  /** Send again what failed only because there was no connection. Each message waits for the one before, which keeps their order. */
+  async #sendWaiting(conversation) {
+    for (const waiting of [...conversation.pending]) {
+      const isDiscarded = !conversation.pending.includes(waiting);
+      if (!isDiscarded && waiting.error?.code === "offline") await this.retry(conversation, waiting);
     }
   }
 

@@ -1,8 +1,9 @@
-"""The private engines: found, started, shared, stopped, and brought back; and what is said when they cannot be had."""
+"""The private engines: how they are found, started, shared, stopped and restarted, and what the errors say."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import resource
@@ -12,14 +13,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from pymongo import MongoClient
 from redis import Redis
+from waiting import LIMIT_S, block_until
 
 from chatlab import engines as engines_module
 from chatlab import keeper, programs
@@ -29,15 +32,23 @@ from chatlab.programs import find_program, old_version
 from chatlab.settings import Settings, load_settings
 
 USER = """
-import json, sys
+import json, os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
+from chatlab import engines
 from chatlab.engines import open_engines
 from chatlab.errors import EngineError
 from chatlab.settings import load_settings
+
+def sleep(seconds):  # `open_engines` sleeps only while another process holds the folder, or while MongoDB elects itself
+    Path(sys.argv[1], f"waits.{os.getpid()}").touch()
+    time.sleep(seconds)
+
+engines.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 try:
-    with open_engines(load_settings(data_dir=Path(sys.argv[1]))) as engines:
-        pids = [engines.pid("mongo"), engines.pid("redis")]
-        print(json.dumps({"mongo": engines.mongo.url, "redis": engines.redis.url, "pids": pids}), flush=True)
+    with open_engines(load_settings(data_dir=Path(sys.argv[1]))) as opened:
+        pids = [opened.pid("mongo"), opened.pid("redis")]
+        print(json.dumps({"mongo": opened.mongo.url, "redis": opened.redis.url, "pids": pids}), flush=True)
         sys.stdin.read()
 except EngineError as wrong:
     print(json.dumps({"detail": wrong.detail, "mend": wrong.mend}), flush=True)
@@ -53,15 +64,17 @@ class User:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def told(self) -> dict[str, Any]:
-        """What it says once the engines are there, or are not."""
+        """Wait until it has the engines, or has failed, and return what it printed."""
         assert self.process.stdout
         told: dict[str, Any] = json.loads(self.process.stdout.readline())
         return told
 
     def leave(self) -> None:
-        self.process.communicate(timeout=20)
+        """Let it close the engines and end."""
+        self.process.communicate(timeout=LIMIT_S)
 
     def die(self) -> None:
+        """End it with SIGKILL."""
         self.process.kill()
         self.leave()
 
@@ -72,7 +85,7 @@ def settings_for(folder: Path, **more: object) -> Settings:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """The keeper and the engines of a folder."""
+    """Return the keeper and the engines of a folder."""
     places, found = (str(folder), str(DataFolder(settings_for(folder)).run)), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -82,22 +95,19 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def wait_for_the_end(folder: Path) -> None:
+    """Wait until no keeper and no engine of a folder runs."""
+    block_until(lambda: processes(folder), f"the end of all processes of {folder}", is_reached=lambda seen: not seen)
+
+
 def named(folder: Path, what: str) -> psutil.Process:
-    """The one whose command says so."""
+    """Return the process whose command line contains a word."""
     return next(process for process in processes(folder) if what in " ".join(process.cmdline()[:3]))
 
 
-def wait_until(true: Callable[[], object], seconds: float = 10) -> None:
-    """Until it is true; a failure if it takes longer."""
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.02)  # the condition is about other processes, which do not report to a test
-
-
 def works(engines: Engines) -> bool:
-    """A document can be written, and a key too."""
-    with contextlib.suppress(Exception), MongoClient[Any](engines.mongo.url, timeoutMS=1000) as client:
+    """Return True if a document and a key can be written."""
+    with contextlib.suppress(Exception), MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client:
         client.test.seen.insert_one({})
         with Redis.from_url(engines.redis.url) as redis:
             return bool(redis.set("seen", 1, ex=5))
@@ -105,24 +115,24 @@ def works(engines: Engines) -> bool:
 
 
 def count(engines: Engines) -> int:
-    """How many documents `write` has left."""
-    with MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client:
+    """Return the number of documents that `write` has stored."""
+    with MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client:
         return client.test.kept.count_documents({})
 
 
 def write(url: str) -> None:
-    """One document that must survive."""
-    with MongoClient[Any](url, timeoutMS=5000) as client:
+    """Store one document, which must survive."""
+    with MongoClient[Any](url, timeoutMS=LIMIT_S * 1000) as client:
         client.test.kept.insert_one({})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A data folder of this test; whatever still runs for it at the end is a failure, and is ended."""
+    """A data folder of this test. A process that still runs for it at the end fails the test and is killed."""
     folder = tmp_path / "data"
     yield folder
     try:
-        wait_until(lambda: not processes(folder))
+        wait_for_the_end(folder)
     finally:
         for process in processes(folder):
             process.kill()
@@ -146,7 +156,7 @@ def refused(folder: Path, **more: object) -> EngineError:
 
 def test_mongodb_is_a_replica_set(engines: Engines) -> None:
     """Transactions and change streams work on the URL that is handed out."""
-    with MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client, client.test.kept.watch() as changes:
+    with MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client, client.test.kept.watch() as changes:
         with client.start_session() as session, session.start_transaction():
             client.test.kept.insert_one({"_id": 1}, session=session)
         assert changes.next()["documentKey"] == {"_id": 1}
@@ -171,9 +181,21 @@ def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
     assert {path.name for path in run.iterdir() if path.is_socket()} == {"keeper.sock", "mongod.sock", "redis.sock"}
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a data folder, as a process does that starts the keeper."""
+    home = DataFolder(settings_for(folder))
+    home.make()
+    with home.lock.open("rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def test_two_that_start_at_once_share(folder: Path) -> None:
-    """Two processes that open the same folder at the same moment get the same engines."""
-    users = [User(folder), User(folder)]
+    """Two processes that wait for the lock of the same folder get the same engines when it is free."""
+    with locked(folder):
+        users = [User(folder), User(folder)]
+        block_until(lambda: len(list(folder.glob("waits.*"))), "both users at the lock", is_reached=lambda seen: seen == 2)
     first, second = (user.told() for user in users)
     assert first == second
     for user in users:
@@ -181,7 +203,7 @@ def test_two_that_start_at_once_share(folder: Path) -> None:
 
 
 def test_the_last_one_stops_them(folder: Path) -> None:
-    """Who leaves takes the engines from nobody; when the last one has left they are stopped, within about two seconds."""
+    """A user that leaves does not stop the engines for others. When the last one has left, they are stopped."""
     user = User(folder)
     told = user.told()
     with open_engines(settings_for(folder)) as engines:
@@ -189,52 +211,69 @@ def test_the_last_one_stops_them(folder: Path) -> None:
         user.leave()
         assert works(engines)
         assert engines.pid("mongo") == told["pids"][0]
-        began = time.monotonic()
-    assert time.monotonic() - began < 4  # about one here; two cores may be shared
     assert not any(psutil.pid_exists(pid) for pid in told["pids"])
 
 
 def test_a_killed_user_leaves_no_orphan(folder: Path) -> None:
-    """After kill -9 of the only user the engines end by themselves, and the next one finds all that was written."""
+    """After SIGKILL of the only user the engines end, and the next user finds all documents."""
     user = User(folder)
     write(user.told()["mongo"])
     user.die()
-    wait_until(lambda: not processes(folder))
+    wait_for_the_end(folder)
     with open_engines(settings_for(folder)) as engines:
         assert count(engines) == 1
 
 
-def test_who_comes_while_they_stop_waits(folder: Path) -> None:
-    """A user that comes while the keeper is stopping the engines simply gets new ones."""
-    user = User(folder)
-    write(user.told()["mongo"])
-    user.die()
+def slow_to_end(program: Path, gate: Path) -> Path:
+    """Write a redis-server that ignores SIGTERM until the file `gate` exists."""
+    redis = find_program("redis", settings_for(gate.parent)).path
+    wait = f'while [ ! -e "{gate}" ]; do sleep 0.05; done; kill $server'
+    program.write_text(f'#!/bin/sh\n"{redis}" "$@" &\nserver=$!\ntrap \'{wait}\' TERM\nwait $server\nwait $server\n')
+    program.chmod(0o700)
+    return program
+
+
+def test_a_user_waits_while_they_stop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that opens the folder while the keeper stops the engines waits, and gets new ones."""
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("CHATLAB_REDIS_SERVER", str(slow_to_end(tmp_path / "redis-server", gate)))
+    leaver = User(folder, "env", f"CHATLAB_REDIS_SERVER={tmp_path / 'redis-server'}")
+    write(leaver.told()["mongo"])
+    leaver.die()
+    block_until(lambda: not keeper.answers(str(DataFolder(settings_for(folder)).run / keeper.SOCKET)), "a keeper that stops its engines")
+
+    def sleep(seconds: float) -> None:
+        gate.touch()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(engines_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with open_engines(settings_for(folder)) as engines:
+        assert gate.exists(), "the user did not have to wait"
         assert count(engines) == 1
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
 def test_a_killed_engine_comes_back(engines: Engines, name: programs.Name) -> None:
-    """After kill -9 of an engine: it is there again within two seconds or so, with all that was written."""
+    """After SIGKILL the keeper starts the engine again, with all documents."""
     write(engines.mongo.url)
     pid = engines.pid(name)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: engines.pid(name) not in {None, pid} and works(engines), seconds=5)
+    block_until(lambda: engines.pid(name) not in {None, pid} and works(engines), f"a new {name}")
     assert count(engines) == 1
 
 
 def test_a_killed_keeper_comes_back(engines: Engines, folder: Path) -> None:
-    """After kill -9 of the keeper: its user brings a new one, and the same URLs work again with all that was written."""
+    """After SIGKILL of the keeper its user starts another one, and the same URLs work again with all documents."""
     write(engines.mongo.url)
     old = named(folder, "keeper.py")
     old.kill()
-    wait_until(lambda: not old.is_running() and works(engines) and engines.pid("mongo"), seconds=10)
+    block_until(lambda: not old.is_running() and works(engines) and engines.pid("mongo"), "a new keeper with its engines")
     assert count(engines) == 1
 
 
 def test_all_killed_at_once_recovers(folder: Path) -> None:
-    """After kill -9 of the user, the keeper and both engines: the next start has no stale lock to mind, and nothing is lost."""
+    """After SIGKILL of the user, the keeper and both engines the next start finds no stale lock and all documents."""
     user = User(folder)
     write(user.told()["mongo"])
     everything = [named(folder, "keeper.py"), *(process for process in processes(folder) if "keeper.py" not in str(process.cmdline()))]
@@ -245,31 +284,34 @@ def test_all_killed_at_once_recovers(folder: Path) -> None:
         assert count(engines) == 1
 
 
-def test_a_leftover_is_ended(folder: Path) -> None:
-    """An engine that outlived its keeper (where no kernel ends it) is found by its pid file and ended, frozen or not."""
+def test_a_leftover_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start finds an engine that outlived its keeper by its pid file and ends it cleanly, even a frozen one."""
+    monkeypatch.setattr(keeper, "STOP_WITHIN", LIMIT_S)  # seconds: SIGKILL would be no clean end
     with open_engines(settings_for(folder)) as engines:
         write(engines.mongo.url)
     home = DataFolder(settings_for(folder))
     order = home.order("mongo", find_program("mongo", settings_for(folder)).path)
     with subprocess.Popen(order["argv"], cwd=order["folder"], stdout=subprocess.DEVNULL) as leftover:
         (home.run / "mongo.pid").write_text(str(leftover.pid))
-        wait_until(lambda: keeper.answers(order["socket"]))
-        engines_module._settle("mongo", home.url("mongo"))  # one that is still electing itself does not end in time
+        block_until(lambda: keeper.answers(order["socket"]), "an answer of mongod")
+        engines_module._settle("mongo", home.url("mongo"))  # a mongod that is still electing itself ends late
         leftover.send_signal(signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor() as reaper, open_engines(settings_for(folder)) as engines:
-            assert reaper.submit(leftover.wait, 5).result() == 0
+            assert reaper.submit(leftover.wait, LIMIT_S).result() == 0
             assert count(engines) == 1
 
 
 def test_a_stranger_with_the_pid_is_left_alone(folder: Path) -> None:
-    """A pid file that names a process that is not our engine does it no harm."""
+    """A process that is named in a pid file but is not our engine keeps running."""
     home = DataFolder(settings_for(folder))
     home.make()
-    with subprocess.Popen(["sleep", "60"]) as stranger:
-        (home.run / "mongo.pid").write_text(str(stranger.pid))
-        with open_engines(settings_for(folder)):
-            assert stranger.poll() is None
-        stranger.kill()
+    with subprocess.Popen(["sleep", "infinity"]) as stranger:
+        try:
+            (home.run / "mongo.pid").write_text(str(stranger.pid))
+            with open_engines(settings_for(folder)):
+                assert stranger.poll() is None
+        finally:
+            stranger.kill()
 
 
 def test_an_outage_on_purpose(engines: Engines, folder: Path) -> None:
@@ -287,12 +329,12 @@ def test_an_outage_on_purpose(engines: Engines, folder: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["lock", "run/keeper.sock", "run/mongo.pid", "run/mongod.sock"])
 def test_ctrl_c_during_the_start(folder: Path, moment: str) -> None:
-    """Ctrl-C at any moment of the start leaves no process behind, and the next start works."""
+    """Ctrl-C during the start leaves no process behind, and the next start works."""
     user = User(folder)
-    wait_until((folder / moment).exists)
+    block_until((folder / moment).exists, moment)
     user.process.send_signal(signal.SIGINT)
     user.leave()
-    wait_until(lambda: not processes(folder))
+    wait_for_the_end(folder)
     with open_engines(settings_for(folder)) as engines:
         assert works(engines)
 
@@ -304,7 +346,7 @@ def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
     with open_engines(settings_for(folder)) as engines:
         assert works(engines)
         assert {Path(process.cwd()) for process in processes(folder)} >= {DataFolder(settings_for(folder)).run}
-    wait_until(lambda: not processes(folder))
+    wait_for_the_end(folder)
     run = DataFolder(settings_for(folder)).run
     if not run.is_relative_to(folder):
         shutil.rmtree(run)
@@ -314,10 +356,10 @@ def test_a_folder_that_moves_is_the_same_set(folder: Path, tmp_path: Path) -> No
     """A data folder that was renamed starts with all that was in it."""
     with open_engines(settings_for(folder)) as engines:
         write(engines.mongo.url)
-    wait_until(lambda: not processes(folder))
+    wait_for_the_end(folder)
     with open_engines(settings_for(folder.rename(tmp_path / "moved"))) as engines:
         assert count(engines) == 1
-    wait_until(lambda: not processes(tmp_path / "moved"))
+    wait_for_the_end(tmp_path / "moved")
 
 
 def test_a_short_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
@@ -411,7 +453,7 @@ def test_a_disk_that_fills_up_during_the_start(folder: Path, monkeypatch: pytest
     folder.mkdir()
     with too_little_disk(folder):
         wrong = refused(folder)
-        wait_until(lambda: not processes(folder))
+        wait_for_the_end(folder)
     assert "the disk is full" in wrong.detail or "may not grow" in wrong.detail
 
 
@@ -464,17 +506,18 @@ def test_engines_that_are_named_are_only_asked(engines: Engines, folder: Path) -
     assert {process.pid for process in processes(folder)} == before
 
 
-def test_named_engines_that_are_down(tmp_path: Path) -> None:
-    """Engines in the settings that do not answer are a warning within a few seconds, never an error: they may come later."""
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never-answers"])
+def test_named_engines_that_are_down(tmp_path: Path, listens: bool) -> None:
+    """Engines in the settings that refuse connections or never answer give a warning and no error: they may start later."""
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
+        silent.bind(("127.0.0.1", 0))  # without `listen` the kernel refuses every connection
+        if listens:
+            silent.listen()
         place = f"127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
         with open_engines(load_settings(data_dir=tmp_path, mongo_url=f"mongodb://{place}", redis_url=f"redis://{place}")) as engines:
             assert (engines.mongo.version, engines.redis.version) == ("", "")
             assert engines.mongo.warning
             assert engines.redis.warning
-        assert time.monotonic() - began < 5
 
 
 def test_a_full_disk_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:

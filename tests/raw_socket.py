@@ -1,11 +1,13 @@
-"""A Socket.IO client that says exactly what it is told to: frames as text, nothing answered by itself but pings."""
+"""A Socket.IO client that sends exactly the frames a test gives it, and answers only pings by itself."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from live import Person, Service
+from waiting import LIMIT_S
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -29,10 +31,14 @@ class RawSocket:
                 await self._connection.send(frame)
 
     async def hear(self) -> str | None:
-        """The next frame that is not a ping; None when the service has closed the connection."""
+        """Return the next frame that is not a ping, or None when the service has closed the connection.
+
+        Raises TimeoutError when there is neither for LIMIT_S.
+        """
         try:
-            while (frame := str(await self._connection.recv())) == "2":
-                await self._connection.send("3")
+            async with asyncio.timeout(LIMIT_S):
+                while (frame := str(await self._connection.recv())) == "2":
+                    await self._connection.send("3")
         except ConnectionClosed:
             return None
         self.heard.append(frame)
@@ -61,7 +67,7 @@ class RawSocket:
 async def unauthenticated(service: Service) -> AsyncIterator[RawSocket]:
     """A websocket that has not said who it is."""
     address = f"ws://127.0.0.1:{service.port}/socket.io/?EIO=4&transport=websocket"
-    async with connect(address, max_size=None, compression=None, close_timeout=1) as connection:
+    async with connect(address, max_size=None, compression=None, open_timeout=LIMIT_S, close_timeout=1) as connection:
         socket = RawSocket(connection)
         await socket.until("0")
         yield socket

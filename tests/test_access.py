@@ -7,12 +7,22 @@ from typing import Any
 import httpx
 import pytest
 from house import House, Newcomer
-from live import Person, eventually
+from live import Person
 from raw_socket import unauthenticated
+from waiting import wait_until
 
 MISSING = "f" * 24
 EMOJI = "\N{THUMBS UP SIGN}"
 WHO = ("no token", "a wrong token", "outsider", "participant", "sender")
+
+pytest_plugins = ["patient"]
+
+
+@pytest.fixture(scope="module")
+def house(patient_house: House) -> House:
+    """A service whose answers do not depend on the speed of the machine."""
+    return patient_house
+
 
 Answers = tuple[int, int, int, int, int]  # of these five, in this order
 
@@ -183,4 +193,4 @@ async def test_a_socket_without_a_session_is_nobody(scene: Scene) -> None:
     assert scene.house.everything() == before
     await scene.participant.connect()
     await scene.sender.send(scene.participant, "hello")
-    await eventually(lambda: scene.participant.heard("newMessage"))
+    await wait_until(lambda: scene.participant.heard("newMessage"), "the message to reach the participant's socket")

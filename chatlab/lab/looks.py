@@ -6,6 +6,7 @@ who want to do something to a key of this session themselves.
 
 import asyncio
 import contextlib
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +26,13 @@ EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "R
 
 
 async def looked_until(found: Callable[[], Any], within: float, every: float = 0.01) -> bool:
-    """Look again and again until it is so, for what nobody tells of; `within` and `every` are seconds. False when it did not come."""
+    """Look again and again until it is so, for what nobody tells of; `within` and `every` are seconds. False when it did not come.
+
+    What `found` gives may be awaited.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
-            while not found():  # noqa: ASYNC110 - see above
+            while not (await seen if inspect.isawaitable(seen := found()) else seen):  # noqa: ASYNC110 - see above
                 await asyncio.sleep(every)
             return True
     return False

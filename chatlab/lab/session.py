@@ -32,7 +32,7 @@ from chatlab.lab.asked import Asked
 from chatlab.lab.claims import Claim, Claims
 from chatlab.lab.ledger import Ledger
 from chatlab.lab.life import SELDOM, Life
-from chatlab.lab.looks import Looks
+from chatlab.lab.looks import Looks, looked_until
 from chatlab.lab.said import Said, words
 from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.trace import Person, Trace
@@ -227,8 +227,7 @@ class Lab:
         await self._stop_watching()
         assert self.pid
         os.kill(self.pid, signal.SIGKILL)
-        while self.runs:  # noqa: ASYNC110 - the kernel needs a moment
-            await asyncio.sleep(0.001)
+        await looked_until(lambda: not self.runs, PATIENCE)  # the kernel needs a moment
         return Said("The service was killed. await lab.restart() brings it back.")
 
     async def beside(self, name: str, **changed: Any) -> str:
@@ -275,8 +274,7 @@ class Lab:
         """`kill -9` for an engine, frozen or not. Its keeper starts it again at once: MongoDB with all it had saved, Redis empty."""
         former = self._mine.pid(name)
         self._signal(name, signal.SIGKILL)
-        while self._mine.pid(name) in (None, former):  # noqa: ASYNC110 - the keeper has to notice, and nobody is told
-            await asyncio.sleep(0.02)
+        await looked_until(lambda: self._mine.pid(name) not in (None, former), PATIENCE)  # the keeper has to notice
         await asyncio.to_thread(self._mine.start, name)
         return Said(f"{name} was killed, and runs again.")
 

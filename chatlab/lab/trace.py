@@ -1,6 +1,5 @@
 """The way of one message: the boxes of the send diagram it really passed, with the time each took, from the service's flow events."""
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,6 +7,7 @@ from chatlab import client
 from chatlab.client import Json
 from chatlab.errors import EngineError
 from chatlab.flow import Event
+from chatlab.lab.claims import claims_table
 
 if TYPE_CHECKING:
     from chatlab.lab.session import Lab
@@ -62,9 +62,7 @@ def boxes_html(boxes: list[dict[str, Any]]) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """HTML that reads well in JupyterLab, which would align to the right, and on plainer pages, which drop the styles."""
-    cells = [[f'<td style="text-align:left">{html.escape(text)}</td>' for text in row] for row in rows]
-    head = "".join(f'<th style="text-align:left">{text}</th>' for text in heads)
-    return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{''.join(row)}</tr>" for row in cells), "</table>"])
+    return claims_table(tuple(heads), [(False, tuple(row)) for row in rows])
 
 
 class Rows(NamedTuple):

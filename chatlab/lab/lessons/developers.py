@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from chatlab import client
 from chatlab.client import Json
 from chatlab.errors import Conflict
 from chatlab.lab.claims import holds
+from chatlab.lab.looks import looked_until
 from chatlab.lab.session import PASSWORD, Lab
 from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
@@ -31,20 +32,7 @@ NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as i
 
 async def until(found: Callable[[], Any]) -> bool:
     """Look until it is so, for a while at most."""
-
-    async def looked() -> bool:
-        return bool(found())
-
-    return await _until(looked)
-
-
-async def _until(found: Callable[[], Awaitable[bool]]) -> bool:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BACK):
-            while not await found():  # noqa: ASYNC110 - nothing tells; one has to look
-                await asyncio.sleep(0.01)
-            return True
-    return False
+    return await looked_until(found, BACK)
 
 
 # --- two processes of one service ----------------------------------------------------------------------------------------------
@@ -59,7 +47,7 @@ async def at(url: str, person: Person, seen_by: Person) -> client.Person:
         users: list[Json] = (await seen_by.http.get("/api/users")).json()
         return any(user["id"] == person.id and user["online"] for user in users)
 
-    await _until(known)
+    await until(known)
     return there
 
 

@@ -1,7 +1,6 @@
 """Notebook 13: every number and claim of the document, with what was measured of it, and the verdict."""
 
 import asyncio
-import html
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -88,9 +87,6 @@ class Score(NamedTuple):
 
     def __repr__(self) -> str:
         return f"{TIMED} {self.holds} hold, {self.depends} depend, {self.fails} do not hold, {self.missing} are not measured yet"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
 
 
 def score(table: Table) -> Score:

@@ -13,7 +13,7 @@ from chatlab import client
 from chatlab.client import Heard, Json
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Person, Trace, table
+from chatlab.lab.trace import STAGES, Person, Rows, Trace, table
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
 
 PATIENCE = 10  # seconds for a frame
@@ -85,27 +85,19 @@ def heard_of(person: client.Person, message_id: str) -> list[Heard]:
     return [heard for heard in person.heard if heard.event == "newMessage" and heard.payload["_id"] == message_id]
 
 
-class Arrivals(NamedTuple):
-    """Who has heard of a message: how often, and when, in milliseconds since the request came in."""
+async def arrivals(trace: Trace, *people: Person) -> Rows:
+    """When, in milliseconds since the request came in, and how often each of these people heard of this message.
 
-    rows: list[tuple[str, str, str]]
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{who:<16} {what:<22} {when:>9}" for who, what, when in self.rows)
-
-    def _repr_html_(self) -> str:
-        return table(("who", "what", "since the request"), self.rows)
-
-
-async def arrivals(trace: Trace, *people: Person) -> Arrivals:
-    """When and how often each of these people heard of this message; their sockets were open when it was sent."""
+    Their sockets were open when it was sent.
+    """
     await settled(*people)
     began = trace.events[0]["at"] - trace.events[0]["tookMs"]
     at = {event["stage"]: event["at"] for event in trace.events}
     told = [(person.id, heard_of(person, trace.id)) for person in people]
     rows = [(name, f"newMessage, {_times(len(heard))}", _ms(heard[0].at - began) if heard else "") for name, heard in told]
     emits, answers = at["cache_conversation"], at["respond"]  # the box before has ended; this one has
-    return Arrivals([("the service", "emits", _ms(emits - began)), *rows, ("the service", "answers", _ms(answers - began))])
+    ends = [("the service", "emits", _ms(emits - began)), *rows, ("the service", "answers", _ms(answers - began))]
+    return Rows(("who", "what", "since the request"), ends)
 
 
 def _times(count: int) -> str:

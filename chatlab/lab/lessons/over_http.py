@@ -14,7 +14,7 @@ from chatlab.client import Json
 from chatlab.flow import Event
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Person, table
+from chatlab.lab.trace import STAGES, Person, Rows
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
 
 PATH = "/api/messages/send"
@@ -106,25 +106,9 @@ async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, .
 # --- what it has become ----------------------------------------------------------------------------------------------------------
 
 
-class Fields(NamedTuple):
-    """A message, field by field, with who made each."""
-
-    message: Json
-
-    @property
-    def rows(self) -> list[tuple[str, str, str]]:
-        return [(name, json.dumps(value), MAKERS[name]) for name, value in self.message.items()]
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name:<11} {value:<28} {maker}" for name, value, maker in self.rows)
-
-    def _repr_html_(self) -> str:
-        return table(("field", "value", "made by"), self.rows)
-
-
-def fields(exchange: Exchange) -> Fields:
+def fields(exchange: Exchange) -> Rows:
     """The message of an answer, with who made each of its fields."""
-    return Fields(exchange.body)
+    return Rows(("field", "value", "made by"), [(name, json.dumps(value), MAKERS[name]) for name, value in exchange.body.items()])
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from chatlab.errors import ChatlabError, StoreUnavailable
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.looks import looked_until
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Trace, table
+from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
 
 TRIES = 5  # to strike in between; one is enough but on a machine that stands still
@@ -169,27 +169,16 @@ def _stages(part: Any) -> Iterator[Json]:
             yield from _stages(inner)
 
 
-class Plans(NamedTuple):
-    """What is asked, by which index it is found, and how many documents were looked at."""
-
-    rows: list[tuple[str, str, str]]
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{what:<30} {index:<24} {looked}" for what, index, looked in self.rows)
-
-    def _repr_html_(self) -> str:
-        return table(("asked for", "index", "documents looked at"), self.rows)
-
-
-def plans(lab: Lab, killed: Killed) -> Plans:
-    """Three questions, and how MongoDB finds the answers."""
+def plans(lab: Lab, killed: Killed) -> Rows:
+    """Three questions, by which index MongoDB finds the answers, and how many documents it looks at for that."""
     asked = {
         "the newest of a conversation": plan(lab, {"conversation": "alice:bob"}, sort={"seq": -1}, limit=1),
         "the message with this _id": plan(lab, {"_id": ObjectId(killed.documents[0]["_id"])}),
         "a message with this text": plan(lab, {"text": killed.text}),
     }
     everything = lab.messages.count_documents({})
-    return Plans([(what, how.by, "all" if how.looked == everything else str(how.looked)) for what, how in asked.items()])
+    rows = [(what, how.by, "all" if how.looked == everything else str(how.looked)) for what, how in asked.items()]
+    return Rows(("asked for", "index", "documents looked at"), rows)
 
 
 # --- MongoDB killed under load ---------------------------------------------------------------------------------------------------

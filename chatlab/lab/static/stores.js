@@ -2,7 +2,7 @@
 //
 // A model: {id, places: {store, message, window}}, each {where, key, found: message | null, differs: [names], deadlineMs, kept, trouble}.
 
-import { add, say } from "../../static/lab/parts.js";
+import { add, animation, say } from "../../static/lab/parts.js";
 
 const FIELDS = { version: "version", text: "text", reactions: "reactions" };
 
@@ -15,21 +15,19 @@ function stores(root, model, { big, now, tell }) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const cards = Object.fromEntries(Object.entries(model.places).map(([name, place]) => [name, newCard(board, name, place)]));
   let shown = model;
-  let frame = 0;
-  let resting = false;
+  const { begin, rest, close } = animation(draw);
 
   function update(changed) {
     shown = changed;
     for (const [name, place] of Object.entries(changed.places)) show(cards[name], place);
     say(said, Object.values(changed.places).map((place) => `${place.where}: ${word(place)}`).join(". "));
-    if (!frame && !resting) tick();
+    begin();
   }
 
-  function tick() {
-    frame = 0;
+  function draw() {
     let moving = false;
     for (const [name, card] of Object.entries(cards)) moving = countDown(card, shown.places[name]) || moving;
-    if (moving && !resting) frame = requestAnimationFrame(tick);
+    return moving;
   }
 
   function countDown(card, place) {
@@ -46,12 +44,9 @@ function stores(root, model, { big, now, tell }) {
   update(model);
   return {
     update,
-    rest() {
-      resting = true;
-    },
+    rest,
     close() {
-      resting = true;
-      cancelAnimationFrame(frame);
+      close();
       tell({ views: -1 });
       board.remove();
     },

@@ -3,7 +3,7 @@
 //
 // A model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs, deadlineMs, toldMs, lagMs}]}, milliseconds since 1970.
 
-import { add, say } from "../../static/lab/parts.js";
+import { add, animation, say } from "../../static/lab/parts.js";
 
 const WIDE = 900;
 const LEFT = 10; // of the oldest moment
@@ -37,10 +37,9 @@ function timeline(root, model, { big, now }) {
   let shown = model;
   let start = now(); // the moment at x 0 of what is drawn
   let scale = 0;
-  let frame = 0;
   let drawnAt = 0;
   let stopped = null; // the moment at which the picture was stopped
-  let resting = false;
+  const { begin, rest, close } = animation(pass);
 
   const x = (moment) => (moment - start) * scale;
   const nowX = () => LEFT + shown.shownMs * scale;
@@ -48,7 +47,7 @@ function timeline(root, model, { big, now }) {
   function update(changed) {
     shown = changed;
     draw();
-    if (!frame && !resting) frame = requestAnimationFrame(tick);
+    begin();
   }
 
   function draw() {
@@ -113,11 +112,10 @@ function timeline(root, model, { big, now }) {
     }
   }
 
-  function tick() {
-    frame = 0;
-    if (resting) return;
+  // Time passes, whatever comes of it.
+  function pass() {
     if (stopped === null && (!calm.matches || performance.now() - drawnAt > 1000)) move();
-    frame = requestAnimationFrame(tick);
+    return true;
   }
 
   function move() {
@@ -155,12 +153,9 @@ function timeline(root, model, { big, now }) {
   update(model);
   return {
     update,
-    rest() {
-      resting = true;
-    },
+    rest,
     close() {
-      resting = true;
-      cancelAnimationFrame(frame);
+      close();
       board.remove();
     },
   };

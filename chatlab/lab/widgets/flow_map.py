@@ -7,6 +7,8 @@ from typing import Any
 
 from chatlab.flow import Event
 from chatlab.lab.trace import PLANS, boxes_html, boxes_of
+from chatlab.lab.widgets.chart_svg import image_of
+from chatlab.lab.widgets.flow_svg import flow_svg
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.sources import sources_of
 
@@ -56,8 +58,10 @@ class FlowMap(Paced):
         return {"door": first["door"], "trace": first["trace"], "boxes": boxes_of(self._events, PLANS[self.of])}
 
     def snapshot(self) -> str:
-        lit = boxes_html(self.state()["boxes"]) if self._events else ""
-        return f"<p>{self!r}</p>{lit}"
+        state = self.state()
+        picture = flow_svg(f"The boxes that a {self.of} passes", FACES[self.of], state["door"], state["boxes"])
+        lit = boxes_html(state["boxes"]) if self._events else ""
+        return f"{image_of(picture, ', '.join(box['title'] for box in state['boxes']))}\n<p>{self!r}</p>{lit}"
 
     def __repr__(self) -> str:
         return f"The flow map{'' if self.of == 'send' else f' of a {self.of}'}: live in a running notebook."

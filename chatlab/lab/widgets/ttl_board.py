@@ -1,10 +1,10 @@
 """One bar for each cached message, with the time it has left."""
 
-import html
 import time
 from typing import Any
 
-from chatlab.lab.life import Life
+from chatlab.lab.life import Life, life_svg
+from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import SHARED, Live, module_of
 
 ROWS = 8  # keys on a board
@@ -26,7 +26,7 @@ class TtlBoard(Live):
         self.model = {"items": items, "sentMs": time.time() * 1000}
 
     def snapshot(self) -> str:
-        lives = "".join(f"<pre>{html.escape(repr(life))}</pre>" for life in reversed(self._lives.values()))
+        lives = "\n".join(image_of(life_svg(life), repr(life)) for life in reversed(self._lives.values()))
         return f"<p>The TTL board: live in a running notebook.</p>{lives}"
 
     def __repr__(self) -> str:

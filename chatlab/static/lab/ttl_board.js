@@ -11,7 +11,7 @@
 // With `most`, so many keys have a row, which keeps its place until its story has been told; each of the others is one cell of a field below,
 // as high as the life it has left; an item with `always` has a row all the same, on top. So thousands of keys are as smooth as one.
 
-import { add } from "./parts.js";
+import { add, animation } from "./parts.js";
 
 export function ttlBoard(root, model, { big = false, now = Date.now, most = Infinity } = {}) {
   const board = add(root, "section", "cl-board");
@@ -25,8 +25,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const rows = new Map();
   let others = []; // living keys without a row
-  let frame = 0;
-  let closed = false;
+  const { begin, close } = animation(drawAll);
 
   function update(changed) {
     const items = changed.items ?? [];
@@ -38,7 +37,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     let free = most - plain.length;
     for (const item of known.values()) if (rows.has(item.key) || item.always || free-- > 0) show(item);
     others = field ? items.filter((item) => item.state === "live" && !rows.has(item.key)) : [];
-    if (!frame && !closed) tick();
+    begin();
   }
 
   function drop(key, row) {
@@ -72,13 +71,11 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     return row;
   }
 
-  function tick() {
-    frame = 0;
+  function drawAll() {
     let moving = false;
     for (const row of rows.values()) moving = draw(row) || moving;
     if (field) field.draw(others.map(share));
-    moving ||= others.length > 0;
-    if (moving && !closed) frame = requestAnimationFrame(tick);
+    return moving || others.length > 0;
   }
 
   // True while the row moves by itself. For whoever asked for less motion it moves once a second.
@@ -112,8 +109,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
   return {
     update,
     close() {
-      closed = true;
-      cancelAnimationFrame(frame);
+      close();
       board.remove();
     },
   };

@@ -13,6 +13,8 @@ READING_ORDER = (
     "requests",
     "flow",
     "metrics",
+    "driver_calls",
+    "watchdog",
     "breaker",
     "limits",
     "store",

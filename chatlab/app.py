@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
-from chatlab.cache import Cache
+from chatlab.cache import CALL_LIMIT_S, Cache
 from chatlab.engines import open_engines
 from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
@@ -31,6 +31,7 @@ from chatlab.settings import Settings, load_settings
 from chatlab.socket_api import SocketApi, SocketGuard, socket_server
 from chatlab.store import Store
 from chatlab.sweeper import Sweeper
+from chatlab.watchdog import ExitDeadline, Watchdog
 
 SOCKETS = "/socket.io/"
 log = logging.getLogger(__name__)
@@ -76,13 +77,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: Chatlab) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             _end_with_parent()
+            _limit_stopping(app, settings)
             metrics.forget_the_dead()
             urls = await _urls(settings, stack)
             sockets = socket_server(settings.max_body)
             parts = app.state.parts = await _parts(settings, urls, sockets, stack)
             socket_api = SocketApi(sockets, parts.service, parts.accounts, parts.hub, parts.flow)
             socket_api.open()
-            stack.push_async_callback(_within, 1, socket_api.close)
+            stack.push_async_callback(_within, 0.4, socket_api.close)
             _add_routes(app, parts, sockets, socket_api)
             await _open_sweeper(parts, urls, stack)
             yield
@@ -103,6 +105,25 @@ def _end_with_parent() -> None:
         asyncio.get_running_loop().add_reader(parent.sentinel, _leave, parent.sentinel)
 
 
+def _limit_stopping(app: FastAPI, settings: Settings) -> None:
+    """End this process in time after SIGTERM, whatever hangs."""
+    loop = asyncio.get_running_loop()
+
+    def left() -> str:
+        parts: Parts | None = getattr(app.state, "parts", None)
+        tasks = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks(loop))  # type: ignore[union-attr]  # coroutines have names
+        saves = f"{parts.store.unsaved} messages not saved, {parts.store.calls.under_way} calls to MongoDB, " if parts else ""
+        return f"{saves}{len(tasks)} tasks ({', '.join(dict.fromkeys(tasks))})"
+
+    ExitDeadline(settings.exit_limit_s, left).watch_signals()
+
+
+def _watch(store: Store, stack: contextlib.AsyncExitStack) -> None:
+    """Measure the event loop and the calls to MongoDB until the service stops."""
+    watching = asyncio.create_task(Watchdog(store.calls, store.pool).run())
+    stack.callback(watching.cancel)
+
+
 def _leave(sentinel: int) -> None:
     asyncio.get_running_loop().remove_reader(sentinel)
     signal.raise_signal(signal.SIGTERM)
@@ -120,16 +141,17 @@ async def _urls(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[s
 async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.AsyncServer, stack: contextlib.AsyncExitStack) -> Parts:
     mongo_url, redis_url = urls
     flow = _flow(settings)
-    cache = Cache(connect(redis_url, answer=None), settings, flow)
+    cache = Cache(connect(redis_url, answer=CALL_LIMIT_S), settings, flow)
     store = Store(mongo_url, settings.database, clock=cache.clock)
     hub = Hub(sockets, cache.pipe, connect(redis_url), settings.key_prefix)
     cache.others = hub.has_peers
     accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
     stack.callback(metrics.forget_this_process)
-    stack.push_async_callback(_within, 1, cache.close)
-    stack.push_async_callback(_within, 4, store.close)  # what waits to be saved is saved
-    stack.push_async_callback(_within, 1, hub.close)
+    stack.push_async_callback(_within, 0.4, cache.close)
+    stack.push_async_callback(_within, 2, store.close)  # what waits to be saved is saved
+    stack.push_async_callback(_within, 0.4, hub.close)
     await asyncio.gather(cache.open(), store.open())
+    _watch(store, stack)
     await hub.open()
     return Parts(settings, flow, store, cache, hub, accounts, Service(store, cache, hub, accounts))
 
@@ -198,7 +220,7 @@ async def _open_sweeper(parts: Parts, urls: tuple[str, str], stack: contextlib.A
         await asyncio.wait([sweeping])
         await redis.aclose()
 
-    stack.push_async_callback(_within, 2, stop)
+    stack.push_async_callback(_within, 0.4, stop)
 
 
 async def _health(request: Request) -> Response:

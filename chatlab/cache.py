@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from chatlab.breaker import Breaker
+from chatlab.driver_calls import DriverCalls
 from chatlab.flow import Flow
 from chatlab.identity import Conversation
 from chatlab.message import Message, from_json
@@ -28,6 +29,7 @@ from chatlab.settings import CacheMode, Settings
 SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage
 PULSE = 0.05  # the same, while other processes write too
 LATE = 0.08  # an answer to such a look that came later is an outage. PULSE + LATE < ANSWER: nobody gives up on Redis without all noticing
+CALL_LIMIT_S = 1.0  # seconds for one call of redis-py; requests use the pipe, which has limits of its own
 WRITTEN = (b"window", b"fence")  # what a script says that has done its work on a window
 
 
@@ -131,6 +133,7 @@ class Cache:
         self.others: Callable[[], bool] = lambda: False  # are there other processes?
         self.on_kept: Callable[[str, int], None] = lambda _key, _ttl_ms: None  # hears of each `message:{_id}` that has begun a life
         self._redis, self._flow, self._window_size = redis, flow, settings.window_size
+        self._calls = DriverCalls(CALL_LIMIT_S)
         self._scripts, self._digests = scripts_in(source), dict[str, str]()
         self._behind: int | None = None  # Redis's clock minus ours, in microseconds
         self._syncing: asyncio.Task[None] | None = None
@@ -170,23 +173,24 @@ class Cache:
         await self.breaker.close()
         await self.pipe.drain()
         await self.pipe.hang_up()
+        await self._calls.drain()
         await self._redis.aclose()
 
     async def _probe(self) -> None:
         """Redis is back when it takes a write; what it held before now is not trusted, and no late reply is taken for one of now."""
         await self.pipe.hang_up()
-        await self._redis.connection_pool.disconnect()
-        await self._redis.set(self.keys.probe, 1, px=1000)
+        await self._calls.run(self._redis.connection_pool.disconnect())
+        await self._calls.run(self._redis.set(self.keys.probe, 1, px=1000))
         for name, script in self._scripts.items():
             self._digests[name] = await self._loaded(script)
-        seconds, microseconds = await self._redis.time()
+        seconds, microseconds = await self._calls.run(self._redis.time())
         self.epoch = seconds * 1_000_000 + microseconds
         self._learn_time(self.epoch)
 
     async def _loaded(self, script: str) -> str:
         """The digest that Redis knows a script by. Raises ValueError if it is another one: that is not Redis, or out of step."""
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        if await self._redis.script_load(script) not in (digest, digest.encode()):
+        if await self._calls.run(self._redis.script_load(script)) not in (digest, digest.encode()):
             raise ValueError("not an answer to what was asked")
         self.pipe.sources[digest] = script
         return digest

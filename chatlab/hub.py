@@ -19,8 +19,9 @@ import socketio
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from chatlab.driver_calls import DriverCalls
 from chatlab.identity import UserId
-from chatlab.pipe import Pipe
+from chatlab.pipe import ANSWER, Pipe
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Hub:
         self._told: list[UserId] = []
         self._changed = asyncio.Event()
         self._pubsub: PubSub | None = None
+        self._calls = DriverCalls(ANSWER)
         self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._following: set[asyncio.Task[None]] = set()
@@ -142,7 +144,7 @@ class Hub:
         if self._pubsub:
             work = self._pubsub.subscribe if user in self._here else self._pubsub.unsubscribe
             with contextlib.suppress(Exception):  # the listener notices, and subscribes to all again
-                await work(self._user_channel + user)
+                await self._calls.run(work(self._user_channel + user))
 
     def _say_who_is_here(self, *, hello: bool = False) -> None:
         self._pipe.ask("PUBLISH", self._presence, msgspec.json.encode([self._process, sorted(self._here), hello]))

@@ -26,6 +26,13 @@ CACHE_SECONDS = Histogram("chatlab_cache_seconds", "One pipeline to Redis", buck
 _breaker = Gauge("chatlab_breaker_open", "1 while the part is taken for down", ["part"], multiprocess_mode="livemax")
 BREAKERS = {part: _breaker.labels(part) for part in ("mongodb", "redis")}
 SOCKETS = Gauge("chatlab_sockets", "Authenticated sockets", multiprocess_mode="livesum")
+LOOP_LAG_SECONDS = Histogram("chatlab_event_loop_lag_seconds", "How late the event loop was, measured twice a second", buckets=_QUICK)
+CALLS_UNDER_WAY = Gauge("chatlab_mongodb_calls", "Calls to MongoDB that have not returned", multiprocess_mode="livesum")
+CALLS_OVERDUE = Gauge(
+    "chatlab_mongodb_calls_overdue", "Calls to MongoDB that are past their limit: a stuck driver", multiprocess_mode="livesum"
+)
+POOL_IN_USE = Gauge("chatlab_mongodb_connections_in_use", "Connections of the pool that are in use", multiprocess_mode="livesum")
+POOL_WAITING = Gauge("chatlab_mongodb_pool_waiting", "Operations that wait for a connection of the pool", multiprocess_mode="livesum")
 SWEEPS = Counter("chatlab_sweeps", "Passes of the sweeper")
 SWEPT = Counter("chatlab_sweeper_live_keys", "Live keys seen by the sweeper (the seed's 'Cache Hit'; not hits of readers)")
 CLEANED = Counter("chatlab_sweeper_cleaned_keys", "Expired keys told by the sweeper")

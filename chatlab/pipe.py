@@ -256,6 +256,6 @@ class Pipe:
         await self._line.close()
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
+        """Wait until every command has its reply. A caller that gives up leaves the pipeline alone."""
         if self._running:
-            await self._running
+            await asyncio.wait((self._running,))

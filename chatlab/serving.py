@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import logging
 import logging.config
+import multiprocessing
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ from chatlab.flow import Flow
 from chatlab.pipe import connect
 from chatlab.settings import PREFIX, Settings
 from chatlab.sweeper import Sweeper
+from chatlab.watchdog import ExitDeadline
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 QUIET = Path(__file__).parent / "lab" / "jupyter"  # JupyterLab asks nobody for news; everybody may still set that otherwise
@@ -76,9 +78,24 @@ def _run(settings: Settings, door: socket.socket) -> None:
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
     )
     if settings.workers > 1:
-        Multiprocess(config, sockets=[door]).run()
+        workers = Multiprocess(config, sockets=[door])
+        ExitDeadline(settings.exit_limit_s, _kill_workers, on_signal=_stop_workers).watch_signals()
+        workers.run()
     else:
         uvicorn.Server(config).run(sockets=[door])
+
+
+def _stop_workers() -> None:
+    """Tell the workers at once: uvicorn does so only after it has asked each one whether it is alive, 5 s for one that hangs."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+
+
+def _kill_workers() -> str:
+    killed = [worker for worker in multiprocessing.active_children() if worker.is_alive()]
+    for worker in killed:
+        worker.kill()
+    return f"killed the workers {', '.join(str(worker.pid) for worker in killed)}" if killed else "no worker"
 
 
 def tuned_app(settings: Settings | None = None) -> FastAPI:

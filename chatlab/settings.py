@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CHATLAB_"
+CLOSE_LIMIT_S = 4  # seconds to close everything once the requests in flight have ended, or their time is up
 
 
 class CacheMode(StrEnum):
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
     stalled_timeout: Annotated[float, Field(gt=0, le=3_600, description="seconds a client may leave its events unread")] = 10
     shutdown_timeout: Annotated[float, Field(gt=0, le=600, description="seconds a stopping service gives to what is in flight")] = 6
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR")] = "INFO"
+
+    @property
+    def exit_limit_s(self) -> float:
+        """Seconds after SIGTERM at which a process that has not stopped is ended: 10 with the default `shutdown_timeout`."""
+        return self.shutdown_timeout + CLOSE_LIMIT_S
 
     @property
     def ttl_ms(self) -> int:

@@ -11,21 +11,25 @@ import itertools
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from bson import ObjectId
 from pymongo import ASCENDING, AsyncMongoClient, IndexModel, ReturnDocument, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
 from chatlab.breaker import Breaker
+from chatlab.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import ChatlabError, Conflict, StoreUnavailable
 from chatlab.identity import Conversation, UserId
 from chatlab.message import Draft, Message, digest_of, from_document, now
 from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
+from chatlab.watchdog import PoolUsage
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +38,13 @@ Finding = dict[Conversation, list["asyncio.Future[list[Document]]"]]  # who wait
 Result = TypeVar("Result")
 
 PATIENCE_MS = 2000  # what one request waits for MongoDB at most
+CALL_LIMIT_S = PATIENCE_MS / 1000 + 1  # for a driver that does not keep to its own timeout
 LARGEST_BATCH = 500  # messages in one insert
 REMEMBERED = 100_000  # conversations whose last seq is known
 FINDS = 2  # questions for newest messages that may be in flight: MongoDB works on one while this process reads the other's answer
 LARGEST_FIND = 16  # conversations in one of them
 SMALL = 100  # messages of a conversation at most in one of several: all of them are one answer
+LONG_READS = 4  # chunks of long histories that are read at the same time, so that other requests have their turn
 CHUNK = 1000  # messages read from MongoDB at once: a whole history never stands in memory
 DUPLICATE_KEY = 11000
 LOOKS, LOOK_EVERY = 20, 0.5  # looks at an answering MongoDB for an insert whose outcome nobody has learnt, and seconds between two
@@ -73,12 +79,14 @@ class Store:
     """
 
     def __init__(self, url: str, database: str, clock: Callable[[], int]) -> None:
+        self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
         self._client: AsyncMongoClient[Document] = AsyncMongoClient(
             url,
             timeoutMS=PATIENCE_MS,
             serverSelectionTimeoutMS=PATIENCE_MS,
             connectTimeoutMS=PATIENCE_MS,
             appname="chatlab",
+            event_listeners=[self.pool],
         )
         durable = WriteConcern(w="majority", j=True)
         self._database = self._client.get_database(database, write_concern=durable)
@@ -87,7 +95,13 @@ class Store:
         self._clock = clock
         self.breaker = Breaker("MongoDB", self._probe)
         self.doubts = Doubts(self, clock)
+        self._long_reads = asyncio.Semaphore(LONG_READS)
         self._saver, self._finder = Saver(self, self.doubts, clock), Finder(self)
+
+    @property
+    def unsaved(self) -> int:
+        """The number of messages that wait to be saved."""
+        return self._saver.waiting
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
@@ -95,39 +109,47 @@ class Store:
         """Make the indexes. While MongoDB is away the store is open all the same, and makes them when it comes."""
         try:
             await self._probe()
-        except PyMongoError as error:
+        except (PyMongoError, CallOverdueError) as error:
             self.breaker.trip(error)
 
     async def _probe(self) -> None:
         for name, indexes in INDEXES.items():
-            await self._database[name].create_indexes(indexes)
+            await self.calls.run(self._database[name].create_indexes(indexes))
 
     async def ping(self) -> None:
         await self.ask(self._client.admin.command("ping"))
 
     async def close(self) -> None:
-        """Commit what is waiting, then let go of MongoDB."""
+        """Save what is waiting, let the calls that are under way return, and close the connections."""
         await self._saver.drain()
         await self.doubts.close()
         await self.breaker.close()
-        await self._client.close()
+        await self.calls.drain()
+        await self.calls.run(self._client.close())
 
-    async def ask(self, question: Awaitable[Result]) -> Result:
-        """The answer, or StoreUnavailable."""
+    async def ask(self, question: Coroutine[Any, Any, Result], *, slots: asyncio.Semaphore | None = None) -> Result:
+        """Return the answer of MongoDB to one call of the driver. Raises StoreUnavailable."""
         if self.breaker.is_open:
-            if asyncio.iscoroutine(question):
-                question.close()
+            question.close()
             raise StoreUnavailable
         try:
-            return await question
+            return await self.calls.run(question, slots=slots)
         except (DuplicateKeyError, BulkWriteError):
             raise
-        except PyMongoError as error:
+        except (PyMongoError, CallOverdueError) as error:
             raise self.unavailable(error) from error
 
-    def unavailable(self, error: PyMongoError) -> StoreUnavailable:
-        """What a failure means to a caller; one of the connection opens the breaker."""
-        if error.timeout or isinstance(error, ConnectionFailure):
+    async def _all(self, cursor: AsyncCursor[Document] | AsyncCommandCursor[Document]) -> list[Document]:
+        """Return all documents of a cursor, and close it whatever happens."""
+        async with cursor:
+            return await cursor.to_list()
+
+    async def _ask_all(self, cursor: AsyncCursor[Document]) -> list[Document]:
+        return await self.ask(self._all(cursor))
+
+    def unavailable(self, error: PyMongoError | CallOverdueError) -> StoreUnavailable:
+        """Return what a failure means to a caller. A failure of the connection opens the breaker."""
+        if isinstance(error, CallOverdueError | ConnectionFailure) or error.timeout:
             self.breaker.trip(error)
         else:
             log.error("MongoDB refused: %s", type(error).__name__, exc_info=error)
@@ -145,7 +167,7 @@ class Store:
 
     async def those_there(self, ids: list[ObjectId]) -> list[Message]:
         """The messages that have these ids, as far as they are there."""
-        return [from_document(found) for found in await self.ask(self._messages.find({"_id": {"$in": ids}}).to_list())]
+        return [from_document(found) for found in await self._ask_all(self._messages.find({"_id": {"$in": ids}}))]
 
     async def sent_as(self, draft: Draft) -> Message:
         """The message that this draft's client id stands for. Raises Conflict if it was sent with another text (edits do not count)."""
@@ -160,9 +182,12 @@ class Store:
 
     async def stretch(self, conversation: Conversation, lowest: int, highest: int | None, limit: int) -> list[Message]:
         """At most `limit` messages from seq `lowest` up, none above `highest`; oldest first."""
+        found = await self._ask_all(self._in_order(conversation, lowest, highest, limit))
+        return [from_document(document) for document in found]
+
+    def _in_order(self, conversation: Conversation, lowest: int, highest: int | None, limit: int) -> AsyncCursor[Document]:
         place: Document = {"$gte": lowest} if highest is None else {"$gte": lowest, "$lte": highest}
-        found = self._messages.find({"conversation": conversation, "seq": place}).sort("seq", 1).limit(limit)
-        return [from_document(document) for document in await self.ask(found.to_list())]
+        return self._messages.find({"conversation": conversation, "seq": place}).sort("seq", 1).limit(limit).batch_size(limit)
 
     async def newest(self, conversation: Conversation, limit: int, below: int | None = None) -> list[Message]:
         """The last `limit` messages (below seq `below`); oldest first."""
@@ -174,7 +199,7 @@ class Store:
 
     async def find_newest(self, wanted: Document, limit: int) -> list[Document]:
         """Newest first."""
-        return await self.ask(self._messages.find(wanted).sort("seq", -1).limit(limit).to_list())
+        return await self._ask_all(self._messages.find(wanted).sort("seq", -1).limit(limit).batch_size(limit))
 
     async def find_newest_of_each(self, conversations: list[Conversation], limit: int) -> dict[Conversation, list[Document]]:
         """The same for several conversations, in one question."""
@@ -191,12 +216,20 @@ class Store:
     async def chunks(self, conversation: Conversation, lowest: int, highest: int | None) -> AsyncIterator[list[Message]]:
         """A stretch of any length, CHUNK messages at a time."""
         while highest is None or lowest <= highest:
-            chunk = await self.stretch(conversation, lowest, highest, CHUNK)
+            chunk = await self._chunk(conversation, lowest, highest)
             if chunk:
                 yield chunk
             if len(chunk) < CHUNK:
                 return
             lowest = chunk[-1].seq + 1
+
+    async def _chunk(self, conversation: Conversation, lowest: int, highest: int | None) -> list[Message]:
+        cursor = self._in_order(conversation, lowest, highest, CHUNK)
+        await self._long_reads.acquire()
+        if self.breaker.is_open:
+            self._long_reads.release()
+            raise StoreUnavailable
+        return [from_document(document) for document in await self.ask(self._all(cursor), slots=self._long_reads)]
 
     async def last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
         """The newest seq of each; those without a message are left out. One index seek a conversation."""
@@ -220,7 +253,7 @@ class Store:
         return from_document(found) if found else None
 
     async def _aggregate(self, of: AsyncCollection[Document] | AsyncDatabase[Document], pipeline: list[Document]) -> list[Document]:
-        return await (await of.aggregate(pipeline)).to_list()
+        return await self._all(await of.aggregate(pipeline))
 
     # --- users and sessions --------------------------------------------------------------------------------------------------
 
@@ -235,7 +268,7 @@ class Store:
         return await self.ask(self._users.find_one({"_id": user_id}))
 
     async def users(self) -> list[Document]:
-        return await self.ask(self._users.find({}, {"passwordHash": 0}).sort("_id", 1).to_list())
+        return await self._ask_all(self._users.find({}, {"passwordHash": 0}).sort("_id", 1))
 
     async def add_session(self, token_hash: str, user_id: UserId, days: float) -> None:
         await self.ask(self._sessions.insert_one({"_id": token_hash, "userId": user_id, "expiresAt": now() + timedelta(days=days)}))
@@ -243,7 +276,7 @@ class Store:
     async def sessions(self, token_hashes: list[str]) -> dict[str, UserId]:
         """The user of each of these sessions that lives."""
         wanted = {"_id": {"$in": token_hashes}, "expiresAt": {"$gt": now()}}
-        return {row["_id"]: row["userId"] for row in await self.ask(self._sessions.find(wanted).to_list())}
+        return {row["_id"]: row["userId"] for row in await self._ask_all(self._sessions.find(wanted))}
 
     async def end_session(self, token_hash: str) -> None:
         await self.ask(self._sessions.delete_one({"_id": token_hash}))
@@ -260,14 +293,14 @@ class Store:
         return bool(done.modified_count or done.upserted_id)
 
     async def marks(self, user_id: UserId) -> dict[Conversation, int]:
-        return {row["conversation"]: row["seq"] for row in await self.ask(self._reads.find({"userId": user_id}).to_list())}
+        return {row["conversation"]: row["seq"] for row in await self._ask_all(self._reads.find({"userId": user_id}))}
 
     async def marks_of_others(self, conversations: Mapping[str, Conversation]) -> dict[Conversation, int]:
         """How far the other one of each conversation has read; `conversations` by the other one's id."""
         wanted = {"userId": {"$in": list(conversations)}, "conversation": {"$in": list(conversations.values())}}
         return {
             row["conversation"]: row["seq"]
-            for row in await self.ask(self._reads.find(wanted).to_list())
+            for row in await self._ask_all(self._reads.find(wanted))
             if conversations[row["userId"]] == row["conversation"]
         }
 
@@ -276,7 +309,7 @@ class Store:
         places = [{"conversation": name, "seq": seq} for name, seq in (await self.last_seqs(conversations)).items()]
         if not places:
             return {}
-        found = await self.ask(self._messages.find({"$or": places}).to_list())
+        found = await self._ask_all(self._messages.find({"$or": places}))
         return {document["conversation"]: from_document(document) for document in found}
 
     async def unread(self, user_id: UserId, above: Mapping[Conversation, int]) -> dict[Conversation, int]:
@@ -335,9 +368,14 @@ class Saver:
         return waiting
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
+        """Wait until everything is saved or refused. A caller that gives up leaves the saves alone."""
         if self._running:
-            await self._running
+            await asyncio.wait((self._running,))
+
+    @property
+    def waiting(self) -> int:
+        """The number of messages that wait to be saved."""
+        return sum(map(len, self._waiting.values()))
 
     async def _run(self) -> None:
         while self._waiting:

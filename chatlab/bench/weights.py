@@ -36,8 +36,7 @@ def thousand(scale: Scale) -> list[Size]:
     empty = _used(scale)
     _send(scale)
     keys = list(scale.redis.scan_iter(scale.keys.all_messages, count=1000))
-    values = [int(scale.redis.strlen(key)) for key in keys]
-    each, value = _weight(scale, keys) / len(keys), sum(values) / len(keys)
+    each, value = _average(scale, keys)
     windows, full = _weight(scale, list(scale.redis.scan_iter(scale.keys.window("*"), count=1000))), _used(scale) - empty
     _wait_until_empty(scale)
     return [
@@ -94,6 +93,20 @@ def _wait_until_empty(scale: Scale) -> None:
         if time.monotonic() > deadline:
             raise EngineError("Keys in Redis did not expire.", "chatlab doctor")
         time.sleep(0.2)  # they go when their time has come
+
+
+def _average(scale: Scale, keys: list[bytes]) -> tuple[float, float]:
+    """Return the average MEMORY USAGE and STRLEN of the keys that have not expired meanwhile. Raises EngineError if all have."""
+    pipeline = scale.redis.pipeline(transaction=False)
+    for key in keys:
+        pipeline.strlen(key)
+        pipeline.memory_usage(key, samples=0)
+    answers = pipeline.execute()
+    found = [(size, value) for value, size in zip(answers[::2], answers[1::2], strict=True) if size]
+    if not found:
+        raise EngineError("All cached messages expired before they were measured.", "run it again when the machine has less to do")
+    sizes, values = zip(*found, strict=True)
+    return sum(sizes) / len(found), sum(values) / len(found)
 
 
 def _weight(scale: Scale, keys: list[bytes]) -> float:

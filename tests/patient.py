@@ -1,7 +1,4 @@
-"""A shared service whose answers do not depend on the speed of the machine: generous limits, and a TTL that no test outlives.
-
-A test module uses it with `pytest_plugins = ["patient"]` and a fixture `house` that returns `patient_house`.
-"""
+"""A service whose answers do not depend on the speed of the machine: generous limits, and a TTL that no test outlives."""
 
 import contextlib
 import os
@@ -10,17 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pymongo
-import pytest
-import redis
 from house import House
 from live import Service
 from waiting import block_until
-
-from chatlab.engines import Engines
 
 TTL_S = 300
 PROGRAM = Path(__file__).with_name("patient_chatlab.py")
@@ -59,20 +50,3 @@ class PatientHouse(House):
             yield PatientHouse(service.wait_until_reachable(), self.database, self.keys, prefix)
         finally:
             service.kill()
-
-
-@pytest.fixture(scope="session")
-def patient_house(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One patient service for all modules that ask for it. At the end no key may be without an expiry."""
-    space = f"patient{secrets.token_hex(4)}"
-    settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", "CACHE_TTL": str(TTL_S)}
-    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
-        service = PatientService(engines.mongo.url, engines.redis.url, tmp_path_factory.mktemp("patient") / "log", **settings)
-        try:
-            yield PatientHouse(service.wait_until_reachable(), mongo[space], keys, f"{space}:")
-            leaked = [key for key in keys.scan_iter(f"{space}:*") if keys.pttl(key) == -1]
-            assert not leaked, f"keys without an expiry: {leaked}"
-            keys.delete(f"{space}:probe", *keys.scan_iter(f"{space}:*"))
-        finally:
-            service.kill()
-            mongo.drop_database(space)

@@ -15,7 +15,7 @@ MISSING = "f" * 24
 EMOJI = "\N{THUMBS UP SIGN}"
 WHO = ("no token", "a wrong token", "outsider", "participant", "sender")
 
-pytest_plugins = ["patient"]
+pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from chatlab.identity import conversation_of
 NOBODYS = "0" * 24  # a message id that no message has
 EMOJI = "\N{THUMBS UP SIGN}"
 
-pytest_plugins = ["patient"]
+pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")

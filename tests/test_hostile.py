@@ -18,7 +18,7 @@ from waiting import LIMIT_S, wait_until
 MARKER = "zebra7marker"  # in every input, in no answer
 DEEP = 100_000
 
-pytest_plugins = ["patient"]
+pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ async def test_two_people_talk(desk: DeskMaker, folk: Folk) -> None:
     await expect(ann.message("hello")).to_be_visible()
     await bob.page.evaluate(WATCH_PRESENCE)  # what lasts a moment is recorded
     await ann.page.locator("textarea").press_sequentially("yes", delay=10)
-    await bob.page.wait_for_function("presences.includes('typing…')")
+    await bob.page.wait_for_function("() => presences.includes('typing…')")
     await ann.page.keyboard.press("Enter")
     await expect(bob.message("yes")).to_be_visible()
     await expect(bob.page.locator(".presence")).to_have_text("online")
@@ -275,7 +275,7 @@ async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
     ann, bob, tab = history
     await tab.page.evaluate(CATCH_VIEW)
     await bob.send(ann, "this redraws the page")
-    await tab.page.wait_for_function("window.view")
+    await tab.page.wait_for_function("() => window.view")
     await expect(tab.message("this redraws the page")).to_be_in_viewport()
     scroller = tab.page.locator(".scroller")
     await scroller.evaluate("(node) => { node.scrollTop = 300; view.draw(); }")  # no event can come in between

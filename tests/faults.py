@@ -1,4 +1,4 @@
-"""What can break, broken on purpose: engines of a test's own that may be stopped, frozen and filled, and a proxy that can talk nonsense."""
+"""Faults on purpose: private engines that a test may stop, freeze or fill, and a proxy that can hold or corrupt the traffic."""
 
 import contextlib
 import os
@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
+import psutil
 import pymongo
 import redis
 from house import settle
 from live import Person, Service
 from pymongo.database import Database
+from waiting import LIMIT_S, block_until
 
 from chatlab.engines import Engines, open_engines
 from chatlab.settings import load_settings
@@ -25,7 +28,7 @@ from chatlab.settings import load_settings
 
 @dataclass
 class Site:
-    """Engines that a test may break, and as many processes of one service on them as it starts."""
+    """Engines that a test may break, and the processes of one service on them."""
 
     engines: Engines
     database: Database[dict[str, Any]]
@@ -35,25 +38,34 @@ class Site:
     services: list[Service] = field(default_factory=list)
 
     def start(self, **settings: str) -> Service:
-        """One more process of the service."""
+        """Start one more process of the service."""
         given = {"DATABASE": self.database.name, "KEY_PREFIX": f"{self.space}:", **settings}
         mongo_url, redis_url = given.pop("MONGO_URL", self.engines.mongo.url), given.pop("REDIS_URL", self.engines.redis.url)
         self.services.append(Service(mongo_url, redis_url, self.folder / f"{self.space}-{len(self.services)}.log", **given))
         return self.services[-1].wait_until_ready()
 
     def settle(self, service: Service, name: str | None = None) -> Person:
-        """Somebody who can use this process at once."""
+        """Return a new user who can use this process at once."""
         return settle(self.database, service, name)
 
     def pid(self, name: Any) -> int:
         pid = self.engines.pid(name)
-        assert pid, f"{name} does not run"
+        assert pid, f"{name} is not running"
         return pid
+
+    @contextlib.contextmanager
+    def mongo_proxy(self) -> Iterator["Proxy"]:
+        """Open a proxy in front of MongoDB; start a service behind it with `MONGO_URL=proxy.mongo_url`."""
+        proxy = Proxy(unquote(urlsplit(self.engines.mongo.url).netloc))
+        try:
+            yield proxy
+        finally:
+            proxy.close()
 
 
 @contextlib.contextmanager
 def open_site(folder: Path) -> Iterator[Site]:
-    """Engines of its own, and no service yet. Everything ends with it."""
+    """Start private engines, and no service yet. Everything stops when the block ends."""
     with (
         open_engines(load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)) as engines,
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
@@ -70,28 +82,63 @@ def open_site(folder: Path) -> Iterator[Site]:
 
 @contextlib.contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """A process that holds its connections and says nothing."""
+    """Stop a process that keeps its connections and answers nothing, until the block ends. It may be killed meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        process = psutil.Process(pid)
+        block_until(process.status, f"process {pid} to stop", is_reached=lambda status: status == psutil.STATUS_STOPPED)
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+Point = Literal["request", "reply"]
+
+
+class Hold:
+    """A point at which a proxy stops: before it passes the request that contains `text` on, or the reply to it."""
+
+    def __init__(self, text: bytes, point: Point) -> None:
+        self.text, self.point = text, point
+        self.is_reached, self.is_over = threading.Event(), threading.Event()
+
+    def stop(self, request: bytes, point: Point) -> None:
+        """Block the thread of a connection while the hold lasts, if this is the point."""
+        if point == self.point and self.text in request and not self.is_over.is_set():
+            self.is_reached.set()
+            self.is_over.wait(LIMIT_S)
 
 
 class Proxy:
-    """A TCP door to a unix socket. `garble` turns each reply into another; None: nothing gets through, and nothing is said."""
+    """A TCP port in front of a unix socket.
+
+    `garble` replaces each reply; with None nothing passes in either direction. `hold` stops one connection at a named point.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._door.getsockname()[1]}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url, self.mongo_url = f"redis://{address}", f"mongodb://{address}/?directConnection=true"
         self.garble: Callable[[bytes], bytes] | None = bytes
+        self._hold: Hold | None = None
         threading.Thread(target=self._serve, daemon=True).start()
 
+    @contextlib.contextmanager
+    def holding(self, text: str, point: Point) -> Iterator[Hold]:
+        """Hold the request that contains this text, or the reply to it. When the block ends, the bytes pass."""
+        hold = self._hold = Hold(text.encode(), point)
+        try:
+            yield hold
+        finally:
+            self._hold = None
+            hold.is_over.set()
+
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # the door has been closed
+        with contextlib.suppress(OSError):  # the listener is closed
             while True:
-                client, _ = self._door.accept()
+                client, _ = self._listener.accept()
                 threading.Thread(target=self._carry, args=(client,), daemon=True).start()
 
     def _carry(self, client: socket.socket) -> None:
@@ -99,23 +146,28 @@ class Proxy:
             server.connect(self._target)
             ready.register(client, selectors.EVENT_READ, server)
             ready.register(server, selectors.EVENT_READ, client)
+            request = b""
             while True:
                 for key, _ in ready.select():
                     assert isinstance(key.fileobj, socket.socket)
-                    if not (said := key.fileobj.recv(65_536)):
+                    if not (received := key.fileobj.recv(65_536)):
                         return
-                    self._pass(said, key.data, is_reply=key.data is client)
+                    is_reply = key.data is client
+                    request = request if is_reply else received
+                    if self._hold is not None:
+                        self._hold.stop(request, "reply" if is_reply else "request")
+                    self._pass(received, key.data, is_reply=is_reply)
 
-    def _pass(self, said: bytes, to: socket.socket, *, is_reply: bool) -> None:
+    def _pass(self, received: bytes, to: socket.socket, *, is_reply: bool) -> None:
         if self.garble is not None:
-            to.sendall(self.garble(said) if is_reply else said)
+            to.sendall(self.garble(received) if is_reply else received)
 
     def close(self) -> None:
-        self._door.close()
+        self._listener.close()
 
 
 class Stopwatch:
-    """How long each of many requests took."""
+    """The durations of many requests, in seconds."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -127,5 +179,5 @@ class Stopwatch:
         self.times.append(time.monotonic() - began)
 
     def over(self, limit: float) -> list[float]:
-        """The laps that took longer."""
+        """Return the durations above the limit."""
         return [took for took in self.times if took > limit]

@@ -1,5 +1,6 @@
-"""One running service that many tests share, and people who signed up long ago (no argon2id to wait for)."""
+"""One running service that many tests share, and users who have signed up already, so that no test waits for argon2id."""
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pymongo
 import redis
 from live import Person, Service
 from pymongo.database import Database
+from waiting import LIMIT_S, wait_until
 
 from chatlab.accounts import hash_of
 from chatlab.engines import Engines
@@ -22,7 +24,7 @@ Documents = dict[str, list[dict[str, Any]]]
 
 @dataclass
 class House:
-    """A service, and what stands behind it. `prefix` goes before all its keys."""
+    """A service, its database and its keys. `prefix` is the prefix of all its keys."""
 
     service: Service
     database: Database[dict[str, Any]]
@@ -30,12 +32,12 @@ class House:
     prefix: str
 
     def settle(self, name: str | None = None, at: Service | None = None) -> Person:
-        """Somebody who can use the service at once; without a name, one that nobody else has."""
+        """Return a new user who can use the service at once. Without a name, the user gets a unique one."""
         return settle(self.database, at or self.service, name)
 
     @contextlib.contextmanager
     def annexe(self, log: Path, **settings: str) -> Iterator["House"]:
-        """Another process on the same database, with keys and settings of its own."""
+        """Start another process on the same database, with its own key prefix and settings."""
         prefix = f"{self.prefix}{secrets.token_hex(3)}:"
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
         mongo_url, redis_url = given.pop("MONGO_URL"), given.pop("REDIS_URL")
@@ -47,7 +49,7 @@ class House:
             service.kill()
 
     def everything(self) -> Documents:
-        """All that MongoDB holds of this service."""
+        """Return all documents of this service."""
         return {
             name: list(self.database[name].find().sort("_id", 1))
             for name in sorted(self.database.list_collection_names())
@@ -55,22 +57,34 @@ class House:
         }
 
     def keys_of(self, pattern: str) -> list[str]:
-        """The keys that match, without their prefix."""
+        """Return the keys that match, without their prefix."""
         return sorted(key.decode().removeprefix(self.prefix) for key in self.keys.scan_iter(self.prefix + pattern, count=1000))
 
 
 def settle(database: Database[dict[str, Any]], service: Service, name: str | None = None) -> Person:
-    """A user and a session, as sign-up leaves them in MongoDB."""
+    """Insert a user and a session as sign-up does, and return the user."""
     name, token, today = name or f"u{secrets.token_hex(6)}", secrets.token_urlsafe(32), datetime.now(UTC)
     database["users"].insert_one({"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today})
     database["sessions"].insert_one({"_id": hash_of(token), "userId": name, "expiresAt": today + timedelta(days=1)})
-    http = httpx.AsyncClient(base_url=service.url, timeout=20, headers={"authorization": f"Bearer {token}"})
+    http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"})
     return Person(service, name, token, http)
+
+
+def sees(witness: Person, user: Person) -> bool:
+    """Return whether the newest `onlineUsers` that the witness has received contains this user."""
+    lists = witness.heard("onlineUsers")
+    return bool(lists) and user.id in lists[-1]
+
+
+async def meet(*users: Person) -> None:
+    """Connect the users, and wait until each one sees all of them online: from now on their processes know each other."""
+    await asyncio.gather(*(user.connect() for user in users))
+    await wait_until(lambda: all(sees(witness, user) for witness in users for user in users), "all users to see each other online")
 
 
 @contextlib.contextmanager
 def open_house(engines: Engines, log: Path, **settings: str) -> Iterator[House]:
-    """A service with a database and a key prefix of its own; nothing of it stays, and no key was left without an expiry."""
+    """Start a service with its own database and key prefix, and remove its data at the end. Every key must have an expiry by then."""
     space = f"house{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:

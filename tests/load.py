@@ -1,27 +1,30 @@
-"""Many writers at once, through both doors of any number of processes, and the account of what they were answered."""
+"""Many writers at once, over both transports of any number of processes, and a record of the answers they received."""
 
 import asyncio
-import contextlib
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import socketio
-from live import Person
+from live import Person, Service
+from waiting import LIMIT_S
 
 Message = dict[str, Any]
+PAUSE_S = 0.05  # after a send that was not answered
 
 
 @dataclass
 class Account:
-    """What was answered, by text (no two sends have the same), and what was not."""
+    """The sends that were answered, those that were not, and those that wait for an answer now. Each send has its own text."""
 
     answered: dict[str, Message] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
+    waiting: dict[str, Service] = field(default_factory=dict)
     stop: bool = False
 
     def note(self, text: str, message: Message | None) -> None:
+        """Record the answer of a send, or that there was none."""
         if message is None:
             self.unanswered.append(text)
         else:
@@ -30,50 +33,65 @@ class Account:
 
 
 async def write(account: Account, sender: Person, receiver: str, *, door: str, repeat: bool = False, count: int = 1_000_000) -> None:
-    """Send one message after the other until told to stop. `repeat`: with client ids, each send repeated until it is answered."""
+    """Send one message after the other until `account.stop`. `repeat`: with client ids, and each send is repeated until it is answered."""
     for _ in range(count):
         if account.stop:
             return
         text = f"{sender.id} {door} {secrets.token_hex(6)}"
-        asked = {"receiverId": receiver, "text": text} | ({"clientId": text[-12:]} if repeat else {})
-        message = await _send(sender, asked, door)
+        request = {"receiverId": receiver, "text": text} | ({"clientId": text[-12:]} if repeat else {})
+        message = await _send(account, sender, request, door)
         while message is None and repeat:
-            await asyncio.sleep(0.05)  # between two tries
-            message = await _send(sender, asked, door)
+            await asyncio.sleep(PAUSE_S)
+            message = await _send(account, sender, request, door)
         account.note(text, message)
         if message is None:
-            await asyncio.sleep(0.02)  # something is down: not so fast
+            await asyncio.sleep(PAUSE_S)
 
 
-async def _send(sender: Person, asked: dict[str, str], door: str) -> Message | None:
-    """The message of the answer; None for a 503, or for none at all."""
-    with contextlib.suppress(httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError):
-        return await (_by_http if door == "http" else _by_socket)(sender, asked)
-    return None
+async def _send(account: Account, sender: Person, request: dict[str, str], door: str) -> Message | None:
+    """Return the message of the answer; None for a 503 or for no answer."""
+    account.waiting[request["text"]] = sender.service
+    try:
+        return await (_by_http if door == "http" else _by_socket)(sender, request)
+    except (httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError):
+        return None
+    finally:
+        del account.waiting[request["text"]]
 
 
-async def _by_http(sender: Person, asked: dict[str, str]) -> Message | None:
-    answer = await sender.http.post("/api/messages/send", json=asked)
+async def _by_http(sender: Person, request: dict[str, str]) -> Message | None:
+    answer = await sender.http.post("/api/messages/send", json=request)
     assert answer.status_code in (200, 503), answer.text
     return answer.json() if answer.status_code == 200 else None
 
 
-async def _by_socket(sender: Person, asked: dict[str, str]) -> Message | None:
+async def _by_socket(sender: Person, request: dict[str, str]) -> Message | None:
     if not sender.sockets or not sender.sockets[0].connected:
         sender.sockets.clear()
         await sender.connect()
-    ack = await sender.sockets[0].call("sendMessage", asked, timeout=2)
+    ack = await _call(sender.sockets[0], request)
     assert ack["ok"] or ack["error"]["code"] == "store_unavailable", ack
     return ack["message"] if ack["ok"] else None
 
 
+async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
+    """Return the acknowledgement. Raises TimeoutError if the connection ends before it comes."""
+    call, lost = asyncio.create_task(client.call("sendMessage", request, timeout=LIMIT_S)), asyncio.create_task(client.wait())
+    await asyncio.wait((call, lost), return_when=asyncio.FIRST_COMPLETED)
+    lost.cancel()
+    if not call.done():
+        call.cancel()
+        raise TimeoutError
+    return call.result()
+
+
 def check(account: Account, conversation: list[Message]) -> None:
-    """Every answered message is there once, as it was answered; every unanswered one at most once; no seq is left out."""
+    """Every answered message is in the conversation once, as answered; every unanswered one at most once; no seq is missing."""
     assert [message["seq"] for message in conversation] == list(range(1, len(conversation) + 1))
-    there: dict[str, Message] = {}
+    found: dict[str, Message] = {}
     for message in conversation:
-        assert message["text"] not in there, "doubled"
-        there[message["text"]] = message
-    missing = {text: message for text, message in account.answered.items() if there.get(text) != message}
-    assert not missing, f"answered and lost: {missing}"
-    assert set(there) <= set(account.answered) | set(account.unanswered)
+        assert message["text"] not in found, f"saved twice: {message}"
+        found[message["text"]] = message
+    missing = {text: message for text, message in account.answered.items() if found.get(text) != message}
+    assert not missing, f"answered but lost: {missing}"
+    assert set(found) <= set(account.answered) | set(account.unanswered)

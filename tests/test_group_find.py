@@ -1,80 +1,106 @@
-"""Reads of newest messages that arrive together share a question to MongoDB; each gets its own answer, and nobody another's failure."""
+"""Read batching: reads of newest messages that arrive together share a query; each gets its own answer, and its own failure."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from faults import Site, frozen, open_site
-from live import eventually
+from waiting import wait_until
 
 from chatlab.errors import StoreUnavailable
 from chatlab.identity import Conversation, UserId
 from chatlab.message import Message, create
 from chatlab.store import LARGEST_FIND, Store
 
-LENGTHS = {Conversation(f"a{number:02}:b{number:02}"): number for number in range(3 * LARGEST_FIND)}  # messages of each
+GROUPS = 3
+LENGTHS = {Conversation(f"a{number:02}:b{number:02}"): number for number in range(GROUPS * LARGEST_FIND)}  # the messages of each
+
+
+class WatchedStore(Store):
+    """A store that records how many conversations each query for newest messages asks for."""
+
+    def __init__(self, url: str, database: str) -> None:
+        super().__init__(url, database, clock=lambda: 0)
+        self.queries: list[int] = []
+
+    async def find_newest(self, wanted: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+        """Record a query for one conversation, and do it."""
+        self.queries.append(1)
+        return await super().find_newest(wanted, limit)
+
+    async def find_newest_of_each(self, conversations: list[Conversation], limit: int) -> dict[Conversation, list[dict[str, Any]]]:
+        """Record a query for several conversations, and do it."""
+        self.queries.append(len(conversations))
+        return await super().find_newest_of_each(conversations, limit)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Engines of this file alone: MongoDB's own counters are exact."""
+    """Private engines that may be frozen."""
     with open_site(tmp_path_factory.mktemp("finds")) as site:
         yield site
 
 
+@pytest.fixture(scope="module")
+def database(site: Site) -> str:
+    """Conversations of every length, the first of them empty."""
+    name = f"finds{secrets.token_hex(4)}"
+    site.database.client[name]["messages"].insert_many(
+        create(UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None).document(seq)
+        for conversation, length in LENGTHS.items()
+        for seq in range(1, length + 1)
+    )
+    return name
+
+
 @pytest.fixture
-async def store(site: Site) -> AsyncIterator[Store]:
-    """A store with conversations of every length, the first of them empty."""
-    store = Store(site.engines.mongo.url, f"finds{secrets.token_hex(4)}", clock=lambda: 0)
+async def store(site: Site, database: str) -> AsyncIterator[WatchedStore]:
+    """A store on these conversations."""
+    store = WatchedStore(site.engines.mongo.url, database)
     await store.open()
-    for conversation, length in LENGTHS.items():
-        one, other = (UserId(name) for name in conversation.split(":"))
-        drafts = [create(one, other, f"{conversation} {seq}", None).document(seq) for seq in range(1, length + 1)]
-        if drafts:
-            await store.insert(drafts)
     yield store
     await store.close()
 
 
-def questions(site: Site) -> int:
-    """Finds and aggregates that MongoDB has answered."""
-    commands = site.database.command("serverStatus")["metrics"]["commands"]
-    return int(commands["find"]["total"] + commands["aggregate"]["total"])
-
-
 def seqs(messages: list[Message]) -> list[int]:
-    """Their places."""
+    """Return the seqs of the messages."""
     return [message.seq for message in messages]
 
 
-async def test_each_gets_its_own_messages(site: Site, store: Store) -> None:
-    """Readers of many conversations, with two limits, need few questions; what each gets is the end of its conversation."""
+async def test_each_reader_gets_its_own_messages(store: WatchedStore) -> None:
+    """Readers of many conversations, with two limits, share a few full queries; each one gets the end of its conversation."""
     wanted = [(conversation, limit) for conversation in LENGTHS for limit in (5, 50)]
-    before = questions(site)
     found = await asyncio.gather(*(store.newest(*one) for one in wanted))
-    assert questions(site) - before <= len(wanted) / 4
+    assert store.queries == [LARGEST_FIND] * GROUPS * 2
     for (conversation, limit), messages in zip(wanted, found, strict=True):
         length = LENGTHS[conversation]
         assert seqs(messages) == list(range(max(length - limit, 0) + 1, length + 1))
         assert all(message.text == f"{conversation} {message.seq}" for message in messages)
 
 
-async def test_one_who_gives_up_does_not_speak_for_the_others(store: Store) -> None:
-    """Of readers of one conversation some are cancelled; the others get their answer."""
+async def test_a_reader_who_gives_up_does_not_cancel_the_others(store: WatchedStore) -> None:
+    """Some readers of one conversation are cancelled; the others get their answer."""
     conversation, length = list(LENGTHS.items())[7]
     readers = [asyncio.create_task(store.newest(conversation, 50)) for _ in range(9)]
-    await asyncio.sleep(0)  # all of them wait
+    await asyncio.sleep(0)  # all of them wait now
     for reader in readers[::2]:
         reader.cancel()
     assert [seqs(await reader) for reader in readers[1::2]] == [list(range(1, length + 1))] * 4
 
 
-async def test_while_mongodb_is_silent_everybody_is_told(site: Site, store: Store) -> None:
-    """A question that is not answered is `StoreUnavailable` for all who wait, and what comes after it works again."""
+async def test_while_mongodb_is_silent_every_reader_gets_an_error(site: Site, store: WatchedStore) -> None:
+    """Every reader who waits for a query without an answer gets StoreUnavailable, and later reads work again."""
     with frozen(site.pid("mongo")):
         found = await asyncio.gather(*(store.newest(conversation, 50) for conversation in LENGTHS), return_exceptions=True)
         assert {type(one) for one in found} == {StoreUnavailable}
-    await eventually(lambda: not store.breaker.is_open)
     conversation, length = list(LENGTHS.items())[3]
-    assert len(await store.newest(conversation, 50)) == length
+
+    async def read() -> int | None:
+        try:
+            return len(await store.newest(conversation, 50))
+        except StoreUnavailable:
+            return None
+
+    assert await wait_until(read, "an answer of MongoDB") == length

@@ -1,4 +1,4 @@
-"""A notebook's session: what is its own, what ends with it, and what the widgets are told."""
+"""A notebook's session: what belongs to it, what ends with it, and what the widgets show."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import psutil
 import pymongo
 import pytest
 import redis
-from live import eventually
+from waiting import LIMIT_S, wait_until
 
 from chatlab.engines import Engines
 from chatlab.errors import EngineError
@@ -22,6 +22,7 @@ from chatlab.lab.life import Life
 from chatlab.lab.space import take_space
 from chatlab.lab.verdicts import BLANK, CANNOT_TELL, NOT_YET
 
+pytest_plugins = ["patient_children"]
 LabMaker = Callable[..., Awaitable[Lab]]
 KERNEL = """
 import asyncio, sys
@@ -37,8 +38,8 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def begin(engines: Engines, tmp_path: Path) -> AsyncIterator[LabMaker]:
-    """How to start sessions on the engines of the test run; they end with the test."""
+async def begin(engines: Engines, tmp_path: Path, patient_children: None) -> AsyncIterator[LabMaker]:
+    """Return a function that starts sessions on the engines of the test run. They end with the test."""
     labs: list[Lab] = []
 
     async def begin(name: str, **settings: Any) -> Lab:
@@ -52,12 +53,12 @@ async def begin(engines: Engines, tmp_path: Path) -> AsyncIterator[LabMaker]:
 
 
 async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
-    """Running the first cell twice gives the live session; with other settings, or after the service has died, a new one."""
+    """Running the first cell twice returns the live session. With other settings, or after the service has died, it returns a new one."""
     lab = await begin("twice")
     assert await begin("twice") is lab
     assert lab.pid
     os.kill(lab.pid, signal.SIGKILL)
-    await eventually(lambda: not lab.runs)
+    await wait_until(lambda: not lab.runs, "the end of the service")
     again = await begin("twice")
     assert again is not lab
     assert again.runs
@@ -66,8 +67,8 @@ async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
 
 
 async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -> None:
-    """Two sessions at once: one is reset and ended, and the other keeps its messages, its keys and its people."""
-    one, two = await asyncio.gather(begin("one", cache_ttl=60), begin("two", cache_ttl=60))
+    """Of two sessions one is reset and ended, and the other keeps its messages, keys and users."""
+    one, two = await asyncio.gather(begin("one", cache_ttl=3600), begin("two", cache_ttl=3600))
     for lab in (one, two):
         await (await lab.person("alice")).send(await lab.person("bob"), "mine")
     await one.reset()
@@ -83,7 +84,7 @@ async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -
 
 
 def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
-    """While one kernel has a name, another one's session of the same notebook gets the next; afterwards the name is free again."""
+    """While one kernel uses a name, a second session of the same notebook gets the next one. Afterwards the name is free again."""
     first, lock = take_space("00", tmp_path)
     second, other = take_space("00", tmp_path)
     os.close(lock)
@@ -99,21 +100,25 @@ def running_engines(folder: Path) -> list[psutil.Process]:
 
 
 async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
-    """After `kill -9` of the kernel its service ends, and so do the engines that only it used."""
+    """After SIGKILL of the kernel its service ends, and so do the engines that no other process uses."""
     environment = os.environ | {"CHATLAB_DATA_DIR": str(tmp_path)}
     kernel = await asyncio.create_subprocess_exec(sys.executable, "-c", KERNEL, env=environment, stdout=asyncio.subprocess.PIPE)
     assert kernel.stdout
-    service = psutil.Process(int(await asyncio.wait_for(kernel.stdout.readline(), 30)))
+    service = psutil.Process(int(await asyncio.wait_for(kernel.stdout.readline(), LIMIT_S)))
     engines = running_engines(tmp_path)
     assert len(engines) == 2
     kernel.kill()
     await kernel.wait()
-    await eventually(lambda: not any(process.is_running() for process in (service, *engines)), within=20)
+    await wait_until(
+        lambda: [process for process in (service, *engines) if process.is_running()],
+        "the end of the service and the engines",
+        is_reached=lambda alive: not alive,
+    )
 
 
 async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
-    """By either door the trace has the seven boxes in order, each with its time, and keys without the session's prefix."""
-    lab = await begin("way")
+    """Over either transport the trace has the seven stages in order, each with its time, and keys without the session's prefix."""
+    lab = await begin("way", cache_ttl=3600)
     for door in ("http", "socket"):
         trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello", door=door)
         assert trace.stages == ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
@@ -123,23 +128,30 @@ async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
         assert lab.mongo_find("messages", _id=trace.id) == [trace.message]
 
 
-async def test_the_board_is_told_of_changes_only(begin: LabMaker) -> None:
-    """A key's life reaches the board as three messages: cached, no longer in Redis, told by the worker; each at its time."""
-    lab = await begin("board", cache_ttl=1, sweep_interval=0.5)
-    board, told = lab.ttl_board(), list[list[dict[str, Any]]]()
-    board.observe(lambda change: told.append(change["new"]["items"]), "model")
+async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
+    """The board gets three messages about a key: cached, no longer in Redis, reported by the sweeper."""
+    lab = await begin("board", cache_ttl=3, sweep_interval=0.5)
+    board, models = lab.ttl_board(), list[list[dict[str, Any]]]()
+    board.observe(lambda change: models.append(change["new"]["items"]), "model")
     trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    assert lab.pid
+    os.kill(lab.pid, signal.SIGSTOP)  # the sweeper must not report the end before the board has seen it
+    try:
+        await wait_until(
+            lambda: [items[0]["state"] for items in models], "the end of the key", is_reached=lambda states: "expired" in states
+        )
+    finally:
+        os.kill(lab.pid, signal.SIGCONT)
     life = await lab.life(trace)
-    assert [items[0]["state"] for items in told] == ["live", "expired", "gone"]
-    assert (life.to_deadline, round(life.lasted, 1), life.end_code) == (True, 1, -2)
-    assert life.alive_ms <= life.deadline_ms + 50
+    assert [items[0]["state"] for items in models] == ["live", "expired", "gone"]
+    assert (life.ttl_ms, life.end_code) == (3000, -2)
     assert life.deadline_ms - 50 <= life.ended_ms
     assert life.deadline_ms - 50 <= life.told_ms
     assert trace.key in board.snapshot()
 
 
 async def test_the_map_is_lit_by_the_message(begin: LabMaker) -> None:
-    """Every box of the flow map has the time of the latest send; a read lights none."""
+    """Every box of the flow map shows the time of the latest send. A read lights none of them."""
     lab = await begin("map")
     alice, bob, flow = await lab.person("alice"), await lab.person("bob"), lab.flow_map()
     await bob.read("alice")
@@ -147,13 +159,17 @@ async def test_the_map_is_lit_by_the_message(begin: LabMaker) -> None:
     for door in ("http", "socket"):
         trace = await alice.send(bob, "Hello", door=door)
         took = [event["tookMs"] for event in trace.events]
-        await eventually(lambda: [box["tookMs"] for box in flow.model["boxes"]] == took)  # noqa: B023 - asked at once
+        await wait_until(
+            lambda: [box["tookMs"] for box in flow.model["boxes"]],
+            "the times of this send on the map",
+            is_reached=lambda seen: seen == took,  # noqa: B023 - called before the next turn
+        )
         assert flow.model["door"] == door
 
 
 async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
-    """Re-running a cell leaves one board that is told of changes, not two."""
-    lab = await begin("again")
+    """Running a cell again leaves one board that receives changes, not two."""
+    lab = await begin("again", cache_ttl=3600)
     former, board = lab.ttl_board(), lab.ttl_board(big=True)
     await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
     assert former.comm is None
@@ -161,16 +177,16 @@ async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
 
 
 async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
-    """When the service dies, the widgets say so and name the cell to run; a check says that it cannot tell, and does not raise.
+    """When the service dies, the widgets say so and name the cell to run. A check reports that it cannot tell, and does not raise.
 
-    After the end a send and a read say that the session has ended.
+    After the end of the session a send and a read raise an error that says so.
     """
     lab = await begin("trouble")
     alice, bob = await lab.person("alice"), await lab.person("bob")
     board, flow = lab.ttl_board(), lab.flow_map()
     assert lab.pid
     os.kill(lab.pid, signal.SIGKILL)
-    await eventually(lambda: board.error)
+    await wait_until(lambda: board.error and flow.error, "an error on both widgets")
     assert "service has ended" in board.error == flow.error
     assert (await start_here.gone_at(lab, 5)).kind == CANNOT_TELL
     await lab.end()

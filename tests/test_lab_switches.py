@@ -1,4 +1,4 @@
-"""What a session can do to its own service and engines, how it counts questions, and what it remembers of claims."""
+"""What a session can do to its own service and engines, how it counts commands, and what it remembers of claims."""
 
 import asyncio
 import fcntl
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import eventually
+from waiting import wait_until
 
 from chatlab.engines import Engines
 from chatlab.errors import EngineError, StoreUnavailable
@@ -18,9 +18,11 @@ from chatlab.lab.ledger import Ledger
 from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.walk import Pause, Walk
 
+pytest_plugins = ["patient_children"]
+
 
 @pytest.fixture
-async def lab(engines: Engines, tmp_path: Path) -> Any:
+async def lab(engines: Engines, tmp_path: Path, patient_children: None) -> Any:
     """A session on the engines of the test run."""
     lab = await start("switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path)
     yield lab
@@ -28,14 +30,15 @@ async def lab(engines: Engines, tmp_path: Path) -> Any:
 
 
 async def two(lab: Lab) -> Any:
-    """Alice and Bob."""
+    """Return the users Alice and Bob."""
     return await lab.person("alice"), await lab.person("bob")
 
 
-async def test_questions_are_counted(lab: Lab) -> None:
-    """A send costs one insert and two scripts; a hit asks Redis once and MongoDB not at all; a bypass the other way round."""
+async def test_commands_are_counted(lab: Lab) -> None:
+    """A send costs one insert and two scripts, a hit one command to Redis and none to MongoDB, a bypass the reverse."""
     alice, bob = await two(lab)
-    await alice.send(bob, "the first one looks people up")
+    await lab.turn(cache_ttl=3600)  # the window must not expire between the reads
+    await alice.send(bob, "the first one looks up both users")
     await bob.read("alice")
     trace = await alice.send(bob, "it's \"quoted\" 'oddly")
     assert await lab.asked(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
@@ -46,8 +49,8 @@ async def test_questions_are_counted(lab: Lab) -> None:
     assert repr(sent).startswith("MongoDB was asked once: insert messages\nRedis was asked 2 times: ")
 
 
-async def test_looks_of_a_widget_are_not_counted(lab: Lab) -> None:
-    """Only the service's questions count: what looks at both stores several times a second waits as long."""
+async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
+    """Only the service's commands count: a widget that polls both stores pauses while they are counted."""
     alice, bob = await two(lab)
     stores, looks = lab.stores(await alice.send(bob, "looked at")), list[int]()
     look = stores.look
@@ -58,25 +61,25 @@ async def test_looks_of_a_widget_are_not_counted(lab: Lab) -> None:
 
     stores.look = counted  # type: ignore[method-assign]
     stores._handle_custom_msg({"views": 1}, [])
-    await eventually(lambda: looks)
-    assert await lab.asked(asyncio.sleep(0.6)) == ([], [])  # in which two more would come
+    await wait_until(lambda: looks, "the first look of the widget")
+    assert await lab.asked(asyncio.sleep(0.6)) == ([], [])  # seconds: long enough for two more looks
     count = len(looks)
-    await eventually(lambda: len(looks) > count)
+    await wait_until(lambda: len(looks), "another look of the widget", is_reached=lambda seen: seen > count)
 
 
 async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
-    """The service stays the same process; asking for the session again gives it as it was at first."""
+    """The service stays the same process."""
     alice, bob = await two(lab)
     pid = lab.pid
-    await lab.turn(cache_ttl=30, cache_mode="drawn")
-    trace = await alice.send(bob, "a long life")
-    assert (lab.pid, lab.settings.cache_ttl) == (pid, 30)
+    await lab.turn(cache_ttl=3600, cache_mode="drawn")
+    trace = await alice.send(bob, "a long TTL")
+    assert (lab.pid, lab.settings.cache_ttl) == (pid, 3600)
     assert lab.redis_pttl(trace.key) > 5000
     assert (await bob.read("alice")).cache == "bypass"
 
 
 async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
-    """Also after kill -9: the same address, the same tokens, open sockets opened again, the flow heard, other settings in force."""
+    """After SIGKILL too: address and tokens stay the same, sockets reconnect, the flow is received, and the new settings apply."""
     alice, bob = await two(lab)
     await bob.connect()
     await alice.send(bob, "before")
@@ -86,8 +89,12 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
     trace = await alice.send(bob, "after")
     assert [message["text"] for message in (await bob.read("alice")).messages] == ["before", "after"]
     assert "respond" in trace.stages
-    await eventually(lambda: [heard.payload["text"] for heard in bob.heard if heard.event == "newMessage"] == ["before", "after"])
-    await eventually(lambda: lab.redis_pttl(trace.key) == -2)
+    await wait_until(
+        lambda: [heard.payload["text"] for heard in bob.heard if heard.event == "newMessage"],
+        "both messages at Bob's socket",
+        is_reached=lambda texts: texts == ["before", "after"],
+    )
+    await wait_until(lambda: lab.redis_pttl(trace.key), "the end of the key", is_reached=lambda pttl: pttl == -2)
     assert [event for event in lab.events if event["stage"] == "sweep" and event["at"] > trace.events[0]["at"]] == []
 
 

@@ -10,6 +10,7 @@ from chatlab.errors import EngineError
 from chatlab.lab.measure import WARM, Table, in_turn
 
 __all__ = ["begin"]  # a fixture
+pytest_plugins = ["patient_children"]
 
 
 def act(name: str, asked: list[str], *caches: str, status: int = 200) -> Callable[[], Reply]:
@@ -60,7 +61,7 @@ def test_what_hangs_on_the_machine_is_marked() -> None:
 
 async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
     """It knows the same people and messages, and leaves keys under its own name; it ends with the session."""
-    lab = await begin("beside")
+    lab = await begin("beside", cache_ttl=3600)
     alice, bob = await lab.person("alice"), await lab.person("bob")
     url = await lab.beside("other", window_size=1)
     assert await lab.beside("other") == url

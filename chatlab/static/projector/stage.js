@@ -131,7 +131,8 @@ export class Stage {
     let settled = Infinity;
     frame.addEventListener("load", () => (settled = performance.now() + SETTLED));
     const takeBack = () => {
-      if (document.activeElement !== frame || performance.now() > settled) return;
+      const clicked = frame.contentWindow?.navigator.userActivation?.hasBeenActive; // a slow pane may ask late, but nobody has used it yet
+      if (document.activeElement !== frame || (performance.now() > settled && clicked !== false)) return;
       frame.blur();
       window.focus();
     };

@@ -1,7 +1,7 @@
 /* What the flow has told: numbers, the way of each message, and the life of each key. No DOM, so thousands of events a second cost little;
    the page looks once a frame. Times are milliseconds since 1970 on the service's clock. */
 
-const TOLD = 1_500; // ms that a key stays on the board after its end
+const TOLD = 1_500; // ms that a key stays on the board after its end was first drawn, however late that was
 const FEW = 500; // unfinished ways that are remembered
 const FIRST = 2; // windows that are always shown
 const OUTCOMES = ["hit", "partial", "miss", "bypass"];
@@ -122,7 +122,7 @@ export class Story {
   #end(key, state, at) {
     const item = this.keys.get(key);
     if (!item) return;
-    this.keys.set(key, { ...item, state, endedMs: item.endedMs ?? at, toldMs: at });
+    this.keys.set(key, { ...item, state, endedMs: item.endedMs ?? at, toldMs: at, drawnMs: undefined });
   }
 
   /** What Redis itself answered: `{at, keys: {key: ms left}, settings}`. It knows the lives of windows, and keys from before we came. */
@@ -147,7 +147,7 @@ export class Story {
     const windows = [];
     const messages = [];
     for (const item of this.keys.values()) {
-      const over = item.state === "live" ? item.deadlineMs + 4 * TOLD : (item.toldMs ?? item.endedMs) + (item.state === "gone" ? TOLD : 2 * TOLD);
+      const over = item.state === "live" ? item.deadlineMs + 4 * TOLD : (item.drawnMs ??= now) + (item.state === "gone" ? TOLD : 2 * TOLD);
       if (over < now) this.keys.delete(item.key);
       else (isWindow(item.key) ? windows : messages).push(item);
     }

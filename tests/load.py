@@ -76,9 +76,8 @@ async def _by_socket(sender: Person, request: dict[str, str]) -> Message | None:
 
 async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
     """Return the acknowledgement. Raises TimeoutError if the connection ends before it comes."""
-    call, lost = asyncio.create_task(client.call("sendMessage", request, timeout=LIMIT_S)), asyncio.create_task(client.wait())
-    await asyncio.wait((call, lost), return_when=asyncio.FIRST_COMPLETED)
-    lost.cancel()
+    call = asyncio.create_task(client.call("sendMessage", request, timeout=LIMIT_S))
+    await asyncio.wait((call, client.eio.read_loop_task), return_when=asyncio.FIRST_COMPLETED)  # the loop ends with the connection
     if not call.done():
         call.cancel()
         raise TimeoutError

@@ -1,8 +1,10 @@
-"""Many writers, two processes, one order: what several processes of the service do together looks like the work of one."""
+"""Several processes of one service: one order of messages for all writers, and workers that may be killed."""
 
 import asyncio
+import contextlib
 import os
 import re
+import secrets
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -10,16 +12,18 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from faults import Site, open_site
-from live import Person, Service, eventually
+from faults import Site, frozen, open_site
+from house import meet
+from live import Person, Service
 from load import Account, check, write
+from waiting import LIMIT_S, block_until, wait_until
 
-EACH = 30  # messages of a writer
+EACH = 12  # messages of one writer
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Engines of this file, which counts what they do."""
+    """Private engines for this file."""
     with open_site(tmp_path_factory.mktemp("processes")) as site:
         yield site
 
@@ -31,87 +35,123 @@ def pair(site: Site) -> tuple[Service, Service]:
 
 
 async def test_eight_writers_make_one_order(site: Site, pair: tuple[Service, Service]) -> None:
-    """Eight writers, both doors, two processes, one conversation and two others: seq 1 to n in each, one order for all, nothing doubled."""
+    """Eight writers of one conversation, on both transports of two processes: everyone reads and hears the same messages, seq 1 to n."""
     alice, bob, carol = (site.settle(pair[place % 2]) for place in range(3))
     account, aside = Account(), Account()
     writers = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
     hearers = [await person.at(service) for person in (alice, bob) for service in pair]
-    await asyncio.gather(*(hearer.connect() for hearer in hearers))
+    await meet(*hearers)
     other = {alice.id: bob.id, bob.id: alice.id}
     work = [
-        write(account, person, other[person.id], door=("http", "socket")[place % 2], count=EACH) for place, person in enumerate(writers)
+        write(account, person, other[person.id], door=("http", "socket")[place % 2], repeat=place % 4 < 2, count=EACH)
+        for place, person in enumerate(writers)
     ]
-    work += [write(aside, carol, receiver.id, door="http", count=EACH) for receiver in (alice, carol)]
+    work += [write(aside, carol, receiver.id, door="http", repeat=True, count=EACH) for receiver in (alice, carol)]
     await asyncio.gather(*work)
+    for hearer in hearers:
+        await hears_each_once(hearer, alice, bob)
     for reader, partner, fresh in ((alice, bob, False), (alice, bob, True), (bob, alice, False), (bob, alice, True)):
         check(account, (await reader.read(partner, fresh=fresh)).json())
     for partner in (alice, carol):
         assert [message["seq"] for message in (await carol.read(partner)).json()] == list(range(1, EACH + 1))
-    for hearer in hearers:
-        await heard_once(hearer, account, {alice.id, bob.id})
     await asyncio.gather(*(person.close() for person in [alice, bob, carol, *writers, *hearers]))
 
 
-async def heard_once(hearer: Person, account: Account, participants: set[str]) -> None:
-    """This socket has heard each message of the conversation exactly once."""
+async def hears_each_once(hearer: Person, alice: Person, bob: Person) -> None:
+    """Wait until this socket has received each message of the conversation exactly once: no fewer events than messages, and no more."""
+    participants = {alice.id, bob.id}
 
-    def heard() -> list[Any]:
-        return [message for message in hearer.heard("newMessage") if {message["senderId"], message["receiverId"]} == participants]
+    async def difference() -> list[Any]:
+        heard = [message for message in hearer.heard("newMessage") if {message["senderId"], message["receiverId"]} == participants]
+        saved = (await alice.read(bob, fresh=True)).json()
+        heard.sort(key=lambda message: message["seq"])
+        return [] if heard == saved else [len(heard), len(saved), heard[-1:], saved[-1:]]
 
-    assert not account.unanswered
-    await eventually(lambda: len(heard()) >= len(account.answered))
-    assert len(heard()) == len(account.answered)
-    assert {message["text"]: message for message in heard()} == account.answered
+    await wait_until(difference, "one event for each message", is_reached=lambda seen: not seen)
 
 
 # --- workers of one parent -------------------------------------------------------------------------------------------------------
 
 
 def workers_of(service: Service) -> list[psutil.Process]:
-    """The processes that serve (there is one more, of Python's own, that looks after what they share)."""
-    living = [child for child in psutil.Process(service.process.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if "spawn_main" in " ".join(child.cmdline())]
+    """Return the processes that serve. The parent has one more child: the resource tracker of Python."""
+    return [child for child in psutil.Process(service.process.pid).children() if is_running(child) and is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Return whether this child was spawned as a worker."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Return whether the process has not ended. A zombie has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def metric(service: Service, name: str) -> float:
-    """One value of /metrics, asked on a new connection: any worker may answer."""
-    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{service.url}/metrics").text, re.MULTILINE)
+    """Return one value of /metrics, requested on a new connection: any worker may answer."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+@contextlib.contextmanager
+def only(worker: psutil.Process, service: Service) -> Iterator[None]:
+    """Let one of two workers accept all connections: freeze the other one, and the parent, which would replace a worker that is silent."""
+    (other,) = (one for one in workers_of(service) if one.pid != worker.pid)
+    with frozen(service.process.pid), frozen(other.pid):
+        yield
+
+
+async def clients(user: Person, worker: psutil.Process, service: Service) -> list[Person]:
+    """Return four clients of this user, each with a socket and an HTTP connection to this worker."""
+    found = [await user.at(service) for _ in range(4)]
+    with only(worker, service):
+        await asyncio.gather(*(client.connect() for client in found))
+        assert {(await client.http.get("/api/auth/me")).status_code for client in found} == {200}
+    return found
 
 
 @pytest.fixture
 def crowd(site: Site) -> Service:
-    """One service of two workers."""
-    return site.start(WORKERS="2")
+    """One service with two workers, both of them up: each one has subscribed to the presence channel."""
+    prefix = f"crowd{secrets.token_hex(4)}:"
+    service = site.start(WORKERS="2", KEY_PREFIX=prefix)
+    block_until(lambda: site.keys.pubsub_numsub(f"{prefix}presence"), "two workers", is_reached=lambda channels: channels[0][1] == 2)
+    return service
 
 
 async def test_a_killed_worker_comes_back(site: Site, crowd: Service) -> None:
-    """`kill -9` of a worker: the other one serves on, a new one comes, the counts go on, and its sockets are counted no more."""
+    """After SIGKILL of one worker the other one serves on, a new one starts, counters keep their values, and lost sockets do not count."""
     alice, bob = site.settle(crowd), site.settle(crowd)
-    people = [await person.at(crowd) for person in (alice, bob) for _ in range(8)]  # connections enough for both workers
-    await asyncio.gather(*(person.connect() for person in people))
-    await asyncio.gather(*(person.send(bob, f"message {number}") for number, person in enumerate(people)))
-    assert {metric(crowd, 'chatlab_sends_total{door="http"}') for _ in range(8)} == {len(people)}
-    assert metric(crowd, "chatlab_sockets") == len(people)
+    killed, survivor = workers_of(crowd)
+    lost, kept = await clients(alice, killed, crowd), await clients(bob, survivor, crowd)
+    await asyncio.gather(*(client.send(bob, "before") for client in lost), *(client.send(alice, "before") for client in kept))
+    assert {metric(crowd, 'chatlab_sends_total{door="http"}') for _ in range(8)} == {8}
+    assert metric(crowd, "chatlab_sockets") == 8
 
-    killed = workers_of(crowd)[0]
     killed.kill()
-    await eventually(lambda: len(workers_of(crowd)) == 2 and killed.pid not in {worker.pid for worker in workers_of(crowd)})
-    await eventually(lambda: metric(crowd, "chatlab_sockets") == sum(person.sockets[0].connected for person in people))
-    lost = [person for person in people if not person.sockets[0].connected]
-    assert 0 < len(lost) < len(people), "one worker had all connections: the test has shown nothing"
+    await wait_until(lambda: {worker.pid for worker in workers_of(crowd)} - {killed.pid, survivor.pid}, "a new worker")
+    await wait_until(
+        lambda: metric(crowd, "chatlab_sockets"), "the sockets of the killed worker to go", is_reached=lambda count: count == 4
+    )
+    await wait_until(lambda: not any(client.sockets[0].connected for client in lost), "the clients of the killed worker to notice")
+    assert all(client.sockets[0].connected for client in kept)
     await alice.send(bob, "after")
-    assert metric(crowd, 'chatlab_sends_total{door="http"}') == len(people) + 1
-    await asyncio.gather(*(person.close() for person in [alice, bob, *people]))
+    assert metric(crowd, 'chatlab_sends_total{door="http"}') == 9
+    await asyncio.gather(*(person.close() for person in [alice, bob, *lost, *kept]))
     assert crowd.stop() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_the_end_of_the_parent_is_the_end_of_all(site: Site, crowd: Service, how: signal.Signals) -> None:
-    """No process is left behind, however the parent ends."""
+async def test_no_worker_outlives_its_parent(site: Site, crowd: Service, how: signal.Signals) -> None:
+    """Every child ends, however the parent ends."""
     family = psutil.Process(crowd.process.pid).children(recursive=True)
     assert len(family) >= 2
     os.kill(crowd.process.pid, how)
-    status = await asyncio.to_thread(crowd.process.wait, 10)
+    status = await asyncio.to_thread(crowd.process.wait, LIMIT_S)
     assert status == (-signal.SIGKILL if how is signal.SIGKILL else 0)
-    await eventually(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family))
+    await wait_until(lambda: [child for child in family if is_running(child)], "all children to end", is_reached=lambda left: not left)

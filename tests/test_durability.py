@@ -1,25 +1,27 @@
-"""What has been answered is there once, for ever: after `kill -9` of MongoDB or of the service, and however often a send is repeated."""
+"""An answered message is saved once and for ever: after SIGKILL of MongoDB or of the service, and however often a send is repeated."""
 
 import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from faults import Site, open_site
-from live import Person, Service, eventually
+from faults import Point, Proxy, Site, frozen, open_site
+from house import meet
+from live import Person, Service
 from load import Account, check, write
-
-BACK = 10.0  # seconds for a killed engine or service to be back
+from waiting import LIMIT_S, wait_until
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Engines that may be broken."""
+    """Private engines that may be broken."""
     with open_site(tmp_path_factory.mktemp("durability")) as site:
         yield site
 
@@ -30,20 +32,28 @@ def pair(site: Site) -> tuple[Service, Service]:
     return site.start(), site.start()
 
 
+@pytest.fixture(scope="module")
+def proxy(site: Site) -> Iterator[Proxy]:
+    """A proxy in front of MongoDB, which can hold one insert or its reply."""
+    with site.mongo_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def behind(site: Site, proxy: Proxy) -> Service:
+    """A third process, which reaches MongoDB through the proxy."""
+    return site.start(MONGO_URL=proxy.mongo_url)
+
+
 async def more_answers(account: Account, count: int) -> None:
-    """Wait until that many more sends have been answered."""
-    so_far = len(account.answered)
-    await eventually(lambda: len(account.answered) >= so_far + count, BACK)
-
-
-def is_another(site: Site, killed: int) -> bool:
-    """Does another mongod run?"""
-    return site.engines.pid("mongo") not in (None, killed)
+    """Wait until this many more sends have been answered."""
+    enough = len(account.answered) + count
+    await wait_until(lambda: len(account.answered), f"{enough} answers", is_reached=lambda answers: answers >= enough)
 
 
 @contextlib.asynccontextmanager
-async def under_load(site: Site, pair: tuple[Service, Service]) -> AsyncIterator[tuple[Account, Person]]:
-    """Eight writers, one conversation: both people, both doors, both processes, with client ids and without. Checked at the end."""
+async def under_load(site: Site, pair: tuple[Service, Service]) -> AsyncIterator[Account]:
+    """Run eight writers of one conversation: both users, transports and processes, with client ids and without. Check at the end."""
     account = Account()
     alice, bob = site.settle(pair[0]), site.settle(pair[1])
     people = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
@@ -54,50 +64,83 @@ async def under_load(site: Site, pair: tuple[Service, Service]) -> AsyncIterator
     ]
     try:
         await more_answers(account, 100)
-        yield account, alice
+        yield account
         await more_answers(account, 100)
     finally:
         account.stop = True
-        await asyncio.wait_for(asyncio.gather(*writers), 2 * BACK)
+        await asyncio.wait_for(asyncio.gather(*writers), LIMIT_S)
     for fresh in (True, False):
         check(account, (await bob.read(alice, fresh=fresh)).json())
     await asyncio.gather(*(person.close() for person in [*people, alice, bob]))
 
 
+@contextlib.asynccontextmanager
+async def sends_in_flight(site: Site, account: Account, services: tuple[Service, ...]) -> AsyncIterator[None]:
+    """Freeze MongoDB, and wait until a send waits for an answer of each of these processes."""
+    with frozen(site.pid("mongo")):
+        await wait_until(lambda: set(services) <= set(account.waiting.values()), "sends in flight")
+        yield
+
+
+def is_replaced(site: Site, killed: int) -> bool:
+    """Return whether another mongod runs."""
+    return site.engines.pid("mongo") not in (None, killed)
+
+
 async def test_killing_mongodb_loses_nothing(site: Site, pair: tuple[Service, Service]) -> None:
-    """`kill -9` of mongod, twice, under eight writers: what was answered is there once, what was not at most once, no gap."""
-    async with under_load(site, pair) as (account, _):
+    """SIGKILL of mongod, twice, with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
+    async with under_load(site, pair) as account:
         for _ in range(2):
-            killed = site.pid("mongo")
-            os.kill(killed, signal.SIGKILL)
-            await eventually(partial(is_another, site, killed), BACK)
+            async with sends_in_flight(site, account, pair):
+                killed = site.pid("mongo")
+                os.kill(killed, signal.SIGKILL)
+            await wait_until(partial(is_replaced, site, killed), "a new mongod")
             await more_answers(account, 50)
-    assert account.answered
 
 
 async def test_killing_the_service_loses_nothing(site: Site, pair: tuple[Service, Service]) -> None:
-    """`kill -9` of each process in turn, under eight writers: what was answered is there once, what was not at most once, no gap."""
-    async with under_load(site, pair) as (account, _):
+    """SIGKILL of each process with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
+    async with under_load(site, pair) as account:
         for service in pair:
-            service.kill()
+            async with sends_in_flight(site, account, (service,)):
+                service.kill()
             await asyncio.to_thread(service.restart)
             await more_answers(account, 50)
-    assert account.unanswered, "nothing was in flight when a process was killed: the test has shown nothing"
+
+
+@pytest.mark.parametrize("point", ["request", "reply"])
+async def test_killing_the_service_between_insert_and_answer(site: Site, proxy: Proxy, behind: Service, point: Point) -> None:
+    """SIGKILL before MongoDB receives the insert, or before the process receives its reply: a repeat is answered with one message."""
+    alice, bob = site.settle(behind), site.settle(behind)
+    await alice.send(bob, "before")
+    with proxy.holding("in flight", point) as hold:
+        sending = asyncio.create_task(say(alice, bob, "in flight", "c"))
+        await wait_until(hold.is_reached.is_set, f"the {point} of the insert")
+        if point == "reply":
+            await wait_until(lambda: site.database["messages"].find_one({"text": "in flight", "senderId": alice.id}), "the saved message")
+        behind.kill()
+    with contextlib.suppress(httpx.TransportError):
+        assert (await sending).status_code == 503, "MongoDB was held for longer than a send waits"
+    await asyncio.to_thread(behind.restart)
+    answer = (await say(alice, bob, "in flight", "c")).json()
+    assert (await bob.read(alice, fresh=True)).json()[1:] == [answer]
+    assert (await alice.send(bob, "after"))["seq"] == 3
+    await asyncio.gather(alice.close(), bob.close())
 
 
 # --- client ids ------------------------------------------------------------------------------------------------------------------
 
 
 async def say(sender: Person, receiver: Person, text: str, client_id: str) -> httpx.Response:
-    """A send with a client id, by HTTP."""
+    """Send a message with a client id over HTTP."""
     return await sender.http.post("/api/messages/send", json={"receiverId": receiver.id, "text": text, "clientId": client_id})
 
 
 async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(site: Site, pair: tuple[Service, Service]) -> None:
-    """A hundred sends with one client id, through both doors of two processes at once: one message, one answer, one event."""
+    """A hundred sends with one client id, on both transports of two processes at once: one message, one answer, one event."""
     alice, bob = site.settle(pair[0]), site.settle(pair[1])
     there = await alice.at(pair[1])
-    await asyncio.gather(alice.connect(), there.connect(), bob.connect())
+    await meet(alice, there, bob)
     ways = [(alice, "http"), (alice, "socket"), (there, "http"), (there, "socket")] * 25
     answers = await asyncio.gather(*(who.send(bob, "once", door=door, clientId="c") for who, door in ways))
     assert all(answer == answers[0] for answer in answers), answers
@@ -109,7 +152,7 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(site:
 
 
 async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Service, Service]) -> None:
-    """After restarts, an edit and a deletion, a repeat still gives the first message as it is now, and another text is 409."""
+    """After restarts, an edit and a deletion, a repeat returns the first message as it is now, and another text is 409."""
     alice, bob = site.settle(pair[0]), site.settle(pair[1])
     first = (await say(alice, bob, "first", "c")).json()
     for service in pair:
@@ -118,7 +161,7 @@ async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Servic
     assert (await say(alice, bob, "first", "c")).json() == first
     edited = (await alice.http.patch(f"/api/messages/{first['_id']}", json={"text": "edited"})).json()
     assert (await say(alice, bob, "first", "c")).json() == edited
-    assert (await say(alice, bob, "edited", "c")).status_code == 409, "what it was edited to is another text"
+    assert (await say(alice, bob, "edited", "c")).status_code == 409, "the edited text is not the text that was sent"
     deleted = (await alice.http.delete(f"/api/messages/{first['_id']}")).json()
     assert (await say(alice, bob, "first", "c")).json() == deleted
     assert (await bob.read(alice)).json() == [deleted]
@@ -126,7 +169,7 @@ async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Servic
 
 
 async def test_a_repeat_is_found_by_an_index(site: Site, pair: tuple[Service, Service]) -> None:
-    """In a long conversation too: MongoDB looks at one message to find the one that a client id stands for."""
+    """MongoDB examines one document to find the message of a client id, in a long conversation too."""
     alice, bob = site.settle(pair[0]), site.settle(pair[1])
     await asyncio.gather(*(say(alice, bob, f"number {number}", f"c{number}") for number in range(100)))
     last = (await say(alice, bob, "last", "c")).json()
@@ -141,7 +184,7 @@ async def test_a_repeat_is_found_by_an_index(site: Site, pair: tuple[Service, Se
 
 
 async def test_a_client_id_belongs_to_a_sender_in_a_conversation(site: Site, pair: tuple[Service, Service]) -> None:
-    """The same client id with another text is 409, also at once; of another sender, or in another conversation, it is another message."""
+    """A client id with another text is 409, even at the same time; from another sender or in another conversation it is a new message."""
     alice, bob, carol = site.settle(pair[0]), site.settle(pair[1]), site.settle(pair[1])
     both = await asyncio.gather(say(alice, bob, "one", "c"), say(alice, bob, "two", "c"))
     assert sorted(answer.status_code for answer in both) == [200, 409]
@@ -151,29 +194,43 @@ async def test_a_client_id_belongs_to_a_sender_in_a_conversation(site: Site, pai
     await asyncio.gather(alice.close(), bob.close(), carol.close())
 
 
+@pytest.mark.parametrize("point", ["request", "reply"])
 @pytest.mark.parametrize("door", ["http", "socket"])
-async def test_a_sender_who_hangs_up_leaves_the_send_whole(site: Site, pair: tuple[Service, Service], door: str) -> None:
-    """A connection that is dropped in the middle of a send: it is saved, cached and emitted, or not at all; the next seq follows."""
-    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+async def test_a_sender_who_hangs_up_leaves_the_send_whole(site: Site, proxy: Proxy, behind: Service, door: str, point: Point) -> None:
+    """The sender hangs up before MongoDB receives the insert, or before its reply: the message is saved, cached and emitted once."""
+    alice, bob = site.settle(behind), site.settle(behind)
     await bob.connect()
-    for number in range(20):
-        gone = await alice.at(pair[0])
-        asked = {"receiverId": bob.id, "text": f"hung up {number}"}
-        if door == "http":
-            task = asyncio.create_task(gone.http.post("/api/messages/send", json=asked))
-            await asyncio.sleep(0.001 * number)  # in another moment of the send each time
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        else:
-            socket = await gone.connect()
-            await socket.emit("sendMessage", asked)
-            await asyncio.sleep(0.0005 * number)  # in another moment of the send each time
-            await socket.eio.ws.close()
-        await gone.close()
+    before = connections(behind)
+    with proxy.holding("hung up", point) as hold:
+        await hang_up(await alice.at(behind), bob, door, hold.is_reached)
+        await wait_until(lambda: connections(behind), "the service to close the connection", is_reached=lambda count: count == before)
+    await bob.hears("newMessage")
     last = await alice.send(bob, "last")
+    await bob.hears("newMessage", 2)
     seen = (await bob.read(alice)).json()
-    assert seen == (await bob.read(alice, fresh=True)).json()
-    assert [message["seq"] for message in seen] == list(range(1, last["seq"] + 1))
-    await bob.hears("newMessage", len(seen))
-    assert sorted(message["seq"] for message in bob.heard("newMessage")) == [message["seq"] for message in seen]
+    assert [(message["seq"], message["text"]) for message in seen] == [(1, "hung up"), (2, "last")]
+    assert bob.heard("newMessage") == seen == (await bob.read(alice, fresh=True)).json()
+    assert last == seen[-1]
     await asyncio.gather(alice.close(), bob.close())
+
+
+def connections(service: Service) -> int:
+    """Return the number of connections of clients that this process has open."""
+    found = psutil.Process(service.process.pid).net_connections("tcp")
+    return sum(bool(connection.raddr) and connection.laddr.port == service.port for connection in found)
+
+
+async def hang_up(sender: Person, receiver: Person, door: str, is_reached: threading.Event) -> None:
+    """Send a message, and drop the connection once the named point is reached."""
+    request = {"receiverId": receiver.id, "text": "hung up"}
+    if door == "http":
+        sending = asyncio.create_task(sender.http.post("/api/messages/send", json=request))
+        await wait_until(is_reached.is_set, "the insert")
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    else:
+        socket = await sender.connect()
+        await socket.emit("sendMessage", request)
+        await wait_until(is_reached.is_set, "the insert")
+        await socket.eio.ws.close()
+    await sender.close()

@@ -1,74 +1,84 @@
-"""Who is online: several sockets a person, several processes, and a process that dies."""
+"""Presence: who is online, with several sockets for one user, several processes, and a process that stops or is killed."""
 
 import asyncio
+import json
+from collections import defaultdict
 from typing import Any
 
-from house import Newcomer, settle
-from live import Person, ServiceMaker, eventually
+import redis
+from house import Newcomer, meet, sees, settle
+from live import Person, ServiceMaker
+from waiting import wait_until
 
 
-def sees(witness: Person, someone: Person) -> bool:
-    """True when the last thing the witness heard has this user online."""
-    heard = witness.heard("onlineUsers")
-    return bool(heard) and someone.id in heard[-1]
+async def is_online(witness: Person, user: Person) -> bool:
+    """Return whether the list of users shows this user online."""
+    rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
+    return bool(rows[user.id]["online"])
 
 
-async def test_the_first_word_is_who_is_online(newcomer: Newcomer) -> None:
-    """Whoever connects is told at once who is there, themself included, sorted."""
+async def test_the_first_event_lists_who_is_online(newcomer: Newcomer) -> None:
+    """A new socket receives the sorted list of online users at once, its own user included."""
     ann, bob = newcomer(), newcomer()
     await bob.connect()
     await ann.connect()
     first = (await ann.hears("onlineUsers"))[0]
     assert {ann.id, bob.id} <= set(first)
     assert first == sorted(first)
-    await eventually(lambda: sees(bob, ann))
+    await wait_until(lambda: sees(bob, ann), "Bob to see Ann online")
 
 
-async def test_a_person_goes_with_the_last_socket(newcomer: Newcomer) -> None:
-    """Online with the first of three sockets, offline only when the last has gone, in events and in the list of users."""
+async def test_a_user_goes_offline_with_the_last_socket(newcomer: Newcomer) -> None:
+    """A user with three sockets stays online until the last one is closed, in events and in the list of users."""
     ann, bob = newcomer(), newcomer()
-    await bob.connect()
     sockets = [await ann.connect() for _ in range(3)]
-    await eventually(lambda: sees(bob, ann))
+    await bob.connect()
+    await wait_until(lambda: sees(bob, ann), "Bob to see Ann online")
     for socket in sockets[:2]:
         await socket.disconnect()
     await sockets[2].call("typing", {"receiverId": bob.id, "typing": True})
     await bob.hears("typing")
     assert sees(bob, ann)
-    assert await online(bob, ann)
+    assert await is_online(bob, ann)
     await sockets[2].disconnect()
-    await eventually(lambda: not sees(bob, ann))
-    assert not await online(bob, ann)
-
-
-async def online(witness: Person, someone: Person) -> bool:
-    """What the list of users says."""
-    rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
-    return bool(rows[someone.id]["online"])
+    await wait_until(lambda: not sees(bob, ann), "Bob to see Ann offline")
+    assert all(ann.id in online for online in bob.heard("onlineUsers")[:-1]), "offline once, after the last socket"
+    assert not await is_online(bob, ann)
 
 
 async def test_presence_and_events_cross_processes(start: ServiceMaker, database: Any) -> None:
-    """Somebody at another process is online here, hears what is sent here, and is gone soon after that process is killed."""
+    """A user at another process is online here, receives what is sent here, and goes offline after that process is killed."""
     here, there = start(), start()
     ann, bob = settle(database, here), settle(database, there)
-    await asyncio.gather(ann.connect(), bob.connect())
-    await eventually(lambda: sees(ann, bob) and sees(bob, ann), within=5)
-    assert await online(ann, bob)
+    await meet(ann, bob)
+    await wait_until(lambda: is_online(ann, bob), "the list of users to show Bob online")
     sent = await ann.send(bob, "hello")
     assert await bob.hears("newMessage") == [sent]
     there.kill()
-    await eventually(lambda: not sees(ann, bob), within=6)
-    assert not await online(ann, bob)
+    await wait_until(lambda: not sees(ann, bob), "Ann to see Bob offline")
+    assert not await is_online(ann, bob)
     assert sees(ann, ann)
     await asyncio.gather(ann.close(), bob.close(), return_exceptions=True)
 
 
-async def test_a_stopped_process_says_goodbye(start: ServiceMaker, database: Any) -> None:
-    """Who was at a process that is stopped in order is offline for the others at once."""
+async def test_a_process_that_stops_says_so(start: ServiceMaker, database: Any, keys: redis.Redis, space: str) -> None:
+    """A process that stops publishes an empty list of its users: the other processes need not wait until it has been silent for long."""
     here, there = start(), start()
     ann, bob = settle(database, here), settle(database, there)
-    await asyncio.gather(ann.connect(), bob.connect())
-    await eventually(lambda: sees(ann, bob), within=5)
-    assert await asyncio.to_thread(there.stop) == 0
-    await eventually(lambda: not sees(ann, bob), within=1)
+    with keys.pubsub() as channel:  # type: ignore[no-untyped-call]  # redis has no types for it
+        channel.subscribe(f"{space}:presence")
+        await meet(ann, bob)
+        assert await asyncio.to_thread(there.stop) == 0
+        await wait_until(lambda: not sees(ann, bob), "Ann to see Bob offline")
+        lists: defaultdict[str, list[list[str]]] = defaultdict(list)
+        await wait_until(lambda: lists_of(bob, channel, lists), "an empty list", is_reached=lambda last: last[-1:] == [[]])
     await asyncio.gather(ann.close(), bob.close(), return_exceptions=True)
+
+
+def lists_of(user: Person, channel: redis.client.PubSub, lists: defaultdict[str, list[list[str]]]) -> list[list[str]]:
+    """Add what the processes have published to `lists`, and return the lists of the process that had this user."""
+    while message := channel.get_message():
+        if message["type"] == "message":
+            process, users, _is_new = json.loads(message["data"])
+            lists[process].append(users)
+    return next((published for published in lists.values() if [user.id] in published), [])

@@ -25,7 +25,7 @@ LIVE_KEYS = 100_000
 
 def measure_idle(place: Place) -> Result:
     """What a socket costs in memory that is open, authenticated, and says nothing."""
-    count = RESTING if place.seconds >= 1 else 50
+    count = RESTING if place.full_size else 50
     found = {side.name: [_each_socket(side, count, place.seconds)] for side in [place.chatlab(), *place.peers()]}
     checks = [Check("KB for each idle socket", found["chatlab"], 45, False)]
     return Result("KB each", found, checks, {"sockets": count, "users": place.users}, missing(place))
@@ -42,32 +42,34 @@ def _each_socket(side: Side, count: int, seconds: float) -> float:
 
 
 def measure_sweep(place: Place) -> Result:
-    """The worker with 100,000 live keys: its processor time a beat, and what a concurrent send feels."""
-    count = LIVE_KEYS if place.seconds >= 1 else 1000
-    side = place.chatlab()
+    """Measure the sweeper with 100,000 live keys: its CPU time for each sweep, and the latency of a concurrent send."""
+    count, interval_s = (LIVE_KEYS, 1.0) if place.full_size else (1000, 0.1)
+    side = place.chatlab(SWEEP_INTERVAL=str(interval_s))
     path = write_requests(sends(side.people), place.folder / "sweep.requests")
     spec = {"url": side.url, "requests": str(path), "rate": 200, "connections": CONNECTIONS, "seconds": place.seconds}
     found: dict[str, list[float]] = {"p99 of a send without": [], "p99 of a send with": [], "CPU ms a beat": []}
     for _ in range(place.rounds):
         place.redis.flushdb()
-        time.sleep(2)  # a beat in which the worker finds that they are gone
+        time.sleep(2 * interval_s)  # one sweep that finds that they are gone
         found["p99 of a send without"].append(generators.own("paced", **spec)["p99"])
-        resting = _cpu_share(side, place.seconds)
+        resting = _cpu_share(side, max(interval_s, place.seconds))
         _fill(place, count)
-        time.sleep(2)  # a beat in which it meets them
+        time.sleep(2 * interval_s)  # one sweep that finds them for the first time
         found["p99 of a send with"].append(generators.own("paced", **spec)["p99"])
-        found["CPU ms a beat"].append((_cpu_share(side, place.seconds) - resting) * 1000)
+        found["CPU ms a beat"].append((_cpu_share(side, max(interval_s, place.seconds)) - resting) * interval_s * 1000)
     checks = [
         Check("seconds of CPU a beat", [ms / 1000 for ms in found["CPU ms a beat"]], 0.5, False),
         Check("p99 of a send: with / without", ratios(found["p99 of a send with"], found["p99 of a send without"]), 1.3, False),
     ]
-    return Result("ms", found, checks, {"live keys": count, "sends a second": 200, "beat": "1 s", "seconds": place.seconds}, [])
+    return Result(
+        "ms", found, checks, {"live keys": count, "sends a second": 200, "beat": f"{interval_s:g} s", "seconds": place.seconds}, []
+    )
 
 
 def _cpu_share(side: Side, seconds: float) -> float:
-    """Processor time for each second that passes, which is each beat, while nobody asks anything."""
+    """Return the CPU seconds for each second that passes while no request arrives. `seconds` should hold one sweep or more."""
     before, started = side.cpu_seconds(), time.perf_counter()
-    time.sleep(max(1.0, seconds))  # a beat or more
+    time.sleep(seconds)
     return (side.cpu_seconds() - before) / (time.perf_counter() - started)
 
 

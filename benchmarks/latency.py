@@ -24,7 +24,7 @@ def measure_p99(place: Place) -> Result:
     found: dict[str, list[float]] = {}
     checks, rates = [], {}
     for work, asked in (("send", sends), ("read", lambda who: reads(who, MESSAGES))):
-        rate = rates[work] = round(rate_of(place, peer, asked(peer.people))() / 2)
+        rate = rates[work] = max(1, round(rate_of(place, peer, asked(peer.people))() / 2))
         acts = {f"{side.name}, {work}": _paced(place, side, asked(side.people), rate) for side in sides}
         found |= interleaved(place.rounds, acts)
         if peer is not sides[0]:
@@ -116,7 +116,7 @@ def _races(sides: races.Sides, seconds: float) -> list[Race]:
 
 def measure_length(place: Place) -> Result:
     """Conversations of 10 to 100,000 messages: the newest 50, cached, and a send."""
-    lengths = [length for length in LENGTHS if place.seconds >= 1 or length < 100_000]
+    lengths = [length for length in LENGTHS if place.full_size or length < 100_000]
     side = place.chatlab()
     acts: dict[str, races.Act] = {}
     for place_in_people, length in enumerate(lengths):

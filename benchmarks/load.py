@@ -23,7 +23,7 @@ from chatlab.bench.wire import END_OF_CHUNKS, END_OF_HEAD, header, request_bytes
 
 Spec = dict[str, Any]
 Protocol = TypeVar("Protocol", bound=asyncio.Protocol)
-LAST_ANSWERS = 3.0  # seconds to wait for what is still on its way when the time is up
+LAST_ANSWERS = 30.0  # seconds to wait for the answers that are missing when the time is up
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ async def paced(spec: Spec) -> dict[str, float]:
 
     A server that stops for 100 ms so shows in all the requests that were due meanwhile (no coordinated omission).
     """
-    requests, pace = read_requests(spec), _Pace(int(spec["rate"] * spec["seconds"]))
+    requests, pace = read_requests(spec), _Pace(max(1, int(spec["rate"] * spec["seconds"])))
     pace.free.extend(await connections(spec, pace.answered))
     started = time.perf_counter() + 0.05
     for number in range(pace.count):
@@ -265,13 +265,17 @@ async def sockets_of(spec: Spec, heard: Callable[[SocketConnection, bytes], None
 
 
 async def sockets(spec: Spec) -> dict[str, float]:
-    """Everybody sends to their partner, and again when the ack is there. `lost`: messages that the partner's socket did not hear."""
+    """Let every user send to their partner, and again after each acknowledgement, until the time is up and one has come.
+
+    `lost` is the number of messages that the partner's socket did not receive.
+    """
     talk = _Talk(spec["text"])
     everybody = await sockets_of(spec, talk.heard)
     started = time.perf_counter()
     for connection in everybody:
         talk.send(connection)
-    await asyncio.sleep(spec["seconds"])
+    await soon(talk.acknowledged)
+    await asyncio.sleep(started + spec["seconds"] - time.perf_counter())
     acked, took = list(talk.latencies), time.perf_counter() - started
     talk.end()
     await soon(talk.quiet)
@@ -284,6 +288,7 @@ class _Talk:
     def __init__(self, text: str) -> None:
         self._text, self._goes_on = text, True
         self.failed, self.delivered, self.latencies, self.quiet = 0, 0, list[float](), asyncio.Event()
+        self.acknowledged = asyncio.Event()
         self.under_way: set[tuple[bytes, bytes]] = set()
 
     def send(self, connection: SocketConnection) -> None:
@@ -297,6 +302,7 @@ class _Talk:
         if packet[:2] == b"43":
             self.latencies.append((time.perf_counter() - connection.since) * 1000)
             self.failed += b'"ok":true' not in packet
+            self.acknowledged.set()
             if self._goes_on:
                 self.send(connection)
         elif packet[:15] == b'42["newMessage"':

@@ -83,7 +83,7 @@ def _bare_inserts(place: Place) -> dict[str, Callable[[], float]]:
     def run() -> float:
         database.drop_collection("messages")
         count, started = 0, time.perf_counter()
-        while time.perf_counter() - started < place.seconds:
+        while not count or time.perf_counter() - started < place.seconds:
             one, other = f"a{count}", f"b{count}"  # a conversation a batch
             drafts = [create(one, other, TEXT, None) for _ in range(32)]  # type: ignore[arg-type]  # user ids
             messages.insert_many([draft.document(seq) for seq, draft in enumerate(drafts, 1)], ordered=False)

@@ -27,6 +27,10 @@ from chatlab.settings import CacheMode, Settings
 # The demo reports a promise as not seen when the machine is too slow to show it in time. A test must not depend on that,
 # so these runs accept events that come late. The unit tests below check the demo's own tolerances.
 PATIENT = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import patient_children
+patient_children.install()
 from chatlab.demo import play, promises, record
 promises.SLACK = promises.BEAT_SLACK = play.HEARD_WITHIN = play.PATIENCE = {LIMIT_S}
 """

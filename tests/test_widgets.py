@@ -6,29 +6,33 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from live import eventually
+import redis
+from waiting import wait_until
 
 from chatlab.engines import Engines
 from chatlab.lab import Lab, start
 from chatlab.lab.trace import PLANS, Person
 from chatlab.lab.widgets import Chart, Chat
+from chatlab.lab.widgets import stores as stores_module
 from chatlab.lab.widgets.live import OWN, PACE, SHARED, Live, module_of
 from chatlab.lab.widgets.sources import BOXES, sources_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one session, for all of them
 PACKAGE = Path(__file__).parent.parent
+LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     """A session on the engines of the test run, for the tests of this module; each has a conversation of its own, or the last word."""
     own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path_factory.mktemp("lab")}
-    lab = await start("widgets", cache_ttl=2, sweep_interval=0.2, **own)
+    lab = await start("widgets", cache_ttl=LONG_TTL_S, sweep_interval=0.2, **own)
     yield lab
     await lab.end()
 
@@ -53,16 +57,16 @@ async def test_each_map_is_lit_by_its_own_kind(lab: Lab) -> None:
     trace = await alice.send(bob, "Hello")
     assert (lit("send"), lit("read"), lit("change")) == (list(trace.stages), [], [])
     await bob.read(alice.id)
-    await eventually(lambda: "respond" in lit("read"))
+    await wait_until(lambda: "respond" in lit("read"), "the read map to show the response")
     assert [box["stage"] for box in maps["read"].state()["boxes"] if box["skipped"]] == ["read_store"]
     await bob.read(alice.id, fresh=True)
-    await eventually(lambda: lit("read") == ["request", "read_store", "respond"])
+    await wait_until(lambda: lit("read"), "the way past the cache", is_reached=["request", "read_store", "respond"].__eq__)
     sent = maps["send"].state()
     await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
-    await eventually(lambda: "respond" in lit("change"))
+    await wait_until(lambda: "respond" in lit("change"), "the change map to show the response")
     assert lit("change") == ["request", "save", "cache_message", "cache_conversation", "emit", "respond"]
     assert maps["send"].state() == sent
-    await eventually(lambda: maps["send"].model.items() >= sent.items())
+    await wait_until(lambda: maps["send"].model.items() >= sent.items(), "the send map's model to be as its state")
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -94,15 +98,17 @@ async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
     """Each beat of the worker is there, and each key with its deadline, the worker's word and the lag between them."""
     alice, bob = await two(lab)
     timeline = lab.timeline()
+    await lab.turn(cache_ttl=2)
     trace = await alice.send(bob, "Hello")
     life = await lab.life(trace)
-    await eventually(lambda: timeline.model["lives"][-1]["toldMs"])
+    await lab.turn(cache_ttl=LONG_TTL_S)
+    await wait_until(lambda: timeline.model["lives"][-1]["toldMs"], "the sweeper's report of the expiry")
     (shown,) = [life for life in timeline.model["lives"] if life["key"] == trace.key]
     assert (shown["key"], shown["toldMs"]) == (trace.key, life.told_ms)
     assert shown["lagMs"] == pytest.approx(shown["toldMs"] - shown["deadlineMs"], abs=0.01)
     assert shown["lagMs"] > 0
     beats = {event["at"] for event in lab.events if event["stage"] == "sweep" and event["at"] > life.cached_ms}
-    await eventually(lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats)
+    await wait_until(lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats, "every sweep")
     assert lab.timeline().model["lives"] == timeline.model["lives"]
     assert timeline.snapshot().count('<img class="measured"') == timeline.snapshot().count("<img") == 1
 
@@ -115,10 +121,10 @@ async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
     for _ in range(10):
         await asyncio.gather(*(alice.send_by_http(bob.id, "Hello") for _ in range(20)))
     last = await alice.send(bob, "The last one")
-    await eventually(lambda: last.key in [life["key"] for life in timeline.model["lives"]])
+    await wait_until(lambda: [life["key"] for life in timeline.model["lives"]], "the last key", is_reached=lambda keys: last.key in keys)
     assert len(told) <= (time.monotonic() - began) / PACE + 2
     assert len(timeline.model["lives"]) == 12
-    assert len(json.dumps(timeline.model)) < 10_000
+    assert len(json.dumps(timeline.model)) < 20_000  # with as many sweeps as it keeps: a slow machine sees more of them
 
 
 # --- two screens -------------------------------------------------------------------------------------------------------------
@@ -137,7 +143,7 @@ def texts(chat: Chat, side: str) -> list[str]:
 async def opened(lab: Lab, *people: Person) -> Chat:
     """Both screens, connected."""
     chat = lab.chat(*(people or await two(lab)))
-    await eventually(lambda: chat.model["left"]["open"] and chat.model["right"]["open"])
+    await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected")
     return chat
 
 
@@ -146,11 +152,13 @@ async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
     chat, flow = await opened(lab), lab.flow_map()
     for number, (side, door) in enumerate([("left", "http"), ("right", "socket")], 1):
         typed(chat, side, do="send", text=f"by {door}", door=door, clientId=door)
-        await eventually(lambda: len(texts(chat, "left")) == len(texts(chat, "right")) == number)  # noqa: B023 - asked at once
-        await eventually(lambda: flow.model["door"] == door)  # noqa: B023 - the same
+        expected = ["by http", "by socket"][:number]
+        for screen in ("left", "right"):
+            await wait_until(partial(texts, chat, screen), f"message {number} on the {screen} screen", is_reached=expected.__eq__)
+        await wait_until(lambda: flow.model["door"], "the map to show the transport", is_reached=door.__eq__)
     assert texts(chat, "left") == texts(chat, "right") == ["by http", "by socket"]
     assert lab.mongo_find("messages", text="by socket")[0]["senderId"] == chat.model["right"]["id"]
-    assert all(0 < item["tookMs"] < 10_000 for item in chat.model["right"]["items"])
+    assert all(item["tookMs"] > 0 for item in chat.model["right"]["items"])
     assert "by socket" in chat.snapshot()
 
 
@@ -161,11 +169,11 @@ async def test_screens_show_changes_and_typing(lab: Lab) -> None:
     trace = await alice.send(bob, "first")
     await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "second"})
     await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
-    await eventually(lambda: chat.model["right"]["items"] and chat.model["right"]["items"][0]["reactions"])
+    await wait_until(lambda: chat.model["right"]["items"] and chat.model["right"]["items"][0]["reactions"], "the reaction")
     (item,) = chat.model["right"]["items"]
     assert (item["text"], item["version"], item["reactions"]) == ("second", 3, {"👍": [bob.id]})
     typed(chat, "left", do="typing", typing=True)
-    await eventually(lambda: chat.model["right"]["typing"])
+    await wait_until(lambda: chat.model["right"]["typing"], "the typing sign on the other screen")
     assert not chat.model["left"]["typing"]
 
 
@@ -173,10 +181,10 @@ async def test_a_screen_says_what_was_refused(lab: Lab) -> None:
     """What the service refuses, and that it is away, stands on the screen that asked; the next send that works takes it away."""
     chat = await opened(lab)
     typed(chat, "left", do="send", text=" ", door="http", clientId="empty")
-    await eventually(lambda: "Not sent" in chat.model["left"]["trouble"])
+    await wait_until(lambda: "Not sent" in chat.model["left"]["trouble"], "the rejection on the screen that sent")
     assert chat.model["right"]["trouble"] == ""
     typed(chat, "left", do="send", text="Now", door="socket", clientId="full")
-    await eventually(lambda: chat.model["left"]["trouble"] == "")
+    await wait_until(lambda: not chat.model["left"]["trouble"], "the rejection to disappear")
 
 
 async def test_screens_come_back_with_the_service(lab: Lab) -> None:
@@ -184,19 +192,20 @@ async def test_screens_come_back_with_the_service(lab: Lab) -> None:
     alice, bob = await two(lab)
     chat = await opened(lab, alice, bob)
     await alice.send(bob, "before")
-    await eventually(lambda: texts(chat, "right") == ["before"])
+    await wait_until(lambda: texts(chat, "right"), "the first message", is_reached=["before"].__eq__)
     await lab.kill()
-    await eventually(lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"])
+    await wait_until(lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"], "both screens to lose the connection")
     await lab.restart()
     await alice.send_by_http(bob.id, "after")
-    await eventually(lambda: texts(chat, "left") == texts(chat, "right") == ["before", "after"])
-    assert chat.model["left"]["open"]
+    for side in ("left", "right"):
+        await wait_until(partial(texts, chat, side), f"both messages on the {side} screen", is_reached=["before", "after"].__eq__)
+    await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected again")
 
 
 # --- stores ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_stores_mark_what_is_stale(lab: Lab) -> None:
+async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
     """A change that bypasses the cache makes both copies stale by name; when they have expired they are not there, and MongoDB is."""
     alice, bob = await two(lab)
     trace = await alice.send(bob, "old")
@@ -210,18 +219,25 @@ async def test_stores_mark_what_is_stale(lab: Lab) -> None:
     def differs() -> list[list[str]]:
         return [stores.model["places"][name]["differs"] for name in ("message", "window")]
 
-    await eventually(lambda: differs() == [["text", "version"]] * 2, within=1.9)
-    await eventually(lambda: [place["found"] is None for place in stores.model["places"].values()] == [False, True, True])
+    await wait_until(differs, "both copies to be stale", is_reached=([["text", "version"]] * 2).__eq__)
+    with redis.Redis.from_url(engines.redis.url) as keys:
+        for name in ("message", "window"):
+            assert keys.pexpire(lab.settings.key_prefix + stores.model["places"][name]["key"], 1)
+
+    def is_missing() -> list[bool]:
+        return [place["found"] is None for place in stores.model["places"].values()]
+
+    await wait_until(is_missing, "both copies to be gone", is_reached=[False, True, True].__eq__)
     assert repr(stores).splitlines()[1:] == ["Redis, the message       not there", "Redis, the conversation  not there"]
     await alice.send(bob, "another")
     assert stores.look()["places"]["window"]["deadlineMs"]
     assert "not in it" in stores.snapshot()  # a window, but a younger one
 
 
-async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab) -> None:
+async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is asked before a view is there nor after the last one went; in between a look without news tells nothing."""
     alice, bob = await two(lab)
-    await lab.turn(cache_ttl=60)
+    monkeypatch.setattr(stores_module, "MOVED", float("inf"))  # a stall during a look shifts the deadline that it computes
     stores, looks, told = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
     look = stores.look
 
@@ -234,15 +250,14 @@ async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab) -> None:
     await alice.http.patch(f"/api/messages/{stores.model['id']}", json={"text": "two"})
     assert (looks, told) == ([], [])
     stores._handle_custom_msg({"views": 1}, [])
-    await eventually(lambda: len(looks) >= 3)
+    await wait_until(lambda: len(looks) >= 3, "three looks")
     assert len(told) == 1
     stores._handle_custom_msg({"views": -1}, [])
-    await eventually(lambda: not stores._seen.is_set())
-    await asyncio.sleep(0.3)  # a look that had begun ends
-    count = len(looks)
-    await asyncio.sleep(0.6)  # in which two more would come
+    await wait_until(lambda: not stores._seen.is_set(), "the widget to notice that its last view has gone")
+    async with lab.counting:  # a look that had begun has ended
+        count = len(looks)
+    await asyncio.sleep(0.6)  # time for two looks, which must not happen
     assert len(looks) == count
-    await lab.turn(cache_ttl=2)
 
 
 # --- charts ------------------------------------------------------------------------------------------------------------------
@@ -255,7 +270,7 @@ async def test_a_chart_stays_small_and_exact() -> None:
     for number in range(1, 10_001):
         chart.add("from Redis", number / 100)
         chart.progress(number, 10_000)
-    await eventually(lambda: told[-1]["progress"]["done"] == 10_000)
+    await wait_until(lambda: told[-1]["progress"]["done"], "the last value", is_reached=lambda done: done == 10_000)
     assert len(told) <= (time.monotonic() - began) / PACE + 2
     assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (50.005, 95.0)
     assert len(json.dumps(told[-1])) < 60_000
@@ -311,7 +326,7 @@ async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
         assert "0x" not in repr(latter)
     before, after = lab.stores(trace), lab.stores(trace)
     assert (before.resting, before.comm is None, after.resting) == (True, False, False)
-    await eventually(lambda: before.work and before.work.done())
+    await wait_until(lambda: before.work and before.work.done(), "the former widget's work to end")
 
 
 async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
@@ -324,7 +339,7 @@ async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
     assert (chat.resting, board.resting) == (True, False)
     alice, bob = await two(lab)
     stores = lab.stores(await alice.send(bob, "anew"))
-    await eventually(lambda: board.model["items"])
+    await wait_until(lambda: board.model["items"], "a key on the board")
     await lab.end()
     assert [place["trouble"] for place in stores.look()["places"].values()] == ["no answer (EngineError)"] * 3
     assert (board.resting, board.comm is None) == (True, False)

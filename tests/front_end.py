@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+from browsing import FLAGS, LIMIT_MS
 from find_browser import chromium_path
 from live import free_port
 from playwright.async_api import Page, async_playwright, expect
+from waiting import wait_until
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 QUIET = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
 
 
@@ -54,12 +55,15 @@ async def jupyterlab(home: Path, folder: Path, **chatlab: str) -> AsyncIterator[
 
 async def until_it_answers(url: str) -> None:
     """Wait for the server."""
-    async with asyncio.timeout(30), httpx.AsyncClient() as client:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if (await client.get(f"{url}/api")).is_success:
-                    return
-            await asyncio.sleep(0.1)  # between two knocks
+    async with httpx.AsyncClient() as client:
+
+        async def answers() -> bool:
+            try:
+                return (await client.get(f"{url}/api")).is_success
+            except httpx.TransportError:
+                return False
+
+        await wait_until(answers, "JupyterLab to answer")
 
 
 @contextlib.asynccontextmanager
@@ -69,9 +73,9 @@ async def opened(url: str, notebook: str) -> AsyncIterator[Page]:
         browser = await playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         try:
             page = await browser.new_page(viewport={"width": 1280, "height": 1000})
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(LIMIT_MS)
             await page.goto(f"{url}/lab/tree/{notebook}")
-            await expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=30_000)
+            await expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
             yield page
         finally:
             await browser.close()

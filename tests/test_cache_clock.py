@@ -1,38 +1,69 @@
-"""What an idle process learns from its looks at Redis's clock."""
+"""What an idle process learns when it asks Redis for the time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import redis
-from live import eventually
+from waiting import wait_until
 
-from chatlab.cache import Cache
+from chatlab import cache as cache_module
+from chatlab import pipe
+from chatlab.cache import LATE, Cache
 from chatlab.engines import Engines
 from chatlab.flow import Flow
 from chatlab.pipe import connect
 from chatlab.settings import CacheMode, load_settings
 
+PATIENT_S = 600.0  # longer than any test may take
+
 
 @pytest.fixture
-async def cache(engines: Engines, space: str) -> AsyncIterator[Cache]:
-    """The cache of a process that nobody asks anything, beside others that write."""
+async def cache(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cache]:
+    """The cache of an idle process beside others that write. However slow the machine is, Redis is not given up."""
+    monkeypatch.setattr(pipe, "PATIENCE", PATIENT_S)
+    monkeypatch.setattr(pipe, "ANSWER", PATIENT_S)
     cache = Cache(connect(engines.redis.url, answer=None), load_settings(key_prefix=f"{space}:"), Flow())
     cache.others = lambda: True
     await cache.open()
+    await wait_until(lambda: not cache.breaker.is_open, "the cache to reach Redis")
     yield cache
     await cache.close()
 
 
-async def test_a_late_answer_is_an_outage(cache: Cache, keys: redis.Redis) -> None:
-    """Redis is silent for so long that another process may have given up a write: windows from before are trusted no more."""
+async def test_a_late_answer_is_an_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Redis answers later than LATE, another process may have given up a write: older windows are not trusted any more."""
+    ask = cache._redis_time
+
+    async def late() -> int | None:
+        await asyncio.sleep(LATE + 0.02)
+        return await ask()
+
     before = cache.epoch
-    keys.execute_command("CLIENT", "PAUSE", 130, "ALL")  # type: ignore[no-untyped-call]
-    await eventually(lambda: cache.epoch > before, 3)
+    monkeypatch.setattr(cache, "_redis_time", late)
+    await wait_until(lambda: cache.epoch > before, "a new epoch")
     assert not cache.breaker.is_open
 
 
-async def test_without_a_cache_for_a_while(cache: Cache) -> None:
-    """Windows from before a time without a cache are trusted no more, and GRACE grows no more than it has shrunk."""
+async def test_an_answer_in_time_is_no_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Redis answers in time, windows stay trusted."""
+    monkeypatch.setattr(cache_module, "LATE", PATIENT_S)
+    looks, ask = 0, cache._redis_time
+
+    async def counted() -> int | None:
+        nonlocal looks
+        looks += 1
+        return await ask()
+
+    monkeypatch.setattr(cache, "_redis_time", counted)
+    await wait_until(lambda: looks, "the first look", is_reached=lambda count: count >= 1)
+    before = cache.epoch
+    await wait_until(lambda: looks, "two more looks", is_reached=lambda count: count >= 3)
+    assert cache.epoch == before
+
+
+async def test_without_a_cache_for_a_while(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows from before a time without a cache are not trusted after it, and GRACE does not grow back."""
+    monkeypatch.setattr(cache_module, "LATE", PATIENT_S)
     before = cache.epoch
     await cache.retune(1000, CacheMode.OFF)
     assert (cache.epoch, cache.grace_ms) == (before, 200)

@@ -16,6 +16,7 @@ from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, Claim, Claims
 from chatlab.lab.ledger import Ledger
 from chatlab.lab.space import remove_left, take_space
+from chatlab.lab.trace import Person
 from chatlab.lab.walk import Pause, Walk
 
 pytest_plugins = ["patient_children"]
@@ -111,7 +112,7 @@ async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engine
 
 
 async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frozen, killed, stopped: the service goes on as it promises, and the folder goes with the session; also where URLs are set."""
+    """With an engine frozen, killed or stopped the service keeps its promises. The folder goes with the session."""
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("CHATLAB_REDIS_URL", "redis://127.0.0.1:1")
     lab = await start("breaks", own_engines=True)
@@ -121,6 +122,7 @@ async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest
     assert lab.redis_keys("message*") == []
     await lab.crash_engine("mongo")
     assert len(lab.mongo_find("messages")) == 1
+    await wait_until(lambda: _reaches_mongodb(bob), "the service to find the new MongoDB")
     await lab.stop_engine("redis")
     assert "cache_message" not in (await alice.send(bob, "two")).stages
     await lab.start_engine("redis")
@@ -130,6 +132,14 @@ async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest
     lab.thaw("mongo")
     assert str(await lab.end()).startswith("The service has ended.")
     assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
+
+
+async def _reaches_mongodb(user: Person) -> bool:
+    try:
+        await user.read("alice", fresh=True)
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ class House:
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
         mongo_url, redis_url = given.pop("MONGO_URL"), given.pop("REDIS_URL")
         del given["PORT"]
-        service = Service(mongo_url, redis_url, log, **given).wait_until_ready()
+        service = Service(mongo_url, redis_url, log, **given)
         try:
-            yield House(service, self.database, self.keys, prefix)
+            yield House(service.wait_until_ready(), self.database, self.keys, prefix)
         finally:
             service.kill()
 
@@ -88,9 +88,9 @@ def open_house(engines: Engines, log: Path, **settings: str) -> Iterator[House]:
     space = f"house{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
-        service = Service(engines.mongo.url, engines.redis.url, log, **given).wait_until_ready()
+        service = Service(engines.mongo.url, engines.redis.url, log, **given)
         try:
-            yield House(service, mongo[space], keys, f"{space}:")
+            yield House(service.wait_until_ready(), mongo[space], keys, f"{space}:")
             leaked = [key for key in keys.scan_iter(f"{space}:*") if keys.pttl(key) == -1]
             assert not leaked, f"keys without an expiry: {leaked}"
         finally:

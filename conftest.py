@@ -1,4 +1,4 @@
-"""For all tests: where the notebooks keep their data, and what goes to which process when several share the work."""
+"""For all tests: the data folder of the notebooks, and which tests share a process."""
 
 import os
 import shutil
@@ -7,26 +7,43 @@ import tempfile
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from chatlab.engines import Engines, open_engines
+from chatlab.settings import load_settings
+
 VARIABLE = "CHATLAB_DATA_DIR"
+SOLUTIONS = "test_checks_tell_right_from_wrong["  # runs one notebook in a kernel of its own
+
 _folder = pytest.StashKey[str]()
+_engines = pytest.StashKey[Engines]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A kernel inherits the environment of the test run. The folder's name is short, for the sockets in it."""
+    """Give the kernels a data folder of this test run: they inherit its environment. Its name is short, for the sockets in it."""
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the servers in that folder before the first notebook and keep them running: each kernel would start its own otherwise."""
+    if _runs_a_notebook(item) and _engines not in item.config.stash:
+        item.config.stash[_engines] = open_engines(load_settings())
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The engines in it have ended with the last kernel."""
+    """Stop these servers, and remove their data."""
+    if engines := config.stash.get(_engines, None):
+        engines.close()
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
 
 
+def _runs_a_notebook(item: pytest.Item) -> bool:
+    return item.path.suffix == ".ipynb" or SOLUTIONS in item.nodeid
+
+
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
-    """A file's tests share their services, so they stay together; notebooks that are run whole share nothing."""
+    """The tests of a file share their services, so they stay together; notebooks that are run whole share nothing."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        return nodeid if test.startswith("test_checks_tell_right_from_wrong[") else file
+        return nodeid if SOLUTIONS in nodeid else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -87,7 +87,7 @@ def answer(notebook: Notebook) -> Notebook:
 
 async def run(notebook: Notebook, folder: Path) -> Notebook:
     """All cells in a kernel of their own, in this folder. A cell that raises stops it."""
-    await NotebookClient(notebook, timeout=150, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
+    await NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
     return notebook
 
 

@@ -1,0 +1,135 @@
+"""Driver calls: a cancelled caller leaves its call alone, a stuck driver is noticed, and no call to MongoDB bypasses this."""
+
+import ast
+import asyncio
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.asynchronous.database import AsyncDatabase
+
+import chatlab
+from chatlab.driver_calls import CallOverdueError, DriverCalls
+from chatlab.engines import Engines
+from chatlab.errors import StoreUnavailable
+from chatlab.store import Store
+
+PACKAGE = Path(chatlab.__file__).parent
+
+
+async def test_a_cancelled_caller_leaves_the_call_alone() -> None:
+    """The caller gets its CancelledError at once; the call runs to its end, and returns the slot it was given."""
+    calls, slots, answer = DriverCalls(limit_s=60), asyncio.Semaphore(0), asyncio.get_running_loop().create_future()
+    caller = asyncio.create_task(calls.run(answer, slots=slots))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert (calls.under_way, answer.cancelled(), slots.locked()) == (1, False, True)
+    answer.set_result("late")
+    await slots.acquire()
+    assert calls.under_way == 0
+
+
+async def test_an_error_reaches_the_caller() -> None:
+    """What the driver raises is raised."""
+
+    async def fails() -> None:
+        raise ValueError("from the driver")
+
+    with pytest.raises(ValueError, match="from the driver"):
+        await DriverCalls(limit_s=60).run(fails())
+
+
+async def test_a_call_that_does_not_return_is_given_up_and_counted() -> None:
+    """The caller is not kept waiting by a stuck driver, and the call is counted until it returns."""
+    calls, answer = DriverCalls(limit_s=0.01), asyncio.get_running_loop().create_future()
+    with pytest.raises(CallOverdueError):
+        await calls.run(answer)
+    assert (calls.under_way, calls.overdue) == (1, 1)
+    answer.set_result(None)
+    await calls.drain()
+    assert (calls.under_way, calls.overdue) == (0, 0)
+
+
+async def test_a_stuck_driver_is_an_outage(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that neither returns nor fails is answered StoreUnavailable and opens the breaker: `/readyz` becomes 503."""
+    monkeypatch.setattr("chatlab.store.CALL_LIMIT_S", 0.05)
+    store = Store(engines.mongo.url, space, clock=lambda: 0)
+    monkeypatch.setattr(store, "_probe", _never)
+    with pytest.raises(StoreUnavailable):
+        await store.ask(_never())
+    assert store.breaker.is_open
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    assert store.calls.overdue == 1
+    await store.close()
+
+
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+# --- no call bypasses the helper -------------------------------------------------------------------------------------------------
+
+COROUTINES = {
+    name
+    for kind in (AsyncCollection, AsyncDatabase, AsyncCursor, AsyncCommandCursor)
+    for name, member in inspect.getmembers(kind, inspect.iscoroutinefunction)
+    if not name.startswith("_")
+}
+SHIELDS = {"ask", "run"}
+
+
+def bypassing(source: str) -> list[str]:
+    """Return each call of a pymongo coroutine that is awaited where a cancellation can reach it."""
+    tree = ast.parse(source)
+    shielded = {id(inner) for call in _calls(tree) if _method(call) in SHIELDS for inner in ast.walk(call)}
+    shielded_functions = {
+        _method(inner) for call in _calls(tree) if _method(call) in SHIELDS for inner in call.args if isinstance(inner, ast.Call)
+    }
+    found = []
+    for function in ast.walk(tree):
+        if isinstance(function, ast.AsyncFunctionDef) and function.name not in shielded_functions:
+            awaited = [call for node in ast.walk(function) if isinstance(node, ast.Await) for call in _calls(node)]
+            found += [ast.unparse(call) for call in awaited if _method(call) in COROUTINES and id(call) not in shielded]
+    return found
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def _method(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+OUTSIDE = {"lab", "demo", "bench", "local"}  # no part of a running service
+MONGODB_USERS = [
+    path
+    for path in PACKAGE.rglob("*.py")
+    if "pymongo" in path.read_text(encoding="utf-8") and not OUTSIDE & set(path.relative_to(PACKAGE).parts)
+]
+
+
+@pytest.mark.parametrize("path", MONGODB_USERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_call_to_mongodb_bypasses_the_helper(path: Path) -> None:
+    """Every awaited pymongo call of the service is an argument of `ask` or `run`, or stands in a function whose call is one."""
+    assert bypassing(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def f(self):\n    return await self._messages.find_one({})",
+        "async def f(self):\n    return await self._messages.find({}).to_list()",
+        "async def f(self):\n    await self.ask(self._users.insert_one({}))\n    await self._users.delete_one({})",
+    ],
+)
+def test_a_bypass_is_found(source: str) -> None:
+    """The check above is able to fail."""
+    assert len(bypassing(source)) == 1

@@ -1,0 +1,217 @@
+"""Clients that close their connection at any moment: afterwards the service is ready, and a send is answered."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from faults import Site, open_site
+from live import Person, Service
+from raw_socket import raw_socket
+from test_reads import stored
+from waiting import LIMIT_S, wait_until
+
+ROUNDS = 20
+AT_ONCE = 20  # requests in one round, each dropped at another moment
+SPREAD_S = 0.06  # from the first of these moments to the last
+HISTORY = 4_000  # messages: four chunks
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Private engines of this file."""
+    with open_site(tmp_path_factory.mktemp("dropped")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def service(site: Site) -> Service:
+    """One process with its default settings."""
+    return site.start(LOGIN_LIMIT="0")
+
+
+async def drop(service: Service, request: bytes, after_s: float, *, answered: bool = False) -> None:
+    """Send a request and close the connection `after_s` later; `answered`: after the status line has come."""
+    with contextlib.suppress(OSError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request)
+        if answered:
+            await reader.readline()
+        await asyncio.sleep(after_s)
+        writer.transport.abort()
+
+
+def spelled(person: Person, method: str, path: str, body: object = None) -> bytes:
+    """Return an HTTP request as bytes."""
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\nCache-Control: no-cache\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+async def still_works(service: Service, sender: Person, receiver: Person) -> None:
+    """`/readyz` and a send are answered with 200, and no driver call hangs."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
+        ready = await client.get("/readyz")
+        sent = await sender.http.post("/api/messages/send", json={"receiverId": receiver.id, "text": "still there?"})
+        assert (ready.status_code, sent.status_code) == (200, 200), (ready.text, sent.text, service.log.read_text())
+        assert "chatlab_mongodb_calls_overdue 0.0" in (await client.get("/metrics")).text
+
+
+async def test_full_reads(site: Site, service: Service) -> None:
+    """Streams of a long history, dropped after the status line, leave the pool of MongoDB connections as it was."""
+    ann, bob = site.settle(service), site.settle(service)
+    site.database["messages"].insert_many([stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)])
+    request = spelled(ann, "GET", f"/api/messages/{bob.id}")
+    for _ in range(ROUNDS):
+        await asyncio.gather(*(drop(service, request, SPREAD_S * place / AT_ONCE, answered=True) for place in range(AT_ONCE)))
+        await still_works(service, ann, bob)
+    await ann.close()
+    await bob.close()
+
+
+async def test_every_route(site: Site, service: Service) -> None:
+    """Every route of the API, dropped before and while it is answered."""
+    ann, bob = site.settle(service), site.settle(service)
+    message = await ann.send(bob, "one")
+    for _ in range(ROUNDS):
+        leaver = site.settle(service)
+        requests = [
+            spelled(ann, "POST", "/api/auth/signup", {"username": f"n{secrets.token_hex(6)}", "password": "correct horse battery"}),
+            spelled(ann, "POST", "/api/auth/login", {"username": ann.id, "password": "correct horse battery"}),
+            spelled(leaver, "POST", "/api/auth/logout"),
+            spelled(ann, "GET", "/api/auth/me"),
+            spelled(ann, "GET", "/api/users"),
+            *(spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": f"{number}"}) for number in range(4)),
+            spelled(ann, "GET", f"/api/messages/{bob.id}?limit=50"),
+            spelled(ann, "GET", f"/api/messages/{bob.id}?after=0&limit=2000"),
+            spelled(ann, "PATCH", f"/api/messages/{message['_id']}", {"text": "two"}),
+            spelled(ann, "PUT", f"/api/messages/{message['_id']}/reactions/%F0%9F%91%8D"),
+            spelled(ann, "DELETE", f"/api/messages/{message['_id']}/reactions/%F0%9F%91%8D"),
+            spelled(ann, "POST", f"/api/messages/{bob.id}/read", {"seq": 1}),
+            spelled(ann, "GET", "/readyz"),
+            spelled(ann, "GET", "/metrics"),
+        ]
+        await asyncio.gather(*(drop(service, request, SPREAD_S * place / len(requests)) for place, request in enumerate(requests)))
+        await still_works(service, ann, bob)
+        await leaver.close()
+    await ann.close()
+    await bob.close()
+
+
+async def test_sockets_whose_handler_is_running(site: Site, service: Service) -> None:
+    """Sockets that close right after an event, or while they connect; every one of them is forgotten."""
+    ann, bob = site.settle(service), site.settle(service)
+    events = [
+        ("sendMessage", {"receiverId": bob.id, "text": "gone"}),
+        ("markRead", {"userId": bob.id, "seq": 1}),
+        ("typing", {"receiverId": bob.id, "typing": True}),
+    ]
+    await ann.send(bob, "one")
+
+    async def leave_after(place: int) -> None:
+        async with raw_socket(ann) as socket:
+            await socket.say(f"42{place}{json.dumps(events[place % len(events)])}")
+            await asyncio.sleep(SPREAD_S * place / AT_ONCE / 10)
+
+    for _ in range(ROUNDS):
+        await asyncio.gather(*(leave_after(place) for place in range(AT_ONCE)))
+        await still_works(service, ann, bob)
+    await wait_until(lambda: _sockets(service), "all sockets to be forgotten", is_reached=lambda count: count == 0)
+    await ann.close()
+    await bob.close()
+
+
+def _sockets(service: Service) -> float:
+    lines = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text.splitlines()
+    return float(next(line for line in lines if line.startswith("chatlab_sockets ")).split()[1])
+
+
+async def test_during_start_and_stop(site: Site) -> None:
+    """Requests that are dropped while the service starts and while it stops change neither."""
+    service = site.start()
+    ann, bob = site.settle(service), site.settle(service)
+    send = spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": "dropped"})
+    for _ in range(2):
+        dropping = asyncio.gather(*(drop(service, send, SPREAD_S * place / AT_ONCE) for place in range(AT_ONCE)))
+        service.process.send_signal(signal.SIGTERM)
+        await dropping
+        assert await asyncio.to_thread(service.process.wait, LIMIT_S) == 0, service.log.read_text()
+        starting = asyncio.create_task(asyncio.to_thread(service.restart))
+        while not starting.done():
+            await drop(service, send, 0.01)
+        await still_works(await starting, ann, bob)
+    await ann.close()
+    await bob.close()
+
+
+# --- stopping, whatever hangs ------------------------------------------------------------------------------------------------------
+
+HANGS = {
+    "closing": """
+async def never(self):
+    while True:
+        try: await asyncio.sleep(3600)
+        except asyncio.CancelledError: pass
+store.Store.close = never
+""",
+    "event loop": """
+real = store.Store.close
+async def blocks(self):
+    await real(self)
+    time.sleep(3600)
+store.Store.close = blocks
+""",
+}
+PROGRAM = """
+import asyncio, sys, time
+from chatlab import store
+{hang}
+if __name__ == "__main__":
+    from chatlab.cli import main
+    sys.argv = ["chatlab", "serve"]
+    main()
+"""
+
+
+def start_program(site: Site, program: Path, **settings: str) -> Service:
+    """Start a program in place of `python -m chatlab serve`, as one more process of the site's service."""
+
+    class Program(Service):
+        def _start(self) -> "subprocess.Popen[bytes]":
+            environment = os.environ | {f"CHATLAB_{name}": value for name, value in self.settings.items()}
+            with self.log.open("ab") as log:
+                return subprocess.Popen([sys.executable, str(program)], env=environment, stdout=log, stderr=log)
+
+    given = {"DATABASE": site.database.name, "KEY_PREFIX": f"{site.space}:", **settings}
+    service = Program(site.engines.mongo.url, site.engines.redis.url, program.with_suffix(".log"), **given)
+    site.services.append(service)
+    return service.wait_until_ready()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("hang", HANGS)
+async def test_a_process_that_cannot_stop_is_ended(site: Site, tmp_path: Path, hang: str, workers: str) -> None:
+    """Whatever hangs, the process exits after its limit with status 1, says what it left, and every answered message is saved."""
+    program = tmp_path / "hanging.py"
+    program.write_text(PROGRAM.format(hang=HANGS[hang]))
+    service = start_program(site, program, SHUTDOWN_TIMEOUT="1", WORKERS=workers)
+    ann, bob = site.settle(service), site.settle(service)
+    answered = [await ann.send(bob, str(number)) for number in range(3)]
+
+    service.process.send_signal(signal.SIGTERM)
+    status = await asyncio.to_thread(service.process.wait, LIMIT_S)
+
+    assert status == 1 or workers == "2"  # the parent of workers that were ended ends by itself
+    assert "Not stopped 5 s after the signal; exiting now. Left: " in service.log.read_text()
+    saved = site.database["messages"].find({"senderId": ann.id}).sort("seq", 1)
+    assert [str(document["_id"]) for document in saved] == [message["_id"] for message in answered]
+    await ann.close()
+    await bob.close()

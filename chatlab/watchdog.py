@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 LATE_S = 1.0  # the event loop is reported when it is later than this
 LOG_EVERY_S = 60.0  # seconds between two log lines about the same trouble
-LOG_LIMIT_S = 0.5  # how long the last log line may take: standard error may be a pipe that nobody reads
+LOG_LIMIT_S = 1.0  # how long the last log line may take: standard error may be a pipe that nobody reads
 
 
 class Watchdog:

@@ -1,7 +1,8 @@
-"""A world around the conversation window, in which only the schedule is invented.
+"""A world around the conversation window, in which the test decides what happens when.
 
-Real: `Service` and `Cache` of two processes, the scripts of `window.lua`, a Redis. Plain Python: a list of messages stands for MongoDB,
-and time is Redis's clock plus a shift, so that waiting takes none. Every question to the store and every command to the window waits in
+Real: `Service` and `Cache` of two processes, the scripts of `window.lua`, a Redis. Plain Python: a list of messages in place of MongoDB.
+Time is the test's own. It stands still except for `World.wait` and a few microseconds for each look at the clock, so neither the scripts
+nor the expiry of the window depend on the speed of the machine. Every query to the store and every command to the window waits in
 `World.steps` until the schedule lets it happen, loses it, or lets it come too late. Every finished read is checked.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 import redis
 
+import chatlab.store
 from chatlab.accounts import Accounts
 from chatlab.breaker import Breaker
 from chatlab.cache import SOURCE, Cache, grace_ms, scripts_in
@@ -34,23 +36,26 @@ ALICE, BOB = UserId("alice"), UserId("bob")
 TTL, GRACE = 5000, grace_ms(5000)  # milliseconds
 
 OWN_CLOCK = "local function clock()\n  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\nend\n"
-SHIFTED_CLOCK = OWN_CLOCK.replace(
-    "time[2]\n", "time[2] + tonumber(redis.call('GET', string.match(KEYS[1], '^[^:]+:') .. 'shift') or 0) * 1000\n"
-)
+WORLD_CLOCK = "local function clock()\n  return tonumber(redis.call('GET', string.match(KEYS[1], '^[^:]+:') .. 'now'))\nend\n"
 
-# Time goes on: the clock is ahead of Redis's by as much as the window's expiry comes nearer.
-ADVANCE = """
-redis.call('INCRBY', KEYS[2], ARGV[1])
-redis.call('EXPIRE', KEYS[2], 3600)
-local expiry = redis.call('PEXPIRETIME', KEYS[1])
-if expiry >= 0 then redis.call('PEXPIREAT', KEYS[1], expiry - ARGV[1]) end
+# Before a command: set the clock of the scripts to ARGV[1] (microseconds), and give the window ARGV[2] milliseconds to live (-1: none).
+# After it: answer what the window has left, and keep Redis from ending it while the test does something else.
+THAW = """
+redis.call('SET', KEYS[2], ARGV[1], 'EX', 3600)
+if tonumber(ARGV[2]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 """
+FREEZE = """
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 then redis.call('PEXPIRE', KEYS[1], 86400000) end
+return left
+"""
+TICK_US = 10  # what passes from one look at the clock to the next, so that no two things happen at once
 
 
-def shifted(source: str) -> str:
-    """The scripts on a clock that can be moved. Nothing else in them changes."""
+def on_world_clock(source: str) -> str:
+    """Return the scripts with the clock of a world. Nothing else in them changes."""
     assert source.count(OWN_CLOCK) == 1
-    return source.replace(OWN_CLOCK, SHIFTED_CLOCK)
+    return source.replace(OWN_CLOCK, WORLD_CLOCK)
 
 
 Seen = TypeVar("Seen")
@@ -204,6 +209,9 @@ class PlainStore(Store):
             lambda: [one for one in self.world.messages if lowest <= one.seq and (highest is None or one.seq <= highest)][:limit]
         )
 
+    async def _chunk(self, conversation: str, lowest: int, highest: int | None) -> list[Message]:
+        return await self.stretch(conversation, lowest, highest, chatlab.store.CHUNK)
+
     async def newest(self, conversation: str, limit: int, below: int | None = None) -> list[Message]:
         return await self._seen(lambda: [one for one in self.world.messages if below is None or one.seq < below][-limit:])
 
@@ -281,12 +289,13 @@ class World:
     def __post_init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.prefix = f"w{secrets.token_hex(5)}"
-        self.key, self.shift_key = f"{self.prefix}:messages:alice:bob", f"{self.prefix}:shift"
-        self.shift, self.acked, self.history = 0, Versions(), list[tuple[int, int, int]]()
+        self.key, self.now_key = f"{self.prefix}:messages:alice:bob", f"{self.prefix}:now"
+        self.acked, self.history = Versions(), list[tuple[int, int, int]]()
+        self._now_us, self.expires_ms = 1_700_000_000_000_000, -1  # the clock; when the window expires, -1 for never
         self.scripts = dict[str, str]()  # digest: name
         self._texts = itertools.count(1)
-        self._advance = self.redis.script_load(ADVANCE)
-        self.processes = [Process(self, shifted(self.source), self.window_size) for _ in range(2)]
+        self._thaw, self._freeze = self.redis.script_load(THAW), self.redis.script_load(FREEZE)
+        self.processes = [Process(self, on_world_clock(self.source), self.window_size) for _ in range(2)]
 
     def close(self) -> None:
         """Nothing that is under way happens any more."""
@@ -297,7 +306,7 @@ class World:
             self.loop.run_until_complete(asyncio.wait(tasks))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
-        self.redis.delete(self.key, self.shift_key)
+        self.redis.delete(self.key, self.now_key)
 
     def message_key(self, seq: int) -> str:
         return self.processes[0].cache.keys.message(self.messages[seq - 1].id)
@@ -315,19 +324,24 @@ class World:
     # --- time ------------------------------------------------------------------------------------------------------------------
 
     def now(self) -> int:
-        """Microseconds, on the clock that the scripts see."""
-        seconds, microseconds = self.redis.time()
-        return seconds * 1_000_000 + microseconds + self.shift * 1000
+        """Return the time in microseconds, on the clock that the scripts see."""
+        self._now_us += TICK_US
+        return self._now_us
 
     def wait(self, milliseconds: int) -> None:
-        """Time passes."""
-        self.redis.evalsha(self._advance, 2, self.key, self.shift_key, str(milliseconds))
-        self.shift += milliseconds
+        """Let time pass, and the window expire if its time has come."""
+        self._now_us += milliseconds * 1000
+        self._expire()
         self.check_key()
 
+    def _expire(self) -> None:
+        if 0 <= self.expires_ms <= self._now_us / 1000:
+            self.evict()
+
     def evict(self) -> None:
-        """The key is gone before its time: a fault."""
+        """Delete the window. Before its expiry this is a fault."""
         self.redis.delete(self.key)
+        self.expires_ms = -1
 
     # --- what happens ----------------------------------------------------------------------------------------------------------
 
@@ -346,14 +360,26 @@ class World:
 
     def command(self, command: Command) -> Any:
         if command[0] == TOGETHER:  # an error reply is one of them; as in `Pipe`, somebody else's value is None
-            return [None if isinstance(one, redis.ResponseError) else one for one in self._transaction(command[1:])]
-        return self.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no types here
+            return [None if isinstance(one, redis.ResponseError) else one for one in self._at_once(command[1:])]
+        (reply,) = self._at_once([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
-    def _transaction(self, commands: Sequence[Command]) -> list[Any]:
+    def _at_once(self, commands: Sequence[Command]) -> list[Any]:
+        """Run the commands in one transaction, in which the clock of Redis stands still, at the time of this world."""
+        self.now()
+        self._expire()
+        left = self.expires_ms - self._now_us // 1000 if self.expires_ms >= 0 else -1
+        thaw = ("EVALSHA", self._thaw, 2, self.key, self.now_key, self._now_us, left)
+        freeze = ("EVALSHA", self._freeze, 1, self.key)
         pipeline = self.redis.pipeline(transaction=True)
-        for command in commands:
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-        return pipeline.execute(raise_on_error=False)
+        for command in (thaw, *commands, freeze):
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no types here
+        _, *replies, left_after = pipeline.execute(raise_on_error=False)
+        if left_after != left:
+            self.expires_ms = self._now_us // 1000 + left_after if left_after >= 0 else -1
+        return replies
 
     def lose(self, step: Step) -> None:
         assert step.script in WRITES
@@ -427,15 +453,15 @@ class World:
 
     def check_key(self) -> None:
         """The key, if there is one, is a well formed window, it ends when it must, and a read that begins now may trust it."""
-        entries, expiry = cast(list[bytes], self.redis.lrange(self.key, 0, -1)), self.redis.pexpiretime(self.key)
+        entries = cast(list[bytes], self.redis.lrange(self.key, 0, -1))
         if not entries:
             return
         _, born, oldest = (int(number) for number in entries[0].split(b":"))
         held = {message["seq"]: message["version"] for message in map(json.loads, entries[1:])}
         assert list(held) == list(range(oldest, oldest + len(held))), ("not consecutive", entries)
         assert len(held) <= self.window_size, ("too long", entries)
-        life = expiry + self.shift - born / 1000
-        assert TTL - 100 <= life <= TTL, ("ends at the wrong time", life)  # 100: a machine that stopped inside of a script
+        life = self.expires_ms - born / 1000
+        assert TTL - 3 <= life <= TTL + 1, ("ends at the wrong time", life)  # expiries are in whole milliseconds
         for process in self.processes:
             if held and not process.out and born >= process.cache.epoch:
                 must = self.must_show(process)

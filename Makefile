@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
@@ -15,10 +15,10 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab serve doctor test check browser format lock clean
+.PHONY: help demo lab serve doctor test test-quick test-slow check browser format lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to serve (or lab, demo, doctor), to pytest in test;'
 	@echo '  JOBS=1 runs the tests one after the other (most of them wait more than they compute)'
 
@@ -34,8 +34,14 @@ serve: $(INSTALLED) ## the service, on http://127.0.0.1:8000
 doctor: $(INSTALLED) ## what is installed, what is missing, and the command that mends it
 	@$(BIN)/chatlab doctor $(ARGS)
 
-test: check browser ## everything: check, then all tests and all notebooks
+test: check browser ## check, then all tests and all notebooks, but for the slow ones
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-quick: $(INSTALLED) ## the tests that need no browser, no notebook and no servers of their own; under a minute
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not servers and not browser and not notebook" tests $(ARGS)
+
+test-slow: $(INSTALLED) browser ## the tests that `make test` leaves out: every solution and wrong answer of the notebooks, every benchmark
+	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, and that the modules are in reading order
 	@$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -13,12 +14,33 @@ from chatlab.settings import load_settings
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # runs one notebook in a kernel of its own
 
+SERVERS = {  # files whose tests start services, engines or commands of their own
+    f"test_{name}.py"
+    for name in (
+        *("bench", "benchmarks", "contract_sockets", "demo", "doctor", "dropped_requests", "durability", "engines", "group_commit", "lab"),
+        *(
+            "lab_page",
+            "lab_switches",
+            "lesson_breaking",
+            "measure",
+            "mongodb_outages",
+            "packaging",
+            "presence",
+            "processes",
+            "redis_outages",
+        ),
+        *("reads", "settings", "shutdown", "sweeper", "widgets", "window"),
+    )
+}
+
 _folder = pytest.StashKey[str]()
 _engines = pytest.StashKey[Engines]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the kernels a data folder of this test run: they inherit its environment. Its name is short, for the sockets in it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup SIGHUP; children of the tests would inherit that
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
 
 
@@ -33,6 +55,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if engines := config.stash.get(_engines, None):
         engines.close()
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, for `make test-quick`."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py":
+            item.add_marker("notebook")
+        elif fixtures & {"browser", "chromium"} or "jupyterlab" in item.path.name:
+            item.add_marker("browser")
+        elif item.path.name in SERVERS:
+            item.add_marker("servers")
 
 
 def _runs_a_notebook(item: pytest.Item) -> bool:

@@ -22,7 +22,7 @@ from chatlab.engines import open_engines
 from chatlab.errors import StoreUnavailable
 from chatlab.flow import Event, Flow
 from chatlab.http_api import BEARER, HEALTH, HttpApi, answer, answer_errors
-from chatlab.hub import Hub
+from chatlab.hub import SUBSCRIBED_WITHIN, Hub
 from chatlab.lab_api import LabApi
 from chatlab.pages import add_pages
 from chatlab.pipe import connect
@@ -143,7 +143,8 @@ async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.As
     flow = _flow(settings)
     cache = Cache(connect(redis_url, answer=CALL_LIMIT_S), settings, flow)
     store = Store(mongo_url, settings.database, clock=cache.clock)
-    hub = Hub(sockets, cache.pipe, connect(redis_url), settings.key_prefix)
+    subscriber = connect(redis_url, answer=SUBSCRIBED_WITHIN, connected=SUBSCRIBED_WITHIN)
+    hub = Hub(sockets, cache.pipe, subscriber, settings.key_prefix)
     cache.others = hub.has_peers
     accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
     stack.callback(metrics.forget_this_process)

@@ -21,11 +21,13 @@ from redis.asyncio.client import PubSub
 
 from chatlab.driver_calls import DriverCalls
 from chatlab.identity import UserId
-from chatlab.pipe import ANSWER, Pipe
+from chatlab.pipe import Pipe
 
 log = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two tellings of who is here
+SUBSCRIBED_WITHIN = 1.0  # seconds for a connection or a reply: no request waits for the subscriptions
+REMEMBERED = 60.0  # seconds for which another process counts for the cache's clock: its word may have been lost with Redis
 SILENCE = 3.0  # seconds after which a process that says nothing is taken for dead
 CALM = 0.1  # seconds that changes of who is online are gathered
 
@@ -69,10 +71,11 @@ class Hub:
         self._process = secrets.token_hex(6)
         self._here: Counter[UserId] = Counter()  # sockets of each user in this process
         self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}  # process -> when heard, whom it has
+        self._met_at = float("-inf")  # when another process was last heard
         self._told: list[UserId] = []
         self._changed = asyncio.Event()
         self._pubsub: PubSub | None = None
-        self._calls = DriverCalls(ANSWER)
+        self._calls = DriverCalls(SUBSCRIBED_WITHIN)
         self._listening = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._following: set[asyncio.Task[None]] = set()
@@ -110,8 +113,11 @@ class Hub:
     # --- who is online -------------------------------------------------------------------------------------------------------
 
     def has_peers(self) -> bool:
-        """True when another process has been heard of lately."""
-        return bool(self._peers)
+        """True when another process has been heard within REMEMBERED seconds.
+
+        This is longer than SILENCE: while Redis is away no process hears another, and the cache must notice the next outage quickly too.
+        """
+        return time.monotonic() - self._met_at < REMEMBERED
 
     def online(self) -> list[UserId]:
         """All users with a socket anywhere, sorted."""
@@ -208,6 +214,7 @@ class Hub:
 
     def _meet(self, process: str, users: list[UserId]) -> None:
         before = self._peers.get(process, (0.0, frozenset()))[1]
-        self._peers[process] = (time.monotonic(), frozenset(users))
+        self._met_at = time.monotonic()
+        self._peers[process] = (self._met_at, frozenset(users))
         if before != self._peers[process][1]:
             self._changed.set()

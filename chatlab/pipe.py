@@ -28,9 +28,14 @@ UNFINISHED = object()  # what the parser says of a reply that is not whole
 Command = tuple[Any, ...]
 
 
-def connect(url: str, *, answer: float | None = ANSWER) -> Redis:
-    """A client that waits little and never tries twice: the breaker decides when to ask again. `answer`: seconds for one reply."""
-    return Redis.from_url(url, socket_timeout=answer, socket_connect_timeout=ANSWER, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+def connect(url: str, *, answer: float | None = ANSWER, connected: float = ANSWER) -> Redis:
+    """Return a client that never tries twice: its user decides when to ask again.
+
+    `answer` and `connected` are the seconds that a reply and a new connection may take.
+    """
+    return Redis.from_url(
+        url, socket_timeout=answer, socket_connect_timeout=connected, retry=Retry(NoBackoff(), 0), health_check_interval=0
+    )
 
 
 def together(*commands: Command) -> Command:

@@ -38,6 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(11 * LIMIT_S)  # seconds for all rows together
 @pytest.mark.parametrize("row", ROWS)
 def test_each_row_gives_figures(results: Path, row: str) -> None:
@@ -53,6 +54,7 @@ def test_each_row_gives_figures(results: Path, row: str) -> None:
         assert all(side["median"] > 0 for side in found["sides"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(11 * LIMIT_S)
 def test_the_page_has_every_row(results: Path) -> None:
     """The page has a table and a picture for each row, and names no place of this machine."""

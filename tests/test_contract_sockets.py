@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from house import House, Newcomer, settle
-from live import Person, Service, ServiceMaker
+from live import Person, ServiceMaker
 from raw_socket import RawSocket, raw_socket, unauthenticated
 from waiting import LIMIT_S, wait_until
 
@@ -193,26 +193,26 @@ async def authenticated_in_time(person: Person, stack: contextlib.AsyncExitStack
 async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, database: Any) -> None:
     """A client that leaves its events unread costs little memory, is dropped after STALLED_TIMEOUT, and is offline then."""
     service = start(STALLED_TIMEOUT="1")
-    ann, bob = settle(database, service), settle(database, service)
-    await ann.connect()
+    bob, observer, *senders = (settle(database, service) for _ in range(22))
+    await observer.connect()
     with await asyncio.to_thread(a_socket_that_never_reads, bob):
-        await until_dropped(service, ann, bob)
-    assert (await ann.send(bob, "hello"))["text"] == "hello"
-    await asyncio.gather(ann.close(), bob.close())
+        await until_dropped(senders, bob, observer)
+    assert (await senders[0].send(bob, "hello"))["text"] == "hello"
+    await asyncio.gather(*(someone.close() for someone in (bob, observer, *senders)))
 
 
 @pytest.mark.timeout(600)
 async def test_a_client_that_reads_too_slowly_is_dropped(start: ServiceMaker, database: Any) -> None:
     """A client that never stops reading, but reads less than there is, is dropped as well: what waits for it is bounded."""
     service = start(STALLED_TIMEOUT="300")  # so that slowness alone can be the reason
-    ann, bob = settle(database, service), settle(database, service)
-    await ann.connect()
+    bob, observer, *senders = (settle(database, service) for _ in range(22))
+    await observer.connect()
     with await asyncio.to_thread(a_socket_that_never_reads, bob) as plain:
         plain.setblocking(False)
         reading = asyncio.create_task(read_slowly(plain))
-        await until_dropped(service, ann, bob)
+        await until_dropped(senders, bob, observer)
         reading.cancel()
-    await asyncio.gather(ann.close(), bob.close())
+    await asyncio.gather(*(someone.close() for someone in (bob, observer, *senders)))
 
 
 async def read_slowly(plain: socket.socket) -> None:
@@ -224,13 +224,18 @@ async def read_slowly(plain: socket.socket) -> None:
         await asyncio.sleep(0.1)  # the slowness that is asked for
 
 
-async def until_dropped(service: Service, ann: Person, bob: Person) -> None:
-    """Let Ann send long messages until Bob is offline."""
-    await wait_until(lambda: bob.id in (ann.heard("onlineUsers") or [[]])[-1], "Bob to be online")
-    memory = psutil.Process(service.process.pid).memory_info().rss
-    while bob.id in ann.heard("onlineUsers")[-1]:
-        await asyncio.gather(*(ann.send(bob, "x" * 4000) for _ in range(20)))
-    assert psutil.Process(service.process.pid).memory_info().rss - memory < 40 << 20
+async def until_dropped(senders: list[Person], bob: Person, observer: Person) -> None:
+    """Let all senders write long messages until the observer hears that Bob is offline."""
+
+    def bob_is_online() -> bool:
+        return bob.id in (observer.heard("onlineUsers") or [[]])[-1]
+
+    await wait_until(bob_is_online, "Bob to be online")
+    service = psutil.Process(bob.service.process.pid)
+    memory = service.memory_info().rss
+    while bob_is_online():
+        await asyncio.gather(*(sender.send(bob, "\N{GRINNING FACE}" * 4000) for sender in senders))  # 16 KB each
+    assert service.memory_info().rss - memory < 40 << 20
 
 
 def a_socket_that_never_reads(person: Person) -> socket.socket:

@@ -136,6 +136,7 @@ def test_saved_outputs_are_for_any_reader(path: Path) -> None:
     assert re.findall(r"/(?:home|root|Users|work|tmp)/\S*", path.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.slow
 @each_notebook
 async def test_checks_tell_right_from_wrong(path: Path) -> None:
     """Every exercise done wrong first, then right: every check asks the running system and says so."""

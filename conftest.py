@@ -14,6 +14,7 @@ from chatlab.settings import load_settings
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # runs one notebook in a kernel of its own
 
+SLOW_NOTEBOOK = "13_the_ledger.ipynb"  # it measures again what the other notebooks have measured
 SERVERS = {  # files whose tests start services, engines or commands of their own
     f"test_{name}.py"
     for name in (
@@ -57,9 +58,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by what it needs, for `make test-quick`."""
     for item in items:
+        if item.path.name == SLOW_NOTEBOOK:
+            item.add_marker("slow")
         fixtures = set(getattr(item, "fixturenames", ()))
         if item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py":
             item.add_marker("notebook")

@@ -50,6 +50,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return json.loads(done.stdout), done.stderr, chart
 
 
+@pytest.mark.slow
 def test_every_row_of_the_performance_table_is_measured(measured: tuple[dict[str, Any], str, Path]) -> None:
     """Each operation of the document has its figures beside measured ones, an interval around these, and a verdict."""
     rows = measured[0]["performance"]
@@ -63,12 +64,14 @@ def test_every_row_of_the_performance_table_is_measured(measured: tuple[dict[str
         assert row["measured"]["saved"]["low"] <= row["measured"]["saved"]["middle"] <= row["measured"]["saved"]["high"] < 1
 
 
+@pytest.mark.slow
 def test_each_read_says_what_the_cache_answered(measured: tuple[dict[str, Any], str, Path]) -> None:
     """The condition of each read ends with the X-Cache value that it was compared for."""
     conditions = [row["condition"] for row in measured[0]["performance"] if row["operation"] == "Get Conversation"]
     assert [condition.rpartition(" ")[2] for condition in conditions] == ["hit", "partial", "hit"]
 
 
+@pytest.mark.slow
 def test_reads_with_the_cache_are_reads_from_the_cache(
     engines: Engines, database: Database[dict[str, Any]], keys: Redis, space: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +92,7 @@ def test_reads_with_the_cache_are_reads_from_the_cache(
     assert [race.condition.rpartition("; ")[2] for race in races] == ["100.0% were a hit", "100.0% were a partial", "100.0% were a hit"]
 
 
+@pytest.mark.slow
 def test_every_row_of_the_memory_section_is_measured(measured: tuple[dict[str, Any], str, Path]) -> None:
     """1000 messages of 500 bytes weigh what Redis says, more than their bytes, and nearly nothing is left when they have expired."""
     rows = {row["what"]: row for row in measured[0]["memory_bytes"]}
@@ -99,6 +103,7 @@ def test_every_row_of_the_memory_section_is_measured(measured: tuple[dict[str, A
     assert rows["Left when they have expired (used_memory)"]["verdict"] == HOLDS
 
 
+@pytest.mark.slow
 def test_a_person_sees_both_tables_and_the_hypotheses(measured: tuple[dict[str, Any], str, Path]) -> None:
     """The tables go to standard error when JSON takes standard output; each hypothesis stands there in words."""
     shown = " ".join(measured[1].split())
@@ -108,6 +113,7 @@ def test_a_person_sees_both_tables_and_the_hypotheses(measured: tuple[dict[str, 
         assert claim.hypothesis in shown
 
 
+@pytest.mark.slow
 def test_the_chart_is_a_picture(measured: tuple[dict[str, Any], str, Path]) -> None:
     """The chart is well-formed SVG with two bars for each row of the performance table."""
     picture = ET.fromstring(measured[2].read_text(encoding="utf-8"))  # noqa: S314 - our own

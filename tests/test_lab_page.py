@@ -190,6 +190,7 @@ async def test_modes_are_the_services(stage: Page, home: House, teacher: Person)
     await friend.close()
 
 
+@pytest.mark.slow
 async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: Person) -> None:
     """The page draws numbers during a burst of 500 messages. Only a few keys get rows; all others are counted, and drawn as cells."""
     await turn(teacher, cacheTtl=LONG_TTL_S)

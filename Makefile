@@ -43,11 +43,12 @@ test-quick: $(INSTALLED) ## the tests that need no browser, no notebook and no s
 test-slow: $(INSTALLED) browser ## the tests that `make test` leaves out: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
 
-check: $(INSTALLED) ## format, lint, types, and that the modules are in reading order
+check: $(INSTALLED) ## format, lint, spelling, types, and the layers of the package
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/codespell
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/test_reading_order.py
 
 browser: $(INSTALLED)
 	@$(BIN)/python tests/find_browser.py

@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from chatlab.engines import Engines, open_engines
+from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 VARIABLE = "CHATLAB_DATA_DIR"

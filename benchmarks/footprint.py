@@ -16,7 +16,7 @@ from benchmarks.people import Json, Person, as_json, people, sends, settle_in_ch
 from benchmarks.result import Check, MeasurementError, Result, interleaved, ratios
 from benchmarks.sides import CONNECTIONS, Place, Side, missing, running
 from chatlab.bench.wire import Wire
-from chatlab.engines import open_engines
+from chatlab.local.engines import open_engines
 from chatlab.settings import load_settings
 
 RESTING = 1000
@@ -90,7 +90,7 @@ def measure_start(place: Place) -> Result:
         with open_engines(settings) as engines, MongoClient[Json](engines.mongo.url) as mongo:
             settle_in_chatlab(mongo["chatlab"], one, 0)
         acts = {"start to first answer": lambda: _first_answer(folder, one[0])}
-        acts |= {f"import {module}": partial(_import, module) for module in ("chatlab", "chatlab.app")}
+        acts |= {f"import {module}": partial(_import, module) for module in ("chatlab", "chatlab.web.app")}
         found = interleaved(place.rounds, acts)
     checks = [
         Check("seconds to the first answered message", found["start to first answer"], 3, False),

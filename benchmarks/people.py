@@ -12,8 +12,8 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from chatlab.accounts import hash_of
-from chatlab.identity import UserId
-from chatlab.message import create
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import create
 
 TEXT = "It is a truth universally acknowledged, that a message in want of a reader must be about as long as this one is, more or less."
 

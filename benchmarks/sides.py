@@ -21,7 +21,7 @@ from redis import Redis
 from benchmarks.people import Json, Person, forget, people, settle_in_chatlab, settle_in_peer
 from benchmarks.result import MeasurementError
 from chatlab.bench.wire import Wire
-from chatlab.engines import Engines, open_engines
+from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 HERE = Path(__file__).parent

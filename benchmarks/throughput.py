@@ -9,7 +9,7 @@ from benchmarks import generators
 from benchmarks.people import TEXT, as_json, reads, sends, write_requests
 from benchmarks.result import Check, Result, interleaved, ratios
 from benchmarks.sides import CONNECTIONS, MESSAGES, Place, Side, missing
-from chatlab.message import create
+from chatlab.domain.message import create
 
 SOCKETS = 32
 

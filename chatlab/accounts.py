@@ -13,12 +13,12 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import now, rfc3339
+from chatlab.domain.requests import LogIn, SignUp
 from chatlab.errors import NotFound, RateLimited, Unauthenticated
-from chatlab.identity import UserId
-from chatlab.limits import Rate
-from chatlab.message import now, rfc3339
-from chatlab.requests import LogIn, SignUp
-from chatlab.store import Document, Store
+from chatlab.protect.rate_limit import Rate
+from chatlab.store.store import Document, Store
 
 KNOWN_FOR = 5.0  # seconds
 REMEMBERED = 100_000  # tokens, and users, that a process remembers

@@ -61,7 +61,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command(epilog=_settings_help())
 def serve(host: Host = None, port: Port = None, workers: Workers = None, attached: Attached = False) -> None:
     """Run the service: HTTP, Socket.IO, the sweeper. Without URLs it starts MongoDB and Redis for itself, and stops them again."""
-    from chatlab.serving import serve as run
+    from chatlab.run.serving import serve as run
 
     run(load_settings(host=host, port=port, workers=workers), console, attached=attached)
 
@@ -69,7 +69,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, attache
 @app.command()
 def sweep() -> None:
     """Run the worker alone: every second, what became of each `message:*` key."""
-    from chatlab.serving import sweep as run
+    from chatlab.run.serving import sweep as run
 
     run(load_settings(), console)
 
@@ -100,7 +100,7 @@ def bench(
 @app.command()
 def doctor() -> None:
     """What is installed, what is missing, and the command that mends it. Exit 1 if anything a learner needs is missing."""
-    from chatlab.doctor import main as look
+    from chatlab.run.doctor import main as look
 
     raise typer.Exit(look())
 
@@ -111,6 +111,6 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """JupyterLab on the notebooks, with the service running."""
-    from chatlab.serving import lab as run
+    from chatlab.run.serving import lab as run
 
     run(load_settings(), port, open_browser=browser, console=console)

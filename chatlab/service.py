@@ -10,16 +10,16 @@ from typing import NamedTuple
 import msgspec
 
 from chatlab.accounts import Accounts
-from chatlab.cache import Cache, Glimpse
+from chatlab.cache.cache import Cache, Glimpse
+from chatlab.domain.ids import Conversation, UserId, conversation_of, participants_of
+from chatlab.domain.message import Message, create, now
+from chatlab.domain.requests import Page
+from chatlab.domain.trace import SILENT, Trace
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
-from chatlab.flow import SILENT, Trace
-from chatlab.hub import Hub
-from chatlab.identity import Conversation, UserId, conversation_of, participants_of
-from chatlab.message import Message, create, now
 from chatlab.metrics import READS
-from chatlab.requests import Page
+from chatlab.realtime.hub import Hub
 from chatlab.settings import CacheMode
-from chatlab.store import CHUNK, Document, Store
+from chatlab.store.store import CHUNK, Document, Store
 
 KINDS = 50  # of reactions on one message: all of them travel with each of its versions
 

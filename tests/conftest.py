@@ -14,7 +14,7 @@ from house import House, Newcomer, open_house
 from live import Person, PersonMaker, Service, ServiceMaker
 from pymongo.database import Database
 
-from chatlab.engines import Engines, open_engines
+from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 

@@ -22,7 +22,7 @@ from live import Person, Service
 from pymongo.database import Database
 from waiting import LIMIT_S, block_until
 
-from chatlab.engines import Engines, open_engines
+from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 

@@ -17,7 +17,7 @@ from pymongo.database import Database
 from waiting import LIMIT_S, wait_until
 
 from chatlab.accounts import hash_of
-from chatlab.engines import Engines
+from chatlab.local.engines import Engines
 
 Documents = dict[str, list[dict[str, Any]]]
 

@@ -5,9 +5,9 @@ change an answer when the machine stalls. Tests that are not about these limits 
 """
 
 import chatlab.accounts
-import chatlab.cache
-import chatlab.pipe
-import chatlab.store
+import chatlab.cache.cache
+import chatlab.connections.pipeline
+import chatlab.store.store
 from chatlab.cli import main
 
 LIMIT_S = 600.0  # longer than any test may take
@@ -17,17 +17,17 @@ GRACE_MS = 60_000  # a save that takes longer is not cached
 def raise_limits() -> None:
     """Replace each limit in the module that reads it."""
     for module, name, limit in (
-        (chatlab.pipe, "PATIENCE", LIMIT_S),
-        (chatlab.pipe, "ANSWER", LIMIT_S),
-        (chatlab.cache, "LATE", LIMIT_S),
-        (chatlab.store, "PATIENCE_MS", LIMIT_S * 1000),
-        (chatlab.store, "CALL_LIMIT_S", LIMIT_S),
+        (chatlab.connections.pipeline, "PATIENCE", LIMIT_S),
+        (chatlab.connections.pipeline, "ANSWER", LIMIT_S),
+        (chatlab.cache.cache, "LATE", LIMIT_S),
+        (chatlab.store.store, "PATIENCE_MS", LIMIT_S * 1000),
+        (chatlab.store.store, "CALL_LIMIT_S", LIMIT_S),
         (chatlab.accounts, "KNOWN_FOR", LIMIT_S),
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} has a new name; change it here too"
         setattr(module, name, type(getattr(module, name))(limit))
-    assert callable(chatlab.cache.grace_ms)
-    chatlab.cache.grace_ms = lambda ttl_ms: GRACE_MS  # noqa: ARG005 - the signature of the original
+    assert callable(chatlab.cache.cache.grace_ms)
+    chatlab.cache.cache.grace_ms = lambda ttl_ms: GRACE_MS  # noqa: ARG005 - the signature of the original
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ CHATLAB = ["-m", "chatlab"]
 PROGRAM = f"""
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
-import chatlab.cache
+import chatlab.cache.cache
 import patient_chatlab
-grace_ms = chatlab.cache.grace_ms
+grace_ms = chatlab.cache.cache.grace_ms
 patient_chatlab.raise_limits()
-chatlab.cache.grace_ms = grace_ms  # a grace period that is longer than a short TTL would keep windows from being complete
+chatlab.cache.cache.grace_ms = grace_ms  # a grace period that is longer than a short TTL would keep windows from being complete
 patient_chatlab.main()
 """
 

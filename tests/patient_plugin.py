@@ -10,7 +10,7 @@ import redis
 from house import House
 from patient import TTL_S, PatientHouse, PatientService
 
-from chatlab.engines import Engines
+from chatlab.local.engines import Engines
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from test_contract_http import TIME, is_problem
 from waiting import LIMIT_S, wait_until
 
 from chatlab.accounts import KNOWN_FOR, Accounts, hash_of
+from chatlab.domain.ids import UserId
+from chatlab.domain.requests import LogIn
 from chatlab.errors import Unauthenticated
-from chatlab.identity import UserId
-from chatlab.requests import LogIn
-from chatlab.store import Store
+from chatlab.store.store import Store
 
 pytest_plugins = ["patient_plugin"]
 

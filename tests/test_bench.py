@@ -23,8 +23,8 @@ from chatlab.bench.races import Side, long_reads, short_reads
 from chatlab.bench.samples import percentile, saved, summary
 from chatlab.bench.weights import Scale, _average
 from chatlab.bench.wire import Wire, header
-from chatlab.engines import Engines
 from chatlab.errors import EngineError
+from chatlab.local.engines import Engines
 
 pytestmark = pytest.mark.timeout(6 * LIMIT_S)  # seconds: the first test waits for the whole run of the command
 

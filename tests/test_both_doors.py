@@ -16,7 +16,7 @@ from patient import TTL_S
 from patient_chatlab import GRACE_MS
 from waiting import wait_until
 
-from chatlab.identity import conversation_of
+from chatlab.domain.ids import conversation_of
 
 NOBODYS = "0" * 24  # a message id that no message has
 EMOJI = "\N{THUMBS UP SIGN}"

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 from waiting import wait_until
 
-from chatlab import cache as cache_module
-from chatlab import pipe
-from chatlab.cache import LATE, Cache
-from chatlab.engines import Engines
-from chatlab.flow import Flow
-from chatlab.pipe import connect
+from chatlab.cache import cache as cache_module
+from chatlab.cache.cache import LATE, Cache
+from chatlab.connections import pipeline as pipe
+from chatlab.connections.pipeline import connect
+from chatlab.domain.trace import Flow
+from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, load_settings
 
 PATIENT_S = 600.0  # longer than any test may take

@@ -21,7 +21,7 @@ from live import PASSWORD, Person, Service
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 from waiting import wait_until
 
-from chatlab.engines import Engines
+from chatlab.local.engines import Engines
 
 __all__ = ["browser"]  # a fixture
 pytestmark = [

@@ -13,10 +13,10 @@ from redis import Redis
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from chatlab.app import create_app
 from chatlab.cli import app as command_line
-from chatlab.engines import open_engines
+from chatlab.local.engines import open_engines
 from chatlab.settings import PREFIX, Settings, load_settings
+from chatlab.web.app import create_app
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")

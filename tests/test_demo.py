@@ -21,7 +21,7 @@ from chatlab.client import Answer, Reading
 from chatlab.demo.picture import complaints, frame, summary
 from chatlab.demo.promises import BOXES, Verdict, verdicts
 from chatlab.demo.record import Journey, Moments, Record, Sample
-from chatlab.engines import Engines
+from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, Settings
 
 # The demo reports a promise as not seen when the machine is too slow to show it in time. A test must not depend on that,

@@ -13,8 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from chatlab import doctor, programs
-from chatlab.doctor import Finding, diagnose, report
+from chatlab.local import binaries as programs
+from chatlab.run import doctor
+from chatlab.run.doctor import Finding, diagnose, report
 from chatlab.settings import Settings, load_settings
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -80,15 +81,20 @@ def test_brackets_are_no_markup() -> None:
 
 def test_a_bare_python_is_told_what_it_lacks(tmp_path: Path) -> None:
     """With no library at all it still runs, names each missing one, and exits with 1."""
-    source = Path(doctor.__file__).parent.parent
-    bare = [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(source)!r}); from chatlab.doctor import main; sys.exit(main())"]
+    source = Path(doctor.__file__).parents[2]
+    bare = [
+        sys.executable,
+        "-IS",
+        "-c",
+        f"import sys; sys.path.append({str(source)!r}); from chatlab.run.doctor import main; sys.exit(main())",
+    ]
     said = subprocess.run(bare, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (said.returncode, said.stderr) == (1, "")
     assert all(library in said.stdout for library in (*doctor.SERVICE, *doctor.NOTEBOOKS))
     assert "pip install --require-hashes -r requirements.lock" in said.stdout
 
 
-@pytest.mark.parametrize("command", [["chatlab.doctor"], ["chatlab", "doctor"]])
+@pytest.mark.parametrize("command", [["chatlab.run.doctor"], ["chatlab", "doctor"]])
 def test_a_wrong_setting_is_a_finding(tmp_path: Path, command: list[str]) -> None:
     """A setting that is wrong is named like anything else that is, beside all that can be seen without settings."""
     said = subprocess.run(

@@ -13,10 +13,10 @@ from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 
 import chatlab
-from chatlab.driver_calls import CallOverdueError, DriverCalls
-from chatlab.engines import Engines
+from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
-from chatlab.store import Store
+from chatlab.local.engines import Engines
+from chatlab.store.store import Store
 
 PACKAGE = Path(chatlab.__file__).parent
 
@@ -58,7 +58,7 @@ async def test_a_call_that_does_not_return_is_given_up_and_counted() -> None:
 
 async def test_a_stuck_driver_is_an_outage(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that neither returns nor fails is answered StoreUnavailable and opens the breaker: `/readyz` becomes 503."""
-    monkeypatch.setattr("chatlab.store.CALL_LIMIT_S", 0.05)
+    monkeypatch.setattr("chatlab.store.store.CALL_LIMIT_S", 0.05)
     store = Store(engines.mongo.url, space, clock=lambda: 0)
     monkeypatch.setattr(store, "_probe", _never)
     with pytest.raises(StoreUnavailable):

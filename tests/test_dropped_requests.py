@@ -172,7 +172,7 @@ store.Store.close = blocks
 }
 PROGRAM = """
 import asyncio, sys, time
-from chatlab import store
+from chatlab.store import store
 {hang}
 if __name__ == "__main__":
     from chatlab.cli import main

@@ -24,19 +24,20 @@ from pymongo import MongoClient
 from redis import Redis
 from waiting import LIMIT_S, block_until
 
-from chatlab import engines as engines_module
-from chatlab import keeper, programs
-from chatlab.engines import DataFolder, Engines, open_engines
 from chatlab.errors import EngineError
-from chatlab.programs import find_program, old_version
+from chatlab.local import binaries as programs
+from chatlab.local import engines as engines_module
+from chatlab.local import supervisor as keeper
+from chatlab.local.binaries import find_program, old_version
+from chatlab.local.engines import DataFolder, Engines, open_engines
 from chatlab.settings import Settings, load_settings
 
 USER = """
 import json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from chatlab import engines
-from chatlab.engines import open_engines
+from chatlab.local import engines
+from chatlab.local.engines import open_engines
 from chatlab.errors import EngineError
 from chatlab.settings import load_settings
 
@@ -266,7 +267,7 @@ def test_a_killed_engine_comes_back(engines: Engines, name: programs.Name) -> No
 def test_a_killed_keeper_comes_back(engines: Engines, folder: Path) -> None:
     """After SIGKILL of the keeper its user starts another one, and the same URLs work again with all documents."""
     write(engines.mongo.url)
-    old = named(folder, "keeper.py")
+    old = named(folder, "supervisor.py")
     old.kill()
     block_until(lambda: not old.is_running() and works(engines) and engines.pid("mongo"), "a new keeper with its engines")
     assert count(engines) == 1
@@ -276,7 +277,10 @@ def test_all_killed_at_once_recovers(folder: Path) -> None:
     """After SIGKILL of the user, the keeper and both engines the next start finds no stale lock and all documents."""
     user = User(folder)
     write(user.told()["mongo"])
-    everything = [named(folder, "keeper.py"), *(process for process in processes(folder) if "keeper.py" not in str(process.cmdline()))]
+    everything = [
+        named(folder, "supervisor.py"),
+        *(process for process in processes(folder) if "supervisor.py" not in str(process.cmdline())),
+    ]
     for process in everything:
         process.kill()
     user.die()

@@ -16,7 +16,7 @@ from patient import TTL_S
 from raw_socket import raw_socket, unauthenticated
 from waiting import LIMIT_S, wait_until
 
-from chatlab.identity import conversation_of
+from chatlab.domain.ids import conversation_of
 
 Events = list[dict[str, Any]]
 SECRET = "walrus-in-the-attic"

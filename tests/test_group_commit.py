@@ -12,9 +12,9 @@ from faults import Site, open_site
 from live import Person, Service
 from waiting import LIMIT_S
 
-from chatlab.identity import UserId, conversation_of
-from chatlab.message import Draft, create
-from chatlab.store import Store
+from chatlab.domain.ids import UserId, conversation_of
+from chatlab.domain.message import Draft, create
+from chatlab.store.store import Store
 
 SENDER = UserId("alice")
 RECEIVERS = [UserId(f"user{number}") for number in range(10)]

@@ -9,10 +9,10 @@ import pytest
 from faults import Site, frozen, open_site
 from waiting import wait_until
 
+from chatlab.domain.ids import Conversation, UserId
+from chatlab.domain.message import Message, create
 from chatlab.errors import StoreUnavailable
-from chatlab.identity import Conversation, UserId
-from chatlab.message import Message, create
-from chatlab.store import LARGEST_FIND, Store
+from chatlab.store.store import LARGEST_FIND, Store
 
 GROUPS = 3
 LENGTHS = {Conversation(f"a{number:02}:b{number:02}"): number for number in range(GROUPS * LARGEST_FIND)}  # the messages of each

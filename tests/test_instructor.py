@@ -44,6 +44,6 @@ def test_nothing_is_named_that_is_not_there() -> None:
 
 def test_the_projector_has_these_keys() -> None:
     """The keys that are told are those of the page."""
-    page = (ROOT / "chatlab" / "static" / "projector" / "controls.js").read_text(encoding="utf-8")
+    page = (ROOT / "chatlab" / "web" / "static" / "projector" / "controls.js").read_text(encoding="utf-8")
     told = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \| ", TEXT, re.MULTILINE)
     assert sorted(", ".join(told).lower().split(", ")) == sorted(re.findall(r'this\.#button\("(\w)"', page))

@@ -14,13 +14,13 @@ import pytest
 import redis
 from waiting import LIMIT_S, wait_until
 
-from chatlab.engines import Engines
 from chatlab.errors import EngineError
 from chatlab.lab import Lab, doctor, predict, start
 from chatlab.lab.lessons import start_here
 from chatlab.lab.life import Life
 from chatlab.lab.space import take_space
 from chatlab.lab.verdicts import BLANK, CANNOT_TELL, NOT_YET
+from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
 LabMaker = Callable[..., Awaitable[Lab]]

@@ -18,9 +18,9 @@ from playwright.async_api import Browser, Page, Route, expect
 from starlette.requests import Request
 from waiting import wait_until
 
-from chatlab.engines import Engines
 from chatlab.errors import Forbidden
-from chatlab.lab_api import is_here, must_be_here
+from chatlab.local.engines import Engines
+from chatlab.web.projector_api import is_here, must_be_here
 
 __all__ = ["browser"]  # a fixture
 pytestmark = [

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from chatlab.engines import Engines
 from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, Claim, Claims
@@ -18,6 +17,7 @@ from chatlab.lab.ledger import Ledger
 from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.trace import Person
 from chatlab.lab.walk import Pause, Walk
+from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import chatlab
 from chatlab.cli import app
 from chatlab.settings import PREFIX, Settings
 
@@ -33,10 +32,3 @@ def test_nothing_is_told_that_is_not_there() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"make (\w+)", README) if target != "it")
     assert set(re.findall(r"`chatlab (\w+)", README)) == set(commands)
     assert all((ROOT / path).exists() for path in re.findall(r"\]\(([^)#:]+)\)", README))
-
-
-def test_the_reading_order_is_told() -> None:
-    """The modules stand in the README as they stand in the package."""
-    told = README[README.index("In the order of the diagram") : README.index("If you read one function")]
-    names = [name for name in re.findall(r"`([a-z_]+)`", told) if name in chatlab.READING_ORDER]
-    assert names == list(chatlab.READING_ORDER)

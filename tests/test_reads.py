@@ -16,7 +16,7 @@ from live import Person, Service
 from patient import TTL_S
 from waiting import LIMIT_S
 
-from chatlab.identity import conversation_of
+from chatlab.domain.ids import conversation_of
 
 LONG = 100_000  # messages
 

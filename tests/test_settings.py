@@ -118,7 +118,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["chatlab.cli", "typer", "pydantic", "chatlab.settings", "chatlab.doctor"])
+@pytest.mark.parametrize("module", ["chatlab.cli", "typer", "pydantic", "chatlab.settings", "chatlab.run.doctor"])
 def test_ctrl_c_while_it_loads_is_a_plain_end(module: str) -> None:
     """Ctrl-C during an import ends the command with status 130 and without a stack trace."""
     command = [sys.executable, "-c", CTRL_C_AT_AN_IMPORT, module, "doctor"]

@@ -19,12 +19,13 @@ from live import Service, ServiceMaker
 from patient import PatientService
 from waiting import block_until, wait_until
 
-from chatlab import pipe, sweeper
-from chatlab.engines import Engines
-from chatlab.flow import Flow
-from chatlab.pipe import connect
+from chatlab.cache import sweeper
+from chatlab.cache.sweeper import GONE, NO_EXPIRY, Ledger, Sweeper, Told
+from chatlab.connections import pipeline as pipe
+from chatlab.connections.pipeline import connect
+from chatlab.domain.trace import Flow
+from chatlab.local.engines import Engines
 from chatlab.settings import load_settings
-from chatlab.sweeper import GONE, NO_EXPIRY, Ledger, Sweeper, Told
 
 pytest_plugins = ["patient_plugin"]
 

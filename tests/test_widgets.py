@@ -15,13 +15,13 @@ import pytest_asyncio
 import redis
 from waiting import wait_until
 
-from chatlab.engines import Engines
 from chatlab.lab import Lab, start
 from chatlab.lab.trace import PLANS, Person
 from chatlab.lab.widgets import Chart, Chat
 from chatlab.lab.widgets import stores as stores_module
 from chatlab.lab.widgets.live import OWN, PACE, SHARED, Live, module_of
 from chatlab.lab.widgets.sources import BOXES, sources_of
+from chatlab.local.engines import Engines
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one session, for all of them
 PACKAGE = Path(__file__).parent.parent

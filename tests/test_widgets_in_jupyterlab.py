@@ -9,7 +9,7 @@ import redis
 from front_end import jupyterlab, nothing_went_wrong, opened, run_all, theme
 from playwright.async_api import Locator, Page, expect
 
-from chatlab.engines import Engines
+from chatlab.local.engines import Engines
 
 CELLS = (
     """from chatlab.lab import start

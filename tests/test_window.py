@@ -16,12 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from window_world import GRACE, TTL, WRITES, World, selected
 
 import chatlab.service
-import chatlab.store
-from chatlab.cache import SOURCE, Cache, Glimpse, grace_ms
-from chatlab.engines import Engines
-from chatlab.identity import Conversation
-from chatlab.message import Message
-from chatlab.requests import Page
+import chatlab.store.store
+from chatlab.cache.cache import SOURCE, Cache, Glimpse, grace_ms
+from chatlab.domain.ids import Conversation
+from chatlab.domain.message import Message
+from chatlab.domain.requests import Page
+from chatlab.local.engines import Engines
 
 CHUNK = 4  # messages that a read asks MongoDB for at once: small, so that long histories are met too
 
@@ -30,7 +30,7 @@ CHUNK = 4  # messages that a read asks MongoDB for at once: small, so that long 
 def _small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chatlab.service, "CHUNK", CHUNK)
-        patch.setattr(chatlab.store, "CHUNK", CHUNK)
+        patch.setattr(chatlab.store.store, "CHUNK", CHUNK)
         yield
 
 

@@ -18,19 +18,19 @@ from typing import Any, TypeVar, cast
 import msgspec
 import redis
 
-import chatlab.store
+import chatlab.store.store
 from chatlab.accounts import Accounts
-from chatlab.breaker import Breaker
-from chatlab.cache import SOURCE, Cache, grace_ms, scripts_in
-from chatlab.flow import Flow
-from chatlab.hub import Hub
-from chatlab.identity import UserId
-from chatlab.message import Draft, Message, create, from_document
-from chatlab.pipe import TOGETHER, Command, Pipe, connect
-from chatlab.requests import Page
+from chatlab.cache.cache import SOURCE, Cache, grace_ms, scripts_in
+from chatlab.connections.pipeline import TOGETHER, Command, Pipe, connect
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import Draft, Message, create, from_document
+from chatlab.domain.requests import Page
+from chatlab.domain.trace import Flow
+from chatlab.protect.breaker import Breaker
+from chatlab.realtime.hub import Hub
 from chatlab.service import History, Service
 from chatlab.settings import load_settings
-from chatlab.store import Document, Doubts, Saved, Store
+from chatlab.store.store import Document, Doubts, Saved, Store
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 TTL, GRACE = 5000, grace_ms(5000)  # milliseconds
@@ -210,7 +210,7 @@ class PlainStore(Store):
         )
 
     async def _chunk(self, conversation: str, lowest: int, highest: int | None) -> list[Message]:
-        return await self.stretch(conversation, lowest, highest, chatlab.store.CHUNK)
+        return await self.stretch(conversation, lowest, highest, chatlab.store.store.CHUNK)
 
     async def newest(self, conversation: str, limit: int, below: int | None = None) -> list[Message]:
         return await self._seen(lambda: [one for one in self.world.messages if below is None or one.seq < below][-limit:])

@@ -11,7 +11,7 @@ from redis import Redis
 from chatlab.bench.claims import Size
 from chatlab.bench.races import sending
 from chatlab.bench.wire import Wire
-from chatlab.cache import Keys
+from chatlab.cache.cache import Keys
 from chatlab.errors import EngineError
 
 CACHED = 1000  # messages, as in the document

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from chatlab.demo.promises import BOXES, Verdict
 from chatlab.demo.record import Journey, Moments, Record
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 
 PACE = 0.12  # seconds between two boxes that light up
 WIDE = 110  # columns from which a box also says what it did

@@ -20,13 +20,13 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 from socketio.exceptions import SocketIOError
 
-from chatlab.cache import Keys
+from chatlab.cache.cache import Keys
 from chatlab.client import Json, Person
 from chatlab.demo.promises import holds
 from chatlab.demo.record import Journey, Record, Sample
+from chatlab.domain.ids import conversation_of
+from chatlab.domain.message import from_document
 from chatlab.errors import ChatlabError
-from chatlab.identity import conversation_of
-from chatlab.message import from_document
 from chatlab.settings import Settings
 
 LOOK_EVERY = 0.025  # seconds between two looks at a key

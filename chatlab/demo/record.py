@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from chatlab.client import Answer, Heard, Json, Reading
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.settings import Settings
 
 LATE_BEAT = 0.5  # seconds that a beat may be late on a busy machine

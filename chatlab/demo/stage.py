@@ -21,9 +21,9 @@ from chatlab.demo.picture import complaints, figures, frame, summary
 from chatlab.demo.play import GONE_WRONG, Place, Show, play
 from chatlab.demo.promises import Verdict, verdicts
 from chatlab.demo.record import Moments, Record
-from chatlab.engines import Engine, open_engines
 from chatlab.errors import EngineError
-from chatlab.serving import child_service
+from chatlab.local.engines import Engine, open_engines
+from chatlab.run.serving import child_service
 from chatlab.settings import PREFIX, CacheMode, Settings
 
 NARROWEST = 80  # columns that the picture needs

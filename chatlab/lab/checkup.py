@@ -2,7 +2,7 @@
 
 import html
 
-from chatlab.doctor import Finding, diagnose
+from chatlab.run.doctor import Finding, diagnose
 from chatlab.settings import SettingsError, load_settings
 
 NOT_NEEDED = ("test libraries", "browser for tests", "port")  # a notebook's service takes a free port

@@ -7,8 +7,8 @@ worker's word. A `Life` is told what was seen and draws nothing but its own snap
 from dataclasses import dataclass
 from typing import Any
 
-from chatlab.flow import Event
-from chatlab.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
+from chatlab.cache.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
+from chatlab.domain.trace import Event
 
 NEAR = 100  # milliseconds before its deadline from which a key is asked for often
 OFTEN, SELDOM = 0.01, 0.5  # seconds between two looks

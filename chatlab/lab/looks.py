@@ -17,9 +17,9 @@ from pymongo.collection import Collection
 from redis import Redis
 
 from chatlab.client import Json
-from chatlab.engines import Engines
+from chatlab.domain.message import from_document
 from chatlab.lab.asked import Asked, listening
-from chatlab.message import from_document
+from chatlab.local.engines import Engines
 
 PATIENCE = 2.0  # seconds for an engine's answer
 EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "REPLICAOF", "SWAPDB", "ACL", "FUNCTION", "SCRIPT", "MONITOR"}

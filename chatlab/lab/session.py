@@ -25,9 +25,8 @@ from redis.exceptions import RedisError
 
 from chatlab.bench.wire import Wire
 from chatlab.client import Json
-from chatlab.engines import Engines, open_engines
+from chatlab.domain.trace import Event
 from chatlab.errors import EngineError
-from chatlab.flow import Event
 from chatlab.lab.asked import Asked
 from chatlab.lab.claims import Claim, Claims
 from chatlab.lab.ledger import Ledger
@@ -37,8 +36,9 @@ from chatlab.lab.said import Said, words
 from chatlab.lab.space import remove_left, take_space
 from chatlab.lab.trace import Person, Trace
 from chatlab.lab.widgets import Chart, Chat, FlowMap, Stores, Timeline, TtlBoard, screen_of
-from chatlab.programs import Name
-from chatlab.serving import ChildService
+from chatlab.local.binaries import Name
+from chatlab.local.engines import Engines, open_engines
+from chatlab.run.serving import ChildService
 from chatlab.settings import Settings, load_settings
 
 PASSWORD = "everybody here has this one"  # noqa: S105 - it guards nothing: the service is private and short-lived

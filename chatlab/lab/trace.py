@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatlab import client
 from chatlab.client import Json
+from chatlab.domain.trace import Event
 from chatlab.errors import EngineError
-from chatlab.flow import Event
 from chatlab.lab.claims import claims_table
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ import httpx
 from bson import ObjectId
 
 from chatlab.bench.wire import request_bytes
-from chatlab.engines import DataFolder
+from chatlab.domain.ids import conversation_of
+from chatlab.domain.trace import Event
 from chatlab.errors import ChatlabError, Conflict
-from chatlab.flow import Event
-from chatlab.identity import conversation_of
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.life import Life
 from chatlab.lab.looks import looked_until
@@ -24,7 +23,8 @@ from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
-from chatlab.programs import Name
+from chatlab.local.binaries import Name
+from chatlab.local.engines import DataFolder
 
 LABELS: dict[str, str] = {"redis": "Redis", "mongo": "MongoDB", "service": "the service"}
 BACK = 20.0  # seconds for the service to notice that a part is there again

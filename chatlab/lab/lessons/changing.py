@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from chatlab.cache import SOURCE, grace_ms, scripts_in
+from chatlab.cache.cache import SOURCE, grace_ms, scripts_in
 from chatlab.client import Json
+from chatlab.domain.message import now
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
-from chatlab.message import now
 
 WINDOW = "messages:alice:bob"
 LIFE = 5000  # milliseconds

@@ -9,9 +9,9 @@ import string
 import time
 from typing import Any, NamedTuple
 
-from chatlab.cache import Keys, grace_ms
+from chatlab.cache.cache import Keys, grace_ms
+from chatlab.domain.ids import conversation_of
 from chatlab.errors import EngineError
-from chatlab.identity import conversation_of
 from chatlab.lab.claims import TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
 from chatlab.lab.session import Lab

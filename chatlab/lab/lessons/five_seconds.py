@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.client import PubSub
 
+from chatlab.cache.sweeper import GONE, NO_EXPIRY
 from chatlab.errors import EngineError
 from chatlab.lab.claims import DEPENDS, FAILS, TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
@@ -19,7 +20,6 @@ from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Verdict, check, correct, is_number, not_yet
 from chatlab.lab.widgets import Chart
-from chatlab.sweeper import GONE, NO_EXPIRY
 
 LIFE = 5000  # milliseconds, in the document
 READ_AT = 2.0  # seconds

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from typing import Any, NamedTuple
 
+from chatlab.cache.sweeper import GONE, NO_EXPIRY
 from chatlab.lab.claims import DEPENDS, TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
 from chatlab.lab.life import Life
@@ -12,7 +13,6 @@ from chatlab.lab.session import Lab
 from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
 from chatlab.lab.walk import Pause, Walk
-from chatlab.sweeper import GONE, NO_EXPIRY
 
 LIFE = 5000  # milliseconds
 PATIENCE = 15.0  # seconds for the worker

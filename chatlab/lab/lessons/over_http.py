@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from chatlab.bench.wire import header, request_bytes
 from chatlab.client import Json
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows

@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Sized
 from typing import Any, NamedTuple
 
-from chatlab.cache import SOURCE, grace_ms, scripts_in
+from chatlab.cache.cache import SOURCE, grace_ms, scripts_in
 from chatlab.client import Json, Reading
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.said import Said

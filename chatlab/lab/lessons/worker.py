@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.connection import Connection
 
+from chatlab.cache.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
 from chatlab.lab.claims import TIMED, Claim, Claims, holds
 from chatlab.lab.given import give
 from chatlab.lab.life import Life
@@ -20,7 +21,6 @@ from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tri
 from chatlab.lab.walk import Pause, Walk
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.chart_svg import image_of
-from chatlab.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
 
 LIFE = 5000  # milliseconds
 BEAT = 1000

@@ -2,7 +2,7 @@
 //
 // A model: {title, picture: SVG, marks: [text], progress: {done, of, beganMs, toldMs}, said}.
 
-import { add, say } from "../../static/lab/parts.js";
+import { add, say } from "../../web/static/lab/parts.js";
 
 function chart(root, model, { big, now }) {
   const board = add(root, "section", "cl-chart cl-widget");

@@ -4,7 +4,7 @@
 // deletedAt, tookMs}]}. To the kernel: {do: "send", side, text, door, clientId}, {do: "typing", side, typing}.
 // By each message stand two times: until the other socket received it, and for what is typed here, from the press of Send until it is painted.
 
-import { add, say } from "../../static/lab/parts.js";
+import { add, say } from "../../web/static/lab/parts.js";
 
 const QUIET_AFTER = 2000; // ms without a key, and nobody is typing any more
 

@@ -1,8 +1,8 @@
 // The flow map as the document draws it: two doors on top, one box below the other. A box that is clicked, or on which Enter is pressed, shows
 // the functions that do it, from the files that run. `about`: {of, faces, sources: {stage: [{name, file, first, last, text}]}}.
 
-import { add } from "../../static/lab/parts.js";
-import { flowMap } from "../../static/lab/flow_map.js";
+import { add } from "../../web/static/lab/parts.js";
+import { flowMap } from "../../web/static/lab/flow_map.js";
 
 function flowMapWithSource(root, model, { about, big }) {
   const label = `The boxes that a ${about.of} passes; Enter shows the source of a box`;

@@ -2,7 +2,7 @@
 //
 // A model: {id, places: {store, message, window}}, each {where, key, found: message | null, differs: [names], deadlineMs, kept, trouble}.
 
-import { add, animation, say } from "../../static/lab/parts.js";
+import { add, animation, say } from "../../web/static/lab/parts.js";
 
 const FIELDS = { version: "version", text: "text", reactions: "reactions" };
 

@@ -3,7 +3,7 @@
 //
 // A model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs, deadlineMs, toldMs, lagMs}]}, milliseconds since 1970.
 
-import { add, animation, say } from "../../static/lab/parts.js";
+import { add, animation, say } from "../../web/static/lab/parts.js";
 
 const WIDE = 900;
 const LEFT = 10; // of the oldest moment

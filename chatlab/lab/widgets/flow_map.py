@@ -5,7 +5,7 @@ A trace is known by the box it passes after `request`: a send creates a message,
 
 from typing import Any
 
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.lab.trace import PLANS, boxes_html, boxes_of
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.flow_svg import flow_svg

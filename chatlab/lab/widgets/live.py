@@ -15,10 +15,10 @@ import anywidget
 import traitlets
 
 import chatlab
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.lab.life import Life
 
-SHARED = Path(chatlab.__file__).parent / "static" / "lab"  # with the web page
+SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # with the web page
 OWN = Path(chatlab.__file__).parent / "lab" / "static"
 IMPORT = re.compile(r'^import .* from "(\..*)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=function|const)", re.MULTILINE)

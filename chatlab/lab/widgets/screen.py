@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.lab.life import Life
 from chatlab.lab.widgets.live import Live
 

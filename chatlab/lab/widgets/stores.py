@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from chatlab.client import Json
-from chatlab.identity import conversation_of
+from chatlab.domain.ids import conversation_of
 from chatlab.lab.trace import Trace, table
 from chatlab.lab.widgets.live import OWN, Live, module_of
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-from chatlab.flow import Event
+from chatlab.domain.trace import Event
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.timeline_svg import timeline_svg

@@ -1,7 +1,7 @@
 """What is installed, what is missing, and the command that mends it.
 
 It must work where everything else does not: it needs the standard library alone, loads the rest only to look at it, and never raises.
-`chatlab doctor` and `python -m chatlab.doctor` print the findings; the exit code is 1 if anything a learner needs is missing.
+`chatlab doctor` and `python -m chatlab.run.doctor` print the findings; the exit code is 1 if anything a learner needs is missing.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlab.programs import Name
+    from chatlab.local.binaries import Name
     from chatlab.settings import Settings
 
 SERVICE = (
@@ -128,9 +128,9 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
     if sys.platform == "win32" and not url:
         yield Finding(name, False, "private engines need Linux or macOS", "docker compose up")
         return
-    from chatlab.engines import ask_named
     from chatlab.errors import EngineError
-    from chatlab.programs import KINDS, find_program, old_version
+    from chatlab.local.binaries import KINDS, find_program, old_version
+    from chatlab.local.engines import ask_named
 
     label = KINDS[name].label
     try:
@@ -156,7 +156,7 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
 def data_folder(settings: "Settings") -> Iterator[Finding]:
     if settings.mongo_url and settings.redis_url:
         return
-    from chatlab.engines import MORE_DISK, OTHER_FOLDER, DataFolder
+    from chatlab.local.engines import MORE_DISK, OTHER_FOLDER, DataFolder
 
     folder = DataFolder(settings)
     there = next(place for place in (folder.path, *folder.path.parents) if place.exists())

@@ -2,7 +2,7 @@
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from chatlab.http_api import PROBLEM, problem_body
+from chatlab.web.http import PROBLEM, problem_body
 
 LARGEST_HEAD = 65_536  # bytes of request line and headers
 

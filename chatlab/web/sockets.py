@@ -17,12 +17,12 @@ from socketio.exceptions import ConnectionRefusedError as Refused
 
 from chatlab import metrics
 from chatlab.accounts import KNOWN_FOR, Accounts
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import Message
+from chatlab.domain.requests import Edit, MarkRead, React, Request, Send, Target, Typing
+from chatlab.domain.trace import Event, Flow, Trace
 from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
-from chatlab.flow import Event, Flow, Trace
-from chatlab.hub import Hub, TextPacket
-from chatlab.identity import UserId
-from chatlab.message import Message
-from chatlab.requests import Edit, MarkRead, React, Request, Send, Target, Typing
+from chatlab.realtime.hub import Hub, TextPacket
 from chatlab.service import Service
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import emoji as emojis
 from bson import ObjectId
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from chatlab.domain.ids import USER_ID
 from chatlab.errors import Invalid
-from chatlab.identity import USER_ID
 from chatlab.settings import CacheMode, CacheTtl
 
 LARGEST = 2**53 - 1  # the largest integer that JSON readers of every language keep exactly

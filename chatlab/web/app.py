@@ -17,21 +17,21 @@ from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
-from chatlab.cache import CALL_LIMIT_S, Cache
-from chatlab.engines import open_engines
+from chatlab.cache.cache import CALL_LIMIT_S, Cache
+from chatlab.cache.sweeper import Sweeper
+from chatlab.connections.pipeline import connect
+from chatlab.domain.trace import Event, Flow
 from chatlab.errors import StoreUnavailable
-from chatlab.flow import Event, Flow
-from chatlab.http_api import BEARER, HEALTH, HttpApi, answer, answer_errors
-from chatlab.hub import SUBSCRIBED_WITHIN, Hub
-from chatlab.lab_api import LabApi
-from chatlab.pages import add_pages
-from chatlab.pipe import connect
+from chatlab.local.engines import open_engines
+from chatlab.realtime.hub import SUBSCRIBED_WITHIN, Hub
 from chatlab.service import Service
 from chatlab.settings import Settings, load_settings
-from chatlab.socket_api import SocketApi, SocketGuard, socket_server
-from chatlab.store import Store
-from chatlab.sweeper import Sweeper
-from chatlab.watchdog import ExitDeadline, Watchdog
+from chatlab.store.store import Store
+from chatlab.web.http import BEARER, HEALTH, HttpApi, answer, answer_errors
+from chatlab.web.pages import add_pages
+from chatlab.web.projector_api import LabApi
+from chatlab.web.sockets import SocketApi, SocketGuard, socket_server
+from chatlab.web.watchdog import ExitDeadline, Watchdog
 
 SOCKETS = "/socket.io/"
 log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from chatlab.breaker import Breaker
-from chatlab.driver_calls import DriverCalls
-from chatlab.flow import Flow
-from chatlab.identity import Conversation
-from chatlab.message import Message, from_json
-from chatlab.pipe import Command, Pipe, together
-from chatlab.requests import Page
+from chatlab.connections.driver_calls import DriverCalls
+from chatlab.connections.pipeline import Command, Pipe, together
+from chatlab.domain.ids import Conversation
+from chatlab.domain.message import Message, from_json
+from chatlab.domain.requests import Page
+from chatlab.domain.trace import Flow
+from chatlab.protect.breaker import Breaker
 from chatlab.settings import CacheMode, Settings
 
 SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage

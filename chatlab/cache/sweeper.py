@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from chatlab import metrics
-from chatlab.cache import Keys
-from chatlab.flow import Flow
-from chatlab.pipe import Command, Line
+from chatlab.cache.cache import Keys
+from chatlab.connections.pipeline import Command, Line
+from chatlab.domain.trace import Flow
 from chatlab.settings import Settings
 
 log = logging.getLogger(__name__)

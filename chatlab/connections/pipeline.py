@@ -16,8 +16,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from chatlab.breaker import Breaker
 from chatlab.metrics import CACHE_SECONDS
+from chatlab.protect.breaker import Breaker
 
 PATIENCE = 0.2  # seconds that one pipeline may take; a request meets it once at most, then the breaker is open
 LARGEST_PIPELINE = 500  # commands

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from bson import ObjectId
 
-from chatlab.identity import Conversation, UserId, conversation_of
+from chatlab.domain.ids import Conversation, UserId, conversation_of
 
 
 class Draft(msgspec.Struct, frozen=True):

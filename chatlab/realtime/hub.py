@@ -19,9 +19,9 @@ import socketio
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from chatlab.driver_calls import DriverCalls
-from chatlab.identity import UserId
-from chatlab.pipe import Pipe
+from chatlab.connections.driver_calls import DriverCalls
+from chatlab.connections.pipeline import Pipe
+from chatlab.domain.ids import UserId
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chatlab.cache import Cache
+from chatlab.cache.cache import Cache
+from chatlab.domain.requests import LabSettings
 from chatlab.errors import Conflict, Forbidden
-from chatlab.http_api import HttpApi
-from chatlab.requests import LabSettings
 from chatlab.settings import Settings
+from chatlab.web.http import HttpApi
 
 MOST = 5_000  # keys in one answer: more than a page can show
 

@@ -23,13 +23,13 @@ from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
-from chatlab.breaker import Breaker
-from chatlab.driver_calls import CallOverdueError, DriverCalls
+from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
+from chatlab.connections.mongo import PoolUsage
+from chatlab.domain.ids import Conversation, UserId
+from chatlab.domain.message import Draft, Message, digest_of, from_document, now
 from chatlab.errors import ChatlabError, Conflict, StoreUnavailable
-from chatlab.identity import Conversation, UserId
-from chatlab.message import Draft, Message, digest_of, from_document, now
 from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
-from chatlab.watchdog import PoolUsage
+from chatlab.protect.breaker import Breaker
 
 log = logging.getLogger(__name__)
 

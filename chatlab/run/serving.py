@@ -28,17 +28,17 @@ from rich.console import Console
 from uvicorn.supervisors import Multiprocess
 
 from chatlab import __version__
-from chatlab.app import create_app
-from chatlab.engines import Engine, Engines, ask_named, open_engines
+from chatlab.cache.sweeper import Sweeper
+from chatlab.connections.pipeline import connect
+from chatlab.domain.trace import Flow
 from chatlab.errors import EngineError
-from chatlab.flow import Flow
-from chatlab.pipe import connect
+from chatlab.local.engines import Engine, Engines, ask_named, open_engines
 from chatlab.settings import PREFIX, Settings
-from chatlab.sweeper import Sweeper
-from chatlab.watchdog import ExitDeadline
+from chatlab.web.app import create_app
+from chatlab.web.watchdog import ExitDeadline
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-QUIET = Path(__file__).parent / "lab" / "jupyter"  # JupyterLab asks nobody for news; everybody may still set that otherwise
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+QUIET = Path(__file__).parent.parent / "lab" / "jupyter"  # JupyterLab asks nobody for news; everybody may still set that otherwise
 _ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # a proxy is not on the way to one's own child
 READY_WITHIN = 30.0  # seconds a child service has to answer
 STOP_WITHIN = 15.0  # seconds it has to end
@@ -63,11 +63,11 @@ def serve(settings: Settings, console: Console, *, attached: bool = False) -> No
 
 def _run(settings: Settings, door: socket.socket) -> None:
     config = uvicorn.Config(
-        "chatlab.serving:tuned_app" if settings.workers > 1 else tuned_app(settings),
+        "chatlab.run.serving:tuned_app" if settings.workers > 1 else tuned_app(settings),
         factory=settings.workers > 1,
         workers=settings.workers,
         lifespan="on",
-        http="chatlab.protocol:BoundedHead" if importlib.util.find_spec("httptools") else "h11",  # h11 has an end of its own
+        http="chatlab.web.http_protocol:BoundedHead" if importlib.util.find_spec("httptools") else "h11",  # h11 has an end of its own
         log_config=_log_config(settings.log_level),
         access_log=False,
         server_header=False,

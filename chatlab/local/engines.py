@@ -40,9 +40,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from chatlab import keeper
 from chatlab.errors import EngineError
-from chatlab.programs import KINDS, Name, environment, find_program, old_version
+from chatlab.local import supervisor as keeper
+from chatlab.local.binaries import KINDS, Name, environment, find_program, old_version
 from chatlab.settings import Settings
 
 log = logging.getLogger("chatlab.engines")

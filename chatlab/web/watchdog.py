@@ -15,15 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from pymongo.monitoring import (
-    ConnectionCheckedInEvent,
-    ConnectionCheckedOutEvent,
-    ConnectionCheckOutFailedEvent,
-    ConnectionCheckOutStartedEvent,
-    ConnectionPoolListener,
-)
-
-from chatlab.driver_calls import DriverCalls
+from chatlab.connections.driver_calls import DriverCalls
+from chatlab.connections.mongo import PoolUsage
 from chatlab.metrics import CALLS_OVERDUE, CALLS_UNDER_WAY, LOOP_LAG_SECONDS, POOL_IN_USE, POOL_WAITING
 
 log = logging.getLogger(__name__)
@@ -37,7 +30,7 @@ LOG_LIMIT_S = 1.0  # how long the last log line may take: standard error may be 
 class Watchdog:
     """Looks at the event loop, the calls to MongoDB and their connection pool every LOOK_EVERY_S, for metrics and the log."""
 
-    def __init__(self, calls: DriverCalls, pool: "PoolUsage") -> None:
+    def __init__(self, calls: DriverCalls, pool: PoolUsage) -> None:
         self._calls, self._pool = calls, pool
         self._logged: dict[str, float] = {}
 
@@ -72,32 +65,6 @@ class Watchdog:
         if now - self._logged.get(line, float("-inf")) >= LOG_EVERY_S:
             self._logged[line] = now
             log.warning(line, *values)
-
-
-class PoolUsage(ConnectionPoolListener):
-    """Counts the connections of a MongoClient that are in use, and the operations that wait for one."""
-
-    def __init__(self) -> None:
-        self.in_use = self.waiting = 0
-
-    def connection_check_out_started(self, _event: ConnectionCheckOutStartedEvent) -> None:
-        self.waiting += 1
-
-    def connection_check_out_failed(self, _event: ConnectionCheckOutFailedEvent) -> None:
-        self.waiting -= 1
-
-    def connection_checked_out(self, _event: ConnectionCheckedOutEvent) -> None:
-        self.waiting -= 1
-        self.in_use += 1
-
-    def connection_checked_in(self, _event: ConnectionCheckedInEvent) -> None:
-        self.in_use -= 1
-
-    def _ignore(self, event: Any) -> None:
-        """The other events say nothing about usage."""
-
-    connection_created = connection_ready = connection_closed = _ignore
-    pool_created = pool_ready = pool_cleared = pool_closed = _ignore
 
 
 class ExitDeadline:

@@ -21,12 +21,12 @@ from starlette.responses import Response, StreamingResponse
 
 from chatlab import metrics
 from chatlab.accounts import Accounts
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import Message
+from chatlab.domain.requests import LogIn, NewText, Page, Partner, React, ReadUpTo, Send, SignUp, Target
+from chatlab.domain.requests import Request as Asked
+from chatlab.domain.trace import Flow, Trace
 from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge, Unauthenticated
-from chatlab.flow import Flow, Trace
-from chatlab.identity import UserId
-from chatlab.message import Message
-from chatlab.requests import LogIn, NewText, Page, Partner, React, ReadUpTo, Send, SignUp, Target
-from chatlab.requests import Request as Asked
 from chatlab.service import History, Service
 
 log = logging.getLogger(__name__)

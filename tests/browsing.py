@@ -12,7 +12,7 @@ import aiohttp
 import pytest_asyncio
 from aiohttp import web
 from find_browser import chromium_path
-from live import Person, Service
+from live import Service, User
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 from waiting import LIMIT_S
 
@@ -47,7 +47,7 @@ class Desk:
     complaints: list[str] = field(default_factory=list)  # of the console: errors and warnings
 
     @classmethod
-    async def at(cls, browser: Browser, url: str, person: Person | None = None, **options: Any) -> "Desk":
+    async def at(cls, browser: Browser, url: str, person: User | None = None, **options: Any) -> "Desk":
         """Where a person, if one is named, is logged in already."""
         url = url if url.endswith("/") else f"{url}/"
         context = await browser.new_context(storage_state=_logged_in(url, person) if person else None, **options)
@@ -73,7 +73,7 @@ class Desk:
         await page.goto(self.url + path)
         return Tab(page)
 
-    async def talk(self, other: Person) -> "Tab":
+    async def talk(self, other: User) -> "Tab":
         """A new tab with a conversation open."""
         tab = await self.open(f"#/{other.id}")
         await tab.has_loaded()
@@ -99,11 +99,11 @@ class Tab:
 
     page: Page
 
-    def row(self, person: Person | str) -> Locator:
+    def row(self, person: User | str) -> Locator:
         """Somebody in the list."""
         return self.page.locator(f'[data-user="{person if isinstance(person, str) else person.id}"]')
 
-    async def talk_to(self, person: Person | str) -> None:
+    async def talk_to(self, person: User | str) -> None:
         """Open a conversation from the list. The row is marked as current once the page has left the former conversation."""
         await self.row(person).click()
         await expect(self.row(person)).to_have_attribute("aria-current", "page")
@@ -137,7 +137,7 @@ class Tab:
         await self.message(text).get_by_role("button", name=button, exact=True).click()
 
 
-def _logged_in(url: str, person: Person) -> Any:
+def _logged_in(url: str, person: User) -> Any:
     """What a browser keeps of a session: see session.js."""
     parts = urlsplit(url)
     session = {"token": person.token, "user": {"id": person.id, "displayName": person.id.title()}}

@@ -10,9 +10,9 @@ from typing import Any
 import pymongo
 import pytest
 import redis
-from house import House, Newcomer, open_house
-from live import Person, PersonMaker, Service, ServiceMaker
+from live import Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
+from shared_service import SharedService, UserMaker, start_shared_service
 
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
@@ -75,13 +75,13 @@ def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: redis
 
 
 @pytest.fixture
-async def person(request: pytest.FixtureRequest, space: str) -> AsyncIterator[PersonMaker]:
+async def sign_up(request: pytest.FixtureRequest, space: str) -> AsyncIterator[SignUp]:
     """How a test signs somebody up: by name, at the test's own service unless another is given."""
-    people: list[Person] = []
+    people: list[User] = []
 
-    async def maker(name: str, at: Service | None = None) -> Person:
+    async def maker(name: str, at: Service | None = None) -> User:
         where: Service = at or request.getfixturevalue("service")
-        people.append(await Person.sign_up(where, name))
+        people.append(await User.sign_up(where, name))
         return people[-1]
 
     yield maker
@@ -89,19 +89,19 @@ async def person(request: pytest.FixtureRequest, space: str) -> AsyncIterator[Pe
 
 
 @pytest.fixture(scope="session")
-def house(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """One service for all tests that need no settings of their own: quick to use, never empty."""
-    with open_house(engines, tmp_path_factory.mktemp("house") / "service.log") as house:
-        yield house
+    with start_shared_service(engines, tmp_path_factory.mktemp("house") / "service.log") as shared:
+        yield shared
 
 
 @pytest.fixture
-async def newcomer(house: House) -> AsyncIterator[Newcomer]:
-    """Somebody with a name of their own in the house: `newcomer()`."""
-    people: list[Person] = []
+async def new_user(shared: SharedService) -> AsyncIterator[UserMaker]:
+    """Somebody with a name of their own in the house: `new_user()`."""
+    people: list[User] = []
 
-    def maker(name: str | None = None, at: Service | None = None) -> Person:
-        people.append(house.settle(name, at))
+    def maker(name: str | None = None, at: Service | None = None) -> User:
+        people.append(shared.create_user(name, at))
         return people[-1]
 
     yield maker

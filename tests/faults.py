@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 import psutil
 import pymongo
 import redis
-from house import settle
-from live import Person, Service
+from live import Service, User
 from pymongo.database import Database
+from shared_service import create_user
 from waiting import LIMIT_S, block_until
 
 from chatlab.local.engines import Engines, open_engines
@@ -27,7 +27,7 @@ from chatlab.settings import load_settings
 
 
 @dataclass
-class Site:
+class Deployment:
     """Engines that a test may break, and the processes of one service on them."""
 
     engines: Engines
@@ -44,9 +44,9 @@ class Site:
         self.services.append(Service(mongo_url, redis_url, self.folder / f"{self.space}-{len(self.services)}.log", **given))
         return self.services[-1].wait_until_ready()
 
-    def settle(self, service: Service, name: str | None = None) -> Person:
+    def create_user(self, service: Service, name: str | None = None) -> User:
         """Return a new user who can use this process at once."""
-        return settle(self.database, service, name)
+        return create_user(self.database, service, name)
 
     def pid(self, name: Any) -> int:
         pid = self.engines.pid(name)
@@ -64,18 +64,18 @@ class Site:
 
 
 @contextlib.contextmanager
-def open_site(folder: Path) -> Iterator[Site]:
+def open_deployment(folder: Path) -> Iterator[Deployment]:
     """Start private engines, and no service yet. Everything stops when the block ends."""
     with (
         open_engines(load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)) as engines,
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
         redis.Redis.from_url(engines.redis.url) as keys,
     ):
-        site = Site(engines, mongo[f"site{secrets.token_hex(4)}"], keys, folder)
+        deployment = Deployment(engines, mongo[f"site{secrets.token_hex(4)}"], keys, folder)
         try:
-            yield site
+            yield deployment
         finally:
-            for service in site.services:
+            for service in deployment.services:
                 if service.process.poll() is None:
                     service.kill()
 

@@ -84,7 +84,7 @@ class Service:
 
 
 @dataclass
-class Person:
+class User:
     """A signed-up user with an HTTP client and any number of sockets. `events` holds what the sockets received, in order."""
 
     service: Service
@@ -95,7 +95,7 @@ class Person:
     sockets: list[socketio.AsyncClient] = field(default_factory=list)
 
     @classmethod
-    async def sign_up(cls, service: Service, name: str) -> "Person":
+    async def sign_up(cls, service: Service, name: str) -> "User":
         http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S)
         answer = await http.post("/api/auth/signup", json={"username": name, "password": PASSWORD})
         assert answer.status_code == 201, answer.text
@@ -103,10 +103,10 @@ class Person:
         http.headers["authorization"] = f"Bearer {token}"
         return cls(service, name, token, http)
 
-    async def at(self, service: Service) -> "Person":
+    async def at(self, service: Service) -> "User":
         """Return the same user, with the same token, as a client of another process of the service."""
         http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {self.token}"})
-        return Person(service, self.id, self.token, http)
+        return User(service, self.id, self.token, http)
 
     async def connect(self, events: list[tuple[str, Any]] | None = None) -> socketio.AsyncClient:
         """Open a socket. The events it receives go to `events`, or to the user's own list."""
@@ -123,7 +123,7 @@ class Person:
             await self.connect()
         return await self.sockets[0].call(event, payload, timeout=LIMIT_S)
 
-    async def send(self, to: "Person | str", text: str, *, door: str = "http", **more: object) -> Any:
+    async def send(self, to: "User | str", text: str, *, door: str = "http", **more: object) -> Any:
         """Send a message over this transport, and return it as JSON, or the error."""
         payload: Mapping[str, object] = {"receiverId": to if isinstance(to, str) else to.id, "text": text, **more}
         if door == "http":
@@ -131,7 +131,7 @@ class Person:
         ack: Any = await self.ask("sendMessage", payload)
         return ack["message"] if ack["ok"] else ack["error"]
 
-    async def read(self, other: "Person | str", *, fresh: bool = False, **page: int) -> httpx.Response:
+    async def read(self, other: "User | str", *, fresh: bool = False, **page: int) -> httpx.Response:
         headers = {"cache-control": "no-cache"} if fresh else {}
         return await self.http.get(f"/api/messages/{other if isinstance(other, str) else other.id}", params=page, headers=headers)
 
@@ -149,5 +149,5 @@ class Person:
         await self.http.aclose()
 
 
-PersonMaker = Callable[..., Awaitable[Person]]
+SignUp = Callable[..., Awaitable[User]]
 ServiceMaker = Callable[..., Service]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import socketio
-from live import Person, Service
+from live import Service, User
 from waiting import LIMIT_S
 
 Message = dict[str, Any]
@@ -32,7 +32,7 @@ class Account:
             self.answered[text] = message
 
 
-async def write(account: Account, sender: Person, receiver: str, *, door: str, repeat: bool = False, count: int = 1_000_000) -> None:
+async def write(account: Account, sender: User, receiver: str, *, door: str, repeat: bool = False, count: int = 1_000_000) -> None:
     """Send one message after the other until `account.stop`. `repeat`: with client ids, and each send is repeated until it is answered."""
     for _ in range(count):
         if account.stop:
@@ -48,7 +48,7 @@ async def write(account: Account, sender: Person, receiver: str, *, door: str, r
             await asyncio.sleep(PAUSE_S)
 
 
-async def _send(account: Account, sender: Person, request: dict[str, str], door: str) -> Message | None:
+async def _send(account: Account, sender: User, request: dict[str, str], door: str) -> Message | None:
     """Return the message of the answer; None for a 503 or for no answer."""
     account.waiting[request["text"]] = sender.service
     try:
@@ -59,13 +59,13 @@ async def _send(account: Account, sender: Person, request: dict[str, str], door:
         del account.waiting[request["text"]]
 
 
-async def _by_http(sender: Person, request: dict[str, str]) -> Message | None:
+async def _by_http(sender: User, request: dict[str, str]) -> Message | None:
     answer = await sender.http.post("/api/messages/send", json=request)
     assert answer.status_code in (200, 503), answer.text
     return answer.json() if answer.status_code == 200 else None
 
 
-async def _by_socket(sender: Person, request: dict[str, str]) -> Message | None:
+async def _by_socket(sender: User, request: dict[str, str]) -> Message | None:
     if not sender.sockets or not sender.sockets[0].connected:
         sender.sockets.clear()
         await sender.connect()

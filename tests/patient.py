@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-from house import House
 from live import Service
+from shared_service import SharedService
 from waiting import block_until
 
 TTL_S = 300
@@ -36,17 +36,17 @@ class PatientService(Service):
         return str(httpx.get(f"{self.url}/readyz", timeout=60).json()["status"])
 
 
-class PatientHouse(House):
-    """A house whose annexes are patient too."""
+class PatientSharedService(SharedService):
+    """A shared service whose other processes are patient too."""
 
     @contextlib.contextmanager
-    def annexe(self, log: Path, **settings: str) -> Iterator[House]:
+    def another_process(self, log: Path, **settings: str) -> Iterator[SharedService]:
         prefix = f"{self.prefix}{secrets.token_hex(3)}:"
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
         mongo_url, redis_url = given.pop("MONGO_URL"), given.pop("REDIS_URL")
         del given["PORT"]
         service = PatientService(mongo_url, redis_url, log, **given)
         try:
-            yield PatientHouse(service.wait_until_reachable(), self.database, self.keys, prefix)
+            yield PatientSharedService(service.wait_until_reachable(), self.database, self.keys, prefix)
         finally:
             service.kill()

@@ -1,4 +1,4 @@
-"""The fixture `patient_house`: a test module uses it with `pytest_plugins = ["patient_plugin"]` and a fixture `house` that returns it."""
+"""The fixture `patient_shared`: a test module uses it with `pytest_plugins = ["patient_plugin"]` and a fixture `shared` that returns it."""
 
 import secrets
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from typing import Any
 import pymongo
 import pytest
 import redis
-from house import House
-from patient import TTL_S, PatientHouse, PatientService
+from patient import TTL_S, PatientService, PatientSharedService
+from shared_service import SharedService
 
 from chatlab.local.engines import Engines
 
 
 @pytest.fixture(scope="session")
-def patient_house(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def patient_shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """One patient service for all modules that ask for it. At the end no key may be without an expiry."""
     space = f"patient{secrets.token_hex(4)}"
     settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", "CACHE_TTL": str(TTL_S)}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
         service = PatientService(engines.mongo.url, engines.redis.url, tmp_path_factory.mktemp("patient") / "log", **settings)
         try:
-            yield PatientHouse(service.wait_until_reachable(), mongo[space], keys, f"{space}:")
+            yield PatientSharedService(service.wait_until_reachable(), mongo[space], keys, f"{space}:")
             leaked = [key for key in keys.scan_iter(f"{space}:*") if keys.pttl(key) == -1]
             assert not leaked, f"keys without an expiry: {leaked}"
             keys.delete(f"{space}:probe", *keys.scan_iter(f"{space}:*"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from live import Person, Service
+from live import Service, User
 from waiting import LIMIT_S
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -74,7 +74,7 @@ async def unauthenticated(service: Service) -> AsyncIterator[RawSocket]:
 
 
 @contextlib.asynccontextmanager
-async def raw_socket(person: Person, namespace: str = "") -> AsyncIterator[RawSocket]:
+async def raw_socket(person: User, namespace: str = "") -> AsyncIterator[RawSocket]:
     """A websocket of this person."""
     async with unauthenticated(person.service) as socket:
         await socket.say(f"40{namespace}{json.dumps({'token': person.token})}")

@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
-from house import House, Newcomer
-from live import Person
+from live import User
 from raw_socket import unauthenticated
+from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
 MISSING = "f" * 24
@@ -19,9 +19,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 Answers = tuple[int, int, int, int, int]  # of these five, in this order
@@ -56,34 +56,34 @@ EVENTS: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {  # for o
 class Scene:
     """A message from one to another, with an outsider looking on."""
 
-    house: House
-    sender: Person
-    participant: Person
-    outsider: Person
+    shared: SharedService
+    sender: User
+    participant: User
+    outsider: User
     message: dict[str, Any]
 
     def clients(self) -> list[httpx.AsyncClient]:
         """The five of WHO."""
-        url = self.house.service.url
+        url = self.shared.service.url
         nobody = httpx.AsyncClient(base_url=url)
         wrong = httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer " + "x" * 43})
         return [nobody, wrong, self.outsider.http, self.participant.http, self.sender.http]
 
     def keep_warm(self, warmth: str) -> None:
         """Leave the message in Redis, or take all that Redis knows of it away."""
-        keys = self.house.keys_of(f"message:{self.message['_id']}") + self.house.keys_of(f"messages:*{self.sender.id}*")
+        keys = self.shared.keys_of(f"message:{self.message['_id']}") + self.shared.keys_of(f"messages:*{self.sender.id}*")
         if warmth == "cold":
-            self.house.keys.delete("nothing", *(self.house.prefix + key for key in keys))
+            self.shared.keys.delete("nothing", *(self.shared.prefix + key for key in keys))
         else:
             assert len(keys) == 2
 
 
 @pytest.fixture
-async def scene(house: House, newcomer: Newcomer) -> Scene:
+async def scene(shared: SharedService, new_user: UserMaker) -> Scene:
     """A fresh one."""
-    sender, participant, outsider = newcomer(), newcomer(), newcomer()
+    sender, participant, outsider = new_user(), new_user(), new_user()
     message = await sender.send(participant, "secret", clientId="c")
-    return Scene(house, sender, participant, outsider, message)
+    return Scene(shared, sender, participant, outsider, message)
 
 
 @pytest.mark.parametrize("warmth", ["cold", "warm"])
@@ -94,11 +94,11 @@ async def test_who_may_touch_a_message(scene: Scene, request_name: str, warmth: 
     clients = scene.clients()
     for who, client, status in zip(WHO, clients, expected, strict=True):
         scene.keep_warm(warmth)
-        before = scene.house.everything()["messages"]
+        before = scene.shared.everything()["messages"]
         answer = await client.request(method, path.format(id=scene.message["_id"]), json=body)
         assert answer.status_code == status, who
         assert "secret" not in answer.text or status == 200, who
-        assert (scene.house.everything()["messages"] == before) == (status != 200 or request_name == "unreact"), who
+        assert (scene.shared.everything()["messages"] == before) == (status != 200 or request_name == "unreact"), who
         if warmth == "warm":
             await scene.sender.read(scene.participant)  # fills what a change may have let go
     await asyncio.gather(*(client.aclose() for client in clients[:2]))
@@ -127,12 +127,12 @@ async def test_nobody_does_anything(scene: Scene, request_name: str) -> None:
     body = body and {
         name: value.format(participant=scene.participant.id) if isinstance(value, str) else value for name, value in body.items()
     }
-    before = scene.house.everything()["messages"]
+    before = scene.shared.everything()["messages"]
     for client in clients[:2]:
         refused = [await client.request(method, url, json=body), await client.request(method, url, content=b"\xff{")]
         assert [answer.status_code for answer in refused] == [401, 401]
         assert refused[0].content == refused[1].content
-    assert scene.house.everything()["messages"] == before
+    assert scene.shared.everything()["messages"] == before
     for client in clients[2:]:
         assert (await client.request(method, url, json=body)).is_success
     await asyncio.gather(*(client.aclose() for client in clients[:2]))
@@ -183,14 +183,14 @@ async def test_a_client_id_opens_no_other_conversation(scene: Scene) -> None:
 
 async def test_a_socket_without_a_session_is_nobody(scene: Scene) -> None:
     """Events of a websocket that was not let in do nothing and are not answered; the next connection works."""
-    before = scene.house.everything()
-    async with unauthenticated(scene.house.service) as stranger:
+    before = scene.shared.everything()
+    async with unauthenticated(scene.shared.service) as stranger:
         for namespace in ("", "/flow,"):
             await stranger.say(f'42{namespace}1["sendMessage",{{"receiverId":"{scene.sender.id}","text":"x"}}]')
             await stranger.say(f'42{namespace}2["deleteMessage",{{"messageId":"{scene.message["_id"]}"}}]')
         await stranger.say("40" + '{"token":"x"}')
         assert (await stranger.hear() or "").startswith("44")
-    assert scene.house.everything() == before
+    assert scene.shared.everything() == before
     await scene.participant.connect()
     await scene.sender.send(scene.participant, "hello")
     await wait_until(lambda: scene.participant.heard("newMessage"), "the message to reach the participant's socket")

@@ -9,8 +9,8 @@ from typing import Any, cast
 import httpx
 import pytest
 from argon2 import PasswordHasher, extract_parameters
-from house import House, Newcomer, settle
-from live import PASSWORD, PersonMaker, Service, ServiceMaker
+from live import PASSWORD, Service, ServiceMaker, SignUp
+from shared_service import SharedService, UserMaker, create_user
 from test_contract_http import TIME, is_problem
 from waiting import LIMIT_S, wait_until
 
@@ -24,9 +24,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 async def post(service: Service, path: str, body: Any) -> httpx.Response:
@@ -35,22 +35,22 @@ async def post(service: Service, path: str, body: Any) -> httpx.Response:
         return await http.post(f"/api/auth/{path}", json=body)
 
 
-async def test_sign_up_log_in_me_log_out(house: House) -> None:
+async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
     """Sign-up and log-in answer the user and a token each, `me` the same user, log-out nothing; then that token alone is dead."""
     name = f"new-{time.monotonic_ns()}"
-    signed_up = await post(house.service, "signup", {"username": name, "password": PASSWORD, "displayName": " Ann B. "})
+    signed_up = await post(shared.service, "signup", {"username": name, "password": PASSWORD, "displayName": " Ann B. "})
     assert signed_up.status_code == 201
     assert list(signed_up.json()) == ["user", "token"]
     user = signed_up.json()["user"]
     assert list(user) == ["id", "displayName", "createdAt"]
     assert (user["id"], user["displayName"]) == (name, "Ann B.")
     assert TIME.fullmatch(user["createdAt"])
-    logged_in = await post(house.service, "login", {"username": name, "password": PASSWORD})
+    logged_in = await post(shared.service, "login", {"username": name, "password": PASSWORD})
     assert (logged_in.status_code, logged_in.json()["user"]) == (200, user)
     tokens = [answer.json()["token"] for answer in (signed_up, logged_in)]
     assert len(set(tokens)) == 2
     assert all(len(token) >= 43 for token in tokens)
-    async with httpx.AsyncClient(base_url=house.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url) as http:
         first, second = ({"authorization": f"{scheme} {token}"} for scheme, token in zip(("Bearer", "bearer"), tokens, strict=True))
         assert (await http.get("/api/auth/me", headers=second)).json() == user
         ended = await http.post("/api/auth/logout", headers=first)
@@ -59,38 +59,38 @@ async def test_sign_up_log_in_me_log_out(house: House) -> None:
         assert (await http.get("/api/auth/me", headers=second)).json() == user
 
 
-async def test_nothing_is_kept_that_opens_anything(house: House) -> None:
+async def test_nothing_is_kept_that_opens_anything(shared: SharedService) -> None:
     """MongoDB holds the password as argon2id and the token as its SHA-256 with an end; neither is there, or in the log, as it is."""
     name, password = f"new-{time.monotonic_ns()}", "hunter2 hunter2"
-    token = (await post(house.service, "signup", {"username": name, "password": password})).json()["token"]
-    user = house.database["users"].find_one({"_id": name}) or {}
+    token = (await post(shared.service, "signup", {"username": name, "password": password})).json()["token"]
+    user = shared.database["users"].find_one({"_id": name}) or {}
     assert user["displayName"] == name
     assert user["passwordHash"].startswith("$argon2id$")
-    session = house.database["sessions"].find_one({"userId": name}) or {}
+    session = shared.database["sessions"].find_one({"userId": name}) or {}
     assert session["_id"] == hash_of(token)
     assert re.fullmatch(r"[0-9a-f]{64}", session["_id"])
-    everywhere = str(house.everything()) + house.service.log.read_text()
+    everywhere = str(shared.everything()) + shared.service.log.read_text()
     assert token not in everywhere
     assert password not in everywhere
 
 
-async def test_an_old_session_is_dead(house: House, newcomer: Newcomer) -> None:
+async def test_an_old_session_is_dead(shared: SharedService, new_user: UserMaker) -> None:
     """A token past its end is refused, even while MongoDB has not yet taken it away."""
-    ann = newcomer()
-    past = house.database["sessions"].find_one({"userId": ann.id}) or {}
-    house.database["sessions"].update_one({"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}})
+    ann = new_user()
+    past = shared.database["sessions"].find_one({"userId": ann.id}) or {}
+    shared.database["sessions"].update_one({"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}})
     is_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
 
 
-async def test_a_name_is_taken_once(house: House) -> None:
+async def test_a_name_is_taken_once(shared: SharedService) -> None:
     """Of many who want one name at once, one gets it, and the others are told so; the password stays the first one's."""
     name = f"new-{time.monotonic_ns()}"
-    answers = await asyncio.gather(*(post(house.service, "signup", {"username": name, "password": f"{n} {PASSWORD}"}) for n in range(4)))
+    answers = await asyncio.gather(*(post(shared.service, "signup", {"username": name, "password": f"{n} {PASSWORD}"}) for n in range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
     for number, answer in enumerate(answers):
         if answer.status_code == 409:
             is_problem(answer, 409, "conflict")
-        logged_in = await post(house.service, "login", {"username": name, "password": f"{number} {PASSWORD}"})
+        logged_in = await post(shared.service, "login", {"username": name, "password": f"{number} {PASSWORD}"})
         assert (logged_in.status_code == 200) == (answer.status_code == 201)
 
 
@@ -110,18 +110,18 @@ async def test_a_name_is_taken_once(house: House) -> None:
         {"username": "good-name"},
     ],
 )
-async def test_a_wrong_sign_up_is_refused(house: House, body: dict[str, str]) -> None:
+async def test_a_wrong_sign_up_is_refused(shared: SharedService, body: dict[str, str]) -> None:
     """Names are handles, passwords have 8 to 256 characters; nobody is made of anything else."""
-    is_problem(await post(house.service, "signup", body), 422, "invalid")
-    assert house.database["users"].find_one({"_id": body["username"]}) is None
+    is_problem(await post(shared.service, "signup", body), 422, "invalid")
+    assert shared.database["users"].find_one({"_id": body["username"]}) is None
 
 
-async def test_an_unknown_name_and_a_wrong_password_look_alike(house: House) -> None:
+async def test_an_unknown_name_and_a_wrong_password_look_alike(shared: SharedService) -> None:
     """An unknown name and a wrong password get the same 401, byte for byte."""
     name = f"new-{time.monotonic_ns()}"
-    await post(house.service, "signup", {"username": name, "password": PASSWORD})
+    await post(shared.service, "signup", {"username": name, "password": PASSWORD})
     wrong = [{"username": username, "password": "wrong password"} for username in (name, "nobody-at-all", "No Name!", name)]
-    answers = [await post(house.service, "login", attempt) for attempt in wrong]
+    answers = [await post(shared.service, "login", attempt) for attempt in wrong]
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.content for answer in answers}) == 1
 
@@ -183,10 +183,10 @@ async def test_a_process_trusts_a_token_for_no_longer_than_known_for(monkeypatch
     assert store.looked_up == 2
 
 
-async def test_log_in_attempts_are_limited(start: ServiceMaker, person: PersonMaker, database: Any) -> None:
+async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp, database: Any) -> None:
     """Too many failures for a name are refused with Retry-After, other names are not; a right password begins anew."""
     service = start(LOGIN_LIMIT="3")
-    ann, bob = await person("ann", service), await person("bob", service)
+    ann, bob = await sign_up("ann", service), await sign_up("bob", service)
 
     async def log_in(name: str, password: str) -> int:
         return (await post(service, "login", {"username": name, "password": password})).status_code
@@ -213,7 +213,7 @@ async def test_a_made_up_address_is_not_believed(start: ServiceMaker, database: 
 async def test_a_log_out_is_felt_everywhere(start: ServiceMaker, database: Any) -> None:
     """A log-out ends the token at once in its own process and later in the other one, and closes the sockets it opened in both."""
     here, there = start(), start()
-    ann = settle(database, here)
+    ann = create_user(database, here)
     ann_there = await ann.at(there)
     sockets = [await ann.connect(), await ann_there.connect()]
     assert (await ann_there.http.get("/api/auth/me")).status_code == 200  # known there now

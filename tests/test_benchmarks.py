@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from live import Person, PersonMaker, Service
+from live import Service, SignUp, User
 from waiting import LIMIT_S, block_until, wait_until
 
 from benchmarks import generators, people
@@ -95,9 +95,9 @@ def _command_of(process: psutil.Process) -> list[str]:
 # --- the load ----------------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_load_of_refused_requests_is_no_measurement(service: Service, person: PersonMaker, tmp_path: Path) -> None:
+async def test_a_load_of_refused_requests_is_no_measurement(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
     """A side that answers quickly because it refuses is an error, whichever generator asked."""
-    alice: Person = await person("alice")
+    alice: User = await sign_up("alice")
     good, bad = ([["GET", "/api/auth/me", token, ""]] for token in (alice.token, "no token"))
     fine = people.write_requests(good, tmp_path / "good")
     assert generators.own("closed", url=service.url, requests=str(fine), seconds=0.2, connections=2)["rate"] > 0
@@ -106,37 +106,37 @@ async def test_a_load_of_refused_requests_is_no_measurement(service: Service, pe
         generators.own("closed", url=service.url, requests=str(refused), seconds=0.2, connections=2)
 
 
-async def test_a_constant_rate_asks_what_is_due(service: Service, person: PersonMaker, tmp_path: Path) -> None:
+async def test_a_constant_rate_asks_what_is_due(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
     """At 100 a second for half a second 50 requests are answered, each timed from when it was due."""
-    alice: Person = await person("alice")
+    alice: User = await sign_up("alice")
     path = people.write_requests([["GET", "/api/auth/me", alice.token, ""]], tmp_path / "requests")
     found = generators.own("paced", url=service.url, requests=str(path), seconds=0.5, rate=100, connections=4)
     assert (found["requests"], found["failed"]) == (50, 0)
     assert 0 < found["p50"] <= found["p95"] <= found["p99"]
 
 
-async def test_the_sockets_of_the_load_send_and_hear(service: Service, person: PersonMaker) -> None:
+async def test_the_sockets_of_the_load_send_and_hear(service: Service, sign_up: SignUp) -> None:
     """Two sockets that write to each other are acknowledged, and each message is heard by the other one."""
-    pair = [await person("alice"), await person("bob")]
+    pair = [await sign_up("alice"), await sign_up("bob")]
     who = [people.Person(one.id, one.token, other.id)._asdict() for one, other in (pair, pair[::-1])]
     found = generators.own("sockets", url=service.url, people=who, text="hello", seconds=0.3)
     assert found["lost"] == 0
     assert found["delivered"] >= found["requests"] > 0
 
 
-async def test_one_socket_hears_its_ack(service: Service, person: PersonMaker) -> None:
+async def test_one_socket_hears_its_ack(service: Service, sign_up: SignUp) -> None:
     """The bare Socket.IO connection sends a message that the service stores."""
-    alice, bob = await person("alice"), await person("bob")
+    alice, bob = await sign_up("alice"), await sign_up("bob")
     with contextlib.closing(OneSocket(service.url, alice.token)) as one:
         assert one.send("bob", "bare").status == 200
         assert one.send("nobody", "to nobody").status == 500
     assert [message["text"] for message in (await bob.read(alice)).json()] == ["bare"]
 
 
-async def test_resting_sockets_are_there_and_go(service: Service, person: PersonMaker) -> None:
+async def test_resting_sockets_are_there_and_go(service: Service, sign_up: SignUp) -> None:
     """Sockets that rest are online while the block lasts, and gone after it."""
-    alice = await person("alice")
-    bob = await person("bob")
+    alice = await sign_up("alice")
+    bob = await sign_up("bob")
 
     async def online() -> bool:
         return bool((await bob.http.get("/api/users")).json()[0]["online"])

@@ -1,4 +1,4 @@
-"""HTTP and Socket.IO are two doors of one house: the same input gives the same answer, documents, keys and events at both."""
+"""HTTP and Socket.IO are two transports of one service: the same input gives the same answer, documents, keys and events over both."""
 
 import asyncio
 import json
@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from house import House, Newcomer
-from live import Person
+from live import User
 from patient import TTL_S
 from patient_chatlab import GRACE_MS
+from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
 from chatlab.domain.ids import conversation_of
@@ -25,16 +25,16 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 @dataclass
 class Trio:
     """Ann, who wrote the first message to Bob, and Eve, who has no part in it. What each socket hears is kept apart."""
 
-    people: dict[str, Person]
+    people: dict[str, User]
     message: str
     heard: dict[str, list[tuple[str, Any]]]
 
@@ -160,7 +160,7 @@ REFUSED: dict[str, Step] = {
 }
 
 
-async def by_http(person: Person, event: str, payload: Any) -> dict[str, Any]:
+async def by_http(person: User, event: str, payload: Any) -> dict[str, Any]:
     """The answer in the shape of an ack."""
     method, path, body = REQUESTS[event](payload)
     content = None if event in (DELETE, ADD, REMOVE) else json.dumps(body)
@@ -172,18 +172,18 @@ async def by_http(person: Person, event: str, payload: Any) -> dict[str, Any]:
     return {"ok": False, "error": {"code": answer.json()["code"], "detail": answer.json()["detail"]}}
 
 
-async def by_socket(person: Person, event: str, payload: Any) -> dict[str, Any]:
+async def by_socket(person: User, event: str, payload: Any) -> dict[str, Any]:
     """The ack."""
     ack: dict[str, Any] = await person.ask(event, payload)
     return ack
 
 
-Door = Callable[[Person, str, Any], Awaitable[dict[str, Any]]]
+Door = Callable[[User, str, Any], Awaitable[dict[str, Any]]]
 
 
-async def gather_trio(newcomer: Newcomer) -> Trio:
+async def gather_trio(new_user: UserMaker) -> Trio:
     """Three people with sockets, and one message."""
-    people = {name: newcomer(f"{name}-{secrets.token_hex(6)}") for name in ("ann", "bob", "eve")}
+    people = {name: new_user(f"{name}-{secrets.token_hex(6)}") for name in ("ann", "bob", "eve")}
     message = await people["ann"].send(people["bob"], "first", clientId="first")
     trio = Trio(people, message["_id"], {})
     for name in ("ann", "ann again", "bob", "eve"):
@@ -204,84 +204,84 @@ async def everything_heard(trio: Trio) -> dict[str, list[tuple[str, Any]]]:
     return {name: [event for event in heard if event[0] not in ("typing", "onlineUsers")] for name, heard in trio.heard.items()}
 
 
-def documents(house: House, trio: Trio) -> list[Any]:
+def documents(shared: SharedService, trio: Trio) -> list[Any]:
     """What MongoDB holds of these three."""
     names = {"$in": [person.id for person in trio.people.values()]}
     return [
-        *house.database["messages"].find({"senderId": names}).sort("seq", 1),
-        *house.database["reads"].find({"userId": names}, {"_id": 0}),
+        *shared.database["messages"].find({"senderId": names}).sort("seq", 1),
+        *shared.database["reads"].find({"userId": names}, {"_id": 0}),
     ]
 
 
-def kept(house: House, trio: Trio) -> tuple[dict[str, Any], dict[str, int]]:
+def kept(shared: SharedService, trio: Trio) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the cache entries of these three, and the PEXPIRETIME of each key that is there."""
-    ids = [str(row["_id"]) for row in documents(house, trio) if "seq" in row and "text" in row]
-    names = [f"{house.prefix}message:{message_id}" for message_id in ids]
-    values: dict[str, Any] = {f"message {place}": house.keys.get(name) for place, name in enumerate(names)}
+    ids = [str(row["_id"]) for row in documents(shared, trio) if "seq" in row and "text" in row]
+    names = [f"{shared.prefix}message:{message_id}" for message_id in ids]
+    values: dict[str, Any] = {f"message {place}": shared.keys.get(name) for place, name in enumerate(names)}
     for one, other in (("ann", "bob"), ("ann", "ann"), ("ann", "eve"), ("bob", "eve")):
-        name = f"{house.prefix}messages:{conversation_of(trio.people[one].id, trio.people[other].id)}"
+        name = f"{shared.prefix}messages:{conversation_of(trio.people[one].id, trio.people[other].id)}"
         names.append(name)
-        values[f"{one}:{other}"] = house.keys.lrange(name, 1, -1)
-    expiries = {name: house.keys.pexpiretime(name) for name in names}
+        values[f"{one}:{other}"] = shared.keys.lrange(name, 1, -1)
+    expiries = {name: shared.keys.pexpiretime(name) for name in names}
     return values, {name: expiry for name, expiry in expiries.items() if expiry != -2}
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_both_doors_do_the_same(house: House, newcomer: Newcomer, case: str) -> None:
+async def test_both_doors_do_the_same(shared: SharedService, new_user: UserMaker, case: str) -> None:
     """The same steps through HTTP and through a socket give equal answers, documents, cache entries with their TTL, and events."""
-    http = await seen(house, newcomer, by_http, CASES[case])
-    socket = await seen(house, newcomer, by_socket, CASES[case])
+    http = await seen(shared, new_user, by_http, CASES[case])
+    socket = await seen(shared, new_user, by_socket, CASES[case])
     assert http == socket
 
 
-async def seen(house: House, newcomer: Newcomer, door: Door, steps: list[Step]) -> list[str]:
+async def seen(shared: SharedService, new_user: UserMaker, door: Door, steps: list[Step]) -> list[str]:
     """Return what these steps leave: answers, documents, cache entries, and the events at each socket."""
-    began = redis_time_ms(house)
-    trio = await gather_trio(newcomer)
+    began = redis_time_ms(shared)
+    trio = await gather_trio(new_user)
     answers = [await door(trio.people[who], event, trio.named(payload)) for who, event, payload in steps]
-    values, expiries = kept(house, trio)
+    values, expiries = kept(shared, trio)
     for name, expiry in expiries.items():
-        slack = 1 if name.startswith(f"{house.prefix}message:") else GRACE_MS  # a window is as old as the save it knows
-        assert began - slack <= expiry - TTL_S * 1000 <= redis_time_ms(house), name
-    return [trio.plain(part) for part in (answers, documents(house, trio), values, await everything_heard(trio))]
+        slack = 1 if name.startswith(f"{shared.prefix}message:") else GRACE_MS  # a window is as old as the save it knows
+        assert began - slack <= expiry - TTL_S * 1000 <= redis_time_ms(shared), name
+    return [trio.plain(part) for part in (answers, documents(shared, trio), values, await everything_heard(trio))]
 
 
-def redis_time_ms(house: House) -> int:
+def redis_time_ms(shared: SharedService) -> int:
     """Return the clock of Redis."""
-    seconds, microseconds = house.keys.time()
+    seconds, microseconds = shared.keys.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def test_both_doors_refuse_the_same(house: House, newcomer: Newcomer) -> None:
+async def test_both_doors_refuse_the_same(shared: SharedService, new_user: UserMaker) -> None:
     """What is wrong or not allowed gets the same code and the same words at both doors, leaves nothing behind, and nobody hears of it."""
-    left, right = await gather_trio(newcomer), await gather_trio(newcomer)
-    before = [documents(house, trio) for trio in (left, right)]
+    left, right = await gather_trio(new_user), await gather_trio(new_user)
+    before = [documents(shared, trio) for trio in (left, right)]
     for case, (who, event, payload) in REFUSED.items():
         http = await by_http(left.people[who], event, left.named(payload))
         socket = await by_socket(right.people[who], event, right.named(payload))
         assert http == socket, case
         assert (http["ok"], set(http["error"])) == (False, {"code", "detail"}), case
-    assert [documents(house, trio) for trio in (left, right)] == before
+    assert [documents(shared, trio) for trio in (left, right)] == before
     for trio in (left, right):
         assert set(map(len, (await everything_heard(trio)).values())) == {0}
 
 
-async def test_the_same_bytes_go_everywhere(house: House, newcomer: Newcomer) -> None:
+async def test_the_same_bytes_go_everywhere(shared: SharedService, new_user: UserMaker) -> None:
     """The answer, the ack, the event and the value in Redis spell a message alike, field by field, in the same order."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await bob.connect()
     for door in ("http", "socket"):
         message = await ann.send(bob, "žluť \U0001f408 \\u0000", door=door)
         spelt = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
         heard = (await bob.hears("newMessage", 1 if door == "http" else 2))[-1]
         assert json.dumps(heard, separators=(",", ":"), ensure_ascii=False).encode() == spelt
-        assert house.keys.get(f"{house.prefix}message:{message['_id']}") == spelt
-        assert house.keys.lindex(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}", -1) == spelt
+        assert shared.keys.get(f"{shared.prefix}message:{message['_id']}") == spelt
+        assert shared.keys.lindex(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}", -1) == spelt
 
 
-async def test_a_repeat_with_a_client_id_crosses_the_doors(newcomer: Newcomer) -> None:
+async def test_a_repeat_with_a_client_id_crosses_the_doors(new_user: UserMaker) -> None:
     """What was sent by one door and is repeated by the other, at once or later, is one message, heard once."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await bob.connect()
     doors = ["http", "socket"] * 10
     sent = await asyncio.gather(*(ann.send(bob, "once", door=door, clientId="c") for door in doors))

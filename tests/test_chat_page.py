@@ -16,9 +16,9 @@ import httpx
 import pytest
 import pytest_asyncio
 from browsing import PHONE, Desk, Tab, behind, browser
-from house import House, open_house
-from live import PASSWORD, Person, Service
+from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
+from shared_service import SharedService, start_shared_service
 from waiting import wait_until
 
 from chatlab.local.engines import Engines
@@ -30,8 +30,8 @@ pytestmark = [
 ]
 
 DeskMaker = Callable[..., Awaitable[Desk]]
-Folk = Callable[..., list[Person]]
-History = tuple[Person, Person, Tab]
+Folk = Callable[..., list[User]]
+History = tuple[User, User, Tab]
 REFUSED = "Failed to load resource: the server responded with a status of 4"  # Chromium's own note of an answer that is an error
 CATCH_VIEW = """async () => {
     const { ConversationView } = await import("./static/chat/conversation_view.js");
@@ -47,20 +47,20 @@ LOST = ("ERR_CONNECTION", "WebSocket connection", "ERR_EMPTY_RESPONSE", "ERR_SOC
 
 
 @pytest.fixture(scope="module")
-def home(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def home(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """The service that the pages come from, with nobody in it but the people of this module."""
-    with open_house(engines, tmp_path_factory.mktemp("home") / "service.log", RATE_LIMIT="0") as house:
-        yield house
+    with start_shared_service(engines, tmp_path_factory.mktemp("home") / "service.log", RATE_LIMIT="0") as shared:
+        yield shared
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def folk(home: House) -> AsyncIterator[Folk]:
+async def folk(home: SharedService) -> AsyncIterator[Folk]:
     """New people by name, each with an id that nobody else has."""
-    people: list[Person] = []
+    people: list[User] = []
 
-    def maker(*names: str) -> list[Person]:
+    def maker(*names: str) -> list[User]:
         suffix = secrets.token_hex(2)
-        made = [home.settle(f"{name}-{suffix}") for name in names]
+        made = [home.create_user(f"{name}-{suffix}") for name in names]
         people.extend(made)
         return made
 
@@ -69,11 +69,11 @@ async def folk(home: House) -> AsyncIterator[Folk]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def desk(browser: Browser, home: House) -> AsyncIterator[DeskMaker]:
+async def desk(browser: Browser, home: SharedService) -> AsyncIterator[DeskMaker]:
     """A browser of somebody at the service. What its pages did is looked at in the end: `but` names complaints that belong to the test."""
     desks: list[tuple[Desk, tuple[str, ...]]] = []
 
-    async def maker(person: Person | None = None, url: str = "", *, but: tuple[str, ...] = (), **options: Any) -> Desk:
+    async def maker(person: User | None = None, url: str = "", *, but: tuple[str, ...] = (), **options: Any) -> Desk:
         desks.append((await Desk.at(browser, url or home.service.url, person, **options), but))
         return desks[-1][0]
 
@@ -86,7 +86,7 @@ async def desk(browser: Browser, home: House) -> AsyncIterator[DeskMaker]:
 # --- accounts ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_sign_up_and_log_out(desk: DeskMaker, home: House) -> None:
+async def test_sign_up_and_log_out(desk: DeskMaker, home: SharedService) -> None:
     """A newcomer signs up and sees the list; a log-out ends the session for good; no address ever holds the token."""
     here = await desk(but=(REFUSED,))
     page = (await here.open()).page
@@ -106,9 +106,9 @@ async def test_sign_up_and_log_out(desk: DeskMaker, home: House) -> None:
     assert not [url for url in here.requests if token in url]
 
 
-async def test_log_in_and_stay_logged_in(desk: DeskMaker, home: House) -> None:
+async def test_log_in_and_stay_logged_in(desk: DeskMaker, home: SharedService) -> None:
     """A wrong password is told as such, the right one opens the chat, and a reload does not close it."""
-    ann = await Person.sign_up(home.service, "ann-with-a-password")
+    ann = await User.sign_up(home.service, "ann-with-a-password")
     page = (await (await desk(but=(REFUSED,))).open()).page
     await page.get_by_label("User name").fill(ann.id)
     await page.get_by_label("Password").fill("not the one")
@@ -126,10 +126,10 @@ async def test_log_in_and_stay_logged_in(desk: DeskMaker, home: House) -> None:
     ("name", "told"),
     [("taken", "This name is taken."), ("Not-A Handle", "The user name should be 1 to 32 of a-z, 0-9, _ and -")],
 )
-async def test_a_refused_sign_up_is_told_in_plain_words(desk: DeskMaker, folk: Folk, home: House, name: str, told: str) -> None:
+async def test_a_refused_sign_up_is_told_in_plain_words(desk: DeskMaker, folk: Folk, home: SharedService, name: str, told: str) -> None:
     """What the service refuses is said beside the form, without codes, JSON or what was typed."""
     if name == "taken":
-        home.settle(name)
+        home.create_user(name)
     page = (await (await desk(but=(REFUSED,))).open()).page
     await page.get_by_role("button", name="Create an account").click()
     await page.locator("form").evaluate("(form) => (form.noValidate = true)")  # past the browser's own check
@@ -337,9 +337,9 @@ async def test_a_lost_page_of_history_comes_after_a_reconnection(history: Histor
     await expect(tab.messages).to_have_count(100)
 
 
-async def test_tabs_and_devices_of_one_person_agree(desk: DeskMaker, folk: Folk, home: House) -> None:
+async def test_tabs_and_devices_of_one_person_agree(desk: DeskMaker, folk: Folk, home: SharedService) -> None:
     """What one does in a tab, every other tab and device shows; a log-out in one tab is one in all tabs of that browser, not elsewhere."""
-    [bob], ann = folk("bob"), await Person.sign_up(home.service, "ann-of-many-tabs")
+    [bob], ann = folk("bob"), await User.sign_up(home.service, "ann-of-many-tabs")
     on_phone = (await ann.http.post("/api/auth/login", json={"username": ann.id, "password": PASSWORD})).json()["token"]
     laptop, phone = await desk(ann, but=(REFUSED,)), await desk(replace(ann, token=on_phone), **PHONE)
     first, second, pocket = await laptop.talk(bob), await laptop.talk(bob), await phone.open()
@@ -370,10 +370,10 @@ async def test_tabs_and_devices_of_one_person_agree(desk: DeskMaker, folk: Folk,
 
 
 @pytest.fixture
-def away(home: House, tmp_path: Path) -> Iterator[Service]:
+def away(home: SharedService, tmp_path: Path) -> Iterator[Service]:
     """Another process of the service, to be killed."""
-    with home.annexe(tmp_path / "away.log") as annexe:
-        yield annexe.service
+    with home.another_process(tmp_path / "away.log") as other:
+        yield other.service
 
 
 async def test_catches_up_after_a_restart(desk: DeskMaker, folk: Folk, away: Service) -> None:
@@ -463,7 +463,7 @@ WRAPPINGS = ["{0}", '">{0}', "'>{0}", "</p></li>{0}", "`}};{0}//"]
 PAYLOADS = [wrapping.format(template.format(run=RUN, foreign=FOREIGN)) for template in TEMPLATES for wrapping in WRAPPINGS]
 
 
-async def test_text_is_only_ever_text(desk: DeskMaker, folk: Folk, home: House) -> None:
+async def test_text_is_only_ever_text(desk: DeskMaker, folk: Folk, home: SharedService) -> None:
     """A hundred scripts as names, texts and emoji are shown letter by letter; nothing runs, nothing is asked of anybody else."""
     ann, bob = folk("ann", "bob")
     assert len(PAYLOADS) == 100
@@ -501,7 +501,7 @@ async def test_text_is_only_ever_text(desk: DeskMaker, folk: Folk, home: House) 
 # --- where it stands ---------------------------------------------------------------------------------------------------------
 
 
-async def test_works_under_a_path_prefix(desk: DeskMaker, folk: Folk, home: House) -> None:
+async def test_works_under_a_path_prefix(desk: DeskMaker, folk: Folk, home: SharedService) -> None:
     """Behind a proxy that gives it a path, page, API, socket and docs all stay under that path."""
     ann, bob = folk("ann", "bob")
     async with behind(home.service, "/user/ann/proxy/8000/") as url:
@@ -518,7 +518,7 @@ async def test_works_under_a_path_prefix(desk: DeskMaker, folk: Folk, home: Hous
             await page.goto("about:blank")  # so that no socket is left when the proxy goes
 
 
-async def test_works_behind_tls(desk: DeskMaker, folk: Folk, home: House) -> None:
+async def test_works_behind_tls(desk: DeskMaker, folk: Folk, home: SharedService) -> None:
     """With TLS ended in front of the service the page speaks https and wss, as its own address says."""
     ann, bob = folk("ann", "bob")
     front = "https://chat.example/lab/"
@@ -556,7 +556,7 @@ async def test_the_docs_need_no_network(desk: DeskMaker) -> None:
     await expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("401")
 
 
-async def test_pages_are_guarded_and_revalidated(home: House) -> None:
+async def test_pages_are_guarded_and_revalidated(home: SharedService) -> None:
     """Every page and file carries its policy; a browser asks again and hears 304 while nothing has changed."""
     async with httpx.AsyncClient(base_url=home.service.url) as http:
         for path in ("/", "/docs", "/static/chat/chat.js", "/static/vendor/socket.io.esm.min.js", "/static/swagger/swagger-ui-bundle.js"):
@@ -575,7 +575,7 @@ async def test_pages_are_guarded_and_revalidated(home: House) -> None:
             assert (await http.get(path)).status_code == 404, path
 
 
-async def test_pages_hold_no_inline_script_and_no_foreign_address(home: House) -> None:
+async def test_pages_hold_no_inline_script_and_no_foreign_address(home: SharedService) -> None:
     """What the policy would refuse is not there to begin with, and every address in a page is relative."""
     async with httpx.AsyncClient(base_url=home.service.url) as http:
         for path in ("/", "/docs"):
@@ -692,9 +692,9 @@ async def test_fits_a_phone(desk: DeskMaker, folk: Folk) -> None:
     await expect(tab.row(bob)).to_be_visible()
 
 
-async def test_panes_of_one_window_may_be_two_people(desk: DeskMaker, home: House) -> None:
+async def test_panes_of_one_window_may_be_two_people(desk: DeskMaker, home: SharedService) -> None:
     """`?pane=` keeps the sessions of two panes of one browser apart."""
-    ann, bob = [await Person.sign_up(home.service, name) for name in ("left-ann", "right-bob")]
+    ann, bob = [await User.sign_up(home.service, name) for name in ("left-ann", "right-bob")]
     here = await desk()
     left, right = await here.open("?pane=left"), await here.open("?pane=right")
     for tab, person in ((left, ann), (right, bob)):

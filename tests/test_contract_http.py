@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from house import House, Newcomer
-from live import PASSWORD, Person
+from live import PASSWORD, User
+from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
 EMOJI = "\N{THUMBS UP SIGN}"
@@ -19,9 +19,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 def is_problem(answer: httpx.Response, status: int, code: str) -> None:
@@ -36,9 +36,9 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert len(problem["detail"]) > 10
 
 
-async def test_a_message_has_exactly_its_fields(newcomer: Newcomer) -> None:
+async def test_a_message_has_exactly_its_fields(new_user: UserMaker) -> None:
     """A fresh message: 24 hex digits, seq and version 1, the session's user as sender, and times with milliseconds and Z."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     answer = await ann.http.post("/api/messages/send", json={"receiverId": bob.id, "text": " hello ", "clientId": "c1"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.headers["cache-control"] == "no-store"
@@ -59,18 +59,18 @@ async def test_a_message_has_exactly_its_fields(newcomer: Newcomer) -> None:
     }
 
 
-async def test_seq_counts_for_both_participants_together(newcomer: Newcomer) -> None:
+async def test_seq_counts_for_both_participants_together(new_user: UserMaker) -> None:
     """Within a conversation seq is 1, 2, 3 whoever writes; another conversation counts for itself."""
-    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    ann, bob, eve = new_user(), new_user(), new_user()
     steps = [(ann, bob), (bob, ann), (ann, eve), (ann, bob), (ann, ann), (bob, ann)]
     assert [(await one.send(other, "x"))["seq"] for one, other in steps] == [1, 2, 1, 3, 1, 4]
     both = [(await one.read(other)).json() for one, other in ((ann, bob), (bob, ann))]
     assert both[0] == both[1]
 
 
-async def test_a_message_changes_as_the_contract_says(newcomer: Newcomer) -> None:
+async def test_a_message_changes_as_the_contract_says(new_user: UserMaker) -> None:
     """Edit, reactions and deletion answer the whole message; version grows by one with each real change, seq and createdAt stay."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "hello")
     url = f"/api/messages/{sent['_id']}"
     edited = (await ann.http.patch(url, json={"text": " better "})).json()
@@ -93,9 +93,9 @@ async def test_a_message_changes_as_the_contract_says(newcomer: Newcomer) -> Non
     assert [(await reader.read(other)).json() for reader, other in ((ann, bob), (bob, ann))] == [[deleted], [deleted]]
 
 
-async def test_changes_after_a_deletion_are_a_conflict(newcomer: Newcomer) -> None:
+async def test_changes_after_a_deletion_are_a_conflict(new_user: UserMaker) -> None:
     """What is deleted is not edited and not reacted to, and stays as it is."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "hello")
     url = f"/api/messages/{sent['_id']}"
     deleted = (await ann.http.delete(url)).json()
@@ -104,9 +104,9 @@ async def test_changes_after_a_deletion_are_a_conflict(newcomer: Newcomer) -> No
     assert (await bob.read(ann)).json() == [deleted]
 
 
-async def test_concurrent_changes_all_count(newcomer: Newcomer) -> None:
+async def test_concurrent_changes_all_count(new_user: UserMaker) -> None:
     """Ten edits at once give ten versions, and the last version is what both read."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "0")
     url = f"/api/messages/{sent['_id']}"
     edits = [answer.json() for answer in await asyncio.gather(*(ann.http.patch(url, json={"text": str(n)}) for n in range(10)))]
@@ -114,9 +114,9 @@ async def test_concurrent_changes_all_count(newcomer: Newcomer) -> None:
     assert (await bob.read(ann)).json() == [max(edits, key=lambda edit: int(edit["version"]))]
 
 
-async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> None:
+async def test_users_are_listed_by_their_last_message(new_user: UserMaker) -> None:
     """The other users with exactly their fields, the most recent conversation first; unread counts what has come since the mark."""
-    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    ann, bob, eve = new_user(), new_user(), new_user()
     await ann.send(eve, "to eve")
     await bob.send(ann, "one")
     await asyncio.sleep(0.002)  # createdAt has milliseconds
@@ -145,7 +145,7 @@ async def test_users_are_listed_by_their_last_message(newcomer: Newcomer) -> Non
     assert [row["readUpTo"] for row in (await bob.http.get("/api/users")).json() if row["id"] == ann.id] == [2]
 
 
-async def unread(reader: Person, other: Person) -> int:
+async def unread(reader: User, other: User) -> int:
     """What the list of users says about one of them."""
     rows = {row["id"]: row for row in (await reader.http.get("/api/users")).json()}
     return int(rows[other.id]["unread"])
@@ -175,17 +175,17 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "more", "status", "code"), REFUSALS)
-async def test_a_refusal_is_a_problem(newcomer: Newcomer, method: str, path: str, more: dict[str, Any], status: int, code: str) -> None:
+async def test_a_refusal_is_a_problem(new_user: UserMaker, method: str, path: str, more: dict[str, Any], status: int, code: str) -> None:
     """Every error is problem+json with type, title, status, detail and code; a 401 names the scheme, a 405 what is allowed."""
-    answer = await newcomer().http.request(method, path, **more)
+    answer = await new_user().http.request(method, path, **more)
     is_problem(answer, status, code)
     assert ("www-authenticate" in answer.headers) == (status == 401)
     assert ("allow" in answer.headers) == (status == 405)
 
 
-async def test_the_largest_body_is_64_kb(newcomer: Newcomer) -> None:
+async def test_the_largest_body_is_64_kb(new_user: UserMaker) -> None:
     """A body of 65,536 bytes is read, one more byte is too large, also when it comes in pieces and says no length."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     body = f'{{"receiverId": "{bob.id}", "text": "hello"'.encode()
     fits = body + b" " * (65_535 - len(body)) + b"}"
     assert (await ann.http.post("/api/messages/send", content=fits)).status_code == 200
@@ -198,9 +198,9 @@ async def test_the_largest_body_is_64_kb(newcomer: Newcomer) -> None:
     is_problem(await ann.http.post("/api/messages/send", content=pieces()), 413, "too_large")
 
 
-async def test_the_pages_need_no_token(house: House) -> None:
+async def test_the_pages_need_no_token(shared: SharedService) -> None:
     """Health, readiness, metrics and OpenAPI answer anybody; OpenAPI knows every request of the contract."""
-    async with httpx.AsyncClient(base_url=house.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url) as http:
         for path in ("/healthz", "/readyz"):
             answer = await http.get(path)
             assert (answer.status_code, answer.json()) == (200, {"status": "ok", "mongodb": "up", "redis": "up"})
@@ -228,9 +228,9 @@ async def test_the_pages_need_no_token(house: House) -> None:
     }
 
 
-async def test_openapi_says_what_is_answered(house: House) -> None:
+async def test_openapi_says_what_is_answered(shared: SharedService) -> None:
     """Every request declares its statuses; 429 and 503 say when to try again, a history where it came from, a message its times."""
-    async with httpx.AsyncClient(base_url=house.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
     declared = {f"{method.upper()} {path}": found["responses"] for path, methods in paths.items() for method, found in methods.items()}
     done = {"POST /api/auth/signup": "201", "POST /api/auth/logout": "204", "POST /api/messages/{userId}/read": "204"}
@@ -247,9 +247,9 @@ async def test_openapi_says_what_is_answered(house: House) -> None:
     assert [json.dumps(times[name]).count("date-time") for name in ("createdAt", "editedAt", "deletedAt")] == [1, 1, 1]
 
 
-async def test_metrics_count_what_happened(newcomer: Newcomer) -> None:
+async def test_metrics_count_what_happened(new_user: UserMaker) -> None:
     """Sends by transport, reads by outcome, and errors by code grow by exactly what was done."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     before = await wait_until(
         lambda: counted(ann), "the sockets of earlier tests to close", is_reached=lambda found: found["chatlab_sockets"] == 0
     )
@@ -271,15 +271,15 @@ async def test_metrics_count_what_happened(newcomer: Newcomer) -> None:
     assert {name: grown.get(name) for name in expected} == expected
 
 
-async def counted(someone: Person) -> dict[str, float]:
+async def counted(someone: User) -> dict[str, float]:
     """All metrics by name and labels."""
     lines = (await someone.http.get("/metrics")).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 
-async def test_kinds_of_reactions_have_an_end(house: House, newcomer: Newcomer) -> None:
+async def test_kinds_of_reactions_have_an_end(shared: SharedService, new_user: UserMaker) -> None:
     """Fifty kinds fit on a message; one more kind is a conflict, and one more of a kind that is there is not."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     message = await ann.send(bob, "react!")
     kinds = [chr(0x1F400 + number) for number in range(51)]
     answers = [await ann.http.put(f"/api/messages/{message['_id']}/reactions/{kind}") for kind in kinds]

@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
-from house import House, Newcomer, settle
-from live import Person, ServiceMaker
+from live import ServiceMaker, User
 from raw_socket import RawSocket, raw_socket, unauthenticated
+from shared_service import SharedService, UserMaker, create_user
 from waiting import LIMIT_S, wait_until
 
 EMOJI = "\N{THUMBS UP SIGN}"
@@ -20,18 +20,18 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 # --- getting in ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("auth", [None, {}, {"token": None}, {"token": ""}, {"token": "wrong"}, {"token": ["x"]}, "token", [1]])
-async def test_nobody_gets_in_without_a_token(house: House, auth: Any) -> None:
+async def test_nobody_gets_in_without_a_token(shared: SharedService, auth: Any) -> None:
     """A connection without a living token is refused with the code, and the refusal does not repeat what was shown."""
-    async with unauthenticated(house.service) as stranger:
+    async with unauthenticated(shared.service) as stranger:
         await stranger.say("40" + ("" if auth is None else json.dumps(auth)))
         refusal = json.loads((await stranger.until("44") or "")[2:])
         assert refusal["data"]["code"] == "unauthenticated"
@@ -41,23 +41,23 @@ async def test_nobody_gets_in_without_a_token(house: House, auth: Any) -> None:
         assert (await stranger.hear() or "").startswith("44/nowhere,")
 
 
-async def test_only_websockets(newcomer: Newcomer) -> None:
+async def test_only_websockets(new_user: UserMaker) -> None:
     """Long polling, which would need sticky sessions, is refused."""
-    assert (await newcomer().http.get("/socket.io/?EIO=4&transport=polling")).status_code == 400
+    assert (await new_user().http.get("/socket.io/?EIO=4&transport=polling")).status_code == 400
 
 
-async def test_an_unknown_event_is_invalid(newcomer: Newcomer) -> None:
+async def test_an_unknown_event_is_invalid(new_user: UserMaker) -> None:
     """An event that the contract does not know is answered, and named as such."""
-    ann = newcomer()
+    ann = new_user()
     assert (await ann.ask("dropTables", {}))["error"]["code"] == "invalid"
     assert (await ann.ask("connect", {}))["error"]["code"] == "invalid"
     assert (await ann.ask("disconnect", {}))["error"]["code"] == "invalid"
     assert (await ann.send(ann, "still here", door="socket"))["seq"] == 1
 
 
-async def test_a_wrong_number_of_payloads_is_invalid(newcomer: Newcomer) -> None:
+async def test_a_wrong_number_of_payloads_is_invalid(new_user: UserMaker) -> None:
     """Exactly one payload is asked for: none and two are refused."""
-    ann = newcomer()
+    ann = new_user()
     right = {"receiverId": ann.id, "text": "x"}
     async with raw_socket(ann) as raw:
         acks = [await raw.ask("sendMessage"), await raw.ask("sendMessage", right, right), await raw.ask("sendMessage", right)]
@@ -68,7 +68,7 @@ async def test_a_wrong_number_of_payloads_is_invalid(newcomer: Newcomer) -> None
 # --- who hears what ------------------------------------------------------------------------------------------------------------
 
 
-async def with_sockets(*people: Person, each: int = 2) -> list[list[tuple[str, Any]]]:
+async def with_sockets(*people: User, each: int = 2) -> list[list[tuple[str, Any]]]:
     """What each socket hears, without who is online."""
     lists: list[list[tuple[str, Any]]] = [[] for _ in range(each * len(people))]
     for place, heard in enumerate(lists):
@@ -82,9 +82,9 @@ def heard_by(lists: list[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
 
 
 @pytest.mark.parametrize("door", ["http", "socket"])
-async def test_every_socket_of_both_hears_once(newcomer: Newcomer, door: str) -> None:
+async def test_every_socket_of_both_hears_once(new_user: UserMaker, door: str) -> None:
     """Sends, changes and read marks reach every socket of both participants once, in order, and nobody else."""
-    ann, bob, eve = newcomer(), newcomer(), newcomer()
+    ann, bob, eve = new_user(), new_user(), new_user()
     lists = await with_sockets(ann, bob, eve)
     sent = await ann.send(bob, "hello", door=door)
     url = f"/api/messages/{sent['_id']}"
@@ -110,18 +110,18 @@ async def test_every_socket_of_both_hears_once(newcomer: Newcomer, door: str) ->
     assert heard_by(lists)[4:] == [[], []]
 
 
-async def test_a_note_to_self_is_heard_once(newcomer: Newcomer) -> None:
+async def test_a_note_to_self_is_heard_once(new_user: UserMaker) -> None:
     """Sender and receiver in one: each socket hears the message once."""
-    ann = newcomer()
+    ann = new_user()
     lists = await with_sockets(ann)
     notes = [await ann.send(ann, text) for text in ("one", "two")]
     await wait_until(lambda: [("newMessage", notes[1]) in heard for heard in lists], "the last note at each socket", is_reached=all)
     assert heard_by(lists) == [[("newMessage", note) for note in notes]] * 2
 
 
-async def test_typing_is_for_the_receiver_alone(newcomer: Newcomer) -> None:
+async def test_typing_is_for_the_receiver_alone(new_user: UserMaker) -> None:
     """`typing` reaches every socket of the receiver with the session's user, whatever the payload claims, and is acknowledged."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     lists = await with_sockets(ann, bob)
     for typing in (True, False):
         assert await ann.ask("typing", {"receiverId": bob.id, "typing": typing, "userId": "somebody"}) == {"ok": True}
@@ -134,9 +134,9 @@ async def test_typing_is_for_the_receiver_alone(newcomer: Newcomer) -> None:
     assert (await ann.ask("typing", {"receiverId": "nobody-at-all", "typing": True}))["error"]["code"] == "not_found"
 
 
-async def test_who_was_away_catches_up_by_seq(newcomer: Newcomer) -> None:
+async def test_who_was_away_catches_up_by_seq(new_user: UserMaker) -> None:
     """After a connection is lost, `?after=<last seq>` gives exactly what was missed."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await bob.connect()
     await ann.send(bob, "heard")
     last = (await bob.hears("newMessage"))[-1]["seq"]
@@ -145,9 +145,9 @@ async def test_who_was_away_catches_up_by_seq(newcomer: Newcomer) -> None:
     assert (await bob.read(ann, after=last)).json() == missed
 
 
-async def test_what_a_socket_sends_stays_in_its_order(newcomer: Newcomer) -> None:
+async def test_what_a_socket_sends_stays_in_its_order(new_user: UserMaker) -> None:
     """200 messages sent without waiting get seq 1 to 200 in the order of sending, though the first ones must ask who the receiver is."""
-    ann, bob = newcomer(), newcomer()  # Bob is nobody that the service has met
+    ann, bob = new_user(), new_user()  # Bob is nobody that the service has met
     async with raw_socket(ann) as raw:
         await raw.say(*(f'42["sendMessage",{{"receiverId":"{bob.id}","text":"{number}"}}]' for number in range(199)))
         assert (await raw.ask("sendMessage", {"receiverId": bob.id, "text": "199"}))["ok"]
@@ -164,7 +164,7 @@ async def test_what_a_socket_sends_stays_in_its_order(newcomer: Newcomer) -> Non
 async def test_a_socket_that_never_says_who_it_is_is_dropped(start: ServiceMaker, database: Any) -> None:
     """After CONNECT_TIMEOUT, and not before, a websocket without a token is closed, silent or not; one with a token stays."""
     service = start(CONNECT_TIMEOUT="0.5")
-    ann = settle(database, service)
+    ann = create_user(database, service)
     async with contextlib.AsyncExitStack() as stack:
         hers = await wait_until(
             lambda: authenticated_in_time(ann, stack),
@@ -182,7 +182,7 @@ async def test_a_socket_that_never_says_who_it_is_is_dropped(start: ServiceMaker
     await ann.close()
 
 
-async def authenticated_in_time(person: Person, stack: contextlib.AsyncExitStack) -> RawSocket:
+async def authenticated_in_time(person: User, stack: contextlib.AsyncExitStack) -> RawSocket:
     """Return a socket that has sent its token; it is gone if this took longer than CONNECT_TIMEOUT."""
     socket = await stack.enter_async_context(raw_socket(person))
     await socket.alive()
@@ -193,7 +193,7 @@ async def authenticated_in_time(person: Person, stack: contextlib.AsyncExitStack
 async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, database: Any) -> None:
     """A client that leaves its events unread costs little memory, is dropped after STALLED_TIMEOUT, and is offline then."""
     service = start(STALLED_TIMEOUT="1")
-    bob, observer, *senders = (settle(database, service) for _ in range(22))
+    bob, observer, *senders = (create_user(database, service) for _ in range(22))
     await observer.connect()
     with await asyncio.to_thread(a_socket_that_never_reads, bob):
         await until_dropped(senders, bob, observer)
@@ -205,7 +205,7 @@ async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, datab
 async def test_a_client_that_reads_too_slowly_is_dropped(start: ServiceMaker, database: Any) -> None:
     """A client that never stops reading, but reads less than there is, is dropped as well: what waits for it is bounded."""
     service = start(STALLED_TIMEOUT="300")  # so that slowness alone can be the reason
-    bob, observer, *senders = (settle(database, service) for _ in range(22))
+    bob, observer, *senders = (create_user(database, service) for _ in range(22))
     await observer.connect()
     with await asyncio.to_thread(a_socket_that_never_reads, bob) as plain:
         plain.setblocking(False)
@@ -224,7 +224,7 @@ async def read_slowly(plain: socket.socket) -> None:
         await asyncio.sleep(0.1)  # the slowness that is asked for
 
 
-async def until_dropped(senders: list[Person], bob: Person, observer: Person) -> None:
+async def until_dropped(senders: list[User], bob: User, observer: User) -> None:
     """Let all senders write long messages until the observer hears that Bob is offline."""
 
     def bob_is_online() -> bool:
@@ -238,7 +238,7 @@ async def until_dropped(senders: list[Person], bob: Person, observer: Person) ->
     assert service.memory_info().rss - memory < 40 << 20
 
 
-def a_socket_that_never_reads(person: Person) -> socket.socket:
+def a_socket_that_never_reads(person: User) -> socket.socket:
     """An authenticated websocket by hand, with a small receive buffer that stays full."""
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -260,7 +260,7 @@ async def test_both_transports_use_one_rate_limit(start: ServiceMaker, database:
     """One user's requests and events count together: no more pass than the burst, twice the rate, and what was refilled meanwhile."""
     rate = 1.0
     service = start(RATE_LIMIT=str(rate))
-    ann, bob = settle(database, service), settle(database, service)
+    ann, bob = create_user(database, service), create_user(database, service)
     began = time.monotonic()
     await ann.connect()  # counts as one
     passed = 1
@@ -275,7 +275,7 @@ async def test_both_transports_use_one_rate_limit(start: ServiceMaker, database:
 async def test_both_transports_say_that_a_user_is_rate_limited(start: ServiceMaker, database: Any) -> None:
     """Requests, events, unknown events and connections are rejected alike, and accepted again after Retry-After."""
     service = start(RATE_LIMIT="1")
-    ann = settle(database, service)
+    ann = create_user(database, service)
     await ann.connect()
 
     async def code_of_event(event: str) -> object:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faults import Site, open_site
-from live import Person, Service
+from faults import Deployment, open_deployment
+from live import Service, User
 from raw_socket import raw_socket
 from test_reads import stored
 from waiting import LIMIT_S, wait_until
@@ -26,16 +26,16 @@ HISTORY = 4_000  # messages: four chunks
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines of this file."""
-    with open_site(tmp_path_factory.mktemp("dropped")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("dropped")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def service(site: Site) -> Service:
+def service(deployment: Deployment) -> Service:
     """One process with its default settings."""
-    return site.start(LOGIN_LIMIT="0")
+    return deployment.start(LOGIN_LIMIT="0")
 
 
 async def drop(service: Service, request: bytes, after_s: float, *, answered: bool = False) -> None:
@@ -49,14 +49,14 @@ async def drop(service: Service, request: bytes, after_s: float, *, answered: bo
         writer.transport.abort()
 
 
-def spelled(person: Person, method: str, path: str, body: object = None) -> bytes:
+def spelled(person: User, method: str, path: str, body: object = None) -> bytes:
     """Return an HTTP request as bytes."""
     content = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\nCache-Control: no-cache\r\n"
     return f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-async def still_works(service: Service, sender: Person, receiver: Person) -> None:
+async def still_works(service: Service, sender: User, receiver: User) -> None:
     """`/readyz` and a send are answered with 200, and no driver call hangs."""
     async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
         ready = await client.get("/readyz")
@@ -65,10 +65,10 @@ async def still_works(service: Service, sender: Person, receiver: Person) -> Non
         assert "chatlab_mongodb_calls_overdue 0.0" in (await client.get("/metrics")).text
 
 
-async def test_full_reads(site: Site, service: Service) -> None:
+async def test_full_reads(deployment: Deployment, service: Service) -> None:
     """Streams of a long history, dropped after the status line, leave the pool of MongoDB connections as it was."""
-    ann, bob = site.settle(service), site.settle(service)
-    site.database["messages"].insert_many([stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)])
+    ann, bob = deployment.create_user(service), deployment.create_user(service)
+    deployment.database["messages"].insert_many([stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)])
     request = spelled(ann, "GET", f"/api/messages/{bob.id}")
     for _ in range(ROUNDS):
         await asyncio.gather(*(drop(service, request, SPREAD_S * place / AT_ONCE, answered=True) for place in range(AT_ONCE)))
@@ -77,12 +77,12 @@ async def test_full_reads(site: Site, service: Service) -> None:
     await bob.close()
 
 
-async def test_every_route(site: Site, service: Service) -> None:
+async def test_every_route(deployment: Deployment, service: Service) -> None:
     """Every route of the API, dropped before and while it is answered."""
-    ann, bob = site.settle(service), site.settle(service)
+    ann, bob = deployment.create_user(service), deployment.create_user(service)
     message = await ann.send(bob, "one")
     for _ in range(ROUNDS):
-        leaver = site.settle(service)
+        leaver = deployment.create_user(service)
         requests = [
             spelled(ann, "POST", "/api/auth/signup", {"username": f"n{secrets.token_hex(6)}", "password": "correct horse battery"}),
             spelled(ann, "POST", "/api/auth/login", {"username": ann.id, "password": "correct horse battery"}),
@@ -106,9 +106,9 @@ async def test_every_route(site: Site, service: Service) -> None:
     await bob.close()
 
 
-async def test_sockets_whose_handler_is_running(site: Site, service: Service) -> None:
+async def test_sockets_whose_handler_is_running(deployment: Deployment, service: Service) -> None:
     """Sockets that close right after an event, or while they connect; every one of them is forgotten."""
-    ann, bob = site.settle(service), site.settle(service)
+    ann, bob = deployment.create_user(service), deployment.create_user(service)
     events = [
         ("sendMessage", {"receiverId": bob.id, "text": "gone"}),
         ("markRead", {"userId": bob.id, "seq": 1}),
@@ -134,10 +134,10 @@ def _sockets(service: Service) -> float:
     return float(next(line for line in lines if line.startswith("chatlab_sockets ")).split()[1])
 
 
-async def test_during_start_and_stop(site: Site) -> None:
+async def test_during_start_and_stop(deployment: Deployment) -> None:
     """Requests that are dropped while the service starts and while it stops change neither."""
-    service = site.start()
-    ann, bob = site.settle(service), site.settle(service)
+    service = deployment.start()
+    ann, bob = deployment.create_user(service), deployment.create_user(service)
     send = spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": "dropped"})
     for _ in range(2):
         dropping = asyncio.gather(*(drop(service, send, SPREAD_S * place / AT_ONCE) for place in range(AT_ONCE)))
@@ -181,8 +181,8 @@ if __name__ == "__main__":
 """
 
 
-def start_program(site: Site, program: Path, **settings: str) -> Service:
-    """Start a program in place of `python -m chatlab serve`, as one more process of the site's service."""
+def start_program(deployment: Deployment, program: Path, **settings: str) -> Service:
+    """Start a program in place of `python -m chatlab serve`, as one more process of the deployment's service."""
 
     class Program(Service):
         def _start(self) -> "subprocess.Popen[bytes]":
@@ -190,19 +190,19 @@ def start_program(site: Site, program: Path, **settings: str) -> Service:
             with self.log.open("ab") as log:
                 return subprocess.Popen([sys.executable, str(program)], env=environment, stdout=log, stderr=log)
 
-    given = {"DATABASE": site.database.name, "KEY_PREFIX": f"{site.space}:", **settings}
-    service = Program(site.engines.mongo.url, site.engines.redis.url, program.with_suffix(".log"), **given)
-    site.services.append(service)
+    given = {"DATABASE": deployment.database.name, "KEY_PREFIX": f"{deployment.space}:", **settings}
+    service = Program(deployment.engines.mongo.url, deployment.engines.redis.url, program.with_suffix(".log"), **given)
+    deployment.services.append(service)
     return service.wait_until_ready()
 
 
 @pytest.mark.parametrize(("hang", "workers"), [("closing", "1"), ("event loop", "2")])
-async def test_a_process_that_cannot_stop_is_ended(site: Site, tmp_path: Path, hang: str, workers: str) -> None:
+async def test_a_process_that_cannot_stop_is_ended(deployment: Deployment, tmp_path: Path, hang: str, workers: str) -> None:
     """Whatever hangs, the process exits after its limit with status 1, says what it left, and every answered message is saved."""
     program = tmp_path / "hanging.py"
     program.write_text(PROGRAM.format(hang=HANGS[hang]))
-    service = start_program(site, program, SHUTDOWN_TIMEOUT="1", WORKERS=workers)
-    ann, bob = site.settle(service), site.settle(service)
+    service = start_program(deployment, program, SHUTDOWN_TIMEOUT="1", WORKERS=workers)
+    ann, bob = deployment.create_user(service), deployment.create_user(service)
     answered = [await ann.send(bob, str(number)) for number in range(3)]
 
     service.process.send_signal(signal.SIGTERM)
@@ -210,7 +210,7 @@ async def test_a_process_that_cannot_stop_is_ended(site: Site, tmp_path: Path, h
 
     assert status == 1 or workers == "2"  # the parent of workers that were ended ends by itself
     assert "Not stopped 5 s after the signal; exiting now. Left: " in service.log.read_text()
-    saved = site.database["messages"].find({"senderId": ann.id}).sort("seq", 1)
+    saved = deployment.database["messages"].find({"senderId": ann.id}).sort("seq", 1)
     assert [str(document["_id"]) for document in saved] == [message["_id"] for message in answered]
     await ann.close()
     await bob.close()

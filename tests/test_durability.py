@@ -12,37 +12,37 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from faults import Point, Proxy, Site, frozen, open_site
-from house import meet
-from live import Person, Service
+from faults import Deployment, Point, Proxy, frozen, open_deployment
+from live import Service, User
 from load import Account, check, write
+from shared_service import meet
 from waiting import LIMIT_S, wait_until
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines that may be broken."""
-    with open_site(tmp_path_factory.mktemp("durability")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("durability")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def pair(site: Site) -> tuple[Service, Service]:
+def pair(deployment: Deployment) -> tuple[Service, Service]:
     """Two processes of one service."""
-    return site.start(), site.start()
+    return deployment.start(), deployment.start()
 
 
 @pytest.fixture(scope="module")
-def proxy(site: Site) -> Iterator[Proxy]:
+def proxy(deployment: Deployment) -> Iterator[Proxy]:
     """A proxy in front of MongoDB, which can hold one insert or its reply."""
-    with site.mongo_proxy() as proxy:
+    with deployment.mongo_proxy() as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def behind(site: Site, proxy: Proxy) -> Service:
+def behind(deployment: Deployment, proxy: Proxy) -> Service:
     """A third process, which reaches MongoDB through the proxy."""
-    return site.start(MONGO_URL=proxy.mongo_url)
+    return deployment.start(MONGO_URL=proxy.mongo_url)
 
 
 async def more_answers(account: Account, count: int) -> None:
@@ -52,10 +52,10 @@ async def more_answers(account: Account, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def under_load(site: Site, pair: tuple[Service, Service]) -> AsyncIterator[Account]:
+async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> AsyncIterator[Account]:
     """Run eight writers of one conversation: both users, transports and processes, with client ids and without. Check at the end."""
     account = Account()
-    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+    alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     people = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
     other = {alice.id: bob.id, bob.id: alice.id}
     writers = [
@@ -75,49 +75,51 @@ async def under_load(site: Site, pair: tuple[Service, Service]) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def sends_in_flight(site: Site, account: Account, services: tuple[Service, ...]) -> AsyncIterator[None]:
+async def sends_in_flight(deployment: Deployment, account: Account, services: tuple[Service, ...]) -> AsyncIterator[None]:
     """Freeze MongoDB, and wait until a send waits for an answer of each of these processes."""
-    with frozen(site.pid("mongo")):
+    with frozen(deployment.pid("mongo")):
         await wait_until(lambda: set(services) <= set(account.waiting.values()), "sends in flight")
         yield
 
 
-def is_replaced(site: Site, killed: int) -> bool:
+def is_replaced(deployment: Deployment, killed: int) -> bool:
     """Return whether another mongod runs."""
-    return site.engines.pid("mongo") not in (None, killed)
+    return deployment.engines.pid("mongo") not in (None, killed)
 
 
-async def test_killing_mongodb_loses_nothing(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_killing_mongodb_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """SIGKILL of mongod, twice, with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
-    async with under_load(site, pair) as account:
+    async with under_load(deployment, pair) as account:
         for _ in range(2):
-            async with sends_in_flight(site, account, pair):
-                killed = site.pid("mongo")
+            async with sends_in_flight(deployment, account, pair):
+                killed = deployment.pid("mongo")
                 os.kill(killed, signal.SIGKILL)
-            await wait_until(partial(is_replaced, site, killed), "a new mongod")
+            await wait_until(partial(is_replaced, deployment, killed), "a new mongod")
             await more_answers(account, 50)
 
 
-async def test_killing_the_service_loses_nothing(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_killing_the_service_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """SIGKILL of each process with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
-    async with under_load(site, pair) as account:
+    async with under_load(deployment, pair) as account:
         for service in pair:
-            async with sends_in_flight(site, account, (service,)):
+            async with sends_in_flight(deployment, account, (service,)):
                 service.kill()
             await asyncio.to_thread(service.restart)
             await more_answers(account, 50)
 
 
 @pytest.mark.parametrize("point", ["request", "reply"])
-async def test_killing_the_service_between_insert_and_answer(site: Site, proxy: Proxy, behind: Service, point: Point) -> None:
+async def test_killing_the_service_between_insert_and_answer(deployment: Deployment, proxy: Proxy, behind: Service, point: Point) -> None:
     """SIGKILL before MongoDB receives the insert, or before the process receives its reply: a repeat is answered with one message."""
-    alice, bob = site.settle(behind), site.settle(behind)
+    alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await alice.send(bob, "before")
     with proxy.holding("in flight", point) as hold:
         sending = asyncio.create_task(say(alice, bob, "in flight", "c"))
         await wait_until(hold.is_reached.is_set, f"the {point} of the insert")
         if point == "reply":
-            await wait_until(lambda: site.database["messages"].find_one({"text": "in flight", "senderId": alice.id}), "the saved message")
+            await wait_until(
+                lambda: deployment.database["messages"].find_one({"text": "in flight", "senderId": alice.id}), "the saved message"
+            )
         behind.kill()
     with contextlib.suppress(httpx.TransportError):
         assert (await sending).status_code == 503, "MongoDB was held for longer than a send waits"
@@ -131,14 +133,14 @@ async def test_killing_the_service_between_insert_and_answer(site: Site, proxy: 
 # --- client ids ------------------------------------------------------------------------------------------------------------------
 
 
-async def say(sender: Person, receiver: Person, text: str, client_id: str) -> httpx.Response:
+async def say(sender: User, receiver: User, text: str, client_id: str) -> httpx.Response:
     """Send a message with a client id over HTTP."""
     return await sender.http.post("/api/messages/send", json={"receiverId": receiver.id, "text": text, "clientId": client_id})
 
 
-async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """A hundred sends with one client id, on both transports of two processes at once: one message, one answer, one event."""
-    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+    alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     there = await alice.at(pair[1])
     await meet(alice, there, bob)
     ways = [(alice, "http"), (alice, "socket"), (there, "http"), (there, "socket")] * 25
@@ -151,9 +153,9 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(site:
     await asyncio.gather(*(person.close() for person in (alice, bob, there)))
 
 
-async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_is_remembered_for_ever(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """After restarts, an edit and a deletion, a repeat returns the first message as it is now, and another text is 409."""
-    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+    alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     first = (await say(alice, bob, "first", "c")).json()
     for service in pair:
         service.stop()
@@ -168,24 +170,24 @@ async def test_a_client_id_is_remembered_for_ever(site: Site, pair: tuple[Servic
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_repeat_is_found_by_an_index(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_a_repeat_is_found_by_an_index(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """MongoDB examines one document to find the message of a client id, in a long conversation too."""
-    alice, bob = site.settle(pair[0]), site.settle(pair[1])
+    alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     await asyncio.gather(*(say(alice, bob, f"number {number}", f"c{number}") for number in range(100)))
     last = (await say(alice, bob, "last", "c")).json()
-    site.database.command("profile", 2)
+    deployment.database.command("profile", 2)
     try:
         assert (await say(alice, bob, "last", "c")).json() == last
     finally:
-        site.database.command("profile", 0)
-    found = list(site.database["system.profile"].find({"op": "query", "command.filter.clientId": {"$exists": True}}))
+        deployment.database.command("profile", 0)
+    found = list(deployment.database["system.profile"].find({"op": "query", "command.filter.clientId": {"$exists": True}}))
     assert [(query["docsExamined"], query["nreturned"]) for query in found] == [(1, 1)]
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_client_id_belongs_to_a_sender_in_a_conversation(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_belongs_to_a_sender_in_a_conversation(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """A client id with another text is 409, even at the same time; from another sender or in another conversation it is a new message."""
-    alice, bob, carol = site.settle(pair[0]), site.settle(pair[1]), site.settle(pair[1])
+    alice, bob, carol = deployment.create_user(pair[0]), deployment.create_user(pair[1]), deployment.create_user(pair[1])
     both = await asyncio.gather(say(alice, bob, "one", "c"), say(alice, bob, "two", "c"))
     assert sorted(answer.status_code for answer in both) == [200, 409]
     others: list[Any] = [answer.json() for answer in (await say(bob, alice, "one", "c"), await say(alice, carol, "one", "c"))]
@@ -196,9 +198,11 @@ async def test_a_client_id_belongs_to_a_sender_in_a_conversation(site: Site, pai
 
 @pytest.mark.parametrize("point", ["request", "reply"])
 @pytest.mark.parametrize("door", ["http", "socket"])
-async def test_a_sender_who_hangs_up_leaves_the_send_whole(site: Site, proxy: Proxy, behind: Service, door: str, point: Point) -> None:
+async def test_a_sender_who_hangs_up_leaves_the_send_whole(
+    deployment: Deployment, proxy: Proxy, behind: Service, door: str, point: Point
+) -> None:
     """The sender hangs up before MongoDB receives the insert, or before its reply: the message is saved, cached and emitted once."""
-    alice, bob = site.settle(behind), site.settle(behind)
+    alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await bob.connect()
     before = connections(behind)
     with proxy.holding("hung up", point) as hold:
@@ -220,7 +224,7 @@ def connections(service: Service) -> int:
     return sum(bool(connection.raddr) and connection.laddr.port == service.port for connection in found)
 
 
-async def hang_up(sender: Person, receiver: Person, door: str, is_reached: threading.Event) -> None:
+async def hang_up(sender: User, receiver: User, door: str, is_reached: threading.Event) -> None:
     """Send a message, and drop the connection once the named point is reached."""
     request = {"receiverId": receiver.id, "text": "hung up"}
     if door == "http":

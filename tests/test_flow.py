@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import socketio
-from house import House, Newcomer
-from live import Person
+from live import User
 from patient import TTL_S
 from raw_socket import raw_socket, unauthenticated
+from shared_service import SharedService, UserMaker
 from waiting import LIMIT_S, wait_until
 
 from chatlab.domain.ids import conversation_of
@@ -25,20 +25,20 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 @pytest.fixture
-async def flow(newcomer: Newcomer) -> AsyncIterator[Events]:
+async def flow(new_user: UserMaker) -> AsyncIterator[Events]:
     """The events of `/flow` from now on."""
-    async with watching_flow(newcomer()) as events:
+    async with watching_flow(new_user()) as events:
         yield events
 
 
 @contextlib.asynccontextmanager
-async def watching_flow(person: Person) -> AsyncIterator[Events]:
+async def watching_flow(person: User) -> AsyncIterator[Events]:
     """Collect the events of `/flow` at this person's service."""
     events: Events = []
     client = socketio.AsyncClient(reconnection=False)
@@ -66,35 +66,35 @@ async def way_of(events: Events, door: str) -> list[str]:
 
 
 @pytest.mark.parametrize("door", ["http", "socket"])
-async def test_a_send_passes_the_boxes_of_the_diagram(house: House, newcomer: Newcomer, flow: Events, door: str) -> None:
+async def test_a_send_passes_the_boxes_of_the_diagram(shared: SharedService, new_user: UserMaker, flow: Events, door: str) -> None:
     """Request, create, save, cache the message, cache the conversation, emit, respond: in this order, by either door."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     sent = await ann.send(bob, SECRET, door=door)
     await all_of(flow, "respond", "cached")
     everything = flow[:]
     assert await way_of(flow, door) == ["request", "create", "save", "cache_message", "cache_conversation", "emit", "respond"]
     keys = {event["stage"]: event.get("key") for event in everything if event.get("messageId") == sent["_id"]}
-    assert keys["cache_message"] == f"{house.prefix}message:{sent['_id']}"
-    assert keys["cache_conversation"] == f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}"
+    assert keys["cache_message"] == f"{shared.prefix}message:{sent['_id']}"
+    assert keys["cache_conversation"] == f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}"
 
 
-async def test_a_read_passes_the_boxes_it_needs(house: House, newcomer: Newcomer, flow: Events) -> None:
+async def test_a_read_passes_the_boxes_it_needs(shared: SharedService, new_user: UserMaker, flow: Events) -> None:
     """A hit never passes the store, a miss asks the cache first, a bypass the store alone."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await ann.send(bob, SECRET)
     await way_of(flow, "http")
     await ann.read(bob)
     assert await way_of(flow, "http") == ["request", "read_cache", "respond"]
     await ann.read(bob, fresh=True)
     assert await way_of(flow, "http") == ["request", "read_store", "respond"]
-    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     await ann.read(bob)
     assert await way_of(flow, "http") == ["request", "read_cache", "read_store", "respond"]
 
 
-async def test_what_is_refused_goes_no_further(newcomer: Newcomer, flow: Events) -> None:
+async def test_what_is_refused_goes_no_further(new_user: UserMaker, flow: Events) -> None:
     """A send that is wrong passes no box, one to nobody ends before anything is created; a repeat caches no second message."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await ann.send(bob, "")
     await ann.send("nobody-at-all", SECRET)
     await ann.send(bob, SECRET, clientId="c")
@@ -111,9 +111,9 @@ async def test_what_is_refused_goes_no_further(newcomer: Newcomer, flow: Events)
     assert "cache_message" not in again
 
 
-async def test_events_say_what_and_when_but_never_a_text(house: House, newcomer: Newcomer, flow: Events) -> None:
+async def test_events_say_what_and_when_but_never_a_text(shared: SharedService, new_user: UserMaker, flow: Events) -> None:
     """Each event has trace, door, stage, at and tookMs, and none of what people write or are called by their devices."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     began = time.time() * 1000
     sent = await ann.send(bob, SECRET, door="socket", clientId=f"id-{SECRET}")
     await ann.ask("editMessage", {"messageId": sent["_id"], "text": f"more {SECRET}"})
@@ -125,21 +125,21 @@ async def test_events_say_what_and_when_but_never_a_text(house: House, newcomer:
         assert began - 1000 < event["at"] < time.time() * 1000 + 1000
         assert event["tookMs"] >= 0
     assert SECRET not in json.dumps(flow)
-    assert SECRET not in house.service.log.read_text()
-    assert sent["_id"] in house.service.log.read_text()
+    assert SECRET not in shared.service.log.read_text()
+    assert sent["_id"] in shared.service.log.read_text()
 
 
 @pytest.mark.parametrize("auth", ["", "{}", '{"token":"wrong"}', '{"token":1}'])
-async def test_the_flow_is_not_for_strangers(house: House, auth: str) -> None:
+async def test_the_flow_is_not_for_strangers(shared: SharedService, auth: str) -> None:
     """`/flow` needs a token like everything else."""
-    async with unauthenticated(house.service) as stranger:
+    async with unauthenticated(shared.service) as stranger:
         await stranger.say(f"40/flow,{auth}")
         assert '"unauthenticated"' in (await stranger.until("44/flow,") or "")
 
 
-async def test_the_flow_ends_with_the_session(newcomer: Newcomer) -> None:
+async def test_the_flow_ends_with_the_session(new_user: UserMaker) -> None:
     """Who logs out watches no longer."""
-    ann = newcomer()
+    ann = new_user()
     async with raw_socket(ann, "/flow,") as watching:
         await watching.until("42/flow,")
         assert (await ann.http.post("/api/auth/logout")).status_code == 204
@@ -147,59 +147,61 @@ async def test_the_flow_ends_with_the_session(newcomer: Newcomer) -> None:
         assert watching.gone
 
 
-async def test_there_is_no_flow_unless_it_is_asked_for(house: House, newcomer: Newcomer, tmp_path: Any) -> None:
+async def test_there_is_no_flow_unless_it_is_asked_for(shared: SharedService, new_user: UserMaker, tmp_path: Any) -> None:
     """Without CHATLAB_FLOW the namespace is refused, token or not, nothing is logged, and everything else works."""
-    with house.annexe(tmp_path / "log", FLOW="0") as annexe:
-        ann = newcomer(at=annexe.service)
+    with shared.another_process(tmp_path / "log", FLOW="0") as other:
+        ann = new_user(at=other.service)
         async with raw_socket(ann) as raw:
             await raw.say(f"40/flow,{json.dumps({'token': ann.token})}")
             assert (await raw.until("44/flow,") or "").startswith("44/flow,")
             assert (await raw.ask("sendMessage", {"receiverId": ann.id, "text": SECRET}))["ok"]
             assert await raw.alive()
             assert not [frame for frame in raw.heard if frame.startswith("42/flow")]
-        assert "chatlab.flow" not in annexe.service.log.read_text()
+        assert "chatlab.flow" not in other.service.log.read_text()
 
 
 # --- the life of a key ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_read_keeps_the_expiry_and_an_edit_starts_a_new_ttl(house: House, newcomer: Newcomer) -> None:
+async def test_a_read_keeps_the_expiry_and_an_edit_starts_a_new_ttl(shared: SharedService, new_user: UserMaker) -> None:
     """A message cache entry expires one TTL after the send. Reads do not move that moment; an edit moves it for its message alone."""
-    ann, bob = newcomer(), newcomer()
-    began = redis_time_ms(house)
+    ann, bob = new_user(), new_user()
+    began = redis_time_ms(shared)
     sent = await ann.http.post("/api/messages/send", json={"receiverId": bob.id, "text": "a"})
     changing = await ann.send(bob, "b")
-    key, other = (f"{house.prefix}message:{message_id}" for message_id in (sent.json()["_id"], changing["_id"]))
-    window = f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}"
-    assert house.keys.get(key) == sent.content
-    before = {name: house.keys.pexpiretime(name) for name in (key, other, window)}
-    assert all(expiry - TTL_S * 1000 <= redis_time_ms(house) for expiry in before.values())
+    key, other = (f"{shared.prefix}message:{message_id}" for message_id in (sent.json()["_id"], changing["_id"]))
+    window = f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}"
+    assert shared.keys.get(key) == sent.content
+    before = {name: shared.keys.pexpiretime(name) for name in (key, other, window)}
+    assert all(expiry - TTL_S * 1000 <= redis_time_ms(shared) for expiry in before.values())
     assert began <= before[key] - TTL_S * 1000 <= before[other] - TTL_S * 1000
 
     assert (await bob.read(ann)).headers["x-cache"] == "hit"
-    assert {name: house.keys.pexpiretime(name) for name in before} == before
+    assert {name: shared.keys.pexpiretime(name) for name in before} == before
 
-    changed = redis_time_ms(house)
+    changed = redis_time_ms(shared)
     edited = await ann.http.patch(f"/api/messages/{changing['_id']}", json={"text": "c"})
-    assert house.keys.get(other) == edited.content
-    after = {name: house.keys.pexpiretime(name) for name in before}
+    assert shared.keys.get(other) == edited.content
+    after = {name: shared.keys.pexpiretime(name) for name in before}
     assert after[other] - TTL_S * 1000 >= changed
     assert after | {other: 0} == before | {other: 0}
 
 
-def redis_time_ms(house: House) -> int:
+def redis_time_ms(shared: SharedService) -> int:
     """Return the clock of Redis."""
-    seconds, microseconds = house.keys.time()
+    seconds, microseconds = shared.keys.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def test_an_expired_message_is_reported_once_and_read_from_mongodb(house: House, newcomer: Newcomer, tmp_path: Path) -> None:
+async def test_an_expired_message_is_reported_once_and_read_from_mongodb(
+    shared: SharedService, new_user: UserMaker, tmp_path: Path
+) -> None:
     """After its TTL a message is gone from Redis, the flow reports that it was cached, expired and cleaned, and reads still find it."""
-    with house.annexe(tmp_path / "log", CACHE_TTL="1") as annexe:
-        ann, bob = newcomer(at=annexe.service), newcomer(at=annexe.service)
+    with shared.another_process(tmp_path / "log", CACHE_TTL="1") as other:
+        ann, bob = new_user(at=other.service), new_user(at=other.service)
         async with watching_flow(ann) as flow:
             sent = await ann.send(bob, "a")
-            key = f"{annexe.prefix}message:{sent['_id']}"
+            key = f"{other.prefix}message:{sent['_id']}"
             stages = await wait_until(
                 lambda: [event["stage"] for event in flow if event.get("key") == key and event["door"] == "cache"],
                 f"{key} to be reported as cleaned",
@@ -209,21 +211,21 @@ async def test_an_expired_message_is_reported_once_and_read_from_mongodb(house: 
             await wait_until(lambda: len([event for event in flow if event["stage"] == "sweep"]) > swept, "one more sweep")
         assert stages == ["cached", "expired", "cleaned"]
         assert [event["stage"] for event in flow if event.get("key") == key].count("cleaned") == 1
-        assert annexe.keys.pttl(key) == -2
+        assert other.keys.pttl(key) == -2
         assert (await bob.read(ann)).json() == [sent]
 
 
-async def test_every_key_has_an_expiry_at_every_moment(house: House, newcomer: Newcomer) -> None:
+async def test_every_key_has_an_expiry_at_every_moment(shared: SharedService, new_user: UserMaker) -> None:
     """While users send, edit, react, delete and read through both transports, no key is without an expiry or outlives its TTL."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     done = asyncio.Event()
     looks = 0
 
     async def look() -> None:
         nonlocal looks
         while not done.is_set():
-            keys = list(house.keys.scan_iter(f"{house.prefix}*", count=1000))
-            pipeline = house.keys.pipeline(transaction=False)
+            keys = list(shared.keys.scan_iter(f"{shared.prefix}*", count=1000))
+            pipeline = shared.keys.pipeline(transaction=False)
             for key in keys:
                 pipeline.pttl(key)
             lives = dict(zip(keys, pipeline.execute(), strict=True))
@@ -238,7 +240,7 @@ async def test_every_key_has_an_expiry_at_every_moment(house: House, newcomer: N
     await looking
 
 
-async def live_a_little(someone: Person, other: Person, door: str) -> None:
+async def live_a_little(someone: User, other: User, door: str) -> None:
     """Fifteen times all that can be done to a message."""
     for number in range(15):
         sent = await someone.send(other, str(number), door=door)

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from faults import Site, open_site
-from live import Person, Service
+from faults import Deployment, open_deployment
+from live import Service, User
 from waiting import LIMIT_S
 
 from chatlab.domain.ids import UserId, conversation_of
@@ -40,22 +40,22 @@ class WatchedStore(Store):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines, so that the counters of MongoDB are exact."""
-    with open_site(tmp_path_factory.mktemp("groups")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("groups")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def service(site: Site) -> Service:
+def service(deployment: Deployment) -> Service:
     """One process with default settings."""
-    return site.start()
+    return deployment.start()
 
 
 @pytest.fixture
-async def store(site: Site) -> AsyncIterator[WatchedStore]:
+async def store(deployment: Deployment) -> AsyncIterator[WatchedStore]:
     """A store on an empty database."""
-    store = WatchedStore(site.engines.mongo.url, f"groups{secrets.token_hex(4)}")
+    store = WatchedStore(deployment.engines.mongo.url, f"groups{secrets.token_hex(4)}")
     await store.open()
     yield store
     store.pass_inserts.set()
@@ -63,9 +63,9 @@ async def store(site: Site) -> AsyncIterator[WatchedStore]:
 
 
 @pytest.fixture
-async def other_process(site: Site, store: WatchedStore) -> AsyncIterator[Store]:
+async def other_process(deployment: Deployment, store: WatchedStore) -> AsyncIterator[Store]:
     """The store of another process, on the same database."""
-    other = Store(site.engines.mongo.url, store.database_name, clock=lambda: 0)
+    other = Store(deployment.engines.mongo.url, store.database_name, clock=lambda: 0)
     await other.open()
     yield other
     await other.close()
@@ -138,9 +138,9 @@ async def test_a_caller_who_gives_up_leaves_the_commit_whole(store: WatchedStore
 # --- through the service ---------------------------------------------------------------------------------------------------------
 
 
-def inserts(site: Site) -> int:
+def inserts(deployment: Deployment) -> int:
     """Return the number of insert commands that MongoDB has answered."""
-    return int(site.database.command("serverStatus")["metrics"]["commands"]["insert"]["total"])
+    return int(deployment.database.command("serverStatus")["metrics"]["commands"]["insert"]["total"])
 
 
 def tried(service: Service) -> int:
@@ -151,26 +151,26 @@ def tried(service: Service) -> int:
     return int(float(found[1]))
 
 
-async def seqs(reader: Person, other: Person) -> list[int]:
+async def seqs(reader: User, other: User) -> list[int]:
     """Return the seqs of a conversation, as MongoDB has them."""
     return [message["seq"] for message in (await reader.read(other, fresh=True)).json()]
 
 
-async def test_one_send_after_the_other_is_one_insert_each(site: Site, service: Service) -> None:
+async def test_one_send_after_the_other_is_one_insert_each(deployment: Deployment, service: Service) -> None:
     """Ten sends, each after the answer of the one before, are ten inserts."""
-    alice, bob = site.settle(service), site.settle(service)
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.send(bob, "the first send learns the last seq")
-    before = inserts(site)
+    before = inserts(deployment)
     for text in TEXTS[:10]:
         await alice.send(bob, text)
-    assert inserts(site) - before == 10
+    assert inserts(deployment) - before == 10
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_process_that_was_overtaken_tries_again(site: Site, service: Service) -> None:
+async def test_a_process_that_was_overtaken_tries_again(deployment: Deployment, service: Service) -> None:
     """Two processes send in turn: after its first send, each one tries a seq that the other has taken, once, and then takes the next."""
-    second = site.start()
-    alice, bob = site.settle(service), site.settle(service)
+    second = deployment.start()
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
     senders = [alice, await alice.at(second)]
     before = tried(service) + tried(second)
     answers = [await senders[number % 2].send(bob, text) for number, text in enumerate(TEXTS)]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from faults import Site, frozen, open_site
+from faults import Deployment, frozen, open_deployment
 from waiting import wait_until
 
 from chatlab.domain.ids import Conversation, UserId
@@ -37,17 +37,17 @@ class WatchedStore(Store):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines that may be frozen."""
-    with open_site(tmp_path_factory.mktemp("finds")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("finds")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def database(site: Site) -> str:
+def database(deployment: Deployment) -> str:
     """Conversations of every length, the first of them empty."""
     name = f"finds{secrets.token_hex(4)}"
-    site.database.client[name]["messages"].insert_many(
+    deployment.database.client[name]["messages"].insert_many(
         create(UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None).document(seq)
         for conversation, length in LENGTHS.items()
         for seq in range(1, length + 1)
@@ -56,9 +56,9 @@ def database(site: Site) -> str:
 
 
 @pytest.fixture
-async def store(site: Site, database: str) -> AsyncIterator[WatchedStore]:
+async def store(deployment: Deployment, database: str) -> AsyncIterator[WatchedStore]:
     """A store on these conversations."""
-    store = WatchedStore(site.engines.mongo.url, database)
+    store = WatchedStore(deployment.engines.mongo.url, database)
     await store.open()
     yield store
     await store.close()
@@ -90,9 +90,9 @@ async def test_a_reader_who_gives_up_does_not_cancel_the_others(store: WatchedSt
     assert [seqs(await reader) for reader in readers[1::2]] == [list(range(1, length + 1))] * 4
 
 
-async def test_while_mongodb_is_silent_every_reader_gets_an_error(site: Site, store: WatchedStore) -> None:
+async def test_while_mongodb_is_silent_every_reader_gets_an_error(deployment: Deployment, store: WatchedStore) -> None:
     """Every reader who waits for a query without an answer gets StoreUnavailable, and later reads work again."""
-    with frozen(site.pid("mongo")):
+    with frozen(deployment.pid("mongo")):
         found = await asyncio.gather(*(store.newest(conversation, 50) for conversation in LENGTHS), return_exceptions=True)
         assert {type(one) for one in found} == {StoreUnavailable}
     conversation, length = list(LENGTHS.items())[3]

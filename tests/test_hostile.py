@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from house import House, Newcomer
-from live import Person
+from live import User
 from raw_socket import raw_socket
+from shared_service import SharedService, UserMaker
 from waiting import LIMIT_S, wait_until
 
 MARKER = "zebra7marker"  # in every input, in no answer
@@ -22,9 +22,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 VALUES: dict[str, str] = {  # JSON texts, for a place where a name, an id or a text belongs
@@ -162,13 +162,13 @@ HEADERS: list[dict[bytes, bytes]] = [
 
 
 @pytest.fixture
-async def two(house: House, newcomer: Newcomer) -> AsyncIterator[tuple[Person, Person]]:
+async def two(shared: SharedService, new_user: UserMaker) -> AsyncIterator[tuple[User, User]]:
     """Two people with a message; nothing of all that MongoDB holds may have changed at the end."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await ann.send(bob, "hello")
-    before = house.everything()
+    before = shared.everything()
     yield ann, bob
-    assert house.everything() == before
+    assert shared.everything() == before
 
 
 def is_refused(answer: httpx.Response, case: object) -> None:
@@ -181,12 +181,12 @@ def is_refused(answer: httpx.Response, case: object) -> None:
         assert answer.json()["status"] == answer.status_code
 
 
-async def still_served(someone: Person) -> None:
+async def still_served(someone: User) -> None:
     """An ordinary request works."""
     assert (await someone.http.get("/api/auth/me")).json()["id"] == someone.id
 
 
-async def test_bodies(two: tuple[Person, Person]) -> None:
+async def test_bodies(two: tuple[User, User]) -> None:
     """Every body that is no send is refused as one problem, whatever type it claims to have."""
     ann, bob = two
     count = 0
@@ -205,7 +205,7 @@ async def test_bodies(two: tuple[Person, Person]) -> None:
     ("method", "path"),
     [("POST", "/api/auth/signup"), ("POST", "/api/auth/login"), ("PATCH", "/api/messages/{message}"), ("POST", "/api/messages/{bob}/read")],
 )
-async def test_bodies_elsewhere(house: House, two: tuple[Person, Person], method: str, path: str) -> None:
+async def test_bodies_elsewhere(shared: SharedService, two: tuple[User, User], method: str, path: str) -> None:
     """The other requests that have a body refuse the same."""
     ann, bob = two
     message = (await ann.read(bob)).json()[0]["_id"]
@@ -218,14 +218,14 @@ async def test_bodies_elsewhere(house: House, two: tuple[Person, Person], method
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", MARKER, "\xff"])
-async def test_the_type_of_a_body_matters_little(two: tuple[Person, Person], kind: str) -> None:
+async def test_the_type_of_a_body_matters_little(two: tuple[User, User], kind: str) -> None:
     """A body is read as JSON whatever it is called; what is not JSON is refused."""
     ann, _ = two
     body = f'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n{MARKER}\r\n--x--'.encode()
     is_refused(await ann.http.post("/api/messages/send", content=body, headers={b"content-type": kind.encode("latin-1")}), kind)
 
 
-async def test_addresses(two: tuple[Person, Person]) -> None:
+async def test_addresses(two: tuple[User, User]) -> None:
     """Every address that names nothing is refused, however it is spelt."""
     ann, bob = two
     for method, path in paths():
@@ -238,7 +238,7 @@ async def test_addresses(two: tuple[Person, Person]) -> None:
     await still_served(ann)
 
 
-async def test_unknown_query_names_are_ignored(two: tuple[Person, Person]) -> None:
+async def test_unknown_query_names_are_ignored(two: tuple[User, User]) -> None:
     """Names of Python's own, operators and others mean nothing in a query."""
     ann, bob = two
     for query in ("cls=1", "self=1", "limit[$gt]=1", "__class__=x", "model_config=1", f"{MARKER}=1", "=", "&&", "%00=%00"):
@@ -247,7 +247,7 @@ async def test_unknown_query_names_are_ignored(two: tuple[Person, Person]) -> No
         assert MARKER not in answer.text
 
 
-async def test_headers(two: tuple[Person, Person]) -> None:
+async def test_headers(two: tuple[User, User]) -> None:
     """A token that is none is refused, whatever bytes it has."""
     ann, _ = two
     for headers in HEADERS:
@@ -281,7 +281,7 @@ RAW_HTTP: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", RAW_HTTP)
-async def test_raw_bytes(two: tuple[Person, Person], case: str) -> None:
+async def test_raw_bytes(two: tuple[User, User], case: str) -> None:
     """Bytes that are no request cost their connection at most: no 5xx, nothing repeated, and others are served."""
     ann, _ = two
     reader, writer = await asyncio.open_connection("127.0.0.1", ann.service.port)
@@ -304,7 +304,7 @@ async def test_raw_bytes(two: tuple[Person, Person], case: str) -> None:
 @pytest.mark.parametrize(
     "head", [b"GET /", b"GET / HTTP/1.1\r\nX-Long: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10], ids=["address", "header", "headers"]
 )
-async def test_a_head_that_never_ends_is_cut_off(two: tuple[Person, Person], head: bytes) -> None:
+async def test_a_head_that_never_ends_is_cut_off(two: tuple[User, User], head: bytes) -> None:
     """A request line or headers without an end are refused at 64 KB, and not kept."""
     ann, _ = two
     reader, writer = await asyncio.open_connection("127.0.0.1", ann.service.port)
@@ -333,7 +333,7 @@ def is_a_problem(answer: bytes) -> None:
     assert (json.loads(body)["status"], json.loads(body)["code"]) == (400, "invalid")
 
 
-async def test_a_body_that_never_ends_is_cut_off(two: tuple[Person, Person]) -> None:
+async def test_a_body_that_never_ends_is_cut_off(two: tuple[User, User]) -> None:
     """Chunk after chunk without a length: it is refused or cut off soon, and never kept."""
     ann, _ = two
     sent = 0
@@ -429,7 +429,7 @@ ODD_FRAMES: dict[str, tuple[str | bytes, ...]] = {  # frames of Engine.IO and So
 }
 
 
-async def test_events(two: tuple[Person, Person]) -> None:
+async def test_events(two: tuple[User, User]) -> None:
     """Every event with a wrong payload is refused by its ack, or dropped when it is no JSON; the socket lives on."""
     ann, bob = two
     message = (await ann.read(bob)).json()[0]["_id"]
@@ -447,7 +447,7 @@ async def test_events(two: tuple[Person, Person]) -> None:
 
 
 @pytest.mark.parametrize("case", ODD_FRAMES)
-async def test_odd_frames(two: tuple[Person, Person], case: str) -> None:
+async def test_odd_frames(two: tuple[User, User], case: str) -> None:
     """A frame that means nothing is ignored or ends its socket, at once and for the hub too; nothing is repeated, others are served."""
     ann, bob = two
     await bob.connect()
@@ -460,7 +460,7 @@ async def test_odd_frames(two: tuple[Person, Person], case: str) -> None:
     await until_offline(bob, ann)
 
 
-async def until_offline(witness: Person, someone: Person) -> None:
+async def until_offline(witness: User, someone: User) -> None:
     """Wait until the service lists a user whose socket has ended as offline."""
 
     async def is_online() -> bool:
@@ -470,9 +470,9 @@ async def until_offline(witness: Person, someone: Person) -> None:
     await wait_until(is_online, f"{someone.id} to be offline", is_reached=lambda online: not online)
 
 
-async def test_nothing_was_unexpected(house: House) -> None:
+async def test_nothing_was_unexpected(shared: SharedService) -> None:
     """In all of this the service met no error of its own, and logged none of what it was told."""
-    log: Any = house.service.log.read_text()
+    log: Any = shared.service.log.read_text()
     assert "unexpected" not in log
     assert "Traceback" not in log
     assert MARKER not in log

@@ -12,9 +12,9 @@ import httpx
 import pytest
 import pytest_asyncio
 from browsing import Desk, behind, browser
-from house import House, open_house
-from live import PASSWORD, Person
+from live import PASSWORD, User
 from playwright.async_api import Browser, Page, Route, expect
+from shared_service import SharedService, start_shared_service
 from starlette.requests import Request
 from waiting import wait_until
 
@@ -58,16 +58,16 @@ LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 
 @pytest.fixture(scope="module")
-def home(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def home(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """The service that the page shows, with nobody in it but the people of this module."""
-    with open_house(engines, tmp_path_factory.mktemp("home") / "service.log", RATE_LIMIT="0") as house:
-        yield house
+    with start_shared_service(engines, tmp_path_factory.mktemp("home") / "service.log", RATE_LIMIT="0") as shared:
+        yield shared
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def teacher(home: House) -> AsyncIterator[Person]:
+async def teacher(home: SharedService) -> AsyncIterator[User]:
     """The user who shows the page. The settings are restored afterwards, and the cache is emptied."""
-    person = home.settle()
+    person = home.create_user()
     yield person
     await turn(person, cacheTtl=5, cacheMode="window")
     for key in [f"{home.prefix}{key}" for kind in ("message:*", "messages:*") for key in home.keys_of(kind)]:
@@ -76,7 +76,7 @@ async def teacher(home: House) -> AsyncIterator[Person]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(browser: Browser, home: House, teacher: Person) -> AsyncIterator[Page]:
+async def stage(browser: Browser, home: SharedService, teacher: User) -> AsyncIterator[Page]:
     """The page, open. Neither it nor its panes may ask for anything foreign or log a complaint."""
     desk = await Desk.at(browser, home.service.url, teacher, **PROJECTOR)
     await desk.context.add_init_script(PANES_DO_NOT_POLL)
@@ -96,7 +96,7 @@ async def settled(page: Page) -> None:
     await page.wait_for_function("() => document.activeElement.tagName !== 'IFRAME'")
 
 
-async def turn(person: Person, **asked: object) -> httpx.Response:
+async def turn(person: User, **asked: object) -> httpx.Response:
     return await person.http.put("/api/lab/settings", json=asked)
 
 
@@ -104,7 +104,7 @@ async def number(page: Page, name: str) -> int:
     return int((await page.locator(f"[data-number={name}]").inner_text()).replace(",", ""))
 
 
-async def test_each_bar_is_a_key_and_shrinks(stage: Page, home: House, teacher: Person) -> None:
+async def test_each_bar_is_a_key_and_shrinks(stage: Page, home: SharedService, teacher: User) -> None:
     """A send shows two bars, of its message and of its conversation. Redis has both keys, and the bars get shorter."""
     await turn(teacher, cacheTtl=LONG_TTL_S)
     await stage.keyboard.press("h")
@@ -118,7 +118,7 @@ async def test_each_bar_is_a_key_and_shrinks(stage: Page, home: House, teacher: 
     assert 0 < await stage.evaluate(width) < first <= 100
 
 
-async def test_a_bar_shows_the_end_of_its_key(stage: Page, home: House) -> None:
+async def test_a_bar_shows_the_end_of_its_key(stage: Page, home: SharedService) -> None:
     """The sweeper reports the end of a message's key, so its bar ends as gone. A conversation's bar just ends with its key."""
     await stage.evaluate(WATCH_KEYS)
     await stage.keyboard.press("h")
@@ -148,7 +148,7 @@ async def test_a_send_lights_the_boxes_in_order(stage: Page) -> None:
         await expect(stage.locator("[data-number=saves]")).to_have_text(str(count))
 
 
-async def test_a_slow_class_is_labelled_and_real(stage: Page, home: House, teacher: Person) -> None:
+async def test_a_slow_class_is_labelled_and_real(stage: Page, home: SharedService, teacher: User) -> None:
     """A longer life holds for what is cached from now on, is said on every such page as long as it holds, and ends with a click."""
     await stage.keyboard.press("l")
     label = stage.locator(".p-label")
@@ -168,10 +168,10 @@ async def test_a_slow_class_is_labelled_and_real(stage: Page, home: House, teach
     await other.close()
 
 
-async def test_modes_are_the_services(stage: Page, home: House, teacher: Person) -> None:
+async def test_modes_are_the_services(stage: Page, home: SharedService, teacher: User) -> None:
     """Mode window reads from Redis, drawn asks MongoDB, off writes no key; and no window from before knows less than MongoDB after it."""
     await turn(teacher, cacheTtl=LONG_TTL_S)
-    friend = home.settle()
+    friend = home.create_user()
     await teacher.send(friend, "one")
     assert (await friend.read(teacher)).headers["x-cache"] == "hit"
     for mode in ("drawn", "off"):
@@ -191,7 +191,7 @@ async def test_modes_are_the_services(stage: Page, home: House, teacher: Person)
 
 
 @pytest.mark.slow
-async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: Person) -> None:
+async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: User) -> None:
     """The page draws numbers during a burst of 500 messages. Only a few keys get rows; all others are counted, and drawn as cells."""
     await turn(teacher, cacheTtl=LONG_TTL_S)
     drawn = asyncio.Event()
@@ -211,7 +211,7 @@ async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: Person) -> No
     assert await stage.locator(".cl-key").count() <= 7
 
 
-async def test_a_stopped_picture_stands_still(stage: Page, teacher: Person) -> None:
+async def test_a_stopped_picture_stands_still(stage: Page, teacher: User) -> None:
     """Paused, nothing moves and the service goes on; afterwards the page is where the service is."""
     await stage.keyboard.press("p")
     await expect(stage.locator(".p-label")).to_contain_text("PAUSED")
@@ -223,7 +223,7 @@ async def test_a_stopped_picture_stands_still(stage: Page, teacher: Person) -> N
     await expect(stage.locator("[data-number=sends]")).to_have_text(str(before + 1))
 
 
-async def test_one_joins_behind_a_proxy(browser: Browser, home: House) -> None:
+async def test_one_joins_behind_a_proxy(browser: Browser, home: SharedService) -> None:
     """Under a path prefix a newcomer signs up on the page itself and sees it live; no address ever holds a token."""
     async with behind(home.service, "/user/kim/proxy/8000/") as url:
         desk = await Desk.at(browser, url, **PROJECTOR)
@@ -242,7 +242,7 @@ async def test_one_joins_behind_a_proxy(browser: Browser, home: House) -> None:
         await desk.context.close()
 
 
-async def test_settings_are_checked(home: House, teacher: Person, tmp_path: Path) -> None:
+async def test_settings_are_checked(home: SharedService, teacher: User, tmp_path: Path) -> None:
     """A wrong value, nobody, and a process that is not alone with its cache are refused, and nothing is turned."""
     before = (await teacher.http.get("/api/lab/settings")).json()
     assert before == {"cacheTtl": 5, "cacheMode": "window", "usualTtl": 5, "usualMode": "window", "canTurn": True}
@@ -251,7 +251,7 @@ async def test_settings_are_checked(home: House, teacher: Person, tmp_path: Path
     async with httpx.AsyncClient(base_url=home.service.url) as nobody:
         assert (await nobody.put("/api/lab/settings", json={"cacheMode": "off"})).status_code == 401
         assert (await nobody.get("/api/lab/keys")).status_code == 401
-    with home.annexe(tmp_path / "second.log", KEY_PREFIX=home.prefix):
+    with home.another_process(tmp_path / "second.log", KEY_PREFIX=home.prefix):
         address, headers = f"{home.service.url}/api/lab/settings", dict(teacher.http.headers)
         await wait_until(lambda: not httpx.get(address, headers=headers).json()["canTurn"], "the service to notice the second process")
         assert (await turn(teacher, cacheMode="off")).status_code == 409
@@ -271,10 +271,10 @@ async def test_only_the_own_machine_turns(address: str, here: bool) -> None:
         must_be_here(request)
 
 
-async def test_it_is_there_only_with_the_flow(home: House, tmp_path: Path) -> None:
+async def test_it_is_there_only_with_the_flow(home: SharedService, tmp_path: Path) -> None:
     """Without CHATLAB_FLOW neither the page nor its addresses exist."""
-    with home.annexe(tmp_path / "quiet.log", FLOW="0") as quiet:
-        person = quiet.settle()
+    with home.another_process(tmp_path / "quiet.log", FLOW="0") as quiet:
+        person = quiet.create_user()
         with contextlib.closing(httpx.Client(base_url=quiet.service.url, headers={"authorization": f"Bearer {person.token}"})) as http:
             for address in ("/lab", "/api/lab/settings", "/api/lab/keys"):
                 assert http.get(address).status_code == 404

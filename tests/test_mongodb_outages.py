@@ -8,31 +8,31 @@ from typing import Any
 
 import httpx
 import pytest
-from faults import Site, frozen, open_site
-from live import Person, Service
+from faults import Deployment, frozen, open_deployment
+from live import Service, User
 from waiting import LIMIT_S, wait_until
 
-Outage = Callable[[Site], contextlib.AbstractContextManager[None]]
+Outage = Callable[[Deployment], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines that may be broken."""
-    with open_site(tmp_path_factory.mktemp("mongodb")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("mongodb")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def service(site: Site) -> Service:
+def service(deployment: Deployment) -> Service:
     """The process of this file that has reached MongoDB before each outage."""
-    return site.start()
+    return deployment.start()
 
 
 @pytest.fixture
-async def pair(site: Site, service: Service) -> AsyncIterator[tuple[Person, Person]]:
+async def pair(deployment: Deployment, service: Service) -> AsyncIterator[tuple[User, User]]:
     """Two users with sockets and one message between them. MongoDB is back from the outage of the test before."""
     await wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200, "MongoDB to be up")
-    alice, bob = site.settle(service), site.settle(service)
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.connect()
     await bob.connect()
     await sends_again(alice, bob, "before")
@@ -42,35 +42,35 @@ async def pair(site: Site, service: Service) -> AsyncIterator[tuple[Person, Pers
 
 
 @contextlib.contextmanager
-def stopped(site: Site) -> Iterator[None]:
+def stopped(deployment: Deployment) -> Iterator[None]:
     """Stop MongoDB: it refuses connections."""
-    site.engines.stop("mongo")
+    deployment.engines.stop("mongo")
     try:
         yield
     finally:
-        site.engines.start("mongo")
+        deployment.engines.start("mongo")
 
 
 @contextlib.contextmanager
-def black_holed(site: Site) -> Iterator[None]:
+def black_holed(deployment: Deployment) -> Iterator[None]:
     """Freeze MongoDB: it accepts connections and answers nothing."""
-    with frozen(site.pid("mongo")):
+    with frozen(deployment.pid("mongo")):
         yield
 
 
-def body(receiver: Person, text: str, client_id: str | None = None) -> dict[str, Any]:
+def body(receiver: User, text: str, client_id: str | None = None) -> dict[str, Any]:
     """Return the body of a send."""
     return {"receiverId": receiver.id, "text": text, "clientId": client_id}
 
 
-async def refused(sender: Person, receiver: Person, text: str, client_id: str | None = None) -> None:
+async def refused(sender: User, receiver: User, text: str, client_id: str | None = None) -> None:
     """Send a message, and check that the answer is 503 with Retry-After."""
     answer = await sender.http.post("/api/messages/send", json=body(receiver, text, client_id))
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable"), answer.text
     assert int(answer.headers["retry-after"]) >= 1
 
 
-async def sends_again(sender: Person, receiver: Person, text: str, client_id: str | None = None) -> Any:
+async def sends_again(sender: User, receiver: User, text: str, client_id: str | None = None) -> Any:
     """Repeat a send until it is answered with a message, and return the message. Every other answer must be 503.
 
     Without a client id the text is used, so that a repeat saves nothing twice.
@@ -91,10 +91,12 @@ def is_open(service: Service) -> bool:
 
 
 @pytest.mark.parametrize("outage", [stopped, black_holed])
-async def test_an_outage_is_a_503_and_ends_by_itself(site: Site, service: Service, pair: tuple[Person, Person], outage: Outage) -> None:
+async def test_an_outage_is_a_503_and_ends_by_itself(
+    deployment: Deployment, service: Service, pair: tuple[User, User], outage: Outage
+) -> None:
     """The first request opens the circuit breaker; then both transports answer without asking MongoDB, until it is back."""
     alice, bob = pair
-    with outage(site):
+    with outage(deployment):
         await refused(alice, bob, "first")
         assert is_open(service)
         for _ in range(5):
@@ -110,10 +112,12 @@ async def test_an_outage_is_a_503_and_ends_by_itself(site: Site, service: Servic
     assert after["seq"] == len(texts)
 
 
-async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(site: Site, service: Service, pair: tuple[Person, Person]) -> None:
+async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(
+    deployment: Deployment, service: Service, pair: tuple[User, User]
+) -> None:
     """A hundred sends of one conversation wait, one behind the other, for MongoDB: one insert without an answer refuses all of them."""
     alice, bob = pair
-    with black_holed(site):
+    with black_holed(deployment):
         await asyncio.gather(*(refused(alice, bob, f"one of many {number}") for number in range(100)))
         assert is_open(service)
     await sends_again(alice, bob, "after")
@@ -123,10 +127,10 @@ async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(site: S
 
 
 @pytest.mark.parametrize("client_id", ["the same", None])
-async def test_an_uncertain_write_is_finished(site: Site, pair: tuple[Person, Person], client_id: str | None) -> None:
+async def test_an_uncertain_write_is_finished(deployment: Deployment, pair: tuple[User, User], client_id: str | None) -> None:
     """A message saved by MongoDB after the 503 is in every read, a repeat returns it, and the receiver gets one event."""
     alice, bob = pair
-    with black_holed(site):
+    with black_holed(deployment):
         await refused(alice, bob, "saved after the 503", client_id)
     if client_id:
         repeated = [await sends_again(alice, bob, "saved after the 503", client_id) for _ in range(3)]
@@ -140,15 +144,15 @@ async def test_an_uncertain_write_is_finished(site: Site, pair: tuple[Person, Pe
     assert after["seq"] == 3
 
 
-async def test_a_service_starts_without_mongodb(site: Site) -> None:
+async def test_a_service_starts_without_mongodb(deployment: Deployment) -> None:
     """A service that starts without MongoDB answers 503 until MongoDB is there, and then creates the indexes before any message."""
-    with stopped(site):
-        late = site.start(DATABASE=f"{site.space}late")
+    with stopped(deployment):
+        late = deployment.start(DATABASE=f"{deployment.space}late")
         async with httpx.AsyncClient(base_url=late.url, timeout=LIMIT_S) as client:
             answer = await client.post("/api/auth/signup", json={"username": "alice", "password": "correct horse"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     await wait_until(lambda: httpx.get(f"{late.url}/readyz", timeout=LIMIT_S).status_code == 200, "the service to find MongoDB")
-    database = site.database.client[f"{site.space}late"]
+    database = deployment.database.client[f"{deployment.space}late"]
     assert {"place", "once"} <= set(database["messages"].index_information())
     assert database["messages"].count_documents({}) == 0
     assert late.stop() == 0

@@ -6,20 +6,20 @@ from collections import defaultdict
 from typing import Any
 
 import redis
-from house import Newcomer, meet, sees, settle
-from live import Person, ServiceMaker
+from live import ServiceMaker, User
+from shared_service import UserMaker, create_user, meet, sees
 from waiting import wait_until
 
 
-async def is_online(witness: Person, user: Person) -> bool:
+async def is_online(witness: User, user: User) -> bool:
     """Return whether the list of users shows this user online."""
     rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
     return bool(rows[user.id]["online"])
 
 
-async def test_the_first_event_lists_who_is_online(newcomer: Newcomer) -> None:
+async def test_the_first_event_lists_who_is_online(new_user: UserMaker) -> None:
     """A new socket receives the sorted list of online users at once, its own user included."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await bob.connect()
     await ann.connect()
     first = (await ann.hears("onlineUsers"))[0]
@@ -28,9 +28,9 @@ async def test_the_first_event_lists_who_is_online(newcomer: Newcomer) -> None:
     await wait_until(lambda: sees(bob, ann), "Bob to see Ann online")
 
 
-async def test_a_user_goes_offline_with_the_last_socket(newcomer: Newcomer) -> None:
+async def test_a_user_goes_offline_with_the_last_socket(new_user: UserMaker) -> None:
     """A user with three sockets stays online until the last one is closed, in events and in the list of users."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     sockets = [await ann.connect() for _ in range(3)]
     await bob.connect()
     await wait_until(lambda: sees(bob, ann), "Bob to see Ann online")
@@ -49,7 +49,7 @@ async def test_a_user_goes_offline_with_the_last_socket(newcomer: Newcomer) -> N
 async def test_presence_and_events_cross_processes(start: ServiceMaker, database: Any) -> None:
     """A user at another process is online here, receives what is sent here, and goes offline after that process is killed."""
     here, there = start(), start()
-    ann, bob = settle(database, here), settle(database, there)
+    ann, bob = create_user(database, here), create_user(database, there)
     await meet(ann, bob)
     await wait_until(lambda: is_online(ann, bob), "the list of users to show Bob online")
     sent = await ann.send(bob, "hello")
@@ -64,7 +64,7 @@ async def test_presence_and_events_cross_processes(start: ServiceMaker, database
 async def test_a_process_that_stops_says_so(start: ServiceMaker, database: Any, keys: redis.Redis, space: str) -> None:
     """A process that stops publishes an empty list of its users: the other processes need not wait until it has been silent for long."""
     here, there = start(), start()
-    ann, bob = settle(database, here), settle(database, there)
+    ann, bob = create_user(database, here), create_user(database, there)
     with keys.pubsub() as channel:  # type: ignore[no-untyped-call]  # redis has no types for it
         channel.subscribe(f"{space}:presence")
         await meet(ann, bob)
@@ -75,7 +75,7 @@ async def test_a_process_that_stops_says_so(start: ServiceMaker, database: Any, 
     await asyncio.gather(ann.close(), bob.close(), return_exceptions=True)
 
 
-def lists_of(user: Person, channel: redis.client.PubSub, lists: defaultdict[str, list[list[str]]]) -> list[list[str]]:
+def lists_of(user: User, channel: redis.client.PubSub, lists: defaultdict[str, list[list[str]]]) -> list[list[str]]:
     """Add what the processes have published to `lists`, and return the lists of the process that had this user."""
     while message := channel.get_message():
         if message["type"] == "message":

@@ -12,31 +12,31 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from faults import Site, frozen, open_site
-from house import meet
-from live import Person, Service
+from faults import Deployment, frozen, open_deployment
+from live import Service, User
 from load import Account, check, write
+from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
 
 EACH = 12  # messages of one writer
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines for this file."""
-    with open_site(tmp_path_factory.mktemp("processes")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("processes")) as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")
-def pair(site: Site) -> tuple[Service, Service]:
+def pair(deployment: Deployment) -> tuple[Service, Service]:
     """Two processes of one service."""
-    return site.start(), site.start()
+    return deployment.start(), deployment.start()
 
 
-async def test_eight_writers_make_one_order(site: Site, pair: tuple[Service, Service]) -> None:
+async def test_eight_writers_make_one_order(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """Eight writers of one conversation, on both transports of two processes: everyone reads and hears the same messages, seq 1 to n."""
-    alice, bob, carol = (site.settle(pair[place % 2]) for place in range(3))
+    alice, bob, carol = (deployment.create_user(pair[place % 2]) for place in range(3))
     account, aside = Account(), Account()
     writers = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
     hearers = [await person.at(service) for person in (alice, bob) for service in pair]
@@ -57,7 +57,7 @@ async def test_eight_writers_make_one_order(site: Site, pair: tuple[Service, Ser
     await asyncio.gather(*(person.close() for person in [alice, bob, carol, *writers, *hearers]))
 
 
-async def hears_each_once(hearer: Person, alice: Person, bob: Person) -> None:
+async def hears_each_once(hearer: User, alice: User, bob: User) -> None:
     """Wait until this socket has received each message of the conversation exactly once: no fewer events than messages, and no more."""
     participants = {alice.id, bob.id}
 
@@ -106,7 +106,7 @@ def only(worker: psutil.Process, service: Service) -> Iterator[None]:
         yield
 
 
-async def clients(user: Person, worker: psutil.Process, service: Service) -> list[Person]:
+async def clients(user: User, worker: psutil.Process, service: Service) -> list[User]:
     """Return four clients of this user, each with a socket and an HTTP connection to this worker."""
     found = [await user.at(service) for _ in range(4)]
     with only(worker, service):
@@ -116,17 +116,17 @@ async def clients(user: Person, worker: psutil.Process, service: Service) -> lis
 
 
 @pytest.fixture
-def crowd(site: Site) -> Service:
+def crowd(deployment: Deployment) -> Service:
     """One service with two workers, both of them up: each one has subscribed to the presence channel."""
     prefix = f"crowd{secrets.token_hex(4)}:"
-    service = site.start(WORKERS="2", KEY_PREFIX=prefix)
-    block_until(lambda: site.keys.pubsub_numsub(f"{prefix}presence"), "two workers", is_reached=lambda channels: channels[0][1] == 2)
+    service = deployment.start(WORKERS="2", KEY_PREFIX=prefix)
+    block_until(lambda: deployment.keys.pubsub_numsub(f"{prefix}presence"), "two workers", is_reached=lambda channels: channels[0][1] == 2)
     return service
 
 
-async def test_a_killed_worker_comes_back(site: Site, crowd: Service) -> None:
+async def test_a_killed_worker_comes_back(deployment: Deployment, crowd: Service) -> None:
     """After SIGKILL of one worker the other one serves on, a new one starts, counters keep their values, and lost sockets do not count."""
-    alice, bob = site.settle(crowd), site.settle(crowd)
+    alice, bob = deployment.create_user(crowd), deployment.create_user(crowd)
     killed, survivor = workers_of(crowd)
     lost, kept = await clients(alice, killed, crowd), await clients(bob, survivor, crowd)
     await asyncio.gather(*(client.send(bob, "before") for client in lost), *(client.send(alice, "before") for client in kept))
@@ -147,7 +147,7 @@ async def test_a_killed_worker_comes_back(site: Site, crowd: Service) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_no_worker_outlives_its_parent(site: Site, crowd: Service, how: signal.Signals) -> None:
+async def test_no_worker_outlives_its_parent(deployment: Deployment, crowd: Service, how: signal.Signals) -> None:
     """Every child ends, however the parent ends."""
     family = psutil.Process(crowd.process.pid).children(recursive=True)
     assert len(family) >= 2

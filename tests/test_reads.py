@@ -11,9 +11,9 @@ import msgspec
 import psutil
 import pytest
 from bson import ObjectId
-from house import House, Newcomer
-from live import Person, Service
+from live import Service, User
 from patient import TTL_S
+from shared_service import SharedService, UserMaker
 from waiting import LIMIT_S
 
 from chatlab.domain.ids import conversation_of
@@ -24,9 +24,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
     }
 
 
-async def seqs(reader: Person, other: Person, **page: Any) -> list[int]:
+async def seqs(reader: User, other: User, **page: Any) -> list[int]:
     """The seqs of a page."""
     answer = await reader.read(other, **page)
     assert answer.status_code == 200, answer.text
@@ -54,28 +54,28 @@ async def seqs(reader: Person, other: Person, **page: Any) -> list[int]:
 
 
 @pytest.fixture(scope="module", params=["drawn", "off"])
-def in_mode(request: pytest.FixtureRequest, house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A process of the house in another cache mode."""
-    with house.annexe(tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param) as annexe:
-        yield annexe
+def in_mode(request: pytest.FixtureRequest, shared: SharedService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+    """A process of the shared in another cache mode."""
+    with shared.another_process(tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param) as other:
+        yield other
 
 
 # --- X-Cache -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_x_cache_tells_where_an_answer_came_from(house: House, newcomer: Newcomer) -> None:
+async def test_x_cache_tells_where_an_answer_came_from(shared: SharedService, new_user: UserMaker) -> None:
     """Redis alone is a hit, both are a partial, MongoDB alone a miss, and Redis not asked a bypass: each with the same messages."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     for number in range(3):
         await ann.send(bob, f"old {number}")
-    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     outcomes, bodies = [], set()
     await ann.send(bob, "new")  # the window begins here: a stretch of one, three older in MongoDB
     for fresh in (False, False, True):
         answer = await bob.read(ann, fresh=fresh)
         outcomes.append(answer.headers["x-cache"])
         bodies.add(answer.content)
-    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     for _ in range(2):
         answer = await bob.read(ann)
         outcomes.append(answer.headers["x-cache"])
@@ -86,27 +86,27 @@ async def test_x_cache_tells_where_an_answer_came_from(house: House, newcomer: N
 
 
 @pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
-async def test_no_cache_bypasses_redis(newcomer: Newcomer, header: str) -> None:
+async def test_no_cache_bypasses_redis(new_user: UserMaker, header: str) -> None:
     """`Cache-Control: no-cache`, alone or among others, in any case, reads MongoDB and does not fill the window."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     await ann.send(bob, "hello")
     answer = await ann.http.get(f"/api/messages/{bob.id}", headers={"cache-control": header})
     assert answer.headers["x-cache"] == "bypass"
     assert [message["text"] for message in answer.json()] == ["hello"]
 
 
-async def test_an_empty_conversation_is_an_empty_list(newcomer: Newcomer) -> None:
+async def test_an_empty_conversation_is_an_empty_list(new_user: UserMaker) -> None:
     """Two people who never wrote to each other have a history of no messages."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     pages: list[dict[str, Any]] = [{}, {"limit": 5}, {"after": 0}, {"before": 9}]
     for page in pages:
         answer = await ann.read(bob, **page)
         assert (answer.status_code, answer.content, answer.headers["x-cache"]) == (200, b"[]", "miss")
 
 
-async def test_the_other_modes_ask_mongodb_every_time(in_mode: House, newcomer: Newcomer) -> None:
+async def test_the_other_modes_ask_mongodb_every_time(in_mode: SharedService, new_user: UserMaker) -> None:
     """`drawn` and `off` answer every read from MongoDB; `drawn` still writes both keys, `off` writes none."""
-    ann, bob = newcomer(at=in_mode.service), newcomer(at=in_mode.service)
+    ann, bob = new_user(at=in_mode.service), new_user(at=in_mode.service)
     sent = await ann.send(bob, "one")
     assert [(await bob.read(ann)).headers["x-cache"] for _ in range(2)] == ["bypass", "bypass"]
     both = [f"message:{sent['_id']}", f"messages:{conversation_of(ann.id, bob.id)}"]
@@ -125,29 +125,29 @@ def expected(seqs: list[int], limit: int | None, before: int | None, after: int 
 
 
 @pytest.mark.parametrize("kept", [0, 3, 12], ids=["no window", "half a window", "a whole window"])
-async def test_every_page_is_the_page_of_a_plain_list(house: House, newcomer: Newcomer, kept: int) -> None:
+async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new_user: UserMaker, kept: int) -> None:
     """limit, before and after (exclusive), alone and together, give what they give on a list, whatever the window holds."""
-    ann, bob = newcomer(), newcomer()
-    key = f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}"
+    ann, bob = new_user(), new_user()
+    key = f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}"
     for number in range(12 - kept):
         await ann.send(bob, str(number))
-    house.keys.delete(key)
+    shared.keys.delete(key)
     for number in range(kept):
         await bob.send(ann, str(number))
-    window, life = house.keys.lrange(key, 0, -1), TTL_S * 1000
+    window, life = shared.keys.lrange(key, 0, -1), TTL_S * 1000
     edges, limits = (None, 0, 1, 5, 9, 10, 12, 13, 99), (None, 1, 4, 12, 99)
     for limit, before, after in itertools.product(limits, edges, edges):
         page = {name: value for name, value in (("limit", limit), ("before", before), ("after", after)) if value is not None}
         assert await seqs(ann, bob, **page) == expected(list(range(1, 13)), limit, before, after), page
-        house.keys.delete(key)
+        shared.keys.delete(key)
         if window:
-            house.keys.rpush(key, *window)
-            house.keys.pexpire(key, life)
+            shared.keys.rpush(key, *window)
+            shared.keys.pexpire(key, life)
 
 
-async def test_pages_follow_each_other_without_gap_or_repeat(newcomer: Newcomer) -> None:
+async def test_pages_follow_each_other_without_gap_or_repeat(new_user: UserMaker) -> None:
     """Walking backwards by `before`, or forwards by `after`, meets every message once."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     for number in range(23):
         await ann.send(bob, str(number))
     backwards: list[int] = []
@@ -167,7 +167,7 @@ def memory_of(service: Service) -> int:
     return int(psutil.Process(service.process.pid).memory_info().rss)
 
 
-async def stream(reader: Person, other: Person, **headers: str) -> tuple[list[int], int, str]:
+async def stream(reader: User, other: User, **headers: str) -> tuple[list[int], int, str]:
     """The seqs of a whole history, the most memory the service grew by meanwhile, and X-Cache."""
     before = most = memory_of(reader.service)
     body = bytearray()
@@ -185,19 +185,19 @@ class Place(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def long(house: House) -> tuple[str, str]:
+def long(shared: SharedService) -> tuple[str, str]:
     """Two people with 100,000 messages between them."""
     ann, bob = "ann-the-long", "bob-the-long"
     for start in range(1, LONG, 10_000):
         stretch = [stored(ann, bob, seq, "x" * 200) for seq in range(start, start + 10_000)]
-        house.database["messages"].insert_many(stretch, ordered=False)
+        shared.database["messages"].insert_many(stretch, ordered=False)
     return ann, bob
 
 
-async def whole_history(house: House, newcomer: Newcomer, long: tuple[str, str], **headers: str) -> str:
+async def whole_history(shared: SharedService, new_user: UserMaker, long: tuple[str, str], **headers: str) -> str:
     """Read it all, look at it, and give X-Cache."""
-    house.database["users"].delete_many({"_id": {"$in": long}})
-    ann, bob = (newcomer(name, house.service) for name in long)
+    shared.database["users"].delete_many({"_id": {"$in": long}})
+    ann, bob = (new_user(name, shared.service) for name in long)
     seqs, grown, outcome = await stream(ann, bob, **headers)
     assert (len(seqs), seqs[0], seqs[-1]) == (LONG, 1, LONG)
     assert seqs == list(range(1, LONG + 1))
@@ -205,66 +205,70 @@ async def whole_history(house: House, newcomer: Newcomer, long: tuple[str, str],
     return outcome
 
 
-async def test_a_full_history_of_100000_messages_needs_little_memory(house: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+async def test_a_full_history_of_100000_messages_needs_little_memory(
+    shared: SharedService, new_user: UserMaker, long: tuple[str, str]
+) -> None:
     """Cold and warm, all 100,000 messages (45 MB) come in order, and the service grows by no more than 12 MiB."""
-    assert await whole_history(house, newcomer, long) == "miss"
-    assert await whole_history(house, newcomer, long) == "partial"
+    assert await whole_history(shared, new_user, long) == "miss"
+    assert await whole_history(shared, new_user, long) == "partial"
 
 
-async def test_other_modes_need_as_little(in_mode: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+async def test_other_modes_need_as_little(in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
     """So it is when MongoDB alone answers."""
-    assert await whole_history(in_mode, newcomer, long) == "bypass"
+    assert await whole_history(in_mode, new_user, long) == "bypass"
 
 
 # --- what a hit asks -----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_newest_of_a_long_conversation_is_one_seek_away(house: House, newcomer: Newcomer, long: tuple[str, str]) -> None:
+async def test_the_newest_of_a_long_conversation_is_one_seek_away(
+    shared: SharedService, new_user: UserMaker, long: tuple[str, str]
+) -> None:
     """Who the people are, with their last messages, costs MongoDB a few keys a conversation, however long it is."""
-    house.database["users"].delete_many({"_id": {"$in": long}})
-    ann, bob = (newcomer(name, house.service) for name in long)
+    shared.database["users"].delete_many({"_id": {"$in": long}})
+    ann, bob = (new_user(name, shared.service) for name in long)
     assert (await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": LONG})).status_code == 204
     try:
-        house.database.command("profile", 2)
+        shared.database.command("profile", 2)
         people = (await ann.http.get("/api/users")).json()
     finally:
-        house.database.command("profile", 0)
-    examined = [row.get("keysExamined", 0) for row in house.database["system.profile"].find({"ns": f"{house.database.name}.messages"})]
-    house.database.drop_collection("system.profile")
+        shared.database.command("profile", 0)
+    examined = [row.get("keysExamined", 0) for row in shared.database["system.profile"].find({"ns": f"{shared.database.name}.messages"})]
+    shared.database.drop_collection("system.profile")
     assert next(one["lastMessage"]["seq"] for one in people if one["id"] == bob.id) == LONG
     assert examined
     assert max(examined) < 10 * len(people)
 
 
-async def test_a_hit_asks_mongodb_nothing(house: House, newcomer: Newcomer) -> None:
+async def test_a_hit_asks_mongodb_nothing(shared: SharedService, new_user: UserMaker) -> None:
     """MongoDB's own profiler sees the cold read and not one of the warm ones."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     for number in range(5):
         await ann.send(bob, str(number))
-    house.keys.delete(f"{house.prefix}messages:{conversation_of(ann.id, bob.id)}")
+    shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     try:
-        house.database.command("profile", 2)
+        shared.database.command("profile", 2)
         assert (await bob.read(ann)).headers["x-cache"] == "miss"
-        cold = asked(house)
+        cold = asked(shared)
         pages: list[dict[str, Any]] = [{}, {"limit": 2}, {"after": 4}]
         outcomes = {(await bob.read(ann, **page)).headers["x-cache"] for page in pages * 7}
         assert outcomes == {"hit"}
-        assert asked(house) == cold
+        assert asked(shared) == cold
     finally:
-        house.database.command("profile", 0)
-        house.database.drop_collection("system.profile")
-    assert f"{house.database.name}.messages" in cold
+        shared.database.command("profile", 0)
+        shared.database.drop_collection("system.profile")
+    assert f"{shared.database.name}.messages" in cold
 
 
-def asked(house: House) -> list[str]:
+def asked(shared: SharedService) -> list[str]:
     """The collections that were asked since profiling began, one entry a question."""
-    mine = {"ns": {"$ne": f"{house.database.name}.system.profile"}}
-    return [row["ns"] for row in house.database["system.profile"].find(mine)]
+    mine = {"ns": {"$ne": f"{shared.database.name}.system.profile"}}
+    return [row["ns"] for row in shared.database["system.profile"].find(mine)]
 
 
-async def test_a_read_shows_what_was_acknowledged_before_it_began(newcomer: Newcomer) -> None:
+async def test_a_read_shows_what_was_acknowledged_before_it_began(new_user: UserMaker) -> None:
     """Two reads run beside two sends, one through each transport: no read misses a message that was acknowledged before."""
-    ann, bob = newcomer(), newcomer()
+    ann, bob = new_user(), new_user()
     for number in range(40):
         answers = await asyncio.gather(
             ann.send(bob, str(number)), bob.send(ann, str(number), door="socket"), seqs(ann, bob), seqs(bob, ann, limit=10)

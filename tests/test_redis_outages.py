@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from faults import Proxy, Site, frozen, open_site
-from live import Person, Service
+from faults import Deployment, Proxy, frozen, open_deployment
+from live import Service, User
 from waiting import LIMIT_S, wait_until
 
 Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
@@ -34,18 +34,18 @@ class CountingProxy(Proxy):
 class Three:
     """Three processes of one service: two that reach Redis directly, and one through a proxy."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.proxy = CountingProxy(urlsplit(site.engines.redis.url).path)
-        self.one, self.two = site.start(), site.start()
-        self.behind = site.start(REDIS_URL=self.proxy.url)
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.proxy = CountingProxy(urlsplit(deployment.engines.redis.url).path)
+        self.one, self.two = deployment.start(), deployment.start()
+        self.behind = deployment.start(REDIS_URL=self.proxy.url)
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     """The processes of this file, on engines that may be broken."""
-    with open_site(tmp_path_factory.mktemp("redis")) as site:
-        three = Three(site)
+    with open_deployment(tmp_path_factory.mktemp("redis")) as deployment:
+        three = Three(deployment)
         yield three
         three.proxy.close()
 
@@ -53,15 +53,15 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 class Talk:
     """A conversation that two people lead through two processes, and what must stand in it."""
 
-    def __init__(self, site: Site, here: Service, there: Service) -> None:
-        self.alice, self.bob = site.settle(here), site.settle(there)
+    def __init__(self, deployment: Deployment, here: Service, there: Service) -> None:
+        self.alice, self.bob = deployment.create_user(here), deployment.create_user(there)
         self.truth: dict[int, Any] = {}
 
     def note(self, message: Any) -> None:
         assert "seq" in message, message
         self.truth[message["seq"]] = message
 
-    async def send(self, sender: Person, *, door: str = "http") -> None:
+    async def send(self, sender: User, *, door: str = "http") -> None:
         self.note(await sender.send(self.bob if sender is self.alice else self.alice, f"{door} {len(self.truth)}", door=door))
 
     async def edit(self) -> None:
@@ -69,7 +69,7 @@ class Talk:
         answer = await self.alice.http.patch(f"/api/messages/{oldest['_id']}", json={"text": f"edited {oldest['version']}"})
         self.note(answer.json())
 
-    async def read(self, reader: Person) -> str:
+    async def read(self, reader: User) -> str:
         """Return where the answer came from; it must hold everything."""
         answer = await reader.read(self.bob if reader is self.alice else self.alice)
         assert answer.json() == [self.truth[seq] for seq in sorted(self.truth)], answer.headers.get("x-cache", answer.text)
@@ -90,7 +90,7 @@ class Talk:
 @contextlib.asynccontextmanager
 async def talk_between(three: Three, here: Service, there: Service) -> AsyncIterator[Talk]:
     """A talk that is in the cache, with everybody connected."""
-    talk = Talk(three.site, here, there)
+    talk = Talk(three.deployment, here, there)
     await talk.alice.connect()
     await talk.bob.connect()
     await talk.send(talk.alice)
@@ -108,24 +108,24 @@ async def talk_between(three: Three, here: Service, there: Service) -> AsyncIter
 @contextlib.contextmanager
 def stopped(three: Three) -> Iterator[None]:
     """Connections are refused; what it held is gone."""
-    three.site.engines.stop("redis")
+    three.deployment.engines.stop("redis")
     try:
         yield
     finally:
-        three.site.engines.start("redis")
+        three.deployment.engines.start("redis")
 
 
 @contextlib.contextmanager
 def black_holed(three: Three) -> Iterator[None]:
     """Connections are accepted, and nothing is said."""
-    with frozen(three.site.pid("redis")):
+    with frozen(three.deployment.pid("redis")):
         yield
 
 
 @contextlib.contextmanager
 def full(three: Three) -> Iterator[None]:
     """Reads are answered; writes that need memory are refused, and nothing is evicted for them."""
-    keys = three.site.keys
+    keys = three.deployment.keys
     before = {name: str(keys.config_get(name)[name]) for name in ("maxmemory", "maxmemory-policy")}
     keys.config_set("maxmemory-policy", "noeviction")
     keys.config_set("maxmemory", 1)
@@ -139,11 +139,11 @@ def full(three: Three) -> Iterator[None]:
 @contextlib.contextmanager
 def read_only(three: Three) -> Iterator[None]:
     """The replica of a master that is not there: reads are answered from what it has, writes are refused."""
-    three.site.keys.replicaof("127.0.0.1", "1")  # no server listens there
+    three.deployment.keys.replicaof("127.0.0.1", "1")  # no server listens there
     try:
         yield
     finally:
-        three.site.keys.replicaof("NO", "ONE")
+        three.deployment.keys.replicaof("NO", "ONE")
 
 
 def garbled(garble: Callable[[bytes], bytes] | None) -> Outage:
@@ -248,7 +248,7 @@ async def test_redis_may_lose_its_scripts(three: Three) -> None:
     """After SCRIPT FLUSH, of which no process hears, reads are right and hits come back."""
     async with talk_between(three, three.one, three.two) as talk:
         for write in (talk.send(talk.alice), talk.edit(), talk.send(talk.bob)):
-            three.site.keys.script_flush()
+            three.deployment.keys.script_flush()
             await write
             await talk.read(talk.bob)
             await talk.read(talk.alice)
@@ -258,7 +258,7 @@ async def test_redis_may_lose_its_scripts(three: Three) -> None:
 async def test_redis_may_lose_everything(three: Three) -> None:
     """After FLUSHALL and a restart with nothing in it, reads are right and hits come back."""
     async with talk_between(three, three.one, three.two) as talk:
-        three.site.keys.flushall()
+        three.deployment.keys.flushall()
         await talk.read(talk.bob)
         with stopped(three):
             await talk.send(talk.alice)
@@ -283,7 +283,7 @@ async def test_what_one_process_could_not_write_the_others_do_not_trust(three: T
 async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) -> None:
     """Sockets of one process hear each other while Redis is away; those of two processes again by themselves when it is back."""
     async with talk_between(three, three.one, three.two) as talk:
-        beside = three.site.settle(three.one)
+        beside = three.deployment.create_user(three.one)
         await beside.connect()
         with stopped(three):
             here = await talk.alice.send(beside, "here")
@@ -309,9 +309,9 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
 async def test_a_service_starts_without_redis_and_finds_it_later(three: Three) -> None:
     """Redis need not be there when a process starts."""
     with stopped(three):
-        late = three.site.start()
+        late = three.deployment.start()
         assert readiness(late) == (200, "degraded")
-        talk = Talk(three.site, late, three.one)
+        talk = Talk(three.deployment, late, three.one)
         await talk.send(talk.alice)
         assert await talk.read(talk.alice) == "bypass"
     await talk.reach_hits()
@@ -321,6 +321,6 @@ async def test_a_service_starts_without_redis_and_finds_it_later(three: Three) -
 
 def test_no_outage_is_an_error_in_the_log(three: Three) -> None:
     """No process has met an error that it did not expect."""
-    for service in three.site.services:
+    for service in three.deployment.services:
         logged = service.log.read_text()
         assert "Traceback" not in logged, logged

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import websockets
 from bson import ObjectId
-from faults import Site, frozen, open_site
-from live import Person, Service
+from faults import Deployment, frozen, open_deployment
+from live import Service, User
 from load import Account, check, write
 from waiting import LIMIT_S, wait_until
 
@@ -23,10 +23,10 @@ CUT_OFF = "timeout graceful shutdown exceeded"  # the server logs it when it end
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Private engines, which outlive the services of this file."""
-    with open_site(tmp_path_factory.mktemp("shutdown")) as site:
-        yield site
+    with open_deployment(tmp_path_factory.mktemp("shutdown")) as deployment:
+        yield deployment
 
 
 async def ends(service: Service, how: signal.Signals = signal.SIGTERM) -> None:
@@ -39,7 +39,7 @@ async def ends(service: Service, how: signal.Signals = signal.SIGTERM) -> None:
 
 
 @contextlib.asynccontextmanager
-async def bare_socket(person: Person) -> AsyncIterator[websockets.ClientConnection]:
+async def bare_socket(person: User) -> AsyncIterator[websockets.ClientConnection]:
     """Connect a Socket.IO socket without a Socket.IO client, to see the frames and the close code of the server."""
     url = f"ws{person.service.url.removeprefix('http')}/socket.io/?EIO=4&transport=websocket"
     async with websockets.connect(url, close_timeout=0.1) as bare:
@@ -60,10 +60,12 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
 
 
 @pytest.mark.parametrize(("workers", "how"), [("1", signal.SIGTERM), ("1", signal.SIGINT), ("2", signal.SIGTERM)])
-async def test_stopping_loses_no_answered_message_and_closes_every_socket(site: Site, workers: str, how: signal.Signals) -> None:
+async def test_stopping_loses_no_answered_message_and_closes_every_socket(
+    deployment: Deployment, workers: str, how: signal.Signals
+) -> None:
     """Stopped under writers on both transports: every answered message is saved, and every socket is closed with 1012."""
-    service = site.start(WORKERS=workers, SHUTDOWN_TIMEOUT=str(LIMIT_S))
-    alice, bob = site.settle(service), site.settle(service)
+    service = deployment.start(WORKERS=workers, SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
     account = Account()
     senders = [await person.at(service) for person in (alice, bob, alice, bob, alice, bob)]
     writers = [
@@ -77,7 +79,7 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(site: 
         assert await asyncio.gather(*codes) == [1012, 1012]
     account.stop = True
     await asyncio.gather(*writers)
-    after = site.start()
+    after = deployment.start()
     reader = await bob.at(after)
     check(account, (await reader.read(alice, fresh=True)).json())
     check(account, (await reader.read(alice)).json())
@@ -85,15 +87,15 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(site: 
     assert after.stop() == 0
 
 
-def write_history(site: Site, one: Person, other: Person) -> None:
+def write_history(deployment: Deployment, one: User, other: User) -> None:
     """Insert a long conversation into MongoDB."""
     first, second = sorted((one.id, other.id))
     same = {"conversation": f"{first}:{second}", "version": 1, "senderId": first, "receiverId": second, "text": TEXT, "reactions": {}}
     times = {"createdAt": datetime.now(UTC), "editedAt": None, "deletedAt": None}
-    site.database["messages"].insert_many({"_id": ObjectId(), "seq": seq, **same, **times} for seq in range(1, LONG + 1))
+    deployment.database["messages"].insert_many({"_id": ObjectId(), "seq": seq, **same, **times} for seq in range(1, LONG + 1))
 
 
-def request_without_reading(person: Person, other: Person) -> socket.socket:
+def request_without_reading(person: User, other: User) -> socket.socket:
     """Request a history, read the first bytes of the answer, and no more."""
     address = urlsplit(person.service.url)
     client = socket.create_connection((address.hostname, address.port), LIMIT_S)
@@ -102,11 +104,11 @@ def request_without_reading(person: Person, other: Person) -> socket.socket:
     return client
 
 
-async def test_an_answer_in_flight_is_sent_to_its_end(site: Site) -> None:
+async def test_an_answer_in_flight_is_sent_to_its_end(deployment: Deployment) -> None:
     """A client that reads a long answer gets all of it, although the service was told to stop after the first piece."""
-    service = site.start(SHUTDOWN_TIMEOUT=str(LIMIT_S))
-    alice, bob = site.settle(service), site.settle(service)
-    write_history(site, alice, bob)
+    service = deployment.start(SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
+    write_history(deployment, alice, bob)
     async with alice.http.stream("GET", f"/api/messages/{bob.id}") as answer:
         pieces = answer.aiter_bytes()
         received = [await anext(pieces)]
@@ -118,11 +120,11 @@ async def test_an_answer_in_flight_is_sent_to_its_end(site: Site) -> None:
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_clients_that_do_not_read_do_not_stop_the_service_from_ending(site: Site) -> None:
+async def test_clients_that_do_not_read_do_not_stop_the_service_from_ending(deployment: Deployment) -> None:
     """A client that does not read its answer is cut off after SHUTDOWN_TIMEOUT; a socket that does not read its events is closed too."""
-    service = site.start(SHUTDOWN_TIMEOUT="1", STALLED_TIMEOUT="3600")
-    alice, bob = site.settle(service), site.settle(service)
-    write_history(site, alice, bob)
+    service = deployment.start(SHUTDOWN_TIMEOUT="1", STALLED_TIMEOUT="3600")
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
+    write_history(deployment, alice, bob)
     with request_without_reading(alice, bob):
         async with bare_socket(bob) as deaf:
             deaf.transport.pause_reading()
@@ -133,16 +135,16 @@ async def test_clients_that_do_not_read_do_not_stop_the_service_from_ending(site
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_silent_mongodb_does_not_stop_the_service_from_ending(site: Site) -> None:
+async def test_a_silent_mongodb_does_not_stop_the_service_from_ending(deployment: Deployment) -> None:
     """A service that is told to stop while MongoDB does not answer an insert ends, and has promised nothing to the sender."""
-    with site.mongo_proxy() as proxy:
-        service = site.start(MONGO_URL=proxy.mongo_url, SHUTDOWN_TIMEOUT="30")
-        alice, bob = site.settle(service), site.settle(service)
+    with deployment.mongo_proxy() as proxy:
+        service = deployment.start(MONGO_URL=proxy.mongo_url, SHUTDOWN_TIMEOUT="30")
+        alice, bob = deployment.create_user(service), deployment.create_user(service)
         await alice.send(bob, "before")
         with proxy.holding("in flight", "request") as hold:
             sending = asyncio.create_task(alice.http.post("/api/messages/send", json={"receiverId": bob.id, "text": "in flight"}))
             await wait_until(hold.is_reached.is_set, "the insert")
-            with frozen(site.pid("mongo")):
+            with frozen(deployment.pid("mongo")):
                 await ends(service)
                 with contextlib.suppress(httpx.TransportError):
                     assert (await sending).status_code == 503

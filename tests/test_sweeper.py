@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import redis
-from house import House, Newcomer, settle
 from live import Service, ServiceMaker
 from patient import PatientService
+from shared_service import SharedService, UserMaker, create_user
 from waiting import block_until, wait_until
 
 from chatlab.cache import sweeper
@@ -31,9 +31,9 @@ pytest_plugins = ["patient_plugin"]
 
 
 @pytest.fixture(scope="module")
-def house(patient_house: House) -> House:
+def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
-    return patient_house
+    return patient_shared
 
 
 # --- the ledger ----------------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ async def test_a_service_reports_the_end_of_each_message(
     settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "CACHE_TTL": "0.2", "SWEEP_INTERVAL": "1.5"}
     service = PatientService(engines.mongo.url, engines.redis.url, tmp_path / "log", **settings)
     try:
-        ann = settle(database, service.wait_until_reachable())
+        ann = create_user(database, service.wait_until_reachable())
         sent = [await ann.send(ann, str(number)) for number in range(3)]
         cleaned = [rf"Cache cleaned {space}:message:{message['_id']} deadline=\S+Z lag=\d+ms" for message in sent]
         await wait_until(lambda: [len(logged(service, line)) for line in cleaned], "a report about each message", is_reached=all)
@@ -283,14 +283,14 @@ async def test_a_service_reports_the_end_of_each_message(
         service.kill()
 
 
-async def test_other_kinds_of_values_do_no_harm(house: House, newcomer: Newcomer) -> None:
+async def test_other_kinds_of_values_do_no_harm(shared: SharedService, new_user: UserMaker) -> None:
     """A foreign hash under one of our names changes no answer."""
-    ann = newcomer()
+    ann = new_user()
     sent = await ann.send(ann, "one")
     for key in (f"message:{sent['_id']}", f"messages:{ann.id}:{ann.id}"):
-        house.keys.delete(house.prefix + key)
-        house.keys.hset(house.prefix + key, "a", "b")
-        house.keys.expire(house.prefix + key, 300)
+        shared.keys.delete(shared.prefix + key)
+        shared.keys.hset(shared.prefix + key, "a", "b")
+        shared.keys.expire(shared.prefix + key, 300)
     edited = await ann.http.patch(f"/api/messages/{sent['_id']}", json={"text": "two"})
     assert (await ann.read(ann)).json() == [edited.json()]
 
@@ -332,8 +332,8 @@ async def test_alone_it_needs_redis_alone(engines: Engines, space: str, tmp_path
     assert not (tmp_path / "data").exists()
 
 
-def test_the_log_names_no_secrets(house: House) -> None:
+def test_the_log_names_no_secrets(shared: SharedService) -> None:
     """The log holds no token and no password hash."""
-    log = Path(house.service.log).read_text()
+    log = Path(shared.service.log).read_text()
     assert "Bearer" not in log
     assert "passwordHash" not in log

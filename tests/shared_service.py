@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pymongo
 import redis
-from live import Person, Service
+from live import Service, User
 from pymongo.database import Database
 from waiting import LIMIT_S, wait_until
 
@@ -23,7 +23,7 @@ Documents = dict[str, list[dict[str, Any]]]
 
 
 @dataclass
-class House:
+class SharedService:
     """A service, its database and its keys. `prefix` is the prefix of all its keys."""
 
     service: Service
@@ -31,12 +31,12 @@ class House:
     keys: redis.Redis
     prefix: str
 
-    def settle(self, name: str | None = None, at: Service | None = None) -> Person:
+    def create_user(self, name: str | None = None, at: Service | None = None) -> User:
         """Return a new user who can use the service at once. Without a name, the user gets a unique one."""
-        return settle(self.database, at or self.service, name)
+        return create_user(self.database, at or self.service, name)
 
     @contextlib.contextmanager
-    def annexe(self, log: Path, **settings: str) -> Iterator["House"]:
+    def another_process(self, log: Path, **settings: str) -> Iterator["SharedService"]:
         """Start another process on the same database, with its own key prefix and settings."""
         prefix = f"{self.prefix}{secrets.token_hex(3)}:"
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
@@ -44,7 +44,7 @@ class House:
         del given["PORT"]
         service = Service(mongo_url, redis_url, log, **given)
         try:
-            yield House(service.wait_until_ready(), self.database, self.keys, prefix)
+            yield SharedService(service.wait_until_ready(), self.database, self.keys, prefix)
         finally:
             service.kill()
 
@@ -61,36 +61,36 @@ class House:
         return sorted(key.decode().removeprefix(self.prefix) for key in self.keys.scan_iter(self.prefix + pattern, count=1000))
 
 
-def settle(database: Database[dict[str, Any]], service: Service, name: str | None = None) -> Person:
+def create_user(database: Database[dict[str, Any]], service: Service, name: str | None = None) -> User:
     """Insert a user and a session as sign-up does, and return the user."""
     name, token, today = name or f"u{secrets.token_hex(6)}", secrets.token_urlsafe(32), datetime.now(UTC)
     database["users"].insert_one({"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today})
     database["sessions"].insert_one({"_id": hash_of(token), "userId": name, "expiresAt": today + timedelta(days=1)})
     http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"})
-    return Person(service, name, token, http)
+    return User(service, name, token, http)
 
 
-def sees(witness: Person, user: Person) -> bool:
+def sees(witness: User, user: User) -> bool:
     """Return whether the newest `onlineUsers` that the witness has received contains this user."""
     lists = witness.heard("onlineUsers")
     return bool(lists) and user.id in lists[-1]
 
 
-async def meet(*users: Person) -> None:
+async def meet(*users: User) -> None:
     """Connect the users, and wait until each one sees all of them online: from now on their processes know each other."""
     await asyncio.gather(*(user.connect() for user in users))
     await wait_until(lambda: all(sees(witness, user) for witness in users for user in users), "all users to see each other online")
 
 
 @contextlib.contextmanager
-def open_house(engines: Engines, log: Path, **settings: str) -> Iterator[House]:
+def start_shared_service(engines: Engines, log: Path, **settings: str) -> Iterator[SharedService]:
     """Start a service with its own database and key prefix, and remove its data at the end. Every key must have an expiry by then."""
     space = f"house{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
         service = Service(engines.mongo.url, engines.redis.url, log, **given)
         try:
-            yield House(service.wait_until_ready(), mongo[space], keys, f"{space}:")
+            yield SharedService(service.wait_until_ready(), mongo[space], keys, f"{space}:")
             leaked = [key for key in keys.scan_iter(f"{space}:*") if keys.pttl(key) == -1]
             assert not leaked, f"keys without an expiry: {leaked}"
         finally:
@@ -98,4 +98,4 @@ def open_house(engines: Engines, log: Path, **settings: str) -> Iterator[House]:
             mongo.drop_database(space)
 
 
-Newcomer = Callable[..., Person]
+UserMaker = Callable[..., User]

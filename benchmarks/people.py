@@ -11,9 +11,9 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from chatlab.accounts import hash_of
+from chatlab.accounts import hash_token
 from chatlab.domain.ids import UserId
-from chatlab.domain.message import create
+from chatlab.domain.message import create_draft
 
 TEXT = "It is a truth universally acknowledged, that a message in want of a reader must be about as long as this one is, more or less."
 
@@ -44,7 +44,7 @@ def settle_in_chatlab(database: Database[Json], who: list[Person], messages: int
     names = sorted({name for person in who for name in (person.id, person.partner)})
     database["users"].insert_many([{"_id": name, "displayName": name, "passwordHash": "none", "createdAt": today} for name in names])
     expires = today + timedelta(days=1)
-    database["sessions"].insert_many([{"_id": hash_of(one.token), "userId": one.id, "expiresAt": expires} for one in who])
+    database["sessions"].insert_many([{"_id": hash_token(one.token), "userId": one.id, "expiresAt": expires} for one in who])
     for first in who[::2]:
         talk_in_chatlab(database, first.id, first.partner, messages)
 
@@ -53,7 +53,7 @@ def talk_in_chatlab(database: Database[Json], one: str, other: str, messages: in
     """A conversation, from seq 1 on."""
     for start in range(1, messages + 1, 10_000):
         some = range(start, min(start + 10_000, messages + 1))
-        database["messages"].insert_many([create(UserId(one), UserId(other), TEXT, None).document(seq) for seq in some])
+        database["messages"].insert_many([create_draft(UserId(one), UserId(other), TEXT, None).document(seq) for seq in some])
 
 
 def settle_in_peer(database: Database[Json], who: list[Person], messages: int) -> None:

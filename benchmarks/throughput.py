@@ -9,7 +9,7 @@ from benchmarks import generators
 from benchmarks.people import TEXT, as_json, reads, sends, write_requests
 from benchmarks.result import Check, Result, interleaved, ratios
 from benchmarks.sides import CONNECTIONS, MESSAGES, Place, Side, missing
-from chatlab.domain.message import create
+from chatlab.domain.message import create_draft
 
 SOCKETS = 32
 
@@ -85,7 +85,7 @@ def _bare_inserts(place: Place) -> dict[str, Callable[[], float]]:
         count, started = 0, time.perf_counter()
         while not count or time.perf_counter() - started < place.seconds:
             one, other = f"a{count}", f"b{count}"  # a conversation a batch
-            drafts = [create(one, other, TEXT, None) for _ in range(32)]  # type: ignore[arg-type]  # user ids
+            drafts = [create_draft(one, other, TEXT, None) for _ in range(32)]  # type: ignore[arg-type]  # user ids
             messages.insert_many([draft.document(seq) for seq, draft in enumerate(drafts, 1)], ordered=False)
             count += 32
         return count / (time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """Who is asking: sign-up, log-in, sessions. Passwords are kept as argon2id, tokens as SHA-256; neither is ever logged.
 
-A token is known to this process for at most KNOWN_FOR seconds without asking MongoDB, so a log-out elsewhere is felt here within that time.
+A token is known to this process for at most TOKEN_CACHE_S seconds without asking MongoDB, so a log-out elsewhere is felt here within that time.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from chatlab.domain.ids import UserId
 from chatlab.domain.message import now, rfc3339
 from chatlab.domain.requests import LogIn, SignUp
 from chatlab.errors import NotFound, RateLimited, Unauthenticated
-from chatlab.protect.rate_limit import Rate
+from chatlab.protect.rate_limit import TokenBucket
 from chatlab.store.store import Document, Store
 
-KNOWN_FOR = 5.0  # seconds
+TOKEN_CACHE_S = 5.0  # seconds
 REMEMBERED = 100_000  # tokens, and users, that a process remembers
 HASHES_AT_ONCE = 2  # each takes 64 MiB and about 50 ms of a core
 HASHES_WAITING = 256
@@ -31,8 +31,8 @@ class Accounts:
 
     def __init__(self, store: Store, *, login_limit: int, session_days: float, rate_limit: float) -> None:
         self._store, self._session_days = store, session_days
-        self._uses = Rate(rate_limit, 2 * rate_limit)
-        self._attempts = Rate(login_limit / 60, max(login_limit, 1))
+        self._uses = TokenBucket(rate_limit, 2 * rate_limit)
+        self._attempts = TokenBucket(login_limit / 60, max(login_limit, 1))
         self._hasher = PasswordHasher()
         self._hashing, self._in_line = asyncio.Semaphore(HASHES_AT_ONCE), 0
         self._nobody = ""  # a hash that no password has: an unknown name takes as long as a wrong password
@@ -58,12 +58,12 @@ class Accounts:
         user = await self._store.user(asked.username)
         if not await self._matches(user, asked.password) or user is None:
             raise Unauthenticated("The name or the password is wrong.")
-        self._attempts.forget(attempt)
+        self._attempts.reset(attempt)
         return {"user": public(user), "token": await self._open_session(UserId(user["_id"]))}
 
     async def log_out(self, token: str) -> None:
-        """End this session: here at once, elsewhere within KNOWN_FOR seconds."""
-        token_hash = hash_of(token)
+        """End this session: here at once, elsewhere within TOKEN_CACHE_S seconds."""
+        token_hash = hash_token(token)
         await self._store.end_session(token_hash)
         _remember(self._ended, token_hash, None)
         self._known.pop(token_hash, None)
@@ -76,9 +76,9 @@ class Accounts:
 
     async def authenticate(self, token: str) -> UserId:
         """The user of a living session. Raises Unauthenticated."""
-        token_hash = hash_of(token)
+        token_hash = hash_token(token)
         user_id, known_at = self._known.get(token_hash, (None, 0.0))
-        if user_id is not None and time.monotonic() - known_at < KNOWN_FOR:
+        if user_id is not None and time.monotonic() - known_at < TOKEN_CACHE_S:
             return user_id
         return await self._ask(token_hash)
 
@@ -92,22 +92,22 @@ class Accounts:
         _remember(self._users, user_id, None)
         return user_id
 
-    async def ended(self, tokens: set[str]) -> set[str]:
+    async def ended_tokens(self, tokens: set[str]) -> set[str]:
         """Those of these tokens whose session has ended, asked of MongoDB."""
-        hashes = {hash_of(token): token for token in tokens}
+        hashes = {hash_token(token): token for token in tokens}
         living = await self._store.sessions(list(hashes)) if hashes else {}
         return {token for token_hash, token in hashes.items() if token_hash not in living}
 
-    async def me(self, user_id: UserId) -> Document:
+    async def profile(self, user_id: UserId) -> Document:
         user = await self._store.user(user_id)
         if user is None:
             raise Unauthenticated("The user of this session is gone.")
         return public(user)
 
-    async def others(self, user_id: UserId) -> list[Document]:
+    async def other_users(self, user_id: UserId) -> list[Document]:
         return [public(user) for user in await self._store.users() if user["_id"] != user_id]
 
-    async def must_exist(self, user_id: str) -> None:
+    async def require_user(self, user_id: str) -> None:
         """Raises NotFound. Users never go away, so one that was seen is not asked for again."""
         if user_id not in self._users:
             if await self._store.user(user_id) is None:
@@ -116,7 +116,7 @@ class Accounts:
 
     async def _open_session(self, user_id: UserId) -> str:
         token = secrets.token_urlsafe(32)
-        await self._store.add_session(hash_of(token), user_id, self._session_days)
+        await self._store.add_session(hash_token(token), user_id, self._session_days)
         return token
 
     async def _matches(self, user: Document | None, password: str) -> bool:
@@ -146,7 +146,7 @@ def _remember(known: OrderedDict[str, Any], key: str, value: object) -> None:
         known.popitem(last=False)
 
 
-def hash_of(token: str) -> str:
+def hash_token(token: str) -> str:
     """What is stored of a token: it opens nothing."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -43,8 +43,8 @@ def main() -> None:
         sys.exit(2)
     except EngineError as error:
         console.print(f"[red]{escape(error.detail)}[/red]", soft_wrap=True)
-        if error.mend:
-            console.print(f"Mend it with: [bold]{escape(error.mend)}[/bold]", soft_wrap=True)
+        if error.fix:
+            console.print(f"Fix: [bold]{escape(error.fix)}[/bold]", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

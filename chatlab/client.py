@@ -17,7 +17,7 @@ ERRORS = {kind.code: kind for kind in ChatlabError.__subclasses__()}
 PATIENCE = 10  # seconds for an answer
 
 
-class Answer(NamedTuple):
+class SendResult(NamedTuple):
     """`status`: `200 OK`, or `ack ok`. `took_ms`: from the request to the answer, as the client sees it."""
 
     message: Json
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     took_ms: float
 
 
-class Reading(NamedTuple):
+class ReadResult(NamedTuple):
     """A conversation as a GET gives it; `cache` is its X-Cache."""
 
     messages: list[Json]
@@ -33,7 +33,7 @@ class Reading(NamedTuple):
     took_ms: float
 
 
-class Heard(NamedTuple):
+class ReceivedEvent(NamedTuple):
     """An event of the person's socket. `at` is in milliseconds since 1970, on this machine's clock."""
 
     event: str
@@ -41,17 +41,17 @@ class Heard(NamedTuple):
     at: float
 
 
-class Person:
+class ChatClient:
     """A signed-up user. `connect` opens the chat socket; `heard` holds what it heard, in order."""
 
     def __init__(self, url: str, user: Json, token: str) -> None:
         self.url, self.user, self.token = url, user, token
         self.id: str = user["id"]
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedEvent] = []
         self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE, trust_env=False)
         self.socket = _socket()
         self.socket.on("*", self._hear)
-        self.listens = False  # it has been told to; whether it can is `socket.connected`
+        self.connect_requested = False  # it has been told to; whether it can is `socket.connected`
         self._watching: list[socketio.AsyncClient] = []
 
     @classmethod
@@ -62,50 +62,50 @@ class Person:
         return cls(url, session["user"], session["token"])
 
     async def connect(self) -> None:
-        self.listens = True
+        self.connect_requested = True
         await self.socket.connect(self.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=PATIENCE)
 
-    async def watch(self, listener: Callable[[Json], None]) -> None:
+    async def watch_flow(self, listener: Callable[[Json], None]) -> None:
         """Hear every flow event of the service, on a socket of its own. The service needs CHATLAB_FLOW=1."""
         socket = _socket()
         socket.on("flow", listener, namespace="/flow")
         self._watching.append(socket)
         await socket.connect(self.url, auth={"token": self.token}, transports=["websocket"], namespaces=["/flow"], wait_timeout=PATIENCE)
 
-    async def send_by_http(self, receiver: str, text: str, **more: Any) -> Answer:
+    async def send_by_http(self, receiver: str, text: str, **more: Any) -> SendResult:
         started = time.perf_counter()
         answer = _checked(await self.http.post("/api/messages/send", json={"receiverId": receiver, "text": text, **more}))
-        return Answer(answer.json(), f"{answer.status_code} {answer.reason_phrase}", _since(started))
+        return SendResult(answer.json(), f"{answer.status_code} {answer.reason_phrase}", _since(started))
 
-    async def send_by_socket(self, receiver: str, text: str, **more: Any) -> Answer:
+    async def send_by_socket(self, receiver: str, text: str, **more: Any) -> SendResult:
         started = time.perf_counter()
         ack = await self.socket.call("sendMessage", {"receiverId": receiver, "text": text, **more}, timeout=PATIENCE)
         if not ack["ok"]:
             raise _error(ack["error"])
-        return Answer(ack["message"], "ack ok", _since(started))
+        return SendResult(ack["message"], "ack ok", _since(started))
 
-    async def read(self, other: str, *, fresh: bool = False, **page: int) -> Reading:
+    async def read(self, other: str, *, fresh: bool = False, **page: int) -> ReadResult:
         """The conversation with another user; `fresh` asks MongoDB, whatever the cache has."""
         started = time.perf_counter()
         headers = {"cache-control": "no-cache"} if fresh else {}
         answer = _checked(await self.http.get(f"/api/messages/{other}", params=page, headers=headers))
-        return Reading(answer.json(), answer.headers["x-cache"], _since(started))
+        return ReadResult(answer.json(), answer.headers["x-cache"], _since(started))
 
-    async def turn(self, settings: Json) -> Json:
+    async def update_settings(self, settings: Json) -> Json:
         """Other settings of a running service, as `/lab` turns them: `cacheTtl` (s), `cacheMode`. The service needs CHATLAB_FLOW=1."""
         return dict(_checked(await self.http.put("/api/lab/settings", json=settings)).json())
 
     def _hear(self, event: str, *payload: Any) -> None:
-        self.heard.append(Heard(event, payload[0] if payload else None, time.time() * 1000))
+        self.received.append(ReceivedEvent(event, payload[0] if payload else None, time.time() * 1000))
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """Close the sockets; `connect` and `watch` open them again."""
         for socket in (self.socket, *self._watching):
             await socket.disconnect()
         self._watching.clear()
 
     async def close(self) -> None:
-        await self.hang_up()
+        await self.disconnect()
         await self.http.aclose()
 
 

@@ -68,12 +68,12 @@ class StoreUnavailable(ChatlabError):
 
 
 class EngineError(ChatlabError):
-    """`detail` says what is wrong with an engine; `mend` is the command or the setting that mends it."""
+    """`detail` says what is wrong with an engine; `fix` is the command or setting that fixes it."""
 
     code = "engine"
 
-    def __init__(self, detail: str, mend: str = "") -> None:
+    def __init__(self, detail: str, fix: str = "") -> None:
         super().__init__(detail)
-        self.mend = mend
-        if mend:
-            self.add_note(f"Mend it with: {mend}")  # a notebook shows the traceback alone
+        self.fix = fix
+        if fix:
+            self.add_note(f"Fix: {fix}")  # a notebook shows the traceback alone

@@ -54,7 +54,7 @@ def count_error(door: str, code: str) -> None:
     _errors.labels(door, code).inc()
 
 
-def exposition() -> bytes:
+def prometheus_text() -> bytes:
     """All metrics as Prometheus text, summed over the worker processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
@@ -63,7 +63,7 @@ def exposition() -> bytes:
     return generate_latest(registry)
 
 
-def forget_the_dead() -> None:
+def remove_dead_processes() -> None:
     """Take the gauges of worker processes that were killed out of the sum (called when one begins in place of another)."""
     for file in Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.devnull)).glob("gauge_live*.db"):
         pid = re.search(r"_(\d+)\.db$", file.name)
@@ -71,7 +71,7 @@ def forget_the_dead() -> None:
             mark_process_dead(int(pid[1]))
 
 
-def forget_this_process() -> None:
+def remove_this_process() -> None:
     """Take the gauges of this process out of the sum (it is about to end)."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(os.getpid())

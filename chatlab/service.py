@@ -12,7 +12,7 @@ import msgspec
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import Cache, Glimpse
 from chatlab.domain.ids import Conversation, UserId, conversation_of, participants_of
-from chatlab.domain.message import Message, create, now
+from chatlab.domain.message import Message, create_draft, now
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import SILENT, Trace
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
@@ -47,22 +47,22 @@ class Service:
 
         A repeat of a client id is answered with the first message and emits nothing. Raises NotFound, Conflict, StoreUnavailable.
         """
-        await self._accounts.must_exist(receiver)
-        draft = create(sender, UserId(receiver), text, client_id)
-        trace.passed("create", messageId=str(draft.id))
+        await self._accounts.require_user(receiver)
+        draft = create_draft(sender, UserId(receiver), text, client_id)
+        trace.record("create", messageId=str(draft.id))
 
         message, first, began = await self._store.save(draft)
-        trace.passed("save", messageId=message.id)
+        trace.record("save", messageId=message.id)
 
         if not first:  # the first one may have stopped before it reached the window
             await self._cache.change(message, began)
             return message
 
         kept, appended = self._cache.keep(message, began), self._cache.append(message, began)  # one round trip for both
-        self._passed_cache(message, await kept, await appended, trace)
+        self._record_cached(message, await kept, await appended, trace)
 
         await self._hub.emit("newMessage", message.json, participants_of(message.conversation))
-        trace.passed("emit", messageId=message.id)
+        trace.record("emit", messageId=message.id)
         return message
 
     async def _finish(self, message: Message, began: int) -> None:
@@ -76,19 +76,19 @@ class Service:
     async def _recache(self, message: Message, began: int, trace: Trace) -> None:
         """Bring the cache up to a message that is newer than what it may hold."""
         kept, changed = self._cache.keep_changed(message, began), self._cache.change(message, began)
-        self._passed_cache(message, await kept, await changed, trace)
+        self._record_cached(message, await kept, await changed, trace)
 
-    def _passed_cache(self, message: Message, kept: bool, in_window: bool, trace: Trace) -> None:
+    def _record_cached(self, message: Message, kept: bool, in_window: bool, trace: Trace) -> None:
         if kept:
-            trace.passed("cache_message", key=self._cache.keys.message(message.id), ttlMs=self._cache.ttl_ms, messageId=message.id)
+            trace.record("cache_message", key=self._cache.keys.message(message.id), ttlMs=self._cache.ttl_ms, messageId=message.id)
         if in_window:
-            trace.passed("cache_conversation", key=self._cache.keys.window(message.conversation), messageId=message.id)
+            trace.record("cache_conversation", key=self._cache.keys.window(message.conversation), messageId=message.id)
 
     # --- the read flow -------------------------------------------------------------------------------------------------------
 
     async def read(self, reader: UserId, other: str, page: Page, *, fresh: bool = False, trace: Trace = SILENT) -> History:
         """The conversation with another user. `fresh` asks MongoDB only. Raises NotFound, StoreUnavailable."""
-        await self._accounts.must_exist(other)
+        await self._accounts.require_user(other)
         conversation = conversation_of(reader, other)
         glimpse = None
         if not fresh and self._cache.mode is CacheMode.WINDOW:
@@ -96,10 +96,10 @@ class Service:
         if glimpse is None:
             history = await self._from_store(conversation, page, "bypass")
         else:
-            trace.passed("read_cache", key=self._cache.keys.window(conversation))
+            trace.record("read_cache", key=self._cache.keys.window(conversation))
             history = await self._through_window(conversation, page, glimpse)
         if history.cache != "hit":
-            trace.passed("read_store")
+            trace.record("read_store")
         READS[history.cache].inc()
         return history
 
@@ -218,12 +218,12 @@ class Service:
         """Change, cache, emit. A change that would change nothing does nothing; `again`: also on a deleted message."""
         began = self._cache.clock()
         message = await self._store.change(message_id, condition, change)
-        trace.passed("save", messageId=message_id)
+        trace.record("save", messageId=message_id)
         if message is None:
             return await self._as_it_is(message_id, again=again)
         await self._recache(message, began, trace)
         await self._hub.emit("messageUpdated", message.json, participants_of(message.conversation))
-        trace.passed("emit", messageId=message_id)
+        trace.record("emit", messageId=message_id)
         return message
 
     async def _as_it_is(self, message_id: str, *, again: bool) -> Message:
@@ -238,7 +238,7 @@ class Service:
 
     async def people(self, user: UserId) -> list[Document]:
         """The other users with `online`, `unread`, `lastMessage` and `readUpTo`; the one last written with first, then by id."""
-        others = await self._accounts.others(user)
+        others = await self._accounts.other_users(user)
         conversations = {other["id"]: conversation_of(user, other["id"]) for other in others}
         latest, marks, theirs = await asyncio.gather(
             self._store.latest(list(conversations.values())), self._store.marks(user), self._store.marks_of_others(conversations)
@@ -256,7 +256,7 @@ class Service:
 
     async def mark_read(self, reader: UserId, other: str, seq: int) -> None:
         """The reader has seen everything up to `seq`. Raises Invalid for a seq that the conversation does not have yet."""
-        await self._accounts.must_exist(other)
+        await self._accounts.require_user(other)
         conversation = conversation_of(reader, other)
         if seq > (await self._store.last_seqs([conversation])).get(conversation, 0):
             raise Invalid("seq: should not be above the newest message of the conversation")
@@ -266,7 +266,7 @@ class Service:
 
     async def typing(self, user: UserId, receiver: str, *, typing: bool) -> None:
         """Tell the receiver's sockets."""
-        await self._accounts.must_exist(receiver)
+        await self._accounts.require_user(receiver)
         await self._hub.emit("typing", msgspec.json.encode({"userId": user, "typing": typing}), [UserId(receiver)])
 
 

@@ -22,7 +22,7 @@ def raise_limits() -> None:
         (chatlab.cache.cache, "LATE", LIMIT_S),
         (chatlab.store.store, "PATIENCE_MS", LIMIT_S * 1000),
         (chatlab.store.store, "CALL_LIMIT_S", LIMIT_S),
-        (chatlab.accounts, "KNOWN_FOR", LIMIT_S),
+        (chatlab.accounts, "TOKEN_CACHE_S", LIMIT_S),
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} has a new name; change it here too"
         setattr(module, name, type(getattr(module, name))(limit))

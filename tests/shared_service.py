@@ -16,7 +16,7 @@ from live import Service, User
 from pymongo.database import Database
 from waiting import LIMIT_S, wait_until
 
-from chatlab.accounts import hash_of
+from chatlab.accounts import hash_token
 from chatlab.local.engines import Engines
 
 Documents = dict[str, list[dict[str, Any]]]
@@ -65,7 +65,7 @@ def create_user(database: Database[dict[str, Any]], service: Service, name: str 
     """Insert a user and a session as sign-up does, and return the user."""
     name, token, today = name or f"u{secrets.token_hex(6)}", secrets.token_urlsafe(32), datetime.now(UTC)
     database["users"].insert_one({"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today})
-    database["sessions"].insert_one({"_id": hash_of(token), "userId": name, "expiresAt": today + timedelta(days=1)})
+    database["sessions"].insert_one({"_id": hash_token(token), "userId": name, "expiresAt": today + timedelta(days=1)})
     http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"})
     return User(service, name, token, http)
 

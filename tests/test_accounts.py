@@ -14,7 +14,7 @@ from shared_service import SharedService, UserMaker, create_user
 from test_contract_http import TIME, is_problem
 from waiting import LIMIT_S, wait_until
 
-from chatlab.accounts import KNOWN_FOR, Accounts, hash_of
+from chatlab.accounts import TOKEN_CACHE_S, Accounts, hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import LogIn
 from chatlab.errors import Unauthenticated
@@ -67,7 +67,7 @@ async def test_nothing_is_kept_that_opens_anything(shared: SharedService) -> Non
     assert user["displayName"] == name
     assert user["passwordHash"].startswith("$argon2id$")
     session = shared.database["sessions"].find_one({"userId": name}) or {}
-    assert session["_id"] == hash_of(token)
+    assert session["_id"] == hash_token(token)
     assert re.fullmatch(r"[0-9a-f]{64}", session["_id"])
     everywhere = str(shared.everything()) + shared.service.log.read_text()
     assert token not in everywhere
@@ -167,14 +167,14 @@ async def test_an_unknown_name_costs_as_much_as_a_wrong_password(monkeypatch: py
 
 
 async def test_a_process_trusts_a_token_for_no_longer_than_known_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log-out in another process is noticed when KNOWN_FOR is over: until then MongoDB is not asked, and then it is."""
+    """A log-out in another process is noticed when TOKEN_CACHE_S is over: until then MongoDB is not asked, and then it is."""
     now_s = 1000.0
     monkeypatch.setattr("chatlab.accounts.time", SimpleNamespace(monotonic=lambda: now_s))
-    store = StubStore({}, {hash_of("token"): "ann"})
+    store = StubStore({}, {hash_token("token"): "ann"})
     process = accounts_on(store)
     assert await process.authenticate("token") == "ann"
     store.living.clear()  # the log-out
-    now_s += KNOWN_FOR - 0.001
+    now_s += TOKEN_CACHE_S - 0.001
     assert await process.authenticate("token") == "ann"
     assert store.looked_up == 1
     now_s += 0.001

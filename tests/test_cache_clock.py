@@ -10,7 +10,7 @@ from chatlab.cache import cache as cache_module
 from chatlab.cache.cache import LATE, Cache
 from chatlab.connections import pipeline as pipe
 from chatlab.connections.pipeline import connect
-from chatlab.domain.trace import Flow
+from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, load_settings
 
@@ -22,7 +22,7 @@ async def cache(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -
     """The cache of an idle process beside others that write. However slow the machine is, Redis is not given up."""
     monkeypatch.setattr(pipe, "PATIENCE", PATIENT_S)
     monkeypatch.setattr(pipe, "ANSWER", PATIENT_S)
-    cache = Cache(connect(engines.redis.url, answer=None), load_settings(key_prefix=f"{space}:"), Flow())
+    cache = Cache(connect(engines.redis.url, answer=None), load_settings(key_prefix=f"{space}:"), EventBus())
     cache.others = lambda: True
     await cache.open()
     await wait_until(lambda: not cache.breaker.is_open, "the cache to reach Redis")

@@ -17,7 +17,7 @@ import redis
 from rich.console import Console
 from waiting import LIMIT_S
 
-from chatlab.client import Answer, Reading
+from chatlab.client import ReadResult, SendResult
 from chatlab.demo.picture import complaints, frame, summary
 from chatlab.demo.promises import BOXES, Verdict, verdicts
 from chatlab.demo.record import Journey, Moments, Record, Sample
@@ -147,7 +147,7 @@ def test_without_mongodb_it_names_the_fix(engines: Engines) -> None:
     run = Run(engines, MONGO_URL="", MONGOD="/nonexistent/mongod", DATA_DIR=str(Path(os.sep, "nonexistent", "folder")))
     assert run.end() == 1
     assert "Traceback" not in run.output
-    assert "Mend it with:" in run.output
+    assert "Fix: " in run.output
 
 
 # --- the pure parts ----------------------------------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def a_record(settings: Settings | None = None) -> Record:
     record = Record(settings or Settings(), (Journey("http", "grace-ffff", "juri-ffff"), Journey("socket", "juri-ffff", "grace-ffff")))
     for journey in record.journeys:
         message = {"_id": f"{journey.door}-id"}
-        journey.answer, journey.answered_at = Answer(message, "200 OK", 123.4), BEGAN + 20
-        journey.reading = Reading([message], "partial", 123.4)
+        journey.answer, journey.answered_at = SendResult(message, "200 OK", 123.4), BEGAN + 20
+        journey.reading = ReadResult([message], "partial", 123.4)
         for place, stage in enumerate(BOXES):
             record.take(event(stage, journey.door, place * 3.0))
         record.take(event("cached", "cache", 9, messageId=f"{journey.door}-id", key="k", ttlMs=5000))

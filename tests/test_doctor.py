@@ -114,7 +114,7 @@ def test_a_missing_mongod_is_missing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     findings = diagnose(settings_for(tmp_path / "file" / "data", mongod=tmp_path / "mongod"))
     assert found("MongoDB", findings).ok is False
-    assert "CHATLAB_MONGOD" in found("MongoDB", findings).mend
+    assert "CHATLAB_MONGOD" in found("MongoDB", findings).fix
     assert found("data folder", findings).ok is False
 
 
@@ -151,4 +151,4 @@ def test_a_taken_port(tmp_path: Path, title: str, ok: bool | None) -> None:
         finding = found("port", diagnose(settings_for(tmp_path, port=server.server_port)))
         server.shutdown()
     assert finding.ok is ok
-    assert ("--port" in finding.mend) is (ok is None)
+    assert ("--port" in finding.fix) is (ok is None)

@@ -52,7 +52,7 @@ try:
         print(json.dumps({"mongo": opened.mongo.url, "redis": opened.redis.url, "pids": pids}), flush=True)
         sys.stdin.read()
 except EngineError as wrong:
-    print(json.dumps({"detail": wrong.detail, "mend": wrong.mend}), flush=True)
+    print(json.dumps({"detail": wrong.detail, "fix": wrong.fix}), flush=True)
 """
 
 
@@ -151,7 +151,7 @@ def refused(folder: Path, **more: object) -> EngineError:
     with pytest.raises(EngineError) as wrong:
         open_engines(settings_for(folder, **more))
     assert "\n" not in wrong.value.detail
-    assert wrong.value.mend
+    assert wrong.value.fix
     return wrong.value
 
 
@@ -375,7 +375,7 @@ def test_a_short_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         assert str(run) in refused(folder).detail
         run.unlink()
         run.mkdir(mode=0o755)
-        assert str(run) in refused(folder).mend
+        assert str(run) in refused(folder).fix
     finally:
         run.rmdir()
 
@@ -385,7 +385,7 @@ def test_a_folder_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     wrong = refused(tmp_path / "file" / "data")
     assert str(tmp_path / "file" / "data") in wrong.detail
-    assert "CHATLAB_DATA_DIR" in wrong.mend
+    assert "CHATLAB_DATA_DIR" in wrong.fix
 
 
 @contextlib.contextmanager
@@ -416,7 +416,7 @@ def test_a_read_only_folder(folder: Path) -> None:
     with read_only(folder):
         wrong = refused(folder)
     assert str(folder) in wrong.detail
-    assert "CHATLAB_DATA_DIR" in wrong.mend
+    assert "CHATLAB_DATA_DIR" in wrong.fix
 
 
 def test_a_full_disk_is_seen_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +425,7 @@ def test_a_full_disk_is_seen_before(folder: Path, monkeypatch: pytest.MonkeyPatc
     wrong = refused(folder)
     assert str(folder) in wrong.detail
     assert f"{2**40} MB" in wrong.detail
-    assert "free some disk" in wrong.mend
+    assert "free some disk" in wrong.fix
 
 
 def test_a_limit_on_files(folder: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_limit_on_files(folder: Path) -> None:
     told = [user.told() for user in users]
     for user in users:
         user.leave()
-    assert ["files may not grow" in one["detail"] and "ulimit -f" in one["mend"] for one in told] == [True, True], told
+    assert ["files may not grow" in one["detail"] and "ulimit -f" in one["fix"] for one in told] == [True, True], told
 
 
 @contextlib.contextmanager
@@ -465,7 +465,7 @@ def test_a_program_that_is_not_there(folder: Path) -> None:
     """A mongod named in the settings that does not exist is named."""
     wrong = refused(folder, mongod=folder / "mongod")
     assert f"{folder / 'mongod'}: No such file" in wrong.detail
-    assert "CHATLAB_MONGOD" in wrong.mend
+    assert "CHATLAB_MONGOD" in wrong.fix
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
@@ -473,7 +473,7 @@ def test_no_program_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch, name: 
     """With nothing on the PATH and no wheel, the message says what to install."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(programs.KINDS, name, dataclasses.replace(programs.KINDS[name], wheels=()))
-    assert refused(folder).mend == f"pip install {programs.wheel_for(name)}"
+    assert refused(folder).fix == f"pip install {programs.wheel_for(name)}"
 
 
 def broken(path: Path) -> Path:
@@ -488,7 +488,7 @@ def test_a_missing_library(folder: Path, tmp_path: Path) -> None:
     """A mongod that cannot load a library: the message names the library and the package that has it."""
     wrong = refused(folder, mongod=broken(tmp_path / "mongod"))
     assert "libcurl.so.4" in wrong.detail
-    assert "apt-get install libcurl4" in wrong.mend
+    assert "apt-get install libcurl4" in wrong.fix
 
 
 def test_a_broken_program_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from live import Service, User
 from waiting import LIMIT_S
 
 from chatlab.domain.ids import UserId, conversation_of
-from chatlab.domain.message import Draft, create
+from chatlab.domain.message import Draft, create_draft
 from chatlab.store.store import Store
 
 SENDER = UserId("alice")
@@ -73,7 +73,7 @@ async def other_process(deployment: Deployment, store: WatchedStore) -> AsyncIte
 
 def draft(receiver: UserId, text: str, client_id: str | None = None) -> Draft:
     """Return a message that is not saved yet."""
-    return create(SENDER, receiver, text, client_id)
+    return create_draft(SENDER, receiver, text, client_id)
 
 
 async def texts(store: Store, receiver: UserId) -> list[tuple[int, str]]:

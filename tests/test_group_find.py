@@ -10,7 +10,7 @@ from faults import Deployment, frozen, open_deployment
 from waiting import wait_until
 
 from chatlab.domain.ids import Conversation, UserId
-from chatlab.domain.message import Message, create
+from chatlab.domain.message import Message, create_draft
 from chatlab.errors import StoreUnavailable
 from chatlab.store.store import LARGEST_FIND, Store
 
@@ -48,7 +48,7 @@ def database(deployment: Deployment) -> str:
     """Conversations of every length, the first of them empty."""
     name = f"finds{secrets.token_hex(4)}"
     deployment.database.client[name]["messages"].insert_many(
-        create(UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None).document(seq)
+        create_draft(UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None).document(seq)
         for conversation, length in LENGTHS.items()
         for seq in range(1, length + 1)
     )

@@ -49,7 +49,7 @@ async def test_it_ends_when_it_cannot_be_measured(cache: str, status: int) -> No
     acts = {"with": act("with", [], cache, status=status)}
     with pytest.raises(EngineError) as wrong:
         [took async for took in in_turn(acts, turns=3, wanted={"with": "hit"})]
-    assert "again" in wrong.value.mend
+    assert "again" in wrong.value.fix
 
 
 def test_what_hangs_on_the_machine_is_marked() -> None:

@@ -23,7 +23,7 @@ from chatlab.cache import sweeper
 from chatlab.cache.sweeper import GONE, NO_EXPIRY, Ledger, Sweeper, Told
 from chatlab.connections import pipeline as pipe
 from chatlab.connections.pipeline import connect
-from chatlab.domain.trace import Flow
+from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engines
 from chatlab.settings import load_settings
 
@@ -122,7 +122,7 @@ async def make_sweeper(
         def maker() -> Sweeper:
             client = connect(engines.redis.url, answer=None)
             stack.push_async_callback(client.aclose)
-            made = Sweeper(client, load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000), Flow(), clock=clock)
+            made = Sweeper(client, load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000), EventBus(), clock=clock)
             stack.push_async_callback(made._line.close)
             return made
 

@@ -23,10 +23,10 @@ from chatlab.accounts import Accounts
 from chatlab.cache.cache import SOURCE, Cache, grace_ms, scripts_in
 from chatlab.connections.pipeline import TOGETHER, Command, Pipe, connect
 from chatlab.domain.ids import UserId
-from chatlab.domain.message import Draft, Message, create, from_document
+from chatlab.domain.message import Draft, Message, create_draft, from_document
 from chatlab.domain.requests import Page
-from chatlab.domain.trace import Flow
-from chatlab.protect.breaker import Breaker
+from chatlab.domain.trace import EventBus
+from chatlab.protect.breaker import CircuitBreaker
 from chatlab.realtime.hub import Hub
 from chatlab.service import History, Service
 from chatlab.settings import load_settings
@@ -139,7 +139,7 @@ class Actor:
 class Gate(Pipe):
     """Where the commands of a process to the window wait for the schedule; other commands are done at once."""
 
-    def __init__(self, process: "Process", breaker: Breaker) -> None:
+    def __init__(self, process: "Process", breaker: CircuitBreaker) -> None:
         self.process, self._breaker = process, breaker
         self._questions, self.sources = {}, {}
 
@@ -170,7 +170,7 @@ class TimedCache(Cache):
     def __init__(self, process: "Process", source: str, window_size: int) -> None:
         world = process.world
         settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL / 1000, window_size=window_size)
-        super().__init__(connect("redis://nowhere"), settings, Flow(), source=source)
+        super().__init__(connect("redis://nowhere"), settings, EventBus(), source=source)
         self._world, self.pipe = world, Gate(process, self.breaker)
         self._digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
         world.scripts |= {digest: name for name, digest in self._digests.items()}
@@ -231,7 +231,7 @@ class Silence:
     async def emit(self, event: str, payload: bytes, users: object) -> None:
         pass
 
-    async def must_exist(self, user: str) -> None:
+    async def require_user(self, user: str) -> None:
         pass
 
 
@@ -314,7 +314,7 @@ class World:
     def save(self, count: int) -> list[Message]:
         """Messages that are in the store and nowhere else."""
         first = len(self.messages) + 1
-        drafts = [create(ALICE, BOB, f"text {seq}", None) for seq in range(first, first + count)]
+        drafts = [create_draft(ALICE, BOB, f"text {seq}", None) for seq in range(first, first + count)]
         return [self.commit(from_document(draft.document(seq))) for seq, draft in enumerate(drafts, first)]
 
     def do(self, work: Awaitable[Any]) -> Any:

@@ -22,8 +22,8 @@ from chatlab.connections.pipeline import Command, Pipe, together
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message, from_json
 from chatlab.domain.requests import Page
-from chatlab.domain.trace import Flow
-from chatlab.protect.breaker import Breaker
+from chatlab.domain.trace import EventBus
+from chatlab.protect.breaker import CircuitBreaker
 from chatlab.settings import CacheMode, Settings
 
 SYNC_EVERY = 1.0  # seconds between two looks at Redis's clock: also how an idle process notices an outage
@@ -124,10 +124,10 @@ def _fitting(messages: Sequence[Message], room: Room) -> list[bytes]:
 
 
 class Cache:
-    def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, source: str = SOURCE) -> None:
+    def __init__(self, redis: Redis, settings: Settings, flow: EventBus, *, source: str = SOURCE) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
-        self.breaker = Breaker("Redis", self._probe, back=self._mend)
+        self.breaker = CircuitBreaker("Redis", self._probe, on_recovery=self._mend)
         self.pipe = Pipe(redis, self.breaker)
         self.epoch = 0  # microseconds of Redis's clock
         self.others: Callable[[], bool] = lambda: False  # are there other processes?
@@ -356,7 +356,7 @@ class Cache:
             key = self.keys.message(message.id)
             self.on_kept(key, ttl_ms)
             if self._flow:
-                self._flow.report(message.id, "cache", "cached", key=key, ttlMs=ttl_ms, messageId=message.id)
+                self._flow.publish(message.id, "cache", "cached", key=key, ttlMs=ttl_ms, messageId=message.id)
         return kept
 
 

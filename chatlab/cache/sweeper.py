@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from chatlab import metrics
 from chatlab.cache.cache import Keys
 from chatlab.connections.pipeline import Command, Line
-from chatlab.domain.trace import Flow
+from chatlab.domain.trace import EventBus
 from chatlab.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ CLOCK_ERROR = 0.05  # seconds: a PTTL is read a round trip after Redis wrote it
 class Sweeper:
     """One beat every `interval` seconds, without drift. Of several processes one sweeps at a time."""
 
-    def __init__(self, redis: Redis, settings: Settings, flow: Flow, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: Redis, settings: Settings, flow: EventBus, *, clock: Callable[[], float] = time.time) -> None:
         self._line, self._flow, self._clock = Line(redis), flow, clock
         self._keys = Keys(settings.key_prefix)
         self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
@@ -220,10 +220,10 @@ class Sweeper:
         for key, lag in told.cleaned.items():
             message_id = _plain(key).rpartition(":")[2]
             about: dict[str, Any] = {"key": _plain(key), "messageId": message_id}
-            self._flow.report(message_id, "cache", "expired", deadline=round(now * 1000 - lag, 3), **about)
-            self._flow.report(message_id, "cache", "cleaned", lagMs=round(lag, 3), **about)
+            self._flow.publish(message_id, "cache", "expired", deadline=round(now * 1000 - lag, 3), **about)
+            self._flow.publish(message_id, "cache", "cleaned", lagMs=round(lag, 3), **about)
         counts = {"live": live, "cleaned": len(told.cleaned), "leaked": len(told.leaked)}
-        self._flow.report(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
+        self._flow.publish(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
 
     def _count(self, told: Told, live: int, took_ms: float) -> None:
         metrics.SWEEPS.inc()

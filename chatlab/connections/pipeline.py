@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from chatlab.metrics import CACHE_SECONDS
-from chatlab.protect.breaker import Breaker
+from chatlab.protect.breaker import CircuitBreaker
 
 PATIENCE = 0.2  # seconds that one pipeline may take; a request meets it once at most, then the breaker is open
 LARGEST_PIPELINE = 500  # commands
@@ -171,7 +171,7 @@ def _is_error(reply: Any, code: str) -> bool:
 class Pipe:
     """Commands that are given while a pipeline is under way go together in the next one: one round trip, in their order."""
 
-    def __init__(self, redis: Redis, breaker: Breaker) -> None:
+    def __init__(self, redis: Redis, breaker: CircuitBreaker) -> None:
         self._line, self._breaker = Line(redis), breaker
         self._waiting: list[tuple[Command, list[asyncio.Future[Any]]]] = []
         self.sources: dict[str, str] = {}  # scripts by their digest

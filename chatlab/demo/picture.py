@@ -13,7 +13,7 @@ from rich.text import Text
 
 from chatlab.demo.promises import BOXES, Verdict
 from chatlab.demo.record import Journey, Moments, Record
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 
 PACE = 0.12  # seconds between two boxes that light up
 WIDE = 110  # columns from which a box also says what it did
@@ -61,7 +61,7 @@ def _row(journey: Journey, stage: str, now: float, *, wide: bool) -> list[Render
     return [Text.assemble((f"{mark} ", light), (title, style)), *middle, Text(f" {_took(event)}" if event and is_lit else "", light)]
 
 
-def _took(event: Event) -> str:
+def _took(event: StageEvent) -> str:
     return f"{event['tookMs']:.2f} ms" if event["tookMs"] < 100 else f"{event['tookMs']:.0f} ms"
 
 

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from socketio.exceptions import SocketIOError
 
 from chatlab.cache.cache import Keys
-from chatlab.client import Json, Person
+from chatlab.client import ChatClient, Json
 from chatlab.demo.promises import holds
 from chatlab.demo.record import Journey, Record, Sample
 from chatlab.domain.ids import conversation_of
@@ -113,7 +113,7 @@ async def play(place: Place, settings: Settings, show: Show) -> Record:
     async with _people(place) as people, _eyes(place) as eyes:
         one, other = people
         record = Record(settings, (Journey("http", one.id, other.id), Journey("socket", other.id, one.id)))
-        await one.watch(record.take)
+        await one.watch_flow(record.take)
         async with _shown(show, record):
             await _both(record, people, eyes)
             await _read_afterwards(record, one, other)
@@ -122,11 +122,11 @@ async def play(place: Place, settings: Settings, show: Show) -> Record:
 
 
 @contextlib.asynccontextmanager
-async def _people(place: Place) -> AsyncIterator[tuple[Person, Person]]:
+async def _people(place: Place) -> AsyncIterator[tuple[ChatClient, ChatClient]]:
     """Two people with random names, both at the socket door."""
     async with contextlib.AsyncExitStack() as stack:
         names = [f"{name}-{secrets.token_hex(2)}" for name in secrets.SystemRandom().sample(PEOPLE, 2)]
-        one, other = await asyncio.gather(*(Person.sign_up(place.url, name, secrets.token_urlsafe(16)) for name in names))
+        one, other = await asyncio.gather(*(ChatClient.sign_up(place.url, name, secrets.token_urlsafe(16)) for name in names))
         for person in (one, other):
             stack.push_async_callback(person.close)
             await person.connect()
@@ -159,7 +159,7 @@ async def _shown(show: Show, record: Record) -> AsyncIterator[None]:
     show(record)
 
 
-async def _both(record: Record, people: tuple[Person, Person], eyes: Eyes) -> None:
+async def _both(record: Record, people: tuple[ChatClient, ChatClient], eyes: Eyes) -> None:
     """By HTTP, and a fifth of a life (a second at most) later by Socket.IO, the other way; then both to their ends."""
     async with asyncio.TaskGroup() as group:
         for journey in record.journeys:
@@ -167,7 +167,7 @@ async def _both(record: Record, people: tuple[Person, Person], eyes: Eyes) -> No
             await asyncio.sleep(min(1.0, record.moments.end / 5))  # so that the two lives can be told apart
 
 
-async def _travel(record: Record, journey: Journey, people: tuple[Person, Person], eyes: Eyes) -> None:
+async def _travel(record: Record, journey: Journey, people: tuple[ChatClient, ChatClient], eyes: Eyes) -> None:
     try:
         await _send(record, journey, people)
         await _look_around(journey, eyes)
@@ -179,7 +179,7 @@ async def _travel(record: Record, journey: Journey, people: tuple[Person, Person
         record.note(journey.name, f"stopped: {journey.trouble}")
 
 
-async def _send(record: Record, journey: Journey, people: tuple[Person, Person]) -> None:
+async def _send(record: Record, journey: Journey, people: tuple[ChatClient, ChatClient]) -> None:
     sender = people[0] if people[0].id == journey.sender else people[1]
     send = sender.send_by_http if journey.door == "http" else sender.send_by_socket
     record.note(journey.name, f"{journey.sender} sends to {journey.receiver}")
@@ -195,11 +195,11 @@ async def _look_around(journey: Journey, eyes: Eyes) -> None:
     journey.window = await eyes.window(journey)
 
 
-async def _hear(record: Record, journey: Journey, people: tuple[Person, Person]) -> None:
+async def _hear(record: Record, journey: Journey, people: tuple[ChatClient, ChatClient]) -> None:
     """Wait until both have heard of it. The list goes on growing, should somebody hear it twice."""
 
-    def heard_by(person: Person) -> int:
-        return sum(heard.event == "newMessage" and heard.payload["_id"] == journey.message_id for heard in person.heard)
+    def heard_by(person: ChatClient) -> int:
+        return sum(heard.event == "newMessage" and heard.payload["_id"] == journey.message_id for heard in person.received)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HEARD_WITHIN):
@@ -209,7 +209,7 @@ async def _hear(record: Record, journey: Journey, people: tuple[Person, Person])
     record.note(journey.name, f"newMessage heard by {' and '.join(heard) or 'nobody'}")
 
 
-async def _read(record: Record, journey: Journey, people: tuple[Person, Person]) -> None:
+async def _read(record: Record, journey: Journey, people: tuple[ChatClient, ChatClient]) -> None:
     """The receiver reads at once."""
     receiver = people[0] if people[0].id == journey.receiver else people[1]
     journey.reading = await receiver.read(journey.sender)
@@ -241,11 +241,11 @@ def _life(sample: Sample) -> str:
     return f"still cached, {sample.pttl} ms left" if sample.pttl > 0 else "not in Redis"
 
 
-async def _read_afterwards(record: Record, one: Person, other: Person) -> None:
+async def _read_afterwards(record: Record, one: ChatClient, other: ChatClient) -> None:
     """Both lives are over; the conversation is still whole."""
     for journey in record.journeys:
         journey.heard = {
-            person.id: [heard for heard in person.heard if heard.event == "newMessage" and heard.payload["_id"] == journey.message_id]
+            person.id: [heard for heard in person.received if heard.event == "newMessage" and heard.payload["_id"] == journey.message_id]
             for person in (one, other)
         }
     with contextlib.suppress(*GONE_WRONG):

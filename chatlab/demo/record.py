@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chatlab.client import Answer, Heard, Json, Reading
-from chatlab.domain.trace import Event
+from chatlab.client import Json, ReadResult, ReceivedEvent, SendResult
+from chatlab.domain.trace import StageEvent
 from chatlab.settings import Settings
 
 LATE_BEAT = 0.5  # seconds that a beat may be late on a busy machine
@@ -47,17 +47,17 @@ class Journey:
     door: str  # as in the flow: http, socket
     sender: str
     receiver: str
-    answer: Answer | None = None
+    answer: SendResult | None = None
     answered_at: float = 0.0
-    boxes: list[Event] = field(default_factory=list)
-    cached: Event | None = None
-    expired: Event | None = None
-    cleaned: list[Event] = field(default_factory=list)
+    boxes: list[StageEvent] = field(default_factory=list)
+    cached: StageEvent | None = None
+    expired: StageEvent | None = None
+    cleaned: list[StageEvent] = field(default_factory=list)
     stored: Json | None = None
-    heard: dict[str, list[Heard]] = field(default_factory=dict)
+    heard: dict[str, list[ReceivedEvent]] = field(default_factory=dict)
     window: Sample | None = None
     samples: list[Sample] = field(default_factory=list)
-    reading: Reading | None = None
+    reading: ReadResult | None = None
     complete: bool = False
     trouble: str = ""
 
@@ -74,7 +74,7 @@ class Journey:
         began = self.cached["at"] if self.cached else self.answered_at
         return ((now or time.time() * 1000) - began) / 1000
 
-    def box(self, stage: str) -> Event | None:
+    def box(self, stage: str) -> StageEvent | None:
         return next((event for event in self.boxes if event["stage"] == stage), None)
 
     @property
@@ -94,12 +94,12 @@ class Record:
 
     settings: Settings
     journeys: tuple[Journey, Journey]
-    beats: list[Event] = field(default_factory=list)
+    beats: list[StageEvent] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
-    afterwards: Reading | None = None
+    afterwards: ReadResult | None = None
     complete_afterwards: bool = False
     facts: list[tuple[float, str, str]] = field(default_factory=list)
-    _traces: dict[str, list[Event]] = field(default_factory=dict)
+    _traces: dict[str, list[StageEvent]] = field(default_factory=dict)
 
     @property
     def moments(self) -> Moments:
@@ -108,7 +108,7 @@ class Record:
     def note(self, who: str, what: str, at: float | None = None) -> None:
         self.facts.append((at or time.time() * 1000, who, what))
 
-    def take(self, event: Event) -> None:
+    def take(self, event: StageEvent) -> None:
         """A flow event finds its place: a beat, the life of a message, or a box it has passed."""
         if event["stage"] == "sweep":
             self.beats.append(event)
@@ -118,7 +118,7 @@ class Record:
         elif event["door"] in ("http", "socket"):
             self._take_box(event)
 
-    def _take_box(self, event: Event) -> None:
+    def _take_box(self, event: StageEvent) -> None:
         """A trace is a send once it has created a message; a read never does."""
         trace = self._traces.setdefault(event["trace"], [])
         trace.append(event)
@@ -129,12 +129,12 @@ class Record:
                 for box in trace if event["stage"] == "create" else [event]:
                     self.note(journey.name, f"{box['stage']:<19}{box['tookMs']:7.2f} ms{_about(box)}", box["at"])
 
-    def _take_life(self, event: Event) -> None:
+    def _take_life(self, event: StageEvent) -> None:
         for journey in self.journeys:
             if event["messageId"] in {journey.message_id, *(box.get("messageId") for box in journey.boxes)}:
                 self._note_life(journey, event)
 
-    def _note_life(self, journey: Journey, event: Event) -> None:
+    def _note_life(self, journey: Journey, event: StageEvent) -> None:
         if event["stage"] == "cleaned":
             journey.cleaned.append(event)
             self.told.append(
@@ -147,14 +147,14 @@ class Record:
         else:
             journey.expired = event
 
-    def _tell_beat(self, event: Event) -> None:
+    def _tell_beat(self, event: StageEvent) -> None:
         if event["live"]:
             self.told.append(f"{_clock(event)}  Cache hit      {_keys(event['live'])} alive")
         hit = f"Cache hit, {_keys(event['live'])} alive" if event["live"] else "nothing alive"
         self.note("worker", f"beat {len(self.beats)}: {hit}; {event['cleaned']} cleaned", event["at"])
 
 
-def _clock(event: Event) -> str:
+def _clock(event: StageEvent) -> str:
     return time.strftime("%H:%M:%S", time.localtime(event["at"] / 1000))
 
 
@@ -162,5 +162,5 @@ def _keys(count: int) -> str:
     return f"{count} key" if count == 1 else f"{count} keys"
 
 
-def _about(box: Event) -> str:
+def _about(box: StageEvent) -> str:
     return f"  {box['key']}" if "key" in box else ""

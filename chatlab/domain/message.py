@@ -45,7 +45,7 @@ class Draft(msgspec.Struct, frozen=True):
         }
         if self.client_id is not None:  # absent, not null: the unique index holds only those that have one
             document["clientId"] = self.client_id
-            document["clientText"] = digest_of(self.text)  # tells a repeat from a misuse, also after an edit
+            document["clientText"] = text_digest(self.text)  # tells a repeat from a misuse, also after an edit
         return document
 
 
@@ -77,12 +77,12 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Message).decode
 
 
-def create(sender: UserId, receiver: UserId, text: str, client_id: str | None) -> Draft:
+def create_draft(sender: UserId, receiver: UserId, text: str, client_id: str | None) -> Draft:
     """A new message, stamped with its `_id` and the time (UTC, whole milliseconds: BSON keeps no more)."""
     return Draft(ObjectId(), sender, receiver, text, client_id, now())
 
 
-def digest_of(text: str) -> bytes:
+def text_digest(text: str) -> bytes:
     """16 bytes that stand for a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 

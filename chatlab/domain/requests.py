@@ -52,7 +52,7 @@ class Request(BaseModel):
             raise _invalid(wrong) from None
 
     @classmethod
-    def of(cls, /, **fields: Any) -> Self:
+    def from_fields(cls, /, **fields: Any) -> Self:
         """The request of these fields, whatever their names. Raises Invalid."""
         return cls.from_payload(fields)
 

@@ -27,7 +27,7 @@ class Checkup:
 
     def __repr__(self) -> str:
         return "\n".join(
-            [self.headline, *(f"· {_told(finding)}{f' -> {finding.mend}' if finding.mend else ''}" for finding in self.remarks)]
+            [self.headline, *(f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}" for finding in self.remarks)]
         )
 
     def _repr_html_(self) -> str:
@@ -40,7 +40,7 @@ def _told(finding: Finding) -> str:
 
 
 def _mend(finding: Finding) -> str:
-    return f" &rarr; <code>{html.escape(finding.mend)}</code>" if finding.mend else ""
+    return f" &rarr; <code>{html.escape(finding.fix)}</code>" if finding.fix else ""
 
 
 def doctor() -> Checkup:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatlab.cache.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 
 NEAR = 100  # milliseconds before its deadline from which a key is asked for often
 OFTEN, SELDOM = 0.01, 0.5  # seconds between two looks
@@ -29,7 +29,7 @@ class Life:
     told_ms: float = 0.0
 
     @classmethod
-    def of(cls, event: Event) -> "Life":
+    def of(cls, event: StageEvent) -> "Life":
         """The life that a flow event `cached` begins."""
         return cls(event["key"], event["ttlMs"], event["at"], event["at"] + event["ttlMs"])
 
@@ -71,7 +71,7 @@ class Life:
         """It cannot end later than `latest`. Each look narrows it down; a much later one is another life that somebody gave it."""
         return latest if latest > self.deadline_ms + NEAR else min(self.deadline_ms, latest)
 
-    def told(self, event: Event) -> None:
+    def told(self, event: StageEvent) -> None:
         """The worker's `cleaned`."""
         self.state, self.told_ms = "gone", event["at"]
 

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from chatlab.bench.wire import Wire
 from chatlab.client import Json
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.errors import EngineError
 from chatlab.lab.asked import Asked
 from chatlab.lab.claims import Claim, Claims
@@ -74,10 +74,10 @@ class Lab:
     def __init__(self, name: str, given: dict[str, Any], *, own_engines: bool) -> None:
         self.name, self.given, self.own_engines = name, given, own_engines
         self.turned: dict[str, Any] = {}  # settings that were changed since
-        self.events: deque[Event] = deque(maxlen=REMEMBERED)
+        self.events: deque[StageEvent] = deque(maxlen=REMEMBERED)
         self._people: dict[str, Person] = {}
         self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
-        self._told: dict[str, Event] = {}  # the worker's word of each key
+        self._told: dict[str, StageEvent] = {}  # the worker's word of each key
         self._screen = screen_of(name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
@@ -128,7 +128,7 @@ class Lab:
 
     async def _listen(self) -> None:
         assert self._service
-        await self._people["observer"].watch(self._hear)
+        await self._people["observer"].watch_flow(self._hear)
         self._watch = self._spawn(self._watch_over(self._service))
         self._complain("")
 
@@ -202,7 +202,7 @@ class Lab:
     async def turn(self, *, cache_ttl: float | None = None, cache_mode: str | None = None) -> "Lab":
         """Another life for cached messages (seconds), another mode of the cache, from now on and without a restart."""
         asked = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
-        await self._people["observer"].turn({name: value for name, value in asked.items() if value is not None})
+        await self._people["observer"].update_settings({name: value for name, value in asked.items() if value is not None})
         return self._changed(cache_ttl=cache_ttl, cache_mode=cache_mode)
 
     async def restart(self, **changed: Any) -> "Lab":
@@ -210,9 +210,9 @@ class Lab:
 
         People and messages stay, and what Redis holds; sockets that were open are opened again.
         """
-        opened = [person for person in self._people.values() if person.listens]
+        opened = [person for person in self._people.values() if person.connect_requested]
         await self._stop_watching()
-        await asyncio.gather(*(person.hang_up() for person in self._people.values()), return_exceptions=True)
+        await asyncio.gather(*(person.disconnect() for person in self._people.values()), return_exceptions=True)
         port = int(self._url.rpartition(":")[2])
         if self._service:
             await asyncio.to_thread(self._service.stop)
@@ -327,7 +327,7 @@ class Lab:
 
     # --- the flow ------------------------------------------------------------------------------------------------------------
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, event: StageEvent) -> None:
         """A flow event: on the kernel's loop, where the socket was opened."""
         if "key" in event:
             event["key"] = event["key"].removeprefix(self.settings.key_prefix)
@@ -349,10 +349,10 @@ class Lab:
                 return result
         return None
 
-    async def way_of(self, message_id: str) -> list[Event]:
+    async def way_of(self, message_id: str) -> list[StageEvent]:
         """The flow events of the send that made this message. Fewer than the diagram has boxes if one does not arrive."""
 
-        def passed(stage: str) -> Event | None:
+        def passed(stage: str) -> StageEvent | None:
             return next((event for event in self.events if event["stage"] == stage and event.get("messageId") == message_id), None)
 
         await self.until(lambda: passed("respond"))
@@ -361,7 +361,7 @@ class Lab:
 
     # --- lives ---------------------------------------------------------------------------------------------------------------
 
-    def _begin_life(self, event: Event) -> None:
+    def _begin_life(self, event: StageEvent) -> None:
         running = [task for _, task in self._lives.values() if not task.done()]
         if event["key"] in self._lives or len(running) >= FOLLOWED:
             return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatlab import client
 from chatlab.client import Json
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.errors import EngineError
 from chatlab.lab.claims import claims_table
 
@@ -48,7 +48,7 @@ PLANS = {"send": SEND, "read": READ, "change": CHANGE}
 STAGES = tuple(box.stage for box in SEND)
 
 
-def boxes_of(events: list[Event], plan: Sequence[Box] = SEND) -> list[dict[str, Any]]:
+def boxes_of(events: list[StageEvent], plan: Sequence[Box] = SEND) -> list[dict[str, Any]]:
     """The boxes of a plan as the flow map wants them. `tookMs` is None for a box that has not been passed; `skipped`: and will not be."""
     took = {event["stage"]: event["tookMs"] for event in events}
     done = "respond" in took
@@ -90,7 +90,7 @@ def _took(box: dict[str, Any]) -> str:
 class Trace:
     """One send. `message` is the answer, `took_ms` how long the client waited for it, `events` are the flow events of its way, in order."""
 
-    def __init__(self, message: Json, took_ms: float, events: list[Event]) -> None:
+    def __init__(self, message: Json, took_ms: float, events: list[StageEvent]) -> None:
         self.message, self.took_ms, self.events = message, took_ms, events
 
     @property
@@ -114,7 +114,7 @@ class Trace:
         return f"{boxes_html(boxes_of(self.events))}\n<p>The client waited {self.took_ms:.2f} ms.</p>"
 
 
-class Person(client.Person):
+class Person(client.ChatClient):
     """Somebody at both doors, whose sends come back with their way."""
 
     lab: "Lab"
@@ -127,7 +127,7 @@ class Person(client.Person):
         answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(other.id, text)
         return Trace(answer.message, answer.took_ms, await self.lab.way_of(answer.message["_id"]))
 
-    async def read(self, other: str, *, fresh: bool = False, **page: int) -> client.Reading:
+    async def read(self, other: str, *, fresh: bool = False, **page: int) -> client.ReadResult:
         """As a client reads; EngineError once the session has ended."""
         self._must_be_there()
         return await super().read(other, fresh=fresh, **page)

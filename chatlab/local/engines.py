@@ -367,7 +367,7 @@ class Engines:
             try:
                 self._join()
             except EngineError as wrong:
-                log.error("the private engines cannot be had: %s (%s)", wrong.detail, wrong.mend)  # noqa: TRY400 - one sentence, no trace
+                log.error("the private engines cannot be had: %s (%s)", wrong.detail, wrong.fix)  # noqa: TRY400 - one sentence, no trace
                 self._closed.wait(pause := min(2 * pause, 5))
             else:
                 log.warning("the private engines are back")

@@ -9,7 +9,7 @@ from chatlab.metrics import BREAKERS
 log = logging.getLogger(__name__)
 
 
-class Breaker:
+class CircuitBreaker:
     """`probe` raises while the part is away. An open breaker tries it every `pause` seconds, for at most `patience` seconds.
 
     `back` is called in the moment the breaker closes, before anybody else can use the part.
@@ -20,12 +20,13 @@ class Breaker:
         name: str,
         probe: Callable[[], Awaitable[None]],
         *,
-        back: Callable[[], None] = lambda: None,
-        pause: float = 0.25,
-        patience: float = 1.0,
+        on_recovery: Callable[[], None] = lambda: None,
+        probe_interval_s: float = 0.25,
+        probe_timeout_s: float = 1.0,
     ) -> None:
         self.name, self.is_open = name, False
-        self._probe, self._back, self._pause, self._patience = probe, back, pause, patience
+        self._probe, self._on_recovery = probe, on_recovery
+        self._probe_interval_s, self._probe_timeout_s = probe_interval_s, probe_timeout_s
         self._recovery: asyncio.Task[None] | None = None
 
     def trip(self, reason: BaseException) -> None:
@@ -39,12 +40,12 @@ class Breaker:
     async def _recover(self) -> None:
         while self.is_open:
             try:
-                await asyncio.wait_for(self._probe(), self._patience)
+                await asyncio.wait_for(self._probe(), self._probe_timeout_s)
             except Exception:  # noqa: BLE001 - whatever it is, the part is not back
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(self._probe_interval_s)
             else:
                 self.is_open = False
-                self._back()
+                self._on_recovery()
                 BREAKERS[self.name.lower()].set(0)
                 log.warning("%s is back", self.name)
 

@@ -1,4 +1,4 @@
-"""Rate limits: a bucket of tokens for each key, refilled with time. Held by a process for itself, in bounded memory."""
+"""TokenBucket limits: a bucket of tokens for each key, refilled with time. Held by a process for itself, in bounded memory."""
 
 import time
 from collections import OrderedDict
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from chatlab.errors import RateLimited
 
 
-class Rate:
+class TokenBucket:
     """`per_second` uses of a key, `burst` at once; 0 a second is no limit. `clock` gives seconds."""
 
     def __init__(self, per_second: float, burst: float, *, keys: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,6 +28,6 @@ class Rate:
         if not allowed:
             raise RateLimited("Too many requests at once; wait a little and try again.", (1 - tokens) / self._per_second)
 
-    def forget(self, key: str) -> None:
+    def reset(self, key: str) -> None:
         """Let a key begin anew."""
         self._buckets.pop(key, None)

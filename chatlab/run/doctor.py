@@ -38,7 +38,7 @@ class Finding:
     area: str
     ok: bool | None
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def diagnose(settings: "Settings | None") -> list[Finding]:
@@ -145,7 +145,7 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
             yield Finding(label, True, f"{program.version} ({program.path})")
             version = program.version
     except EngineError as wrong:
-        yield Finding(label, False, wrong.detail, wrong.mend)
+        yield Finding(label, False, wrong.detail, wrong.fix)
         return
     if version and (warning := old_version(name, version)):
         yield Finding(
@@ -206,8 +206,8 @@ def _rich(findings: list[Finding], console: Any) -> None:
     for finding in findings:
         mark, color = MARKS[finding.ok]
         words = Text(finding.text)
-        if finding.mend:
-            words.append(f"\n→ {finding.mend}", style="bold")
+        if finding.fix:
+            words.append(f"\n→ {finding.fix}", style="bold")
         table.add_row(Text(mark, style=color), finding.area, words)
     console.print(table)
 
@@ -215,8 +215,8 @@ def _rich(findings: list[Finding], console: Any) -> None:
 def _plain(findings: list[Finding], _console: Any) -> None:
     for finding in findings:
         sys.stdout.write(f"{MARKS[finding.ok][0]:8} {finding.area:19} {finding.text}\n")
-        if finding.mend:
-            sys.stdout.write(f"{'':28} -> {finding.mend}\n")
+        if finding.fix:
+            sys.stdout.write(f"{'':28} -> {finding.fix}\n")
 
 
 def run(settings: "Settings | None", *more: Finding) -> int:

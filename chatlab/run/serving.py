@@ -30,7 +30,7 @@ from uvicorn.supervisors import Multiprocess
 from chatlab import __version__
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.pipeline import connect
-from chatlab.domain.trace import Flow
+from chatlab.domain.trace import EventBus
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engine, Engines, ask_named, open_engines
 from chatlab.settings import PREFIX, Settings
@@ -222,7 +222,7 @@ async def _sweep(settings: Settings, url: str) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with connect(url, answer=None) as redis:
         with contextlib.suppress(asyncio.CancelledError):
-            await Sweeper(redis, settings, Flow()).run()
+            await Sweeper(redis, settings, EventBus()).run()
 
 
 # --- the service as a child ----------------------------------------------------------------------------------------------------

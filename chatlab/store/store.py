@@ -26,10 +26,10 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError,
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.connections.mongo import PoolUsage
 from chatlab.domain.ids import Conversation, UserId
-from chatlab.domain.message import Draft, Message, digest_of, from_document, now
+from chatlab.domain.message import Draft, Message, from_document, now, text_digest
 from chatlab.errors import ChatlabError, Conflict, StoreUnavailable
 from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
-from chatlab.protect.breaker import Breaker
+from chatlab.protect.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Store:
         self._messages, self._users = self._database["messages"], self._database["users"]
         self._sessions, self._reads = self._database["sessions"], self._database["reads"]
         self._clock = clock
-        self.breaker = Breaker("MongoDB", self._probe)
+        self.breaker = CircuitBreaker("MongoDB", self._probe)
         self.doubts = Doubts(self, clock)
         self._long_reads = asyncio.Semaphore(LONG_READS)
         self._saver, self._finder = Saver(self, self.doubts, clock), Finder(self)
@@ -176,7 +176,7 @@ class Store:
         found = await self.ask(self._messages.find_one(wanted))
         if found is None:  # refused for one that is not there: somebody has taken it away by hand
             raise StoreUnavailable
-        if found["clientText"] != digest_of(draft.text):
+        if found["clientText"] != text_digest(draft.text):
             raise _other_text()
         return from_document(found)
 

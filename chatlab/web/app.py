@@ -20,7 +20,7 @@ from chatlab.accounts import Accounts
 from chatlab.cache.cache import CALL_LIMIT_S, Cache
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.pipeline import connect
-from chatlab.domain.trace import Event, Flow
+from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.errors import StoreUnavailable
 from chatlab.local.engines import open_engines
 from chatlab.realtime.hub import SUBSCRIBED_WITHIN, Hub
@@ -43,7 +43,7 @@ class Parts:
     """What a running service is made of: `app.state.parts`."""
 
     settings: Settings
-    flow: Flow
+    flow: EventBus
     store: Store
     cache: Cache
     hub: Hub
@@ -78,7 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with contextlib.AsyncExitStack() as stack:
             _end_with_parent()
             _limit_stopping(app, settings)
-            metrics.forget_the_dead()
+            metrics.remove_dead_processes()
             urls = await _urls(settings, stack)
             sockets = socket_server(settings.max_body)
             parts = app.state.parts = await _parts(settings, urls, sockets, stack)
@@ -147,7 +147,7 @@ async def _parts(settings: Settings, urls: tuple[str, str], sockets: socketio.As
     hub = Hub(sockets, cache.pipe, subscriber, settings.key_prefix)
     cache.others = hub.has_peers
     accounts = Accounts(store, login_limit=settings.login_limit, session_days=settings.session_days, rate_limit=settings.rate_limit)
-    stack.callback(metrics.forget_this_process)
+    stack.callback(metrics.remove_this_process)
     stack.push_async_callback(_within, 0.4, cache.close)
     stack.push_async_callback(_within, 2, store.close)  # what waits to be saved is saved
     stack.push_async_callback(_within, 0.4, hub.close)
@@ -168,16 +168,16 @@ async def _within(seconds: float, close: Callable[[], Awaitable[None]]) -> None:
         closing.cancel()
 
 
-def _flow(settings: Settings) -> Flow:
+def _flow(settings: Settings) -> EventBus:
     """The flow; with `CHATLAB_FLOW` the log and the metrics hear it."""
-    flow = Flow()
+    flow = EventBus()
     if settings.flow:
-        flow.listen(_log_event)
-        flow.listen(metrics.count_stage)
+        flow.subscribe(_log_event)
+        flow.subscribe(metrics.count_stage)
     return flow
 
 
-def _log_event(event: Event) -> None:
+def _log_event(event: StageEvent) -> None:
     about = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("at", "stage", "trace", "door"))
     flow_log.info("%s %s %s %s", event["trace"], event["door"], event["stage"], about)
 
@@ -242,4 +242,4 @@ async def _is_up(store: Store) -> bool:
 
 
 async def _metrics() -> Response:
-    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(metrics.prometheus_text(), media_type="text/plain; version=0.0.4; charset=utf-8")

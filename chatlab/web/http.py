@@ -25,7 +25,7 @@ from chatlab.domain.ids import UserId
 from chatlab.domain.message import Message
 from chatlab.domain.requests import LogIn, NewText, Page, Partner, React, ReadUpTo, Send, SignUp, Target
 from chatlab.domain.requests import Request as Asked
-from chatlab.domain.trace import Flow, Trace
+from chatlab.domain.trace import EventBus, Trace
 from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge, Unauthenticated
 from chatlab.service import History, Service
 
@@ -58,7 +58,7 @@ class HttpApi:
     """The routes under `/api`. `end_sockets` closes the sockets of a token that has been logged out; `max_body` is in bytes."""
 
     def __init__(
-        self, service: Service, accounts: Accounts, flow: Flow, *, max_body: int, end_sockets: Callable[[str], Awaitable[None]]
+        self, service: Service, accounts: Accounts, flow: EventBus, *, max_body: int, end_sockets: Callable[[str], Awaitable[None]]
     ) -> None:
         self._service, self._accounts, self._flow = service, accounts, flow
         self._max_body, self._end_sockets = max_body, end_sockets
@@ -104,7 +104,7 @@ class HttpApi:
 
     async def me(self, request: Request) -> Response:
         """Who the token stands for."""
-        return _json(await self._accounts.me(await self.user_of(request)))
+        return _json(await self._accounts.profile(await self.user_of(request)))
 
     async def users(self, request: Request) -> Response:
         """The other users, most recent conversation first."""
@@ -114,24 +114,24 @@ class HttpApi:
 
     async def send(self, request: Request) -> Response:
         """Send a message: saved, cached, emitted, answered. A `clientId` makes a repeat harmless."""
-        trace = self._flow.begin("http")
+        trace = self._flow.start_trace("http")
         user = await self.user_of(request)
         asked = await self.asked(Send, request)
-        trace.passed("request")
+        trace.record("request")
         message = await self._service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
         metrics.SENDS["http"].inc()
         return _message(message, trace)
 
     async def read(self, request: Request) -> Response:
         """A conversation, oldest first; without `limit` the full history. `X-Cache` tells where it came from."""
-        trace = self._flow.begin("http")
+        trace = self._flow.start_trace("http")
         user = await self.user_of(request)
-        partner, page = Partner.of(**request.path_params), _page(request.scope["query_string"])
-        trace.passed("request")
+        partner, page = Partner.from_fields(**request.path_params), _page(request.scope["query_string"])
+        trace.record("request")
         fresh = "no-cache" in _header(request, b"cache-control").lower()
         history = await self._service.read(user, partner.userId, page, fresh=fresh, trace=trace)
         response = await _history(history)
-        trace.passed("respond", cache=history.cache)
+        trace.record("respond", cache=history.cache)
         return response
 
     async def edit(self, request: Request) -> Response:
@@ -183,10 +183,10 @@ class HttpApi:
 
     async def _begin(self, wanted: type[Wanted], request: Request) -> tuple[Trace, UserId, Wanted]:
         """A trace, the user, and what the path names."""
-        trace = self._flow.begin("http")
+        trace = self._flow.start_trace("http")
         user = await self.user_of(request)
-        target = wanted.of(**request.path_params)
-        trace.passed("request")
+        target = wanted.from_fields(**request.path_params)
+        trace.record("request")
         return trace, user, target
 
     async def asked(self, wanted: type[Wanted], request: Request) -> Wanted:
@@ -235,12 +235,12 @@ def _header(request: Request, name: bytes) -> str:
 
 def _page(query: bytes) -> Page:
     """What a query string asks for; the short ones are always the same few. Raises Invalid."""
-    return _same_page(query) if len(query) <= SHORT else Page.of(**QueryParams(query))
+    return _same_page(query) if len(query) <= SHORT else Page.from_fields(**QueryParams(query))
 
 
 @lru_cache(maxsize=1000)
 def _same_page(query: bytes) -> Page:
-    return Page.of(**QueryParams(query))
+    return Page.from_fields(**QueryParams(query))
 
 
 # --- answering ---------------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _message(message: Message, trace: Trace) -> Response:
-    trace.passed("respond", messageId=message.id)
+    trace.record("respond", messageId=message.id)
     return Json(message.json)
 
 

@@ -16,11 +16,11 @@ import socketio
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from chatlab import metrics
-from chatlab.accounts import KNOWN_FOR, Accounts
+from chatlab.accounts import TOKEN_CACHE_S, Accounts
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import Message
 from chatlab.domain.requests import Edit, MarkRead, React, Request, Send, Target, Typing
-from chatlab.domain.trace import Event, Flow, Trace
+from chatlab.domain.trace import EventBus, StageEvent, Trace
 from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
 from chatlab.realtime.hub import Hub, TextPacket
 from chatlab.service import Service
@@ -32,7 +32,7 @@ _quiet.setLevel(logging.CRITICAL)
 GUARD = "chatlab.guard"  # key of the ASGI scope of a websocket: who watches it
 PACKET = re.compile(r"[1-6]$|3probe$|4[0-4]")  # of Engine.IO, as a client without binary attachments sends them
 GONE = {"type": "websocket.disconnect", "code": 1008}
-RECHECK = KNOWN_FOR / 2  # seconds between two looks whether the sessions of open sockets still live
+RECHECK = TOKEN_CACHE_S / 2  # seconds between two looks whether the sessions of open sockets still live
 LOOK = 1.0  # seconds between two looks at what waits for open sockets
 FEW = 100  # frames that may wait whatever their size
 MOST_WAITING = 4 << 20  # bytes of events that may wait for one socket
@@ -65,7 +65,7 @@ def socket_server(max_body: int) -> socketio.AsyncServer:
 
 
 class SocketApi:
-    def __init__(self, sockets: socketio.AsyncServer, service: Service, accounts: Accounts, hub: Hub, flow: Flow) -> None:
+    def __init__(self, sockets: socketio.AsyncServer, service: Service, accounts: Accounts, hub: Hub, flow: EventBus) -> None:
         self._sockets, self._service, self._accounts, self._hub, self._flow = sockets, service, accounts, hub, flow
         self._sessions: dict[str, _Session] = {}
         self._watchers: FlowNamespace | None = None
@@ -159,7 +159,7 @@ class SocketApi:
         while True:
             await asyncio.sleep(RECHECK)
             try:
-                for token in await self._accounts.ended({session.token for _, _, session in self._open_sessions()}):
+                for token in await self._accounts.ended_tokens({session.token for _, _, session in self._open_sessions()}):
                     await self.end(token)
             except StoreUnavailable:
                 continue  # nobody is thrown out because MongoDB is away
@@ -185,11 +185,11 @@ class SocketApi:
         self, asked_as: type[Asked], act: Callable[[UserId, Asked, Trace], Awaitable[Message | None]]
     ) -> Callable[..., Awaitable[Ack]]:
         async def handle(sid: str, *payload: object) -> Ack:
-            trace = self._flow.begin("socket")
+            trace = self._flow.start_trace("socket")
             try:
                 user = await self._user(sid)
                 asked = asked_as.from_payload(payload[0] if len(payload) == 1 else None)
-                trace.passed("request")
+                trace.record("request")
                 message = await asyncio.shield(act(user, asked, trace))  # whole, even if the socket ends meanwhile
             except ChatlabError as error:
                 return _refusal(error.code, error.detail)
@@ -226,7 +226,7 @@ class SocketApi:
 def _acknowledged(message: Message | None, trace: Trace) -> Ack:
     if message is None:
         return {"ok": True}
-    trace.passed("respond", messageId=message.id)
+    trace.record("respond", messageId=message.id)
     return {"ok": True, "message": msgspec.Raw(message.json)}
 
 
@@ -238,7 +238,7 @@ def _refusal(code: str, detail: str) -> Ack:
 class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
     """`/flow`: every box that is passed in this process, as event `flow`, to whoever shows a token. Listens only while somebody does."""
 
-    def __init__(self, flow: Flow, identify: Callable[[object, dict[str, Any]], Awaitable[_Session]]) -> None:
+    def __init__(self, flow: EventBus, identify: Callable[[object, dict[str, Any]], Awaitable[_Session]]) -> None:
         super().__init__("/flow")
         self._flow, self._identify = flow, identify
         self.watching: dict[str, _Session] = {}
@@ -247,7 +247,7 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
 
     async def on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         self.watching[sid] = await self._identify(auth, environ)
-        self._stop = self._stop or self._flow.listen(self._tell)
+        self._stop = self._stop or self._flow.subscribe(self._tell)
 
     async def on_disconnect(self, sid: str, _reason: str) -> None:
         self.watching.pop(sid, None)
@@ -255,7 +255,7 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
             self._stop()
             self._stop = None
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: StageEvent) -> None:
         task = asyncio.get_running_loop().create_task(self.emit("flow", event))
         self._emitting.add(task)
         task.add_done_callback(self._emitting.discard)

@@ -14,7 +14,7 @@ from bson import ObjectId
 
 from chatlab.bench.wire import request_bytes
 from chatlab.domain.ids import conversation_of
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.errors import ChatlabError, Conflict
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.life import Life
@@ -144,14 +144,14 @@ def _status(answer: httpx.Response) -> str:
     return ", ".join([str(answer.status_code), *filter(None, [answer.headers.get("x-cache")])])
 
 
-def _way_of_the_first(events: list[Event]) -> tuple[str, ...]:
+def _way_of_the_first(events: list[StageEvent]) -> tuple[str, ...]:
     """The boxes of the first send among these events."""
     trace = next((event["trace"] for event in events if event["stage"] == "create"), None)
     return tuple(event["stage"] for event in events if event["trace"] == trace)
 
 
 def _heard(person: Person) -> list[str]:
-    return [heard.payload["text"] for heard in person.heard if heard.event == "newMessage"]
+    return [heard.payload["text"] for heard in person.received if heard.event == "newMessage"]
 
 
 async def ready(person: Person) -> None:
@@ -323,7 +323,7 @@ async def _cached(alice: Person, bob: Person) -> Trace:
 async def _to_its_end(lab: Lab, trace: Trace) -> Life:
     """The life of this message's key, up to the first look that does not find it. `Lab.life` would wait for the worker's word too."""
 
-    def cached() -> Event | None:
+    def cached() -> StageEvent | None:
         return next((event for event in lab.events if event["stage"] == "cached" and event["key"] == trace.key), None)
 
     began = await lab.until(cached, BACK)

@@ -38,7 +38,7 @@ async def heard(bob: Person, of: Trace, count: int) -> Rows:
     """What Bob's socket heard of this message, once it has heard so much."""
 
     def of_it() -> list[tuple[str, ...]]:
-        told = [event for event in bob.heard if isinstance(event.payload, dict) and event.payload.get("_id") == of.id]
+        told = [event for event in bob.received if isinstance(event.payload, dict) and event.payload.get("_id") == of.id]
         return [(event.event, str(event.payload["version"]), event.payload["text"], " ".join(event.payload["reactions"])) for event in told]
 
     for _ in range(round(PATIENCE / OFTEN)):

@@ -38,9 +38,9 @@ async def until(found: Callable[[], Any]) -> bool:
 # --- two processes of one service ----------------------------------------------------------------------------------------------
 
 
-async def at(url: str, person: Person, seen_by: Person) -> client.Person:
+async def at(url: str, person: Person, seen_by: Person) -> client.ChatClient:
     """The same user with the same token at the process with this URL, connected; when the other process knows that, too."""
-    there = client.Person(url, person.user, person.token)
+    there = client.ChatClient(url, person.user, person.token)
     await there.connect()
 
     async def known() -> bool:
@@ -51,11 +51,11 @@ async def at(url: str, person: Person, seen_by: Person) -> client.Person:
     return there
 
 
-async def what_is_heard(there: client.Person, trace: Trace) -> str:
+async def what_is_heard(there: client.ChatClient, trace: Trace) -> str:
     """What came of this send at the other process, in the words of the prediction."""
 
     def heard() -> bool:
-        return any(heard.event == "newMessage" and heard.payload == trace.message for heard in there.heard)
+        return any(heard.event == "newMessage" and heard.payload == trace.message for heard in there.received)
 
     if await until(heard):
         return AT_ONE
@@ -69,7 +69,7 @@ async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Ro
     """
     began = time.monotonic()
     partner = await alice.lab.person(f"carol-{secrets.token_hex(4)}")
-    there = client.Person(url, partner.user, partner.token)
+    there = client.ChatClient(url, partner.user, partner.token)
     rows = [await _read_there(there, alice, what, message) async for what, message in _changes(alice, partner.id)]
     await there.close()
     if time.monotonic() - began > GRACE and tries > 1:
@@ -86,7 +86,7 @@ async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json
     yield "a reaction", (await alice.http.put(f"{path}/reactions/👍")).json()
 
 
-async def _read_there(there: client.Person, alice: Person, what: str, wanted: Json) -> tuple[str, ...]:
+async def _read_there(there: client.ChatClient, alice: Person, what: str, wanted: Json) -> tuple[str, ...]:
     reading = await there.read(alice.id)
     return what, "yes" if reading.messages == [wanted] else "no", reading.cache
 
@@ -171,7 +171,7 @@ async def _compared(lab: Lab, url: str, settings: Settings) -> Verdict:
     names = [f"{name}-{secrets.token_hex(4)}" for name in ("erin", "fred")]
     erin, fred = [await lab.person(name) for name in names]
     try:
-        erin2, fred2 = [await client.Person.sign_up(url, name, PASSWORD) for name in names]
+        erin2, fred2 = [await client.ChatClient.sign_up(url, name, PASSWORD) for name in names]
     except Conflict:
         return not_yet(
             "Erin signs up at this service, then at the second one: the name is taken there. Both have the same users, "
@@ -187,12 +187,12 @@ async def _compared(lab: Lab, url: str, settings: Settings) -> Verdict:
                 f"there (X-Cache: {leak.cache}). Both services call the key of this conversation by the same name. What stands before it?"
             )
         await erin2.send_by_http(fred.id, "only there")
-        heard = await until(lambda: any(heard.event == "newMessage" for heard in fred2.heard))
+        heard = await until(lambda: any(heard.event == "newMessage" for heard in fred2.received))
         back, shared = (await fred.read(erin.id)).messages, _keys(lab, lab.settings) & _keys(lab, settings)
     finally:
         await asyncio.gather(erin2.close(), fred2.close())
     if not heard or shared or [message["text"] for message in back] != ["only here"]:
-        return not_yet(f"Read here after a send at each: {len(back)}. Keys that both use: {len(shared)}. Heard there: {heard}.")
+        return not_yet(f"Read here after a send at each: {len(back)}. Keys that both use: {len(shared)}. ReceivedEvent there: {heard}.")
     return correct("Erin and Fred exist at both. What was sent here is not there, what was sent there is not here; no key is used by both.")
 
 
@@ -207,7 +207,7 @@ def _keys(lab: Lab, settings: Settings) -> set[str]:
 HITS = 7
 
 
-async def metrics(person: client.Person) -> dict[str, float]:
+async def metrics(person: client.ChatClient) -> dict[str, float]:
     """What the process that this person speaks to counts: each line of /metrics, and its value."""
     lines = (await person.http.get("/metrics")).text.splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 
 from chatlab import client
-from chatlab.client import Heard, Json
+from chatlab.client import Json, ReceivedEvent
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows, Trace, table
@@ -70,19 +70,19 @@ async def _frames(socket: ClientConnection) -> AsyncIterator[str]:
 # --- who hears -------------------------------------------------------------------------------------------------------------------
 
 
-async def listening(*people: client.Person) -> None:
+async def listening(*people: client.ChatClient) -> None:
     """Open the sockets that are closed."""
     await asyncio.gather(*(person.connect() for person in people if not person.socket.connected))
 
 
-async def settled(*people: client.Person) -> None:
+async def settled(*people: client.ChatClient) -> None:
     """Wait until all that has been emitted to these sockets has come: what is asked now is answered behind it."""
     await asyncio.gather(*(person.socket.call("is all here?", timeout=PATIENCE) for person in people))
 
 
-def heard_of(person: client.Person, message_id: str) -> list[Heard]:
+def heard_of(person: client.ChatClient, message_id: str) -> list[ReceivedEvent]:
     """The `newMessage` events with this message that came to this person."""
-    return [heard for heard in person.heard if heard.event == "newMessage" and heard.payload["_id"] == message_id]
+    return [heard for heard in person.received if heard.event == "newMessage" and heard.payload["_id"] == message_id]
 
 
 async def arrivals(trace: Trace, *people: Person) -> Rows:
@@ -185,11 +185,11 @@ async def receives(lab: Lab, answer: Any) -> Verdict:
     alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
     await listening(alice)
     await settled(alice)
-    heard = [told for told in alice.heard if told.event == "onlineUsers"][:1]
-    before = len(alice.heard)
+    heard = [told for told in alice.received if told.event == "onlineUsers"][:1]
+    before = len(alice.received)
     wanted = await _traffic(alice, bob, carol)
     await settled(alice)
-    heard += [told for told in alice.heard[before:] if told.event != "onlineUsers"]
+    heard += [told for told in alice.received[before:] if told.event != "onlineUsers"]
     picked = [told for told in heard if _picked(answer, told)]
     if [(told.event, told.payload["_id"]) for told in picked if isinstance(told.payload, dict)] == [("newMessage", wanted)]:
         return correct(f"Of {len(heard)} events that her socket heard, your function picks Bob's new message to her, and no other.")
@@ -209,7 +209,7 @@ async def _traffic(alice: Person, bob: Person, carol: Person) -> str:
     return str(message["_id"])
 
 
-def _picked(answer: Any, told: Heard) -> bool:
+def _picked(answer: Any, told: ReceivedEvent) -> bool:
     try:
         return bool(tried(answer, told.event, told.payload))
     except Unusable as wrong:
@@ -219,7 +219,7 @@ def _picked(answer: Any, told: Heard) -> bool:
         raise Unusable(f"{wrong} It was given the event {told.event}, whose payload is {kind}.") from None
 
 
-def _described(told: Heard) -> str:
+def _described(told: ReceivedEvent) -> str:
     return f"{told.event} from {told.payload['senderId']}" if isinstance(told.payload, dict) else told.event
 
 
@@ -270,9 +270,9 @@ def _whom(answer: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _tab(person: Person) -> AsyncIterator[client.Person]:
+async def _tab(person: Person) -> AsyncIterator[client.ChatClient]:
     """One more tab of this person, with a socket of its own."""
-    tab = client.Person(person.url, person.user, person.token)
+    tab = client.ChatClient(person.url, person.user, person.token)
     await tab.connect()
     try:
         yield tab

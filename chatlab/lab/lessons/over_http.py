@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from chatlab.bench.wire import header, request_bytes
 from chatlab.client import Json
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.lab.claims import Claim, Claims, holds
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows
@@ -92,7 +92,7 @@ async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, .
     """The boxes that the request passed which began then. After a refusal a read is made: when its events have come, all have."""
     lab = sender.lab
 
-    def heard() -> list[Event]:
+    def heard() -> list[StageEvent]:
         return [event for event in lab.events if event["door"] == "http" and event["at"] >= began]
 
     if refused:

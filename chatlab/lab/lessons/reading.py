@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sized
 from typing import Any, NamedTuple
 
 from chatlab.cache.cache import SOURCE, grace_ms, scripts_in
-from chatlab.client import Json, Reading
+from chatlab.client import Json, ReadResult
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.said import Said
 from chatlab.lab.session import Lab
@@ -31,7 +31,7 @@ FILL = scripts_in(SOURCE)["fill"]  # the service's own
 class Read(NamedTuple):
     """One read through the service: what it gave, and the commands for messages that it cost MongoDB and Redis."""
 
-    reading: Reading
+    reading: ReadResult
     mongo: list[str]
     redis: list[str]
 
@@ -55,7 +55,7 @@ def _times(asked: list[str]) -> str:
 
 async def read(lab: Lab, reader: Person, other: Person, *, fresh: bool = False, **page: int) -> Read:
     """Read, and count. Whose token this is the service asks MongoDB every few seconds: that does not count here."""
-    found: list[Reading] = []
+    found: list[ReadResult] = []
 
     async def act() -> None:
         found.append(await reader.read(other.id, fresh=fresh, **page))

@@ -12,7 +12,7 @@ from bson import ObjectId
 from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
-from chatlab.client import Answer, Json
+from chatlab.client import Json, SendResult
 from chatlab.errors import ChatlabError, StoreUnavailable
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.looks import looked_until
@@ -82,7 +82,7 @@ async def _nothing_cached(lab: Lab) -> None:
     await lab.until(lambda: not lab.redis_keys("message*"), within=lab.settings.cache_ttl + 2)
 
 
-async def again(killed: Killed, sender: Person, receiver: Person) -> Answer:
+async def again(killed: Killed, sender: Person, receiver: Person) -> SendResult:
     """The same send, with the same client id, as a client makes it again that has heard nothing."""
     return await sender.send_by_http(receiver.id, killed.text, clientId=killed.client_id)
 

@@ -29,26 +29,26 @@ OUT_OF_REACH = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError
 SHAPE = ("_id", "seq", "version", "senderId", "text", "clientId", "reactions", "editedAt", "deletedAt")
 
 
-class Tab(client.Person):
+class Tab(client.ChatClient):
     """One more tab of somebody who is signed up. `told` hears what its socket receives; `missed` asks for what it did not."""
 
-    told: Callable[[client.Heard], None]
+    told: Callable[[client.ReceivedEvent], None]
 
     @classmethod
-    def of(cls, person: client.Person, told: Callable[[client.Heard], None]) -> "Tab":
+    def of(cls, person: client.ChatClient, told: Callable[[client.ReceivedEvent], None]) -> "Tab":
         tab = cls(person.url, person.user, person.token)
         tab.told = told
         return tab
 
     def _hear(self, event: str, *payload: Any) -> None:
         super()._hear(event, *payload)
-        self.told(self.heard.pop())
+        self.told(self.received.pop())
 
 
 class Pane:
     """One person's screen, as JSON in `shown()`. `tookMs` of an item: from the send, or from `createdAt` if it was not made here."""
 
-    def __init__(self, person: client.Person, other: client.Person, changed: Callable[[], None]) -> None:
+    def __init__(self, person: client.ChatClient, other: client.ChatClient, changed: Callable[[], None]) -> None:
         self.tab, self.other, self._changed = Tab.of(person, self._heard), other.id, changed
         self.items: dict[str, Json] = {}
         self.open, self.typing, self.trouble = False, False, ""
@@ -83,7 +83,7 @@ class Pane:
             for message in (await self.tab.read(self.other, after=last)).messages:
                 self._take(message, None)
 
-    def _heard(self, heard: client.Heard) -> None:
+    def _heard(self, heard: client.ReceivedEvent) -> None:
         told = heard.payload
         if heard.event in ("newMessage", "messageUpdated") and {told["senderId"], told["receiverId"]} == {self.tab.id, self.other}:
             self._take(told, heard.at if heard.event == "newMessage" else None)
@@ -128,7 +128,7 @@ class Chat(Paced):
 
     _esm = module_of(OWN / "chat.js", "chat")
 
-    def __init__(self, left: client.Person, right: client.Person, **traits: Any) -> None:
+    def __init__(self, left: client.ChatClient, right: client.ChatClient, **traits: Any) -> None:
         self._panes = {"left": Pane(left, right, self.changed), "right": Pane(right, left, self.changed)}
         for pane in self._panes.values():
             pane.sent = self._sent = self._panes["left"].sent

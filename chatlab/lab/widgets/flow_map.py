@@ -5,7 +5,7 @@ A trace is known by the box it passes after `request`: a send creates a message,
 
 from typing import Any
 
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.lab.trace import PLANS, boxes_html, boxes_of
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.flow_svg import flow_svg
@@ -30,15 +30,15 @@ class FlowMap(Paced):
         if of not in PLANS:
             raise ValueError(f"of is one of {', '.join(PLANS)}")
         self.of = of
-        self._requests: dict[str, Event] = {}
-        self._events: list[Event] = []
+        self._requests: dict[str, StageEvent] = {}
+        self._events: list[StageEvent] = []
         super().__init__(about={"of": of, "faces": FACES[of], "sources": sources_of(of)}, **traits)
 
     @property
     def kind(self) -> str:
         return f"FlowMap of a {self.of}"
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: StageEvent) -> None:
         if event["door"] not in ("http", "socket"):
             return
         if event["stage"] == "request":

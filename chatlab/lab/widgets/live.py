@@ -15,7 +15,7 @@ import anywidget
 import traitlets
 
 import chatlab
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.lab.life import Life
 
 SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # with the web page
@@ -54,7 +54,7 @@ class Live(anywidget.AnyWidget):
         """Of each kind a session shows one."""
         return type(self).__name__
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: StageEvent) -> None:
         """A flow event of the session's service."""
 
     def follow(self, life: Life) -> None:

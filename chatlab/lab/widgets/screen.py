@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.lab.life import Life
 from chatlab.lab.widgets.live import Live
 
@@ -34,7 +34,7 @@ class Screen:
             widget.work.add_done_callback(lambda work: _rest_after(work, widget))
         return widget
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: StageEvent) -> None:
         for widget in self._live():
             widget.hear(event)
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-from chatlab.domain.trace import Event
+from chatlab.domain.trace import StageEvent
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.timeline_svg import timeline_svg
@@ -19,28 +19,28 @@ class Timeline(Paced):
 
     _esm = module_of(OWN / "timeline.js", "timeline")
 
-    def __init__(self, past: Iterable[Event] = (), **traits: Any) -> None:
-        self._beats: list[Event] = []
+    def __init__(self, past: Iterable[StageEvent] = (), **traits: Any) -> None:
+        self._beats: list[StageEvent] = []
         self._lives: dict[str, dict[str, Any]] = {}
         for event in past:
             self._take(event)
         super().__init__(**traits)
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: StageEvent) -> None:
         if self._take(event):
             self.changed()
 
-    def _take(self, event: Event) -> bool:
+    def _take(self, event: StageEvent) -> bool:
         """True when it is news here."""
         take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
         return take is not None and take(event)
 
-    def _beat(self, event: Event) -> bool:
+    def _beat(self, event: StageEvent) -> bool:
         beat = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
         self._beats = [*(former for former in self._beats[-BEATS:] if former["at"] > event["at"] - 2000 * SHOWN), beat]
         return True
 
-    def _cached(self, event: Event) -> bool:
+    def _cached(self, event: StageEvent) -> bool:
         self._lives.pop(event["key"], None)  # a changed message begins a new life
         life = {"key": event["key"], "cachedMs": event["at"], "deadlineMs": event["at"] + event["ttlMs"], "toldMs": None, "lagMs": None}
         self._lives[event["key"]] = life
@@ -48,7 +48,7 @@ class Timeline(Paced):
             del self._lives[key]
         return True
 
-    def _cleaned(self, event: Event) -> bool:
+    def _cleaned(self, event: StageEvent) -> bool:
         life = self._lives.get(event["key"])
         if life:
             life |= {"toldMs": event["at"], "lagMs": event["lagMs"], "deadlineMs": event["at"] - event["lagMs"]}

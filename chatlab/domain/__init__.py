@@ -1,4 +1,4 @@
-"""What the service is about: user ids, conversations, messages, requests, traces. Pure: no I/O, no framework.
+"""The domain: user ids, conversations, messages, requests and traces. Pure code without I/O.
 
 May import `errors` and `settings`.
 """

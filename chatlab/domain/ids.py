@@ -1,4 +1,4 @@
-"""Who talks to whom: user ids and the one rule that turns two of them into a conversation. Knows nothing else."""
+"""User ids, and the rule that makes a conversation id from two of them."""
 
 from typing import NewType
 
@@ -9,11 +9,14 @@ USER_ID = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 
 
 def conversation_of(one: str, other: str) -> Conversation:
-    """The conversation of two users: both ids, sorted as strings (never as numbers), joined by `:`."""
+    """Return the id of a conversation: both user ids, sorted as strings and joined by `:`.
+
+    Never sort them as numbers: ids are names, and every name would become NaN.
+    """
     return Conversation(f"{one}:{other}" if one <= other else f"{other}:{one}")
 
 
 def participants_of(conversation: str) -> tuple[UserId, ...]:
-    """The one or two users of a conversation (one, when a user writes to themself)."""
+    """Return the two users of a conversation, or the one user who writes to themself."""
     one, other = conversation.split(":")
     return (UserId(one),) if one == other else (UserId(one), UserId(other))

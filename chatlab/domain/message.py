@@ -1,6 +1,7 @@
-"""Box "Create Message Object": the message and its two spellings, the MongoDB document and the JSON.
+"""A message and its two representations: the MongoDB document and the JSON.
 
-The JSON is encoded once for a version of a message; the HTTP answer, the ack, the event and the Redis value are these same bytes.
+Creating a `Draft` is the stage "Create Message Object" of the diagram. The HTTP response, the
+acknowledgement, the event and the Redis value of a message all contain the same JSON.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from chatlab.domain.ids import Conversation, UserId, conversation_of
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A message that has no `seq` yet: it gets one when it is saved."""
+    """A message before it is saved. It has no `seq` yet: the store assigns it."""
 
     id: ObjectId
     sender: UserId
@@ -29,7 +30,7 @@ class Draft(msgspec.Struct, frozen=True):
         return conversation_of(self.sender, self.receiver)
 
     def document(self, seq: int) -> dict[str, Any]:
-        """The MongoDB document of this draft at its place `seq` in the conversation."""
+        """Return the MongoDB document of this draft as message number `seq` of its conversation."""
         document: dict[str, Any] = {
             "_id": self.id,
             "conversation": self.conversation,
@@ -43,14 +44,18 @@ class Draft(msgspec.Struct, frozen=True):
             "editedAt": None,
             "deletedAt": None,
         }
-        if self.client_id is not None:  # absent, not null: the unique index holds only those that have one
+        if self.client_id is not None:  # absent, not null: the unique index skips absent fields
             document["clientId"] = self.client_id
-            document["clientText"] = text_digest(self.text)  # tells a repeat from a misuse, also after an edit
+            # Of the original text: a repeat with another text is a conflict, also after an edit.
+            document["clientText"] = text_digest(self.text)
         return document
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved message, with the names and the order of its JSON. The cache's scripts read the head `_id`, `seq`, `version`."""
+    """A saved message. Its fields have the names and the order of the JSON.
+
+    Keep `_id`, `seq` and `version` first: the Lua scripts of the cache find them at the start.
+    """
 
     id: str = msgspec.field(name="_id")
     seq: int
@@ -78,23 +83,23 @@ _decode = msgspec.json.Decoder(Message).decode
 
 
 def create_draft(sender: UserId, receiver: UserId, text: str, client_id: str | None) -> Draft:
-    """A new message, stamped with its `_id` and the time (UTC, whole milliseconds: BSON keeps no more)."""
+    """Return a new message with its `_id` and the current time."""
     return Draft(ObjectId(), sender, receiver, text, client_id, now())
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """Return a 16-byte hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def now() -> datetime:
-    """The time in UTC, without a zone as BSON gives it back, in whole milliseconds."""
+    """Return the current UTC time as BSON stores it: whole milliseconds, without a time zone."""
     moment = datetime.now(UTC).replace(tzinfo=None)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def from_document(document: Mapping[str, Any]) -> Message:
-    """The message that a MongoDB document holds. An emoji that nobody holds any more is left out."""
+    """Return the message of a MongoDB document, without emoji that have no users any more."""
     return Message(
         id=str(document["_id"]),
         seq=document["seq"],
@@ -111,7 +116,7 @@ def from_document(document: Mapping[str, Any]) -> Message:
 
 
 def from_json(raw: bytes) -> Message | None:
-    """The message that cached bytes hold; None when they are not a message."""
+    """Return the message of cached JSON, or None when the bytes are not a message."""
     try:
         return _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -119,5 +124,5 @@ def from_json(raw: bytes) -> Message | None:
 
 
 def rfc3339(moment: datetime) -> str:
-    """`2026-01-31T12:00:00.123Z` for a UTC time without a zone."""
+    """Format a UTC time without a time zone, for example `2026-01-31T12:00:00.123Z`."""
     return moment.isoformat(timespec="milliseconds") + "Z"

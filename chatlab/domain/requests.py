@@ -1,19 +1,27 @@
-"""What may be asked, at either door: one shape and one check for both. A wrong input never gets further than this module.
+"""Validate what clients send, by the same models for HTTP and Socket.IO.
 
-Unknown fields are ignored, so a `senderId` in a payload has no effect. What is wrong is named; the input is never repeated.
+Unknown fields are ignored, so a `senderId` in a payload has no effect. An error names the fields
+that are wrong and what is allowed. It never contains the input.
 """
 
 from typing import Annotated, Any, Self
 
 import emoji as emojis
 from bson import ObjectId
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from chatlab.domain.ids import USER_ID
 from chatlab.errors import Invalid
 from chatlab.settings import CacheMode, CacheTtl
 
-LARGEST = 2**53 - 1  # the largest integer that JSON readers of every language keep exactly
+MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript cannot represent larger integers exactly
 
 
 def _message_id(text: str) -> str:
@@ -30,39 +38,46 @@ def _emoji(text: str) -> str:
 
 Handle = Annotated[str, StringConstraints(pattern=USER_ID)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
-MessageId = Annotated[str, StringConstraints(min_length=24, max_length=24), AfterValidator(_message_id)]
+MessageId = Annotated[
+    str,
+    StringConstraints(min_length=24, max_length=24),
+    AfterValidator(_message_id),
+]
 Emoji = Annotated[str, StringConstraints(max_length=32), AfterValidator(_emoji)]
 Password = Annotated[str, StringConstraints(min_length=8, max_length=256)]
 DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 ClientId = Annotated[str, StringConstraints(max_length=64)]
-Seq = Annotated[int, Field(ge=0, le=LARGEST)]
+Seq = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER)]
 
 
 class Request(BaseModel):
-    """Strict: nothing is turned from one type into another."""
+    """Base of all requests. Strict: `"1"` is not accepted as a number."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
     def from_json(cls, body: bytes) -> Self:
-        """The request in a JSON body. Raises Invalid."""
+        """Parse the JSON body of an HTTP request. Raises Invalid."""
         try:
             return cls.model_validate_json(body)
-        except ValidationError as wrong:
-            raise _invalid(wrong) from None
+        except ValidationError as failure:
+            raise _invalid(failure) from None
 
     @classmethod
     def from_fields(cls, /, **fields: Any) -> Self:
-        """The request of these fields, whatever their names. Raises Invalid."""
+        """Validate keyword arguments, for example path parameters. Raises Invalid.
+
+        `cls` is positional-only, so that a client may send a field of that name.
+        """
         return cls.from_payload(fields)
 
     @classmethod
     def from_payload(cls, payload: object) -> Self:
-        """The request in a decoded socket payload. Raises Invalid."""
+        """Validate the decoded payload of a socket event. Raises Invalid."""
         try:
             return cls.model_validate(payload)
-        except ValidationError as wrong:
-            raise _invalid(wrong) from None
+        except ValidationError as failure:
+            raise _invalid(failure) from None
 
 
 class SignUp(Request):
@@ -72,7 +87,7 @@ class SignUp(Request):
 
 
 class LogIn(Request):
-    """Any strings: what cannot be a user simply does not match one."""
+    """Accepts any strings: a name that is not a valid user id matches no user."""
 
     username: Annotated[str, StringConstraints(max_length=256)]
     password: Annotated[str, StringConstraints(max_length=256)]
@@ -118,37 +133,37 @@ class Typing(Request):
 
 
 class LabSettings(Request):
-    """What an instructor turns; what is not named stays. `cacheTtl` in seconds."""
+    """Settings to change at `/lab`. An absent field keeps its value. `cacheTtl` is in seconds."""
 
     cacheTtl: CacheTtl | None = None
     cacheMode: CacheMode | None = None
 
 
 class Page(Request):
-    """A stretch of a conversation. `before` and `after` are seqs, exclusive.
+    """A range of a conversation. `before` and `after` are exclusive seqs.
 
-    With `after` a limited page begins just behind it; otherwise it is the newest one (below `before`).
+    With `after`, `limit` selects the oldest messages of the range, otherwise the newest ones.
     """
 
-    model_config = ConfigDict(strict=False)  # a query holds text
+    model_config = ConfigDict(strict=False)  # query parameters are text
 
-    limit: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_SAFE_INTEGER)] | None = None
     before: Seq | None = None
     after: Seq | None = None
 
 
-def _invalid(wrong: ValidationError) -> Invalid:
-    """Names each field that is wrong and what would be right, without the input."""
-    errors = wrong.errors(include_url=False, include_input=False, include_context=False)
-    return Invalid("; ".join(_complaint(error["loc"], error["type"], error["msg"]) for error in errors[:5]))
+def _invalid(failure: ValidationError) -> Invalid:
+    """Return an error that names up to five wrong fields and what is allowed in each."""
+    errors = failure.errors(include_url=False, include_input=False, include_context=False)
+    return Invalid("; ".join(_explain(one["loc"], one["type"], one["msg"]) for one in errors[:5]))
 
 
-def _complaint(where: tuple[int | str, ...], kind: str, message: str) -> str:
-    if kind == "json_invalid":  # its message quotes positions and characters of the input
+def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    if kind == "json_invalid":  # pydantic's message quotes the input
         return "the body should be valid JSON"
-    if kind == "model_type":  # one wording for JSON and for a decoded payload
+    if kind == "model_type":  # pydantic words it differently for JSON and for Python objects
         message = "should be an object"
     if kind == "string_pattern_mismatch":
         message = "should be 1 to 32 of a-z, 0-9, _ and -, beginning with a letter or a digit"
-    place = ".".join(str(part) for part in where) or "the payload"
-    return f"{place}: {message.removeprefix('Value error, ')}"
+    field = ".".join(str(part) for part in location) or "the payload"
+    return f"{field}: {message.removeprefix('Value error, ')}"

@@ -1,12 +1,12 @@
-"""The command `chatlab`, and `python -m chatlab`: `cli`, and Ctrl-C is a plain end even while the libraries are still loading."""
+"""The command `chatlab`, and `python -m chatlab`."""
 
 import sys
 
 
 def main() -> None:
-    """Load the command line, and run it."""
+    """Run the command line. Ctrl-C exits with status 130, also while the libraries are loading."""
     try:
-        from chatlab.cli import main as run  # noqa: PLC0415 - half of a second in which somebody may press Ctrl-C
+        from chatlab.cli import main as run  # noqa: PLC0415 - takes half a second, see above
 
         run()
     except KeyboardInterrupt:

@@ -1,22 +1,22 @@
-"""What can go wrong, in the words of the domain. A door turns each into a status or an ack; nobody else does.
+"""The errors of the domain. Each transport has one table that turns them into its replies.
 
     ChatlabError
-    ├── Invalid            the input is not what was asked for
-    ├── Unauthenticated    no session, or one that has ended
-    ├── NotFound           not there, or not for you: the two look alike
-    ├── Forbidden          yours to see, not yours to change
-    ├── Conflict           it contradicts what is already there
-    ├── TooLarge           more bytes than a request may have
-    ├── RateLimited        too much at once; try again later
+    ├── Invalid            the input does not have the required form
+    ├── Unauthenticated    there is no session, or it has ended
+    ├── NotFound           it does not exist, or this user may not know that it does
+    ├── Forbidden          this user may see it, but not change it
+    ├── Conflict           it contradicts what is already stored
+    ├── TooLarge           the request has more bytes than allowed
+    ├── RateLimited        too many requests in a short time; a later one can succeed
     ├── StoreUnavailable   MongoDB cannot answer; nothing was acknowledged
-    └── EngineError        a private MongoDB or Redis cannot be had (never leaves start-up)
+    └── EngineError        a server or tool that chatlab needs on this machine does not work
 
-"Redis is down" is not here: no request ever fails for it (see `cache`).
+There is no error for Redis: no request fails because Redis is unavailable (see `chatlab.cache`).
 """
 
 
 class ChatlabError(Exception):
-    """`detail` is for a person and never repeats the input; `code` is for a program."""
+    """Base of all errors. `detail` is a sentence for people, without any input; `code` is fixed."""
 
     code = "internal"
 
@@ -50,7 +50,7 @@ class TooLarge(ChatlabError):
 
 
 class RateLimited(ChatlabError):
-    """`retry_after`: seconds until the next try can succeed."""
+    """`retry_after`: seconds until another attempt can succeed."""
 
     code = "rate_limited"
 
@@ -60,15 +60,24 @@ class RateLimited(ChatlabError):
 
 
 class StoreUnavailable(ChatlabError):
+    """`retry_after`: seconds after which another attempt is worthwhile."""
+
     code = "store_unavailable"
 
-    def __init__(self, detail: str = "MongoDB does not answer. Try again (a send with the same clientId).", retry_after: float = 1) -> None:
+    def __init__(
+        self,
+        detail: str = "MongoDB does not answer. Try again (a send with the same clientId).",
+        retry_after: float = 1,
+    ) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
 
 
 class EngineError(ChatlabError):
-    """`detail` says what is wrong with an engine; `fix` is the command or setting that fixes it."""
+    """`detail` says what does not work; `fix` is a command or a setting that solves it, or empty.
+
+    Only commands and notebooks raise it, never a request to the service.
+    """
 
     code = "engine"
 
@@ -76,4 +85,4 @@ class EngineError(ChatlabError):
         super().__init__(detail)
         self.fix = fix
         if fix:
-            self.add_note(f"Fix: {fix}")  # a notebook shows the traceback alone
+            self.add_note(f"Fix: {fix}")  # shown in tracebacks, for example in a notebook

@@ -207,7 +207,7 @@ async def test_no_nonsense_from_redis_costs_a_request_or_a_message(three: Three,
 
 def times_lost(service: Service) -> int:
     """Return how often this process has opened the breaker of Redis."""
-    return service.log.read_text().count("going on without it")  # the sweeper logs the outage in other words
+    return service.log.read_text().count("Redis is unavailable")
 
 
 def readiness(service: Service) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Protection against overload and outages: circuit breaker, rate limits, single flight, batching.
+"""Protection against overload and outages: the circuit breaker and the rate limits.
 
 May import `errors`, `settings` and `metrics`.
 """

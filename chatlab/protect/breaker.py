@@ -1,4 +1,8 @@
-"""A circuit breaker: after one failure nobody waits for the dead part until a probe in the background has found it alive."""
+"""A circuit breaker: while a server is known to be unavailable, requests do not wait for it.
+
+The first failure opens the circuit. A background task then probes the server, and closes the
+circuit as soon as a probe succeeds.
+"""
 
 import asyncio
 import logging
@@ -10,9 +14,11 @@ log = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """`probe` raises while the part is away. An open breaker tries it every `pause` seconds, for at most `patience` seconds.
+    """Knows whether one server (`name`) can be used. The circuit is open while it cannot.
 
-    `back` is called in the moment the breaker closes, before anybody else can use the part.
+    `probe` raises while the server is unavailable. An open circuit calls it with a timeout of
+    `probe_timeout_s`, and waits `probe_interval_s` after each failure. `on_recovery` is called when
+    the circuit closes, before any other task can use the server.
     """
 
     def __init__(
@@ -30,24 +36,29 @@ class CircuitBreaker:
         self._recovery: asyncio.Task[None] | None = None
 
     def trip(self, reason: BaseException) -> None:
-        """Open: the part has failed. Says so once for an outage."""
+        """Open the circuit after a failure. Logs once per outage."""
         if not self.is_open:
             self.is_open = True
             BREAKERS[self.name.lower()].set(1)
-            log.warning("%s does not answer (%s: %s); going on without it", self.name, type(reason).__name__, reason)
+            log.warning(
+                "%s is unavailable (%s: %s); its circuit breaker is open",
+                self.name,
+                type(reason).__name__,
+                reason,
+            )
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
     async def _recover(self) -> None:
         while self.is_open:
             try:
                 await asyncio.wait_for(self._probe(), self._probe_timeout_s)
-            except Exception:  # noqa: BLE001 - whatever it is, the part is not back
+            except Exception:  # noqa: BLE001 - any error means that the server is still unavailable
                 await asyncio.sleep(self._probe_interval_s)
             else:
                 self.is_open = False
                 self._on_recovery()
                 BREAKERS[self.name.lower()].set(0)
-                log.warning("%s is back", self.name)
+                log.warning("%s is available again; its circuit breaker is closed", self.name)
 
     async def close(self) -> None:
         """Stop probing."""

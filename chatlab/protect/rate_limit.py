@@ -1,4 +1,4 @@
-"""TokenBucket limits: a bucket of tokens for each key, refilled with time. Held by a process for itself, in bounded memory."""
+"""Rate limits by the token bucket algorithm. Each process counts for itself, in bounded memory."""
 
 import time
 from collections import OrderedDict
@@ -8,26 +8,40 @@ from chatlab.errors import RateLimited
 
 
 class TokenBucket:
-    """`per_second` uses of a key, `burst` at once; 0 a second is no limit. `clock` gives seconds."""
+    """One bucket of tokens for each key, such as a user id.
 
-    def __init__(self, per_second: float, burst: float, *, keys: int = 100_000, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._burst, self._keys, self._clock = per_second, burst, keys, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key -> tokens, when
+    A bucket holds at most `burst` tokens and gains `per_second` of them each second. A rate of 0
+    disables the limit. Only the `max_keys` most recently used keys are remembered. `clock` returns
+    seconds.
+    """
+
+    def __init__(
+        self,
+        per_second: float,
+        burst: float,
+        *,
+        max_keys: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._max_keys, self._clock = max_keys, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # key: tokens, time
 
     def take(self, key: str) -> None:
-        """Use one token of this key. Raises RateLimited with the seconds until there is one."""
+        """Take one token of `key`. Raises RateLimited with the seconds until the next token."""
         if not self._per_second:
             return
         now = self._clock()
-        tokens, then = self._buckets.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - then) * self._per_second)
+        tokens, filled_at = self._buckets.pop(key, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - filled_at) * self._per_second)
         allowed = tokens >= 1
         self._buckets[key] = (tokens - allowed, now)
-        if len(self._buckets) > self._keys:
+        if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         if not allowed:
-            raise RateLimited("Too many requests at once; wait a little and try again.", (1 - tokens) / self._per_second)
+            retry_after_s = (1 - tokens) / self._per_second
+            raise RateLimited("Too many requests. Wait a moment and try again.", retry_after_s)
 
     def reset(self, key: str) -> None:
-        """Let a key begin anew."""
+        """Give `key` a full bucket again."""
         self._buckets.pop(key, None)

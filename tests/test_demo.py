@@ -1,4 +1,4 @@
-"""`chatlab demo`: real runs as a child process, runs in which the diagram does not hold, Ctrl-C, and the picture without engines."""
+"""`chatlab demo`: runs as a child process, with settings that break the diagram, with Ctrl-C; and its pure functions."""
 
 import io
 import os
@@ -18,9 +18,10 @@ from rich.console import Console
 from waiting import LIMIT_S
 
 from chatlab.client import ReadResult, SendResult
-from chatlab.demo.picture import complaints, frame, summary
-from chatlab.demo.promises import BOXES, Verdict, verdicts
-from chatlab.demo.record import Journey, Moments, Record, Sample
+from chatlab.demo.frame import render_frame
+from chatlab.demo.promises import STAGES, PromiseResult, check_promises
+from chatlab.demo.record import DemoRecord, KeySample, Milestones, ObservedMessage
+from chatlab.demo.summary import failure_sentences, summary_table
 from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, Settings
 
@@ -31,15 +32,17 @@ import sys
 sys.path.append({str(Path(__file__).parent)!r})
 import patient_children
 patient_children.install()
-from chatlab.demo import play, promises, record
-promises.SLACK = promises.BEAT_SLACK = play.HEARD_WITHIN = play.PATIENCE = {LIMIT_S}
+from chatlab.demo import promises, record, scenario, servers
+promises.EXPIRY_TOLERANCE_S = promises.SWEEP_INTERVAL_TOLERANCE_S = {LIMIT_S}
+scenario.EVENT_TIMEOUT_S = servers.SERVER_TIMEOUT_S = {LIMIT_S}
 """
-PATIENT_WITH_THE_SWEEPER = f"{PATIENT}record.LATE_BEAT = {LIMIT_S}\n"  # without a sweeper the demo would wait for all of it
+# Without a sweeper the demo would wait for the whole of this time.
+PATIENT_WITH_THE_SWEEPER = f"{PATIENT}record.SWEEP_DELAY_TOLERANCE_S = {LIMIT_S}\n"
 MAIN = "from chatlab.__main__ import main; main()"
 
 
 class Run:
-    """A `chatlab demo` on the engines of the tests. `settings` without the prefix."""
+    """A `chatlab demo` on the engines of the tests. `settings` are named without the prefix."""
 
     def __init__(self, engines: Engines, *arguments: str, before: str = PATIENT_WITH_THE_SWEEPER, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
@@ -62,34 +65,34 @@ class Run:
                 return
 
     def end(self) -> int:
-        """Wait for its end and return its exit status."""
+        """Wait until it ends and return its exit status."""
         self.output += self.process.communicate(timeout=LIMIT_S)[0]
         return self.process.returncode
 
-    def said(self, word: str) -> list[str]:
+    def lines_after(self, word: str) -> list[str]:
         """Return the lines of the summary that begin with this word, without the word."""
         return [line.removeprefix(word).strip() for line in self.output.splitlines() if line.startswith(word)]
 
 
 @pytest.fixture
-def nothing_stays(engines: Engines) -> Iterator[None]:
-    """Check that a demo leaves no database and no key, however it ends."""
+def nothing_is_left(engines: Engines) -> Iterator[None]:
+    """Check after the test that the demo has left no database and no key."""
     yield
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as cache:
         assert not [name for name in mongo.list_database_names() if name.startswith("demo-")]
         assert not list(cache.scan_iter("demo-*"))
 
 
-def test_everything_is_seen(engines: Engines, nothing_stays: None, tmp_path: Path) -> None:
+def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: Path) -> None:
     """On real engines with the document's own times the demo sees every promise of the diagram and ends with status 0."""
     run = Run(engines, "--svg", str(tmp_path / "demo.svg"))
     assert run.end() == 0, run.output
-    assert len(run.said("seen")) == 15
-    assert not run.said("not seen")
+    assert len(run.lines_after("seen")) == 15
+    assert not run.lines_after("not seen")
     assert "All 15 promises of the diagram were seen." in run.output
     for fact in ("HTTP       save", "Socket.IO  cache_conversation"):
         assert fact in run.output
-    for moment, fact in ((2, r"life: at ([\d.]+) s still cached"), (5, r"gone from Redis at ([\d.]+)"), (5, r"Cache cleaned at ([\d.]+)")):
+    for moment, fact in ((2, r"still cached at ([\d.]+) s"), (5, r"gone from Redis at ([\d.]+)"), (5, r"Cache cleaned at ([\d.]+)")):
         seconds = [float(found) for found in re.findall(fact, run.output)]
         assert len(seconds) == 2, f"one for each message: {fact}"
         assert min(seconds) > moment - 0.1, fact
@@ -102,35 +105,35 @@ def test_everything_is_seen(engines: Engines, nothing_stays: None, tmp_path: Pat
 @pytest.mark.parametrize(
     ("setting", "value", "missed", "kept"),
     [
-        ("SWEEPER", "false", ["Worker looks every 0.5 s", "Cache cleaned told by 4 s"], "Gone at 3 s"),
+        ("SWEEPER", "false", ["Sweeper runs every 0.5 s", "Cache cleaned logged by 4 s"], "Expired at 3 s"),
         (
             "CACHE_MODE",
             "off",
-            ["message:{_id} cached, TTL <= 3 s", "All boxes, in the diagram's order"],
-            "Saved in MongoDB, equal to the answer",
+            ["message:{_id} cached, TTL <= 3 s", "All stages, in the diagram's order"],
+            "Saved in MongoDB, same as the response",
         ),
     ],
 )
-def test_a_broken_promise_is_named(engines: Engines, nothing_stays: None, setting: str, value: str, missed: list[str], kept: str) -> None:
+def test_a_broken_promise_is_named(engines: Engines, nothing_is_left: None, setting: str, value: str, missed: list[str], kept: str) -> None:
     """When a setting breaks the diagram, the demo ends with status 1 and names the promise and the setting."""
     run = Run(engines, before=PATIENT, CACHE_TTL="3", SWEEP_INTERVAL="0.5", **{setting: value})
     assert run.end() == 1, run.output
     for promise in missed:
-        assert any(line.startswith(promise) for line in run.said("not seen")), run.output
-    assert any(line.startswith(kept) for line in run.said("seen")), "the demo still reports what holds"
+        assert any(line.startswith(promise) for line in run.lines_after("not seen")), run.output
+    assert any(line.startswith(kept) for line in run.lines_after("seen")), "the demo still reports what holds"
     assert f"CHATLAB_{setting}={value}" in run.output
     assert "0, 1.2, 3, 3.5 s here" in run.output, "the demo names times that differ from the document's"
 
 
-def test_drawn_is_what_the_diagram_says(engines: Engines, nothing_stays: None) -> None:
-    """In the mode `drawn` a GET asks MongoDB, and that is what the demo expects."""
+def test_in_drawn_mode_reads_bypass_the_cache(engines: Engines, nothing_is_left: None) -> None:
+    """In the mode `drawn` a GET reads from MongoDB, and the demo expects that."""
     run = Run(engines, CACHE_TTL="3", SWEEP_INTERVAL="0.5", CACHE_MODE="drawn")
     assert run.end() == 0, run.output
-    assert any(line.startswith("GET gives the latest (mode drawn)") and "bypass" in line for line in run.said("seen"))
+    assert any(line.startswith("GET returns the latest (mode drawn)") and "bypass" in line for line in run.lines_after("seen"))
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_can_be_ended_at_any_time(engines: Engines, nothing_stays: None, ending: signal.Signals) -> None:
+def test_it_can_be_ended_at_any_time(engines: Engines, nothing_is_left: None, ending: signal.Signals) -> None:
     """Ctrl-C, a kill and a closed terminal end it without a stack trace, without waiting for the TTL, and leave no process."""
     run = Run(engines, CACHE_TTL="3600")
     run.read_until("sends to")
@@ -152,48 +155,50 @@ def test_without_mongodb_it_names_the_fix(engines: Engines) -> None:
 
 # --- the pure parts ----------------------------------------------------------------------------------------------------------------
 
-BEGAN = 1_800_000_000_000.0
+START_MS = 1_800_000_000_000.0
 
 
-def event(stage: str, door: str, at: float, **about: object) -> dict[str, Any]:
-    """A flow event, `at` milliseconds after the beginning."""
+def event(stage: str, transport: str, at_ms: float, **fields: object) -> dict[str, Any]:
+    """Return an event of `/flow`, `at_ms` after the start."""
     return {
-        "trace": f"trace-{door}",
-        "door": door,
+        "trace": f"trace-{transport}",
+        "door": transport,
         "stage": stage,
-        "at": BEGAN + at,
+        "at": START_MS + at_ms,
         "tookMs": 123.456 if stage == "cache_conversation" else 12.25,
-        "messageId": f"{door}-id",
-        **about,
+        "messageId": f"{transport}-id",
+        **fields,
     }
 
 
-def a_record(settings: Settings | None = None) -> Record:
-    """Two messages whose events have come, as a run has it in its middle."""
-    record = Record(settings or Settings(), (Journey("http", "grace-ffff", "juri-ffff"), Journey("socket", "juri-ffff", "grace-ffff")))
-    for journey in record.journeys:
-        message = {"_id": f"{journey.door}-id"}
-        journey.answer, journey.answered_at = SendResult(message, "200 OK", 123.4), BEGAN + 20
-        journey.reading = ReadResult([message], "partial", 123.4)
-        for place, stage in enumerate(BOXES):
-            record.take(event(stage, journey.door, place * 3.0))
-        record.take(event("cached", "cache", 9, messageId=f"{journey.door}-id", key="k", ttlMs=5000))
-    record.take(event("sweep", "worker", 600, live=2, cleaned=0))
+def make_record(settings: Settings | None = None) -> DemoRecord:
+    """Return a record of two messages that have passed all stages, as in the middle of a run."""
+    record = DemoRecord(
+        settings or Settings(), (ObservedMessage("http", "grace-ffff", "juri-ffff"), ObservedMessage("socket", "juri-ffff", "grace-ffff"))
+    )
+    for message in record.messages:
+        body = {"_id": f"{message.transport}-id"}
+        message.send_result, message.answered_at = SendResult(body, "200 OK", 123.4), START_MS + 20
+        message.read_result = ReadResult([body], "partial", 123.4)
+        for position, stage in enumerate(STAGES):
+            record.handle_event(event(stage, message.transport, position * 3.0))
+        record.handle_event(event("cached", "cache", 9, messageId=f"{message.transport}-id", key="k", ttlMs=5000))
+    record.handle_event(event("sweep", "worker", 600, live=2, cleaned=0))
     return record
 
 
 def lines_of(renderable: Any, width: int) -> list[str]:
-    """What rich prints at this width."""
-    paper = Console(width=width, file=io.StringIO(), color_system=None)
-    with paper.capture() as captured:
-        paper.print(renderable)
+    """Return what rich prints at this width."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(renderable)
     return captured.get().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
-def test_the_picture_fits(width: int) -> None:
-    """At every width nothing wraps, and a terminal of 24 lines holds it: nothing scrolls."""
-    lines = lines_of(frame(a_record(), BEGAN + 2500, width), width)
+def test_the_frame_fits_the_terminal(width: int) -> None:
+    """At every width no line wraps, and the frame fits a terminal of 24 lines without scrolling."""
+    lines = lines_of(render_frame(make_record(), START_MS + 2500, width), width)
     assert len(lines) <= 23
     assert all(len(line) <= width for line in lines)
     whole = "\n".join(lines)
@@ -202,71 +207,71 @@ def test_the_picture_fits(width: int) -> None:
     assert "…" not in re.sub(r"messages:\S*…", "", whole), "only a long key may be cut"
 
 
-def test_boxes_light_in_order_and_never_before_their_event() -> None:
-    """A box is lit when its event has come, one after the other; without an event it stays dark for ever."""
-    record = a_record()
-    record.journeys[1].boxes[:] = [box for box in record.journeys[1].boxes if box["stage"] != "cache_message"]
-    lit = ["\n".join(lines_of(frame(record, BEGAN + at, 80), 80)).count("●") for at in (-1, 0, 130, 370, 10_000)]
+def test_stages_light_up_in_order_and_never_before_their_event() -> None:
+    """Stages light up one after the other, after their events. A stage without an event stays dark."""
+    record = make_record()
+    record.messages[1].stage_events[:] = [passed for passed in record.messages[1].stage_events if passed["stage"] != "cache_message"]
+    lit = ["\n".join(lines_of(render_frame(record, START_MS + at, 80), 80)).count("●") for at in (-1, 0, 130, 370, 10_000)]
     assert lit == [0, 2, 4, 7, 13]
 
 
-def test_the_bar_empties() -> None:
-    """What is left of a life shrinks from whole to nothing at its end."""
-    lefts = ["\n".join(lines_of(frame(a_record(), BEGAN + 9 + at, 80), 80)).count("█") for at in (0, 1000, 2500, 4900, 5001)]
-    assert lefts == sorted(lefts, reverse=True)
-    assert lefts[0] > 80, "two whole bars"
-    assert lefts[-1] == 0
+def test_the_bar_shrinks_with_the_ttl() -> None:
+    """The bar of an entry is full when it is cached and empty when it expires."""
+    filled = ["\n".join(lines_of(render_frame(make_record(), START_MS + 9 + at, 80), 80)).count("█") for at in (0, 1000, 2500, 4900, 5001)]
+    assert filled == sorted(filled, reverse=True)
+    assert filled[0] > 80, "both bars are full"
+    assert filled[-1] == 0
 
 
 def test_the_summary_fits() -> None:
-    """The summary has one line a promise at 80 columns, with what was not seen in plain sight."""
-    found = verdicts(a_record())
-    lines = lines_of(summary(found), 80)
+    """The summary has one line for each promise at 80 columns, and a sentence for each failure."""
+    found = check_promises(make_record())
+    lines = lines_of(summary_table(found), 80)
     assert len(lines) == len(found) + 2
     assert all(len(line) <= 80 for line in lines)
-    assert "Gone at 5 s (HTTP and Socket.IO): it was never seen in Redis" in complaints(found)
+    assert "Expired at 5 s (HTTP and Socket.IO): it was never seen in Redis" in failure_sentences(found)
 
 
-def test_the_moments_follow_the_settings() -> None:
-    """The diagram's 0, 2, 5 and 6 s are those of its TTL and its beat; with others they are others."""
-    assert tuple(Moments.of(Settings())) == (0, 2, 5, 6)
-    assert tuple(Moments.of(Settings(cache_ttl=10, sweep_interval=0.5))) == (0, 4, 10, 10.5)
+def test_the_milestones_follow_the_settings() -> None:
+    """The diagram shows 0, 2, 5 and 6 s. They scale with the TTL and the sweep interval."""
+    assert tuple(Milestones.of(Settings())) == (0, 2, 5, 6)
+    assert tuple(Milestones.of(Settings(cache_ttl=10, sweep_interval=0.5))) == (0, 4, 10, 10.5)
 
 
 @pytest.mark.parametrize(("late_s", "seen"), [(0.2, True), (0.3, False)])
-def test_a_message_that_goes_late_is_not_seen_to_go_in_time(late_s: float, seen: bool) -> None:
-    """Redis must have dropped the key 0.25 s after its TTL."""
-    record = a_record()
-    for journey in record.journeys:
-        journey.samples = [Sample(4.9, 100, True), Sample(5 + late_s, -2, False)]
-    assert verdict_on("Gone at 5 s", record).seen is seen
+def test_an_entry_must_expire_in_time(late_s: float, seen: bool) -> None:
+    """The key must be gone from Redis 0.25 s after its TTL."""
+    record = make_record()
+    for message in record.messages:
+        message.samples = [KeySample(4.9, 100, True), KeySample(5 + late_s, -2, False)]
+    assert result_of("Expired at 5 s", record).seen is seen
 
 
 @pytest.mark.parametrize(("late_s", "seen"), [(1.4, True), (1.6, False)])
 def test_a_cleaned_key_must_be_reported_in_time(late_s: float, seen: bool) -> None:
     """The sweeper must report an expired key one interval after its TTL, and half a second is allowed for a busy machine."""
-    record = a_record()
-    for journey in record.journeys:
-        record.take(event("cleaned", "worker", 9 + (5 + late_s) * 1000, messageId=journey.message_id, lagMs=0.0))
-    assert verdict_on("Cache cleaned told by 6.5 s", record).seen is seen
+    record = make_record()
+    for message in record.messages:
+        record.handle_event(event("cleaned", "worker", 9 + (5 + late_s) * 1000, messageId=message.message_id, lagMs=0.0))
+    assert result_of("Cache cleaned logged by 6.5 s", record).seen is seen
 
 
 @pytest.mark.parametrize(("interval_s", "seen"), [(1.05, True), (1.2, False)])
 def test_sweeps_must_come_at_their_interval(interval_s: float, seen: bool) -> None:
     """The mean interval between two sweeps may be a tenth off."""
-    record = a_record()
+    record = make_record()
     for number in (1, 2, 3):
-        record.take(event("sweep", "worker", 600 + 1000 * number * interval_s, live=2, cleaned=0))
-    assert verdict_on("Worker looks every 1 s", record).seen is seen
+        record.handle_event(event("sweep", "worker", 600 + 1000 * number * interval_s, live=2, cleaned=0))
+    assert result_of("Sweeper runs every 1 s", record).seen is seen
 
 
-def verdict_on(promise: str, record: Record) -> Verdict:
-    """Return the verdict on one promise."""
-    return next(verdict for verdict in verdicts(record) if verdict.promise == promise)
+def result_of(promise: str, record: DemoRecord) -> PromiseResult:
+    """Return the result of one promise."""
+    return next(result for result in check_promises(record) if result.promise == promise)
 
 
 def test_nothing_observed_is_nothing_seen() -> None:
-    """A record in which nothing happened keeps no promise, in any mode."""
+    """In a record without observations no promise counts as seen, in any mode."""
     for mode in CacheMode:
-        record = Record(Settings(cache_mode=mode), (Journey("http", "a", "b"), Journey("socket", "b", "a")))
-        assert not any(verdict.seen for verdict in verdicts(record))
+        record = DemoRecord(Settings(cache_mode=mode), (ObservedMessage("http", "a", "b"), ObservedMessage("socket", "b", "a")))
+        assert not any(result.seen for result in check_promises(record))

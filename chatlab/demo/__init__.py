@@ -1,6 +1,16 @@
-"""`chatlab demo`, its first words: something is on the screen at once, while the rest loads (it takes most of a second).
+"""`chatlab demo`: show in a terminal that the service does what the diagram promises.
 
-What comes then is in `stage`: the place and the terminal; `play`: what happens; `promises`: what is judged; `picture`: what it looks like.
+One message is sent over each transport and followed until the sweeper has logged that it expired.
+The modules, in the order in which they are used:
+
+* `runner` starts private servers and the service, runs the demo and prints the result;
+* `servers` describes these servers and reads them directly;
+* `scenario` is what happens: sign up, send, look, read, wait;
+* `record` collects what was observed, and `promises` judges it;
+* `frame`, `summary` and `screen` draw it.
+
+This package imports `client`, `run`, `local` and the public modules of the layers below. Only
+`chatlab.cli` imports it.
 """
 
 import io
@@ -14,12 +24,17 @@ from chatlab.settings import Settings
 
 
 def demo(settings: Settings, svg: Path | None = None) -> int:
-    """Play it on stdout. 0 when all that the diagram promises was seen, else 1. `svg`: keep a picture of it in this file."""
+    """Run the demo on standard output and return the exit status.
+
+    The status is 0 if every promise of the diagram was seen, else 1. `svg` is a file for a
+    picture of the demo.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a box is no reason to fail
-    for end in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal; all tidy up as Ctrl-C does
-        signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
+        sys.stdout.reconfigure(errors="replace")  # some terminals cannot show box characters
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # clean up as after Ctrl-C
+        signal.signal(signum, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console(highlight=False)
     with console.status("starting MongoDB and Redis ..."):
-        from chatlab.demo.stage import perform  # noqa: PLC0415 - the spinner turns while it loads
-    return perform(settings, console, svg)
+        # Importing the rest takes most of a second, so the spinner is shown first.
+        from chatlab.demo.runner import run  # noqa: PLC0415
+    return run(settings, console, svg)

@@ -1,6 +1,7 @@
-"""What the diagram promises, held against a `Record`. Pure.
+"""Check a `DemoRecord` against the promises of the diagram.
 
-A promise is seen only if it was seen for every message it is about. A finding carries the figure measured, or why it counts as not seen.
+A promise counts as seen only if it was seen for every message it is about. The evidence is the
+measured figure, or the reason why the promise does not count as seen.
 """
 
 import itertools
@@ -8,192 +9,212 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from chatlab.client import Json
-from chatlab.demo.record import Journey, Moments, Record
+from chatlab.demo.record import DemoRecord, KeySample, Milestones, ObservedMessage
 from chatlab.settings import CacheMode
 
-BOXES = ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
-SLACK = 0.25  # seconds that a busy machine may be late in showing what has happened
-BEAT_SLACK = 0.05  # seconds that the mean interval between two sweeps may differ, or a tenth of the interval if that is more
-UNSEEN = "nobody could look"
+STAGES = ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
+EXPIRY_TOLERANCE_S = 0.25  # how late a busy machine may show what has happened
+SWEEP_INTERVAL_TOLERANCE_S = 0.05  # for the mean interval; a tenth of the interval if that is more
+NOT_OBSERVED = "the demo could not look"
 
 
-class Finding(NamedTuple):
+class Evidence(NamedTuple):
+    """`text` is the measured figure, or the reason why the promise was not seen."""
+
     seen: bool
-    figure: str  # measured, or why it counts as not seen
+    text: str
 
 
-class Verdict(NamedTuple):
-    """One promise. `findings` has one for each message, by name of its door; a promise about the whole has one under an empty name."""
+class PromiseResult(NamedTuple):
+    """One promise with its evidence for each message, by the name of the transport.
+
+    A promise that is not about a single message has its evidence under the empty name.
+    """
 
     promise: str
-    findings: dict[str, Finding]
+    evidence: dict[str, Evidence]
 
     @property
     def seen(self) -> bool:
-        return all(finding.seen for finding in self.findings.values())
+        return all(item.seen for item in self.evidence.values())
 
 
-def verdicts(record: Record) -> list[Verdict]:
-    """Every promise of the diagram, in its order."""
-    moments, mode = record.moments, record.settings.cache_mode
-    each: list[tuple[str, Callable[[Journey, Moments], Finding]]] = [
-        ("Request by both doors", lambda journey, _: _box(journey, "request")),
-        ("Message object created", lambda journey, _: _box(journey, "create")),
-        ("Saved in MongoDB, equal to the answer", _saved),
-        ("_id created, the same everywhere", _same_id),
-        (f"message:{{_id}} cached, TTL <= {moments.end:g} s", _cached),
-        (f"messages:{{a}}:{{b}} cached, TTL <= {moments.end:g} s", _in_window),
-        ("newMessage to both, once each", _emitted),
+def check_promises(record: DemoRecord) -> list[PromiseResult]:
+    """Return a result for every promise, in the order of the diagram."""
+    milestones, mode = record.milestones, record.settings.cache_mode
+    checks: list[tuple[str, Callable[[ObservedMessage, Milestones], Evidence]]] = [
+        ("Request over both transports", lambda message, _: _stage(message, "request")),
+        ("Message object created", lambda message, _: _stage(message, "create")),
+        ("Saved in MongoDB, same as the response", _saved),
+        ("One _id, the same everywhere", _same_id),
+        (f"message:{{_id}} cached, TTL <= {milestones.expired_s:g} s", _entry_cached),
+        (f"messages:{{a}}:{{b}} cached, TTL <= {milestones.expired_s:g} s", _window_cached),
+        ("newMessage to both users, once each", _emitted),
         ("200 OK or ack, with the message", _answered),
-        ("All boxes, in the diagram's order", _in_order),
-        (f"Still cached at {moments.pause:g} s", _still_there),
-        (f"Gone at {moments.end:g} s", _gone),
-        (f"Cache cleaned told by {moments.limit:g} s", _cleaned),
-        (_READ[mode], lambda journey, _: _read(journey, mode)),
+        ("All stages, in the diagram's order", _in_order),
+        (f"Still cached at {milestones.still_cached_s:g} s", _still_cached),
+        (f"Expired at {milestones.expired_s:g} s", _expired),
+        (f"Cache cleaned logged by {milestones.cleaned_deadline_s:g} s", _cleaned),
+        (_READ_PROMISES[mode], lambda message, _: _read(message, mode)),
     ]
-    found = [Verdict(title, {journey.name: judge(journey, moments) for journey in record.journeys}) for title, judge in each]
-    beats = Verdict(f"Worker looks every {record.settings.sweep_interval:g} s", {"": _beats(record)})
-    return [*found[:-2], beats, *found[-2:], Verdict("GET after the end: still complete", {"": _read_afterwards(record)})]
+    results = [
+        PromiseResult(title, {message.transport_name: check(message, milestones) for message in record.messages}) for title, check in checks
+    ]
+    sweeps = PromiseResult(f"Sweeper runs every {record.settings.sweep_interval:g} s", {"": _sweeps(record)})
+    last = PromiseResult("GET after expiry: still complete", {"": _read_after_expiry(record)})
+    return [*results[:-2], sweeps, *results[-2:], last]
 
 
-_READ = {
-    CacheMode.WINDOW: "GET gives the latest, from Redis",
-    CacheMode.DRAWN: "GET gives the latest (mode drawn)",
-    CacheMode.OFF: "GET gives the latest, from Redis",
+_READ_PROMISES = {
+    CacheMode.WINDOW: "GET returns the latest, from Redis",
+    CacheMode.DRAWN: "GET returns the latest (mode drawn)",
+    CacheMode.OFF: "GET returns the latest, from Redis",
 }
 
 
-def _box(journey: Journey, stage: str) -> Finding:
-    event = journey.box(stage)
-    return Finding(True, _ms(event["tookMs"])) if event else Finding(False, f"no flow event told of the box {stage}")
+def _stage(message: ObservedMessage, stage: str) -> Evidence:
+    event = message.stage_event(stage)
+    if event is None:
+        return Evidence(False, f"there was no event for the stage {stage}")
+    return Evidence(True, _ms(event["tookMs"]))
 
 
-def _saved(journey: Journey, _: Moments) -> Finding:
-    event = journey.box("save")
-    if journey.stored is None:
-        return Finding(False, "MongoDB does not have it")
-    if not journey.answer or journey.stored != journey.answer.message:
-        return Finding(False, "what MongoDB has is not what was answered")
-    return Finding(True, _ms(event["tookMs"])) if event else Finding(False, "it is there, but no flow event told of the save")
+def _saved(message: ObservedMessage, _: Milestones) -> Evidence:
+    if message.stored is None:
+        return Evidence(False, "the message is not in MongoDB")
+    if not message.send_result or message.stored != message.send_result.message:
+        return Evidence(False, "the stored message differs from the response")
+    return _stage(message, "save")
 
 
-def _same_id(journey: Journey, _: Moments) -> Finding:
-    ids = {journey.message_id, *(box["messageId"] for box in journey.boxes if "messageId" in box)}
-    ids |= {journey.stored["_id"]} if journey.stored else set()
-    return Finding(True, f"..{journey.message_id[-6:]}") if len(ids) == 1 and journey.message_id else Finding(False, "the ids differ")
+def _same_id(message: ObservedMessage, _: Milestones) -> Evidence:
+    ids = {message.message_id, *(event["messageId"] for event in message.stage_events if "messageId" in event)}
+    ids |= {message.stored["_id"]} if message.stored else set()
+    if len(ids) == 1 and message.message_id:
+        return Evidence(True, f"..{message.message_id[-6:]}")
+    return Evidence(False, "the ids differ")
 
 
-def _cached(journey: Journey, moments: Moments) -> Finding:
-    first = next(iter(journey.samples), None)
-    if first is None or first.pttl <= 0:
-        return Finding(False, "right after the answer the key was not in Redis" if first else UNSEEN)
-    if not first.equal or first.pttl > moments.end * 1000:
-        return Finding(False, "its value is another one" if not first.equal else f"it would live {first.pttl} ms")
-    return Finding(True, f"{first.pttl} ms left")
+def _entry_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
+    first = next(iter(message.samples), None)
+    return _cached(first, milestones, "the cached value differs from the response")
 
 
-def _in_window(journey: Journey, moments: Moments) -> Finding:
-    window = journey.window
-    if window is None or window.pttl <= 0:
-        return Finding(False, "right after the answer the key was not in Redis" if window else UNSEEN)
-    if not window.equal or window.pttl > moments.end * 1000:
-        return Finding(False, "the message is not in it" if not window.equal else f"it would live {window.pttl} ms")
-    return Finding(True, f"{window.pttl} ms left")
+def _window_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
+    return _cached(message.window, milestones, "the window does not contain the message")
 
 
-def _emitted(journey: Journey, _: Moments) -> Finding:
-    for person in (journey.sender, journey.receiver):
-        times = len(journey.heard.get(person, []))
-        if times != 1:
-            return Finding(False, f"{person} heard it {times} times")
-        if not journey.answer or journey.heard[person][0].payload != journey.answer.message:
-            return Finding(False, f"{person} heard another message than was answered")
-    event = journey.box("emit")
-    return Finding(True, _ms(event["tookMs"])) if event else Finding(False, "both heard it, but no flow event told of it")
+def _cached(sample: KeySample | None, milestones: Milestones, mismatch: str) -> Evidence:
+    if sample is None:
+        return Evidence(False, NOT_OBSERVED)
+    if sample.pttl_ms <= 0:
+        return Evidence(False, "right after the response the key was not in Redis")
+    if not sample.matches:
+        return Evidence(False, mismatch)
+    if sample.pttl_ms > milestones.expired_s * 1000:
+        return Evidence(False, f"its TTL was {sample.pttl_ms} ms")
+    return Evidence(True, f"{sample.pttl_ms} ms left")
 
 
-def _answered(journey: Journey, _: Moments) -> Finding:
-    return (
-        Finding(True, f"{journey.answer.status} {_ms(journey.answer.took_ms)}") if journey.answer else Finding(False, "there was no answer")
-    )
+def _emitted(message: ObservedMessage, _: Milestones) -> Evidence:
+    for user in (message.sender, message.receiver):
+        events = message.received.get(user, [])
+        if len(events) != 1:
+            return Evidence(False, f"{user} received it {len(events)} times")
+        if not message.send_result or events[0].payload != message.send_result.message:
+            return Evidence(False, f"{user} received a message that differs from the response")
+    return _stage(message, "emit")
 
 
-def _in_order(journey: Journey, _: Moments) -> Finding:
-    passed = tuple(event["stage"] for event in sorted(journey.boxes, key=lambda event: float(event["at"])))
-    if passed == BOXES:
-        return Finding(True, f"{len(BOXES)} in {_ms(sum(event['tookMs'] for event in journey.boxes))}")
-    missing = [stage for stage in BOXES if stage not in passed]
-    return Finding(False, f"not passed: {', '.join(missing)}" if missing else f"the order was {', '.join(passed)}")
+def _answered(message: ObservedMessage, _: Milestones) -> Evidence:
+    if message.send_result is None:
+        return Evidence(False, "there was no response")
+    return Evidence(True, f"{message.send_result.status} {_ms(message.send_result.took_ms)}")
 
 
-def _still_there(journey: Journey, moments: Moments) -> Finding:
-    sample = next((sample for sample in journey.samples if sample.age >= moments.pause), None)
-    if sample is None or sample.pttl <= 0 or not sample.equal:
-        return Finding(False, "it was not in Redis then" if sample else UNSEEN)
-    return Finding(True, f"{sample.pttl} ms left")
+def _in_order(message: ObservedMessage, _: Milestones) -> Evidence:
+    events = sorted(message.stage_events, key=lambda event: float(event["at"]))
+    passed = tuple(event["stage"] for event in events)
+    if passed == STAGES:
+        return Evidence(True, f"{len(STAGES)} in {_ms(sum(event['tookMs'] for event in events))}")
+    missing = [stage for stage in STAGES if stage not in passed]
+    return Evidence(False, f"missing: {', '.join(missing)}" if missing else f"the order was {', '.join(passed)}")
 
 
-def _gone(journey: Journey, moments: Moments) -> Finding:
-    """Between the last look that found it, with the life it had left, and the first that did not."""
-    alive, gone = journey.alive, journey.gone
-    if alive is None:
-        return Finding(False, "it was never seen in Redis")
-    if gone is None:
-        return Finding(False, f"it was still there at {alive.age:.2f} s")
-    end = alive.age + alive.pttl / 1000
-    if abs(end - moments.end) > SLACK or gone.age > moments.end + SLACK:
-        return Finding(False, f"it was gone at {gone.age:.2f} s")
-    return Finding(True, f"at {min(end, gone.age):.2f} s")
+def _still_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
+    sample = next((sample for sample in message.samples if sample.age_s >= milestones.still_cached_s), None)
+    if sample is None:
+        return Evidence(False, NOT_OBSERVED)
+    if sample.pttl_ms <= 0 or not sample.matches:
+        return Evidence(False, "it was not in Redis at that time")
+    return Evidence(True, f"{sample.pttl_ms} ms left")
 
 
-def _cleaned(journey: Journey, moments: Moments) -> Finding:
-    if not journey.cleaned:
-        return Finding(False, "the worker did not tell of it")
-    if len(journey.cleaned) > 1:
-        return Finding(False, f"the worker told it {len(journey.cleaned)} times")
-    age = journey.age(journey.cleaned[0]["at"])
-    if not moments.end - SLACK <= age <= moments.limit:
-        return Finding(False, f"the worker told it at {age:.2f} s")
-    return Finding(True, f"at {age:.2f} s")
+def _expired(message: ObservedMessage, milestones: Milestones) -> Evidence:
+    """Compute the expiry from the last look that found the key and the first that did not."""
+    present, absent = message.last_present, message.first_absent
+    if present is None:
+        return Evidence(False, "it was never seen in Redis")
+    if absent is None:
+        return Evidence(False, f"it was still there at {present.age_s:.2f} s")
+    expiry_s, due_s = present.age_s + present.pttl_ms / 1000, milestones.expired_s
+    if abs(expiry_s - due_s) > EXPIRY_TOLERANCE_S or absent.age_s > due_s + EXPIRY_TOLERANCE_S:
+        return Evidence(False, f"it was gone at {absent.age_s:.2f} s")
+    return Evidence(True, f"at {min(expiry_s, absent.age_s):.2f} s")
 
 
-def _read(journey: Journey, mode: CacheMode) -> Finding:
-    wanted = "bypass" if mode is CacheMode.DRAWN else "hit"
-    if journey.reading is None or not journey.complete:
-        return Finding(False, "the answer lacked a message" if journey.reading else "it was not answered")
-    if journey.reading.cache != wanted:
-        return Finding(False, f"X-Cache was {journey.reading.cache}")
-    return Finding(True, f"{wanted} {_ms(journey.reading.took_ms)}")
+def _cleaned(message: ObservedMessage, milestones: Milestones) -> Evidence:
+    if not message.cleaned:
+        return Evidence(False, "the sweeper did not log it")
+    if len(message.cleaned) > 1:
+        return Evidence(False, f"the sweeper logged it {len(message.cleaned)} times")
+    age_s = message.age_s(message.cleaned[0]["at"])
+    if not milestones.expired_s - EXPIRY_TOLERANCE_S <= age_s <= milestones.cleaned_deadline_s:
+        return Evidence(False, f"the sweeper logged it at {age_s:.2f} s")
+    return Evidence(True, f"at {age_s:.2f} s")
 
 
-def _read_afterwards(record: Record) -> Finding:
-    reading = record.afterwards
-    if reading is None or not record.complete_afterwards:
-        return Finding(False, "the answer lacked a message" if reading else "it was not asked")
+def _read(message: ObservedMessage, mode: CacheMode) -> Evidence:
+    expected = "bypass" if mode is CacheMode.DRAWN else "hit"
+    if message.read_result is None:
+        return Evidence(False, "there was no response")
+    if not message.read_is_complete:
+        return Evidence(False, "a message was missing in the response")
+    if message.read_result.cache != expected:
+        return Evidence(False, f"X-Cache was {message.read_result.cache}")
+    return Evidence(True, f"{expected} {_ms(message.read_result.took_ms)}")
+
+
+def _read_after_expiry(record: DemoRecord) -> Evidence:
+    reading = record.read_after_expiry
+    if reading is None:
+        return Evidence(False, "there was no response")
+    if not record.read_after_expiry_is_complete:
+        return Evidence(False, "a message was missing in the response")
     if reading.cache == "hit":
-        return Finding(False, "X-Cache was hit: the conversation was still cached")
-    return Finding(True, f"{reading.cache} {_ms(reading.took_ms)}, {len(reading.messages)} messages")
+        return Evidence(False, "X-Cache was hit: the conversation was still cached")
+    return Evidence(True, f"{reading.cache} {_ms(reading.took_ms)}, {len(reading.messages)} messages")
 
 
-def _beats(record: Record) -> Finding:
-    """The beats that were due came, at their distance, and found what was alive."""
-    times = [beat["at"] / 1000 for beat in record.beats]
-    if not times:
-        return Finding(False, "no beat of the worker was told")
-    if not any(beat["live"] for beat in record.beats):
-        return Finding(False, f"{len(times)} beats, and no live key in any")
-    interval, gaps = record.settings.sweep_interval, [later - earlier for earlier, later in itertools.pairwise(times)]
-    mean = sum(gaps) / len(gaps) if gaps else interval
-    if abs(mean - interval) > max(0.1 * interval, BEAT_SLACK):
-        return Finding(False, f"{len(times)} beats, {mean:.2f} s apart")
-    return Finding(True, f"{len(times)} beats, {mean:.2f} s apart")
+def _sweeps(record: DemoRecord) -> Evidence:
+    """Check that the sweeps came at their interval and found live keys."""
+    times_s = [sweep["at"] / 1000 for sweep in record.sweeps]
+    if not times_s:
+        return Evidence(False, "there was no sweep")
+    if not any(sweep["live"] for sweep in record.sweeps):
+        return Evidence(False, f"none of the {len(times_s)} sweeps found a live key")
+    interval_s = record.settings.sweep_interval
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(times_s)]
+    mean_s = sum(gaps_s) / len(gaps_s) if gaps_s else interval_s
+    in_time = abs(mean_s - interval_s) <= max(0.1 * interval_s, SWEEP_INTERVAL_TOLERANCE_S)
+    return Evidence(in_time, f"{len(times_s)} sweeps, {mean_s:.2f} s apart")
 
 
 def _ms(value: float) -> str:
     return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
-def holds(messages: Iterable[Any], wanted: Iterable[Json]) -> bool:
-    """True when every wanted message is among these, as it is, in this order."""
-    wanted = list(wanted)
-    return [message for message in messages if message in wanted] == wanted
+def contains_in_order(messages: Iterable[Any], expected: Iterable[Json]) -> bool:
+    """Return True if `messages` contains all expected messages, unchanged and in this order."""
+    expected = list(expected)
+    return [message for message in messages if message in expected] == expected

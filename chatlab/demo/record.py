@@ -1,6 +1,7 @@
-"""What was observed of two messages: their way through the boxes, their life in Redis, the worker's beats. `promises` judges it.
+"""What the demo observed: the stages of each message, its cache entry in Redis, and the sweeps.
 
-The flow is heard by `Record.take`; what the demo saw by itself (MongoDB, Redis, the sockets, the answers) it writes into the journeys.
+`DemoRecord.handle_event` collects the events of `/flow`. What the demo saw itself, in MongoDB, in
+Redis, on the sockets and in the responses, is added to the `ObservedMessage`s by `scenario`.
 """
 
 import time
@@ -11,156 +12,175 @@ from chatlab.client import Json, ReadResult, ReceivedEvent, SendResult
 from chatlab.domain.trace import StageEvent
 from chatlab.settings import Settings
 
-LATE_BEAT = 0.5  # seconds that a beat may be late on a busy machine
+SWEEP_DELAY_TOLERANCE_S = 0.5  # how late a sweep may be on a busy machine
 
 
-class Moments(NamedTuple):
-    """The four times of the diagram's life, in seconds from caching: 0, 2, 5 and 6 by default."""
+class Milestones(NamedTuple):
+    """The four times of the diagram, in seconds after caching: 0, 2, 5 and 6 by default."""
 
-    start: float
-    pause: float
-    end: float
-    cleaned: float
+    cached_s: float
+    still_cached_s: float
+    expired_s: float
+    cleaned_s: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Moments":
-        """2 of 5 s is 40 %; what has ended is told by the worker's next beat, one interval later at most."""
-        return cls(0.0, 0.4 * settings.cache_ttl, settings.cache_ttl, settings.cache_ttl + settings.sweep_interval)
+    def of(cls, settings: Settings) -> "Milestones":
+        """Scale the diagram's times to the settings.
+
+        2 of 5 s is 40 % of the TTL. The sweep after the expiry comes one interval later at most.
+        """
+        ttl_s = settings.cache_ttl
+        return cls(0.0, 0.4 * ttl_s, ttl_s, ttl_s + settings.sweep_interval)
 
     @property
-    def limit(self) -> float:
-        return self.cleaned + LATE_BEAT
+    def cleaned_deadline_s(self) -> float:
+        """Return the latest time at which the sweeper may log the expiry."""
+        return self.cleaned_s + SWEEP_DELAY_TOLERANCE_S
 
 
-class Sample(NamedTuple):
-    """One look at `message:{_id}`: seconds since it was cached, what PTTL answered, and whether the value is the message."""
+class KeySample(NamedTuple):
+    """One look at a Redis key.
 
-    age: float
-    pttl: int
-    equal: bool
+    `age_s` is the time since the message was cached, `pttl_ms` the reply of PTTL, and `matches`
+    says whether the value is, or contains, the message of the response.
+    """
+
+    age_s: float
+    pttl_ms: int
+    matches: bool
 
 
 @dataclass
-class Journey:
-    """All that was observed of one message. Times of events are milliseconds since 1970."""
+class ObservedMessage:
+    """Everything observed about one message. Event times are milliseconds since 1970."""
 
-    door: str  # as in the flow: http, socket
+    transport: str  # "http" or "socket"
     sender: str
     receiver: str
-    answer: SendResult | None = None
+    send_result: SendResult | None = None
     answered_at: float = 0.0
-    boxes: list[StageEvent] = field(default_factory=list)
+    stage_events: list[StageEvent] = field(default_factory=list)
     cached: StageEvent | None = None
     expired: StageEvent | None = None
     cleaned: list[StageEvent] = field(default_factory=list)
     stored: Json | None = None
-    heard: dict[str, list[ReceivedEvent]] = field(default_factory=dict)
-    window: Sample | None = None
-    samples: list[Sample] = field(default_factory=list)
-    reading: ReadResult | None = None
-    complete: bool = False
-    trouble: str = ""
+    received: dict[str, list[ReceivedEvent]] = field(default_factory=dict)
+    window: KeySample | None = None
+    samples: list[KeySample] = field(default_factory=list)
+    read_result: ReadResult | None = None
+    read_is_complete: bool = False
+    error: str = ""
 
     @property
-    def name(self) -> str:
-        return {"http": "HTTP", "socket": "Socket.IO"}[self.door]
+    def transport_name(self) -> str:
+        return {"http": "HTTP", "socket": "Socket.IO"}[self.transport]
 
     @property
     def message_id(self) -> str:
-        return str(self.answer.message["_id"]) if self.answer else ""
+        return str(self.send_result.message["_id"]) if self.send_result else ""
 
-    def age(self, now: float | None = None) -> float:
-        """Seconds since the message was cached (or, if it never was, answered)."""
-        began = self.cached["at"] if self.cached else self.answered_at
-        return ((now or time.time() * 1000) - began) / 1000
+    def age_s(self, now_ms: float | None = None) -> float:
+        """Return the seconds since the message was cached or, if it never was, answered."""
+        start_ms = self.cached["at"] if self.cached else self.answered_at
+        return ((now_ms or time.time() * 1000) - start_ms) / 1000
 
-    def box(self, stage: str) -> StageEvent | None:
-        return next((event for event in self.boxes if event["stage"] == stage), None)
-
-    @property
-    def alive(self) -> Sample | None:
-        """The last look that found the key."""
-        return next((sample for sample in reversed(self.samples) if sample.pttl > 0), None)
+    def stage_event(self, stage: str) -> StageEvent | None:
+        return next((event for event in self.stage_events if event["stage"] == stage), None)
 
     @property
-    def gone(self) -> Sample | None:
-        """The first look that found it gone, after it had been there."""
-        return next((sample for sample in self.samples if self.alive and sample.age > self.alive.age), None)
+    def last_present(self) -> KeySample | None:
+        """Return the last look that found the key."""
+        return next((sample for sample in reversed(self.samples) if sample.pttl_ms > 0), None)
+
+    @property
+    def first_absent(self) -> KeySample | None:
+        """Return the first look that did not find the key after it had been there."""
+        last = self.last_present
+        return next((sample for sample in self.samples if last and sample.age_s > last.age_s), None)
 
 
 @dataclass
-class Record:
-    """Everything observed. `take` hears the flow; `facts` holds it as sentences, for a terminal that is none."""
+class DemoRecord:
+    """Everything observed in one run of the demo.
+
+    `log` holds it as (time in ms, subject, text), for output that cannot be redrawn.
+    `sweeper_log` holds the lines of the sweeper's panel.
+    """
 
     settings: Settings
-    journeys: tuple[Journey, Journey]
-    beats: list[StageEvent] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
-    afterwards: ReadResult | None = None
-    complete_afterwards: bool = False
-    facts: list[tuple[float, str, str]] = field(default_factory=list)
+    messages: tuple[ObservedMessage, ObservedMessage]
+    sweeps: list[StageEvent] = field(default_factory=list)
+    sweeper_log: list[str] = field(default_factory=list)
+    read_after_expiry: ReadResult | None = None
+    read_after_expiry_is_complete: bool = False
+    log: list[tuple[float, str, str]] = field(default_factory=list)
     _traces: dict[str, list[StageEvent]] = field(default_factory=dict)
 
     @property
-    def moments(self) -> Moments:
-        return Moments.of(self.settings)
+    def milestones(self) -> Milestones:
+        return Milestones.of(self.settings)
 
-    def note(self, who: str, what: str, at: float | None = None) -> None:
-        self.facts.append((at or time.time() * 1000, who, what))
+    def add_log(self, subject: str, text: str, at_ms: float | None = None) -> None:
+        self.log.append((at_ms or time.time() * 1000, subject, text))
 
-    def take(self, event: StageEvent) -> None:
-        """A flow event finds its place: a beat, the life of a message, or a box it has passed."""
+    def handle_event(self, event: StageEvent) -> None:
+        """Record an event of `/flow`: a sweep, a change of a cache entry, or a stage."""
         if event["stage"] == "sweep":
-            self.beats.append(event)
-            self._tell_beat(event)
+            self.sweeps.append(event)
+            self._log_sweep(event)
         elif event["stage"] in ("cached", "expired", "cleaned"):
-            self._take_life(event)
+            self._handle_cache_event(event)
         elif event["door"] in ("http", "socket"):
-            self._take_box(event)
+            self._handle_stage(event)
 
-    def _take_box(self, event: StageEvent) -> None:
-        """A trace is a send once it has created a message; a read never does."""
+    def _handle_stage(self, event: StageEvent) -> None:
+        """Record a stage of a send. A trace is a send once it has created a message."""
         trace = self._traces.setdefault(event["trace"], [])
         trace.append(event)
-        created = any(box["stage"] == "create" for box in trace)
-        for journey in self.journeys:
-            if created and journey.door == event["door"]:
-                journey.boxes = trace
-                for box in trace if event["stage"] == "create" else [event]:
-                    self.note(journey.name, f"{box['stage']:<19}{box['tookMs']:7.2f} ms{_about(box)}", box["at"])
+        if not any(passed["stage"] == "create" for passed in trace):
+            return
+        for message in self.messages:
+            if message.transport == event["door"]:
+                message.stage_events = trace
+                for passed in trace if event["stage"] == "create" else [event]:
+                    text = f"{passed['stage']:<19}{passed['tookMs']:7.2f} ms{_key_of(passed)}"
+                    self.add_log(message.transport_name, text, passed["at"])
 
-    def _take_life(self, event: StageEvent) -> None:
-        for journey in self.journeys:
-            if event["messageId"] in {journey.message_id, *(box.get("messageId") for box in journey.boxes)}:
-                self._note_life(journey, event)
+    def _handle_cache_event(self, event: StageEvent) -> None:
+        for message in self.messages:
+            ids = {message.message_id, *(passed.get("messageId") for passed in message.stage_events)}
+            if event["messageId"] in ids:
+                self._record_cache_event(message, event)
 
-    def _note_life(self, journey: Journey, event: StageEvent) -> None:
+    def _record_cache_event(self, message: ObservedMessage, event: StageEvent) -> None:
+        name, age_s = message.transport_name, message.age_s(event["at"])
         if event["stage"] == "cleaned":
-            journey.cleaned.append(event)
-            self.told.append(
-                f"{_clock(event)}  Cache cleaned  {journey.name} at {journey.age(event['at']):.2f} s, {event['lagMs']:.0f} ms after its end"
-            )
-            self.note(journey.name, f"life: Cache cleaned at {journey.age(event['at']):.2f} s, told by the worker", event["at"])
+            message.cleaned.append(event)
+            lag = f"{event['lagMs']:.0f} ms after it expired"
+            self.sweeper_log.append(f"{_clock(event)}  Cache cleaned  {name} at {age_s:.2f} s, {lag}")
+            self.add_log(name, f"Cache cleaned at {age_s:.2f} s, logged by the sweeper", event["at"])
         elif event["stage"] == "cached":
-            journey.cached = event
-            self.note(journey.name, f"life: cached for {event['ttlMs'] / 1000:g} s", event["at"])
+            message.cached = event
+            self.add_log(name, f"cached for {event['ttlMs'] / 1000:g} s", event["at"])
         else:
-            journey.expired = event
+            message.expired = event
 
-    def _tell_beat(self, event: StageEvent) -> None:
-        if event["live"]:
-            self.told.append(f"{_clock(event)}  Cache hit      {_keys(event['live'])} alive")
-        hit = f"Cache hit, {_keys(event['live'])} alive" if event["live"] else "nothing alive"
-        self.note("worker", f"beat {len(self.beats)}: {hit}; {event['cleaned']} cleaned", event["at"])
+    def _log_sweep(self, event: StageEvent) -> None:
+        live = event["live"]
+        if live:
+            self.sweeper_log.append(f"{_clock(event)}  Cache hit      {_live_keys(live)}")
+        found = f"Cache hit, {_live_keys(live)}" if live else "no live keys"
+        text = f"sweep {len(self.sweeps)}: {found}; {event['cleaned']} cleaned"
+        self.add_log("sweeper", text, event["at"])
 
 
 def _clock(event: StageEvent) -> str:
     return time.strftime("%H:%M:%S", time.localtime(event["at"] / 1000))
 
 
-def _keys(count: int) -> str:
-    return f"{count} key" if count == 1 else f"{count} keys"
+def _live_keys(count: int) -> str:
+    return f"{count} live key" if count == 1 else f"{count} live keys"
 
 
-def _about(box: StageEvent) -> str:
-    return f"  {box['key']}" if "key" in box else ""
+def _key_of(event: StageEvent) -> str:
+    return f"  {event['key']}" if "key" in event else ""

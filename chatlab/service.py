@@ -1,6 +1,6 @@
 """The diagram. `send` and `read` go through its boxes, one after the other; the rest of the service is made of the same parts.
 
-Knows the store, the cache and the hub; knows nothing of HTTP or Socket.IO. Who asks is always the session's user, never a payload.
+Knows the store, the cache and the broadcast; knows nothing of HTTP or Socket.IO. Who asks is always the session's user, never a payload.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from chatlab.domain.requests import Page
 from chatlab.domain.trace import SILENT, Trace
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
 from chatlab.metrics import READS
-from chatlab.realtime.hub import Hub
+from chatlab.realtime.broadcast import Broadcast
 from chatlab.settings import CacheMode
 from chatlab.store.store import CHUNK, Document, Store
 
@@ -35,8 +35,8 @@ class History(NamedTuple):
 
 
 class Service:
-    def __init__(self, store: Store, cache: Cache, hub: Hub, accounts: Accounts) -> None:
-        self._store, self._cache, self._hub, self._accounts = store, cache, hub, accounts
+    def __init__(self, store: Store, cache: Cache, broadcast: Broadcast, accounts: Accounts) -> None:
+        self._store, self._cache, self._broadcast, self._accounts = store, cache, broadcast, accounts
         self._reading: dict[tuple[Conversation, Page], _Query] = {}
         store.doubts.found = self._finish
 
@@ -61,7 +61,7 @@ class Service:
         kept, appended = self._cache.keep(message, began), self._cache.append(message, began)  # one round trip for both
         self._record_cached(message, await kept, await appended, trace)
 
-        await self._hub.emit("newMessage", message.json, participants_of(message.conversation))
+        await self._broadcast.emit("newMessage", message.json, participants_of(message.conversation))
         trace.record("emit", messageId=message.id)
         return message
 
@@ -71,7 +71,7 @@ class Service:
         Its sender may have repeated it and been answered; the process that saved it emits it, unless it ends before (a hint is lost).
         """
         await self._cache.change(message, began)
-        await self._hub.emit("newMessage", message.json, participants_of(message.conversation))
+        await self._broadcast.emit("newMessage", message.json, participants_of(message.conversation))
 
     async def _recache(self, message: Message, began: int, trace: Trace) -> None:
         """Bring the cache up to a message that is newer than what it may hold."""
@@ -222,7 +222,7 @@ class Service:
         if message is None:
             return await self._as_it_is(message_id, again=again)
         await self._recache(message, began, trace)
-        await self._hub.emit("messageUpdated", message.json, participants_of(message.conversation))
+        await self._broadcast.emit("messageUpdated", message.json, participants_of(message.conversation))
         trace.record("emit", messageId=message_id)
         return message
 
@@ -244,7 +244,7 @@ class Service:
             self._store.latest(list(conversations.values())), self._store.marks(user), self._store.marks_of_others(conversations)
         )
         above = {name: marks.get(name, 0) for name, message in latest.items() if message.seq > marks.get(name, 0)}
-        unread, online = await self._store.unread(user, above), set(self._hub.online())
+        unread, online = await self._store.unread(user, above), set(self._broadcast.presence.online())
         rows = [
             other
             | {"online": other["id"] in online, "unread": unread.get(name, 0)}
@@ -262,12 +262,12 @@ class Service:
             raise Invalid("seq: should not be above the newest message of the conversation")
         if await self._store.mark_read(reader, conversation, seq):
             payload = {"userId": reader, "seq": seq, "conversation": conversation}
-            await self._hub.emit("messagesRead", msgspec.json.encode(payload), participants_of(conversation))
+            await self._broadcast.emit("messagesRead", msgspec.json.encode(payload), participants_of(conversation))
 
     async def typing(self, user: UserId, receiver: str, *, typing: bool) -> None:
         """Tell the receiver's sockets."""
         await self._accounts.require_user(receiver)
-        await self._hub.emit("typing", msgspec.json.encode({"userId": user, "typing": typing}), [UserId(receiver)])
+        await self._broadcast.emit("typing", msgspec.json.encode({"userId": user, "typing": typing}), [UserId(receiver)])
 
 
 class _Query(NamedTuple):

@@ -448,7 +448,7 @@ async def test_events(two: tuple[User, User]) -> None:
 
 @pytest.mark.parametrize("case", ODD_FRAMES)
 async def test_odd_frames(two: tuple[User, User], case: str) -> None:
-    """A frame that means nothing is ignored or ends its socket, at once and for the hub too; nothing is repeated, others are served."""
+    """A frame that means nothing is ignored or ends its socket, at once and for the other processes too; nothing is repeated, others are served."""
     ann, bob = two
     await bob.connect()
     async with raw_socket(ann) as raw:

@@ -27,7 +27,7 @@ from chatlab.domain.message import Draft, Message, create_draft, from_document
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import EventBus
 from chatlab.protect.breaker import CircuitBreaker
-from chatlab.realtime.hub import Hub
+from chatlab.realtime.broadcast import Broadcast
 from chatlab.service import History, Service
 from chatlab.settings import load_settings
 from chatlab.store.store import Document, Doubts, Saved, Store
@@ -226,7 +226,7 @@ class PlainStore(Store):
 
 
 class Silence:
-    """A hub without sockets, and accounts in which everybody exists."""
+    """A broadcast without sockets, and accounts that know every user."""
 
     async def emit(self, event: str, payload: bytes, users: object) -> None:
         pass
@@ -242,7 +242,7 @@ class Process:
         self.world, self.floor = world, Versions()
         self.cache = TimedCache(self, source, window_size)
         silence = Silence()
-        self.service = Service(PlainStore(world), self.cache, cast(Hub, silence), cast(Accounts, silence))
+        self.service = Service(PlainStore(world), self.cache, cast(Broadcast, silence), cast(Accounts, silence))
         self.cache.epoch = world.now()
 
     @property

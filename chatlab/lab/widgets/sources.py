@@ -15,23 +15,23 @@ BOXES = {
         "save": ["store:Store.save", "store:Saver._commit", "store:Store.insert"],
         "cache_message": ["cache:Cache.keep", "cache:Cache._kept"],
         "cache_conversation": ["cache:Cache.append", "cache:Cache._write"],
-        "emit": ["hub:Hub.emit"],
-        "request": ["http_api:HttpApi.send", "socket_api:SocketApi._handler"],
-        "respond": ["http_api:_message", "socket_api:_acknowledged"],
+        "emit": ["realtime.broadcast:Broadcast.emit"],
+        "request": ["web.http:HttpApi.send", "web.sockets:SocketApi._handler"],
+        "respond": ["web.responses:message_response", "web.sockets:_acknowledged"],
     },
     "read": {
-        "request": ["http_api:HttpApi.read"],
+        "request": ["web.http:HttpApi.read"],
         "read_cache": ["cache:Cache.glimpse", "service:Service._through_window"],
         "read_store": ["service:Service._page", "store:Store.newest"],
-        "respond": ["http_api:_history"],
+        "respond": ["web.responses:history_response"],
     },
     "change": {
-        "request": ["http_api:HttpApi.edit", "socket_api:SocketApi._handler"],
+        "request": ["web.http:HttpApi.edit", "web.sockets:SocketApi._handler"],
         "save": ["service:Service._change", "store:Store.change"],
         "cache_message": ["cache:Cache.keep_changed", "cache:Cache._kept"],
         "cache_conversation": ["cache:Cache.change", "cache:Cache._write"],
-        "emit": ["hub:Hub.emit"],
-        "respond": ["http_api:_message", "socket_api:_acknowledged"],
+        "emit": ["realtime.broadcast:Broadcast.emit"],
+        "respond": ["web.responses:message_response", "web.sockets:_acknowledged"],
     },
 }
 
@@ -47,4 +47,4 @@ def source(place: str) -> Source:
     function = attrgetter(name)(importlib.import_module(f"chatlab.{module}"))
     lines, first = inspect.getsourcelines(function)
     text = textwrap.dedent("".join(lines)).rstrip()
-    return {"name": name, "file": f"chatlab/{module}.py", "first": first, "last": first + len(lines) - 1, "text": text}
+    return {"name": name, "file": f"chatlab/{module.replace('.', '/')}.py", "first": first, "last": first + len(lines) - 1, "text": text}

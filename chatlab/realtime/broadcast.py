@@ -1,0 +1,155 @@
+"""Stage "Emit via Socket.IO": deliver events to the sockets of users, in all processes.
+
+Events are hints; MongoDB has the truth. No event is stored or repeated, and a send succeeds when
+Redis, which carries events to other processes, is down. Each user has a pub/sub channel, and a
+process subscribes only to the channels of users who have a socket in it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+
+import msgspec
+import socketio
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from chatlab.connections.driver_calls import DriverCalls
+from chatlab.connections.pipeline import Pipe
+from chatlab.domain.ids import UserId
+from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
+from chatlab.realtime.task_set import TaskSet
+
+log = logging.getLogger(__name__)
+
+SUBSCRIBE_TIMEOUT_S = 1.0  # for a connection or a reply; no request waits for a subscription
+RETRY_INTERVAL_S = 0.5  # before this process subscribes again after a failure
+
+PresenceReport = tuple[str, list[UserId], bool]  # process id, its users, whether it is new
+Envelope = tuple[str, str, msgspec.Raw]  # process id of the sender, event, payload
+
+
+class Broadcast:
+    """Delivers events.
+
+    `sockets` is the Socket.IO server of this process; `pipe` publishes, `redis` subscribes.
+    """
+
+    def __init__(
+        self,
+        sockets: socketio.AsyncServer,
+        pipe: Pipe,
+        redis: Redis,
+        presence: Presence,
+        prefix: str,
+    ) -> None:
+        self.presence = presence
+        self._sockets, self._pipe, self._redis = sockets, pipe, redis
+        self._user_channel = f"{prefix}user:"
+        self._pubsub: PubSub | None = None  # while subscribed
+        self._calls = DriverCalls(SUBSCRIBE_TIMEOUT_S)
+        self._subscribed = asyncio.Event()
+        self._tasks = TaskSet()
+
+    async def open(self) -> None:
+        """Subscribe before the first client can connect.
+
+        If Redis is down, subscribe as soon as it is back.
+        """
+        self.presence.open()
+        self._tasks.start(self._keep_listening())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_INTERVAL_S):
+                await self._subscribed.wait()
+
+    async def close(self) -> None:
+        await self.presence.close()
+        await self._tasks.cancel()
+        await self._redis.aclose()
+
+    async def emit(self, event: str, payload: bytes, users: Iterable[UserId]) -> None:
+        """Deliver an event to every socket of these users. `payload` is JSON already."""
+        for user in users:
+            if self.presence.is_here(user):
+                await self._sockets.emit(event, msgspec.Raw(payload), room=user)
+            if self.presence.has_live_peers():
+                envelope = msgspec.json.encode(
+                    [self.presence.process_id, event, msgspec.Raw(payload)]
+                )
+                # The result is not awaited: events are hints.
+                self._pipe.ask("PUBLISH", self._user_channel + user, envelope)
+
+    async def joined(self, user: UserId) -> None:
+        """Register a new socket of this user. Returns once events of other processes reach it."""
+        if self.presence.add(user):
+            await self._update_subscription(user)
+            self.presence.changed_here()
+
+    def left(self, user: UserId) -> None:
+        """Remove a socket of this user. With the last socket the user goes offline."""
+        if self.presence.remove(user):
+            self.presence.changed_here()
+            self._tasks.start(self._update_subscription(user))
+
+    async def _update_subscription(self, user: UserId) -> None:
+        """Subscribe to the user's channel if the user is here, and unsubscribe otherwise."""
+        if self._pubsub:
+            is_here = self.presence.is_here(user)
+            update = self._pubsub.subscribe if is_here else self._pubsub.unsubscribe
+            # After a failure the listener subscribes to all channels again.
+            with contextlib.suppress(Exception):
+                await self._calls.run(update(self._user_channel + user))
+
+    # --- from other processes ---
+
+    async def _keep_listening(self) -> None:
+        """Listen to the other processes.
+
+        Start again after a failure, and when not even our own reports arrive.
+        """
+        while True:
+            try:
+                await self._listen()
+            except Exception as error:  # noqa: BLE001 - Redis is down or sends nonsense
+                log.debug("Subscribing again after %s", type(error).__name__)
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub() as pubsub:
+            self._pubsub = pubsub
+            try:
+                channels = [self._user_channel + user for user in self.presence.users_here()]
+                await pubsub.subscribe(self.presence.channel, *channels)
+                self.presence.report(is_new=True)
+                self._subscribed.set()
+                await self._receive_until_silence(pubsub)
+            finally:
+                self._pubsub = None
+
+    async def _receive_until_silence(self, pubsub: PubSub) -> None:
+        received_at = time.monotonic()
+        while time.monotonic() - received_at < SILENCE_S:
+            message = await pubsub.get_message(
+                ignore_subscribe_messages=True, timeout=REPORT_INTERVAL_S
+            )
+            if message:
+                received_at = time.monotonic()
+                await self._receive(message["channel"].decode(), message["data"])
+
+    async def _receive(self, channel: str, data: bytes) -> None:
+        """Handle a message of any process.
+
+        Our own messages are ignored: their work is done already.
+        """
+        if channel == self.presence.channel:
+            process_id, users, is_new = msgspec.json.decode(data, type=PresenceReport)
+            if process_id != self.presence.process_id:
+                self.presence.receive_report(process_id, users, is_new=is_new)
+        else:
+            process_id, event, payload = msgspec.json.decode(data, type=Envelope)
+            if process_id != self.presence.process_id:
+                await self._sockets.emit(
+                    event, payload, room=channel.removeprefix(self._user_channel)
+                )

@@ -1,0 +1,148 @@
+"""Who is online: the users with a socket in this process, and those that other processes report.
+
+Each process publishes the list of its users every second and after each change. A process that has
+been silent for SILENCE_S seconds, for example after a crash, no longer counts.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+
+import msgspec
+import socketio
+
+from chatlab.connections.pipeline import Pipe
+from chatlab.domain.ids import UserId
+from chatlab.realtime.task_set import TaskSet
+
+REPORT_INTERVAL_S = 1.0  # between two reports of a process about its users
+SILENCE_S = 3.0  # three missed reports: the process has stopped
+PEER_MEMORY_S = 60.0  # how long the cache still expects other processes after their last report
+NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients as one event
+
+
+class Presence:
+    """Knows the online users.
+
+    `sockets` is the Socket.IO server of this process, `pipe` publishes to the other processes.
+    """
+
+    def __init__(self, sockets: socketio.AsyncServer, pipe: Pipe, prefix: str) -> None:
+        self.process_id = secrets.token_hex(6)
+        self.channel = f"{prefix}presence"
+        self._sockets, self._pipe = sockets, pipe
+        self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
+        # process id -> (time of its last report, its users)
+        self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
+        self._last_report_at = float("-inf")  # of any other process
+        self._notified: list[UserId] = []  # the list that the clients received last
+        self._changed = asyncio.Event()
+        self._tasks = TaskSet()
+
+    def open(self) -> None:
+        """Start to report this process's users, and to notify its clients."""
+        self._tasks.start(self._report_regularly())
+        self._tasks.start(self._notify_clients())
+
+    async def close(self) -> None:
+        """Report an empty list, so that other processes show these users as offline at once."""
+        self._here.clear()
+        self.report()
+        await self._pipe.drain()
+        await self._tasks.cancel()
+
+    # --- this process ---
+
+    def is_here(self, user: UserId) -> bool:
+        """Return whether the user has a socket in this process."""
+        return user in self._here
+
+    def users_here(self) -> list[UserId]:
+        """Return the users with a socket in this process, sorted."""
+        return sorted(self._here)
+
+    def add(self, user: UserId) -> bool:
+        """Count one more socket of this user. Return whether it is the first one here."""
+        self._here[user] += 1
+        return self._here[user] == 1
+
+    def remove(self, user: UserId) -> bool:
+        """Count one socket less. Return whether it was the user's last one here."""
+        self._here[user] -= 1
+        is_last = self._here[user] <= 0
+        if is_last:
+            del self._here[user]
+        return is_last
+
+    def changed_here(self) -> None:
+        """Notify the clients and the other processes that a user has come or gone."""
+        self._changed.set()
+        self.report()
+
+    def report(self, *, is_new: bool = False) -> None:
+        """Publish the users of this process.
+
+        `is_new` asks the other processes to answer with a report at once.
+        """
+        report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
+        self._pipe.ask("PUBLISH", self.channel, report)
+
+    # --- all processes ---
+
+    def online(self) -> list[UserId]:
+        """Return all users with a socket in any process, sorted."""
+        everywhere = set(self._here).union(*(users for _, users in self._peers.values()))
+        return sorted(everywhere)
+
+    def has_live_peers(self) -> bool:
+        """Return whether other processes run: events must be published for them."""
+        return bool(self._peers)
+
+    def had_peers_recently(self) -> bool:
+        """Return whether another process has reported within PEER_MEMORY_S seconds.
+
+        While Redis is down, no process receives the reports of another one, and after SILENCE_S
+        they count as stopped. The cache must still expect their writes then, so it needs this
+        longer memory.
+        """
+        return time.monotonic() - self._last_report_at < PEER_MEMORY_S
+
+    def receive_report(self, process_id: str, users: list[UserId], *, is_new: bool) -> None:
+        """Store the users of another process. A new process gets a report of this one in return."""
+        before = self._peers.get(process_id, (0.0, frozenset()))[1]
+        self._last_report_at = time.monotonic()
+        self._peers[process_id] = (self._last_report_at, frozenset(users))
+        if before != self._peers[process_id][1]:
+            self._changed.set()
+        if is_new:
+            self.report()
+
+    # --- background ---
+
+    async def _report_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            self.report()
+            self._forget_silent_processes()
+
+    def _forget_silent_processes(self) -> None:
+        now = time.monotonic()
+        silent = [
+            process_id
+            for process_id, (reported_at, _) in self._peers.items()
+            if now - reported_at > SILENCE_S
+        ]
+        for process_id in silent:
+            del self._peers[process_id]
+        if silent:
+            self._changed.set()
+
+    async def _notify_clients(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if (online := self.online()) != self._notified:
+                self._notified = online
+                await self._sockets.emit("onlineUsers", online)
+            await asyncio.sleep(NOTIFY_INTERVAL_S)

@@ -1,0 +1,42 @@
+"""The Socket.IO namespace `/flow`: stage events for the page /lab and for other watchers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import socketio
+
+from chatlab.domain.trace import EventBus, StageEvent
+from chatlab.realtime.task_set import TaskSet
+from chatlab.web.socket_sessions import SocketSessions
+
+NAMESPACE = "/flow"
+
+
+class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the library has no types
+    """Sends the stage events of this process, as event `flow`, to clients with a valid token.
+
+    It subscribes to the event bus only while a client is connected: stage events cost nothing
+    without a listener.
+    """
+
+    def __init__(self, flow: EventBus, sessions: SocketSessions) -> None:
+        super().__init__(NAMESPACE)
+        self._flow, self._sessions = flow, sessions
+        self._watchers: set[str] = set()  # socket ids
+        self._unsubscribe: Callable[[], None] | None = None
+        self._emits = TaskSet()
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
+        await self._sessions.connect(NAMESPACE, sid, environ, auth)
+        self._watchers.add(sid)
+        self._unsubscribe = self._unsubscribe or self._flow.subscribe(self._send)
+
+    async def on_disconnect(self, sid: str, _reason: str) -> None:
+        self._sessions.disconnect(NAMESPACE, sid)
+        self._watchers.discard(sid)
+        if not self._watchers and self._unsubscribe:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _send(self, event: StageEvent) -> None:
+        self._emits.start(self.emit("flow", event))

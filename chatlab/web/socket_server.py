@@ -1,0 +1,30 @@
+"""The Socket.IO server of this process."""
+
+import logging
+
+import socketio
+
+from chatlab.realtime.packets import TextPacket
+
+quiet_log = logging.getLogger("chatlab.sockets.library")
+# The library logs a traceback for each malformed packet of a client.
+quiet_log.setLevel(logging.CRITICAL)
+
+
+def create_socket_server(max_body: int) -> socketio.AsyncServer:
+    """Return a server for text packets of up to `max_body` bytes over websockets.
+
+    Long polling is off: it would need sticky sessions. Pages of any origin may connect, because a
+    client identifies itself with a token, not with a cookie that a browser adds to foreign
+    requests.
+    """
+    return socketio.AsyncServer(
+        async_mode="asgi",
+        async_handlers=False,  # a socket's messages keep their order
+        transports=["websocket"],
+        cors_allowed_origins="*",
+        max_http_buffer_size=max_body,
+        serializer=TextPacket,
+        logger=quiet_log,
+        engineio_logger=quiet_log,
+    )

@@ -1,0 +1,142 @@
+"""The sessions of open sockets: authenticate them, end them after a log-out, drop slow readers."""
+
+import asyncio
+import sys
+from typing import Any, NamedTuple
+
+import socketio
+from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
+
+from chatlab import metrics
+from chatlab.accounts import TOKEN_CACHE_S, Accounts
+from chatlab.domain.ids import UserId
+from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
+from chatlab.realtime.task_set import TaskSet
+from chatlab.web.socket_guard import SCOPE_KEY, WatchedSocket
+
+MAIN_NAMESPACE = "/"
+# A log-out in another process must end the sockets here within TOKEN_CACHE_S seconds.
+SESSION_CHECK_INTERVAL_S = TOKEN_CACHE_S / 2
+QUEUE_CHECK_INTERVAL_S = 1.0
+UNCHECKED_PACKETS = 100  # the bytes of a queue are counted only if it has more packets
+MAX_QUEUED_BYTES = 4 << 20  # of events that wait for one socket
+
+
+class SocketSession(NamedTuple):
+    user: UserId
+    token: str
+    websocket: WatchedSocket
+
+
+class SocketSessions:
+    """The sessions of all open sockets of this process.
+
+    A websocket may have a socket in each namespace.
+    """
+
+    def __init__(self, sockets: socketio.AsyncServer, accounts: Accounts) -> None:
+        self._sockets, self._accounts = sockets, accounts
+        # (namespace, socket id) -> session
+        self._sessions: dict[tuple[str, str], SocketSession] = {}
+        self._tasks = TaskSet()
+
+    def open(self) -> None:
+        """Start to check the sessions and the queues of open sockets."""
+        self._tasks.start(self._end_logged_out())
+        self._tasks.start(self._drop_slow_readers())
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+
+    async def connect(
+        self, namespace: str, sid: str, environ: dict[str, Any], auth: object
+    ) -> UserId:
+        """Store the session of `auth: {token}` and return its user.
+
+        Raises ConnectionRefused if the token is not valid.
+        """
+        token = auth.get("token") if isinstance(auth, dict) else None
+        try:
+            if not isinstance(token, str):
+                raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
+            user = await self._accounts.admit(token)
+        except ChatlabError as error:
+            metrics.count_error("socket", error.code)
+            problem = {"code": error.code, "detail": error.detail}
+            raise ConnectionRefused(error.code, problem) from None
+        websocket: WatchedSocket = environ["asgi.scope"][SCOPE_KEY]
+        websocket.authenticated = True
+        # The library keeps 2.5 KB for the request body, which a websocket does not have.
+        environ.pop("wsgi.input", None)
+        self._sessions[namespace, sid] = SocketSession(user, token, websocket)
+        return user
+
+    def disconnect(self, namespace: str, sid: str) -> UserId | None:
+        """Remove the session of this socket and return its user."""
+        session = self._sessions.pop((namespace, sid), None)
+        return session.user if session else None
+
+    async def authenticate(self, sid: str) -> UserId:
+        """Return the user of a socket of the main namespace, for one event.
+
+        Raises Unauthenticated once the session has ended, and RateLimited if the user sends too
+        many events.
+        """
+        session = self._sessions.get((MAIN_NAMESPACE, sid))
+        if session is None:
+            raise Unauthenticated("This socket has no session.")
+        try:
+            return await self._accounts.admit(session.token)
+        except Unauthenticated:
+            self._tasks.start(self.end(session.token))
+            raise
+
+    async def end(self, token: str) -> None:
+        """Disconnect every socket of this token."""
+        for (namespace, sid), session in list(self._sessions.items()):
+            if session.token == token:
+                connection = self._sockets.manager.eio_sid_from_sid(sid, namespace)
+                await self._sockets.disconnect(sid, namespace)
+                # Not awaited: the client may not read.
+                self._tasks.start(self._close(connection, session.websocket))
+
+    async def _close(self, connection: str, websocket: WatchedSocket) -> None:
+        await self._sockets.eio.disconnect(connection)  # asks the client to leave
+        await websocket.close("the session has ended")
+
+    async def _end_logged_out(self) -> None:
+        """End the sockets of sessions that have ended in another process."""
+        while True:
+            await asyncio.sleep(SESSION_CHECK_INTERVAL_S)
+            try:
+                tokens = {session.token for session in self._sessions.values()}
+                for token in await self._accounts.ended_tokens(tokens):
+                    await self.end(token)
+            except StoreUnavailable:
+                continue  # while MongoDB is down, sockets stay connected
+
+    async def _drop_slow_readers(self) -> None:
+        """Disconnect clients that read too slowly.
+
+        Their events would fill the memory; they catch up by seq.
+        """
+        while True:
+            await asyncio.sleep(QUEUE_CHECK_INTERVAL_S)
+            for (namespace, sid), session in list(self._sessions.items()):
+                if self._queued_bytes(sid, namespace) > MAX_QUEUED_BYTES:
+                    session.websocket.abort("the client reads too slowly")
+
+    def _queued_bytes(self, sid: str, namespace: str) -> int:
+        """Return the size of the events that wait for this socket, or 0 if there are only a few.
+
+        `asyncio.Queue` has no public way to look at its items without taking them. Counting them in
+        a subclass would cost time for every event, and needs private methods as well.
+        test_a_client_that_reads_too_slowly_is_dropped fails if `_queue` changes.
+        """
+        connection = self._sockets.eio.sockets.get(
+            self._sockets.manager.eio_sid_from_sid(sid, namespace)
+        )
+        if connection is None or connection.queue.qsize() <= UNCHECKED_PACKETS:
+            return 0
+        packets = connection.queue._queue  # noqa: SLF001 - see above
+        return sum(sys.getsizeof(packet.data) for packet in packets if packet)

@@ -20,7 +20,7 @@ from waiting import wait_until
 
 from chatlab.errors import Forbidden
 from chatlab.local.engines import Engines
-from chatlab.web.projector_api import is_here, must_be_here
+from chatlab.web.projector_api import is_loopback, require_loopback
 
 __all__ = ["browser"]  # a fixture
 pytestmark = [
@@ -266,9 +266,9 @@ async def test_settings_are_checked(home: SharedService, teacher: User, tmp_path
 async def test_only_the_own_machine_turns(address: str, here: bool) -> None:
     """Settings are turned and keys are seen from the loopback alone: not from a neighbour, nor from what has no address."""
     request = Request({"type": "http", "client": (address, 1) if address else None})
-    assert is_here(address) == here
+    assert is_loopback(address) == here
     with contextlib.nullcontext() if here else pytest.raises(Forbidden):
-        must_be_here(request)
+        require_loopback(request)
 
 
 async def test_it_is_there_only_with_the_flow(home: SharedService, tmp_path: Path) -> None:

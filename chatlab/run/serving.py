@@ -32,10 +32,11 @@ from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.pipeline import connect
 from chatlab.domain.trace import EventBus
 from chatlab.errors import EngineError
-from chatlab.local.engines import Engine, Engines, ask_named, open_engines
+from chatlab.local.engines import Engine, Engines, open_engines
+from chatlab.local.readiness import check_configured
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
-from chatlab.web.watchdog import ExitDeadline
+from chatlab.web.exit_deadline import ExitDeadline
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 QUIET = Path(__file__).parent.parent / "lab" / "jupyter"  # JupyterLab asks nobody for news; everybody may still set that otherwise
@@ -67,7 +68,9 @@ def _run(settings: Settings, door: socket.socket) -> None:
         factory=settings.workers > 1,
         workers=settings.workers,
         lifespan="on",
-        http="chatlab.web.http_protocol:BoundedHead" if importlib.util.find_spec("httptools") else "h11",  # h11 has an end of its own
+        http="chatlab.web.http_protocol:LimitedHeadProtocol"
+        if importlib.util.find_spec("httptools")
+        else "h11",  # h11 has an end of its own
         log_config=_log_config(settings.log_level),
         access_log=False,
         server_header=False,
@@ -209,7 +212,7 @@ def sweep(settings: Settings, console: Console) -> None:
 def _redis_alone(settings: Settings) -> Iterator[Engine]:
     """All that the worker needs: with a Redis named, no MongoDB is started or asked."""
     if settings.redis_url:
-        yield ask_named("redis", settings.redis_url)
+        yield check_configured("redis", settings.redis_url)
     else:
         with open_engines(settings) as engines:
             yield engines.redis

@@ -1,4 +1,5 @@
-"""The transports, HTTP and Socket.IO: parse a request, call the service, answer. `app` creates and connects everything.
+"""The transports, HTTP and Socket.IO: parse a request, call the service, answer.
 
-May import `service`, `local` and all that they import.
+`app` creates and connects all parts. This package may import `service` and `local`, and everything
+that these import.
 """

@@ -1,7 +1,7 @@
-"""The pages a browser gets: the chat at `/`, the diagram alive at `/lab`, the OpenAPI page at `/docs`, and their files under `/static`.
+"""The pages for browsers: the chat at `/`, the live diagram at `/lab`, and OpenAPI at `/docs`.
 
-Plain files: no build step, no CDN, no inline script. Every address in them is relative, so they work under any path prefix.
-Knows nothing of messages: the pages use the two doors like any other client.
+All pages are static files without a build step, a CDN or inline scripts. All addresses in them are
+relative, so the pages work under any path prefix. They use HTTP and Socket.IO like every client.
 """
 
 import mimetypes
@@ -16,28 +16,30 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 STATIC = Path(__file__).parent / "static"
-SWAGGER = Path(str(files("fastapi_swagger") / "resources"))  # the official Swagger UI files, in a package of their own
+SWAGGER = Path(str(files("fastapi_swagger") / "resources"))  # the official files of Swagger UI
 
-POLICY = {
-    "default-src": "'self'",  # scripts and styles from here only, and none written into a page
-    "connect-src": "'self' ws: wss:",  # some browsers do not take a websocket to here for 'self'
-    "img-src": "'self' data:",  # Swagger UI's style sheet carries its icons
+CONTENT_SECURITY_POLICY = {
+    "default-src": "'self'",  # scripts and styles come from this server, never from within a page
+    "connect-src": "'self' ws: wss:",  # in some browsers 'self' does not include websockets
+    "img-src": "'self' data:",  # Swagger UI has its icons in its style sheet
     "object-src": "'none'",
     "base-uri": "'none'",
     "form-action": "'self'",
-    "frame-ancestors": "'self'",  # the lab page shows two chats side by side
+    "frame-ancestors": "'self'",  # the lab page shows two chats in frames
 }
 
 HEADERS = {
-    "content-security-policy": "; ".join(f"{what} {where}" for what, where in POLICY.items()),
+    "content-security-policy": "; ".join(
+        f"{directive} {sources}" for directive, sources in CONTENT_SECURITY_POLICY.items()
+    ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # keep it, but ask whether it has changed: a 304 by ETag
+    "cache-control": "no-cache",  # browsers store the file, and check by its ETag if it has changed
 }
 
 
 class PageFiles(StaticFiles):
-    """Files with an ETag and the headers above."""
+    """Static files with an ETag and the headers above."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -46,8 +48,9 @@ class PageFiles(StaticFiles):
 
 
 def add_pages(app: FastAPI, *, lab: bool) -> None:
-    """`/`, `/docs` and `/static`; `/lab` where there is a flow to show."""
-    mimetypes.add_type("text/javascript", ".js")  # some Windows registries call it text/plain, which `nosniff` would refuse
+    """Add the pages and their files under `/static`; `/lab` only if `lab` is true."""
+    # Some Windows registries map .js to text/plain, which browsers reject because of `nosniff`.
+    mimetypes.add_type("text/javascript", ".js")
     add_page(app, "/", "chat/index.html")
     add_page(app, "/docs", "docs/index.html")
     if lab:
@@ -56,11 +59,11 @@ def add_pages(app: FastAPI, *, lab: bool) -> None:
     app.mount("/static", PageFiles(directory=STATIC))
 
 
-def add_page(app: FastAPI, address: str, path: str) -> None:
-    """A page at an address of its own, from a file under `static`."""
+def add_page(app: FastAPI, path: str, file: str) -> None:
+    """Serve one file of the folder `static` at a path of its own."""
     pages = PageFiles(directory=STATIC)
 
     async def page(request: Request) -> Any:
-        return await pages.get_response(path, request.scope)
+        return await pages.get_response(file, request.scope)
 
-    app.add_route(address, page, methods=["GET"], include_in_schema=False)
+    app.add_route(path, page, methods=["GET"], include_in_schema=False)

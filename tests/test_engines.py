@@ -26,17 +26,18 @@ from waiting import LIMIT_S, block_until
 
 from chatlab.errors import EngineError
 from chatlab.local import binaries as programs
-from chatlab.local import engines as engines_module
-from chatlab.local import supervisor as keeper
+from chatlab.local import data_folder, supervisor, supervisor_client
 from chatlab.local.binaries import find_program, old_version
-from chatlab.local.engines import DataFolder, Engines, open_engines
+from chatlab.local.data_folder import DataFolder
+from chatlab.local.engines import Engines, open_engines
+from chatlab.local.readiness import wait_until_writable
 from chatlab.settings import Settings, load_settings
 
 USER = """
 import json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from chatlab.local import engines
+from chatlab.local import supervisor_client
 from chatlab.local.engines import open_engines
 from chatlab.errors import EngineError
 from chatlab.settings import load_settings
@@ -45,7 +46,7 @@ def sleep(seconds):  # `open_engines` sleeps only while another process holds th
     Path(sys.argv[1], f"waits.{os.getpid()}").touch()
     time.sleep(seconds)
 
-engines.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+supervisor_client.time = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 try:
     with open_engines(load_settings(data_dir=Path(sys.argv[1]))) as opened:
         pids = [opened.pid("mongo"), opened.pid("redis")]
@@ -179,14 +180,14 @@ def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
     for process in processes(folder):
         assert process.net_connections("inet") == []
         assert {place.laddr for place in process.net_connections("unix") if str(place.laddr).startswith("/tmp/mongodb-")} == set()
-    assert {path.name for path in run.iterdir() if path.is_socket()} == {"keeper.sock", "mongod.sock", "redis.sock"}
+    assert {path.name for path in run.iterdir() if path.is_socket()} == {"supervisor.sock", "mongod.sock", "redis.sock"}
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a data folder, as a process does that starts the keeper."""
     home = DataFolder(settings_for(folder))
-    home.make()
+    home.create()
     with home.lock.open("rb+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -241,13 +242,16 @@ def test_a_user_waits_while_they_stop(folder: Path, tmp_path: Path, monkeypatch:
     leaver = User(folder, "env", f"CHATLAB_REDIS_SERVER={tmp_path / 'redis-server'}")
     write(leaver.told()["mongo"])
     leaver.die()
-    block_until(lambda: not keeper.answers(str(DataFolder(settings_for(folder)).run / keeper.SOCKET)), "a keeper that stops its engines")
+    block_until(
+        lambda: not supervisor.accepts_connections(str(DataFolder(settings_for(folder)).run / supervisor.SOCKET)),
+        "a keeper that stops its engines",
+    )
 
     def sleep(seconds: float) -> None:
         gate.touch()
         time.sleep(seconds)
 
-    monkeypatch.setattr(engines_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr(supervisor_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with open_engines(settings_for(folder)) as engines:
         assert gate.exists(), "the user did not have to wait"
         assert count(engines) == 1
@@ -290,15 +294,15 @@ def test_all_killed_at_once_recovers(folder: Path) -> None:
 
 def test_a_leftover_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next start finds an engine that outlived its keeper by its pid file and ends it cleanly, even a frozen one."""
-    monkeypatch.setattr(keeper, "STOP_WITHIN", LIMIT_S)  # seconds: SIGKILL would be no clean end
+    monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", LIMIT_S)  # seconds: SIGKILL would be no clean end
     with open_engines(settings_for(folder)) as engines:
         write(engines.mongo.url)
     home = DataFolder(settings_for(folder))
-    order = home.order("mongo", find_program("mongo", settings_for(folder)).path)
+    order = home.add_command("mongo", find_program("mongo", settings_for(folder)).path)
     with subprocess.Popen(order["argv"], cwd=order["folder"], stdout=subprocess.DEVNULL) as leftover:
         (home.run / "mongo.pid").write_text(str(leftover.pid))
-        block_until(lambda: keeper.answers(order["socket"]), "an answer of mongod")
-        engines_module._settle("mongo", home.url("mongo"))  # a mongod that is still electing itself ends late
+        block_until(lambda: supervisor.accepts_connections(order["socket"]), "an answer of mongod")
+        wait_until_writable("mongo", home.url("mongo"))  # a mongod that is still electing itself ends late
         leftover.send_signal(signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor() as reaper, open_engines(settings_for(folder)) as engines:
             assert reaper.submit(leftover.wait, LIMIT_S).result() == 0
@@ -308,7 +312,7 @@ def test_a_leftover_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stranger_with_the_pid_is_left_alone(folder: Path) -> None:
     """A process that is named in a pid file but is not our engine keeps running."""
     home = DataFolder(settings_for(folder))
-    home.make()
+    home.create()
     with subprocess.Popen(["sleep", "infinity"]) as stranger:
         try:
             (home.run / "mongo.pid").write_text(str(stranger.pid))
@@ -331,7 +335,7 @@ def test_an_outage_on_purpose(engines: Engines, folder: Path) -> None:
     assert count(engines) == 1
 
 
-@pytest.mark.parametrize("moment", ["lock", "run/keeper.sock", "run/mongo.pid", "run/mongod.sock"])
+@pytest.mark.parametrize("moment", ["lock", "run/supervisor.sock", "run/mongo.pid", "run/mongod.sock"])
 def test_ctrl_c_during_the_start(folder: Path, moment: str) -> None:
     """Ctrl-C during the start leaves no process behind, and the next start works."""
     user = User(folder)
@@ -421,7 +425,7 @@ def test_a_read_only_folder(folder: Path) -> None:
 
 def test_a_full_disk_is_seen_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too little disk the message names the folder, what is free and what is needed, and nothing is started."""
-    monkeypatch.setattr(engines_module, "FRESH_DISK", 2**60)
+    monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 2**60)
     wrong = refused(folder)
     assert str(folder) in wrong.detail
     assert f"{2**40} MB" in wrong.detail
@@ -452,8 +456,8 @@ def too_little_disk(folder: Path) -> Iterator[None]:
 
 def test_a_disk_that_fills_up_during_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk fills up while mongod starts, the message says so."""
-    monkeypatch.setattr(engines_module, "FRESH_DISK", 0)
-    monkeypatch.setattr(engines_module, "USED_DISK", 0)
+    monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 0)
+    monkeypatch.setattr(data_folder, "USED_FOLDER_DISK_BYTES", 0)
     folder.mkdir()
     with too_little_disk(folder):
         wrong = refused(folder)
@@ -528,7 +532,7 @@ def test_a_full_disk_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch) ->
     """When its log cannot be written the keeper goes on without."""
     with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:  # noqa: PTH123 - a device
         monkeypatch.setattr(sys, "stderr", full)
-        keeper.say("redis ended with 1")
+        supervisor.log_line("redis ended with 1")
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()  # what it could not write
@@ -537,12 +541,12 @@ def test_a_full_disk_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch) ->
 def test_logs_stay_short(folder: Path) -> None:
     """A log that has grown long is put aside, over the one before, so a folder never holds more than two of each."""
     home = DataFolder(settings_for(folder))
-    home.make()
+    home.create()
     for log in ("mongo.log", "redis.log"):
-        (home.log / log).write_bytes(b"x" * (keeper.LOG_BYTES + 1))
+        (home.log / log).write_bytes(b"x" * (supervisor.MAX_LOG_BYTES + 1))
     with open_engines(settings_for(folder)):
         assert all((home.log / log).stat().st_size < 2**20 for log in ("mongo.log", "redis.log"))
-        assert (home.log / "mongo.log.1").stat().st_size > keeper.LOG_BYTES
+        assert (home.log / "mongo.log.1").stat().st_size > supervisor.MAX_LOG_BYTES
 
 
 @pytest.mark.parametrize(

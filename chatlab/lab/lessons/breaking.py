@@ -24,7 +24,7 @@ from chatlab.lab.session import Lab
 from chatlab.lab.trace import STAGES, Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
 from chatlab.local.binaries import Name
-from chatlab.local.engines import DataFolder
+from chatlab.local.data_folder import DataFolder
 
 LABELS: dict[str, str] = {"redis": "Redis", "mongo": "MongoDB", "service": "the service"}
 BACK = 20.0  # seconds for the service to notice that a part is there again

@@ -1,0 +1,153 @@
+"""The data folder of the private servers: its paths, its lock, its disk space.
+
+It also knows the command line and the URL of each server.
+
+    DATA_DIR/
+    ├── lock    held by the supervisor as long as it runs
+    ├── db/     the data of mongod
+    ├── log/    mongo.log, redis.log, supervisor.log: a few MB each at most
+    └── run/    the unix sockets, mode 0700
+
+If the path of `run/` is too long for a socket, a folder under /tmp is used instead.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from chatlab.errors import EngineError
+from chatlab.local import supervisor
+from chatlab.local.binaries import Name
+from chatlab.settings import Settings
+
+MAX_SOCKET_PATH_BYTES = 100  # systems allow 103 to 107
+# Before it answers, mongod creates a journal of 300 MiB in a new folder (measured).
+NEW_FOLDER_DISK_BYTES, USED_FOLDER_DISK_BYTES = 400 * 2**20, 64 * 2**20
+FIX_DISK = "free some disk space, or set CHATLAB_DATA_DIR to a folder on another disk"
+FIX_FOLDER = "set CHATLAB_DATA_DIR to a folder that you can write to"
+
+# mongod runs in run/ and knows itself, the only member of the replica set, by the relative path of
+# its socket. So a folder that is moved is still the same replica set. `--nounixsocket` turns off
+# the other socket, in /tmp. Network compression is off because of its known security holes, and
+# diagnostic data because it fills the disk.
+MONGOD_OPTIONS = """
+    --bind_ip ./mongod.sock --nounixsocket --replSet rs0 --networkMessageCompressors disabled
+    --wiredTigerCacheSizeGB 0.25 --setParameter diagnosticDataCollectionEnabled=false
+    --quiet --logappend --logRotate reopen
+"""
+REDIS_OPTIONS = """
+    --port 0 --unixsocketperm 700 --daemonize no --appendonly no
+    --maxmemory 256mb --maxmemory-policy volatile-ttl --notify-keyspace-events Ex
+"""
+
+
+class DataFolder:
+    """The paths of one data folder. Two spellings of one real path are the same folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = settings.data_dir.expanduser().resolve()
+        self.db, self.log, self.lock = self.path / "db", self.path / "log", self.path / "lock"
+        self.run = self.path / "run"
+        if len(os.fsencode(self.run / supervisor.SOCKET)) > MAX_SOCKET_PATH_BYTES:
+            digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+            self.run = _short_folder() / f"chatlab-{os.geteuid()}-{digest}"
+
+    def create(self) -> None:
+        """Create what is missing.
+
+        Raises OSError if that fails, EngineError if run/ is not private.
+        """
+        for folder in (self.path, self.db, self.log, self.run):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.lock.touch(mode=0o600)
+        self._check_run_is_private()
+
+    def _check_run_is_private(self) -> None:
+        """The sockets are only as private as their folder, and another user may have created one in
+        /tmp.
+        """
+        found = self.run.lstat()
+        if self.run.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise EngineError(
+                f"{self.run} must be a folder that only you can use (your own, mode 0700).",
+                f"remove {self.run}",
+            )
+
+    def check_disk(self) -> None:
+        """Raise EngineError if the disk has too little free space for mongod to start."""
+        free, needed = shutil.disk_usage(self.db).free, self.needed_disk_bytes()
+        if free < needed:
+            space = f"{free >> 20} MB free, but MongoDB needs {needed >> 20} MB"
+            raise EngineError(f"The disk of {self.path} has {space}.", FIX_DISK)
+
+    def needed_disk_bytes(self) -> int:
+        """Return the free space that mongod needs. A journal that already exists is used again."""
+        journal = sum(file.stat().st_size for file in (self.db / "journal").glob("WiredTiger*log.*"))
+        return max(USED_FOLDER_DISK_BYTES, NEW_FOLDER_DISK_BYTES - journal)
+
+    def error_from(self, error: OSError) -> EngineError:
+        """Return the error for the user when the operating system refuses an operation in this
+        folder.
+        """
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return EngineError(f"The disk of {self.path} is full.", FIX_DISK)
+        return EngineError(f"Cannot use the data folder {self.path}: {error.strerror or error}.", FIX_FOLDER)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int | None]:
+        """Yield the lock's file descriptor, or None if the supervisor or a process that starts it
+        has the lock.
+
+        The kernel releases the lock when the last process that holds it ends.
+        """
+        with self.lock.open("rb+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield lock.fileno()
+
+    def add_command(self, name: Name, binary: str) -> dict[str, Any]:
+        """Return the command that makes the supervisor run this server."""
+        log, socket_path = str(self.log / f"{name}.log"), str(self.run / _socket_name(name))
+        if name == "redis":
+            options = [*REDIS_OPTIONS.split(), "--save", "", "--unixsocket", socket_path]
+            options += ["--dir", str(self.run), "--logfile", log]
+        else:
+            options = [*MONGOD_OPTIONS.split(), "--dbpath", str(self.db), "--logpath", log]
+        return {
+            "command": "add",
+            "name": name,
+            "argv": [binary, *options],
+            "folder": str(self.run),
+            "socket": socket_path,
+            "log": log,
+            "reopen_signal": signal.SIGUSR1 if name == "mongo" else None,  # redis-server opens its log for each line
+        }
+
+    def url(self, name: Name) -> str:
+        """Return the URL of the private server."""
+        socket_path = str(self.run / _socket_name(name))
+        if name == "redis":
+            return f"unix://{quote(socket_path)}"
+        return f"mongodb://{quote(socket_path, safe='')}/?directConnection=true"
+
+
+def _socket_name(name: Name) -> str:
+    return "redis.sock" if name == "redis" else "mongod.sock"
+
+
+def _short_folder() -> Path:
+    """Return a folder with a short path, the same for all processes whatever their TMPDIR is."""
+    usable = os.access("/tmp", os.W_OK)  # noqa: S108 - the folder inside it is checked
+    return Path("/tmp") if usable else Path(tempfile.gettempdir())  # noqa: S108

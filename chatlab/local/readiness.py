@@ -1,0 +1,190 @@
+"""Which version a server runs, when it is ready, and why a private one did not start."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from chatlab.errors import EngineError
+from chatlab.local.binaries import KINDS, Name, old_version
+from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
+from chatlab.local.supervisor_client import SupervisorClient
+
+READY_TIMEOUT_S = 20.0
+VERSION_TIMEOUT_S = 1.5  # for a server that is configured by a URL
+
+# A pattern in the log or exit status of a server that did not start, what it means, and how to fix
+# it.
+START_FAILURES = (
+    (r"No space left on device|Disk quota", "the disk is full", FIX_DISK),
+    (
+        r"SIGXFSZ|File too large",
+        "its files may not grow large enough",
+        "raise the file size limit that `ulimit -f` shows",
+    ),
+    (
+        r"Read-only file system|Permission denied|Operation not permitted",
+        "it cannot write to its folder",
+        FIX_FOLDER,
+    ),
+    (
+        r"DBPathInUse|Unable to lock",
+        "another mongod uses its folder",
+        "stop that mongod, or set CHATLAB_DATA_DIR to another folder",
+    ),
+    (
+        r"featureCompatibilityVersion|unsupported WiredTiger|IncompatibleServerVersion",
+        "its data was written by another version of MongoDB",
+        "set CHATLAB_MONGOD to a mongod of that version, or CHATLAB_DATA_DIR to a new folder",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A MongoDB or Redis in use.
+
+    `version` is empty while it does not answer; `warning` is for the user.
+    """
+
+    name: str
+    url: str
+    version: str
+    private: bool
+    binary: str | None
+    warning: str | None
+
+
+def check_configured(name: Name, url: str) -> Engine:
+    """Ask the server at a URL from the settings for its version.
+
+    It may be down now and start later.
+
+    Raises EngineError if the URL itself is invalid.
+    """
+    label = KINDS[name].label
+    try:
+        version = _redis_version(url, VERSION_TIMEOUT_S) if name == "redis" else _configured_mongo_version(url)
+    except (ConfigurationError, ValueError) as error:
+        raise EngineError(
+            f"CHATLAB_{name.upper()}_URL is not usable: {error}.",
+            "correct the URL, or unset it to use a private server",
+        ) from None
+    except (PyMongoError, RedisError, OSError):
+        return Engine(label, url, "", False, None, f"{label} does not answer yet at the URL in the settings")
+    return Engine(label, url, version, False, None, old_version(name, version))
+
+
+def wait_until_running(client: SupervisorClient, names: list[Name]) -> dict[str, Any]:
+    """Return the states of all servers once these are running, or were stopped with `Engines.stop`.
+
+    Raises EngineError if one fails, or is still not running after READY_TIMEOUT_S.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        states = client.send("status")
+        for name in names:
+            if states[name]["state"] == "failed" or time.monotonic() > deadline:
+                raise start_error(name, states[name])
+        if all(states[name]["state"] in {"running", "stopped"} for name in names):
+            return states
+        time.sleep(0.02)  # a server does not announce that it is ready
+
+
+def wait_until_writable(name: Name, url: str) -> str:
+    """Return the version of a private server once it accepts writes. Raises EngineError."""
+    try:
+        return _redis_version(url, READY_TIMEOUT_S) if name == "redis" else _wait_until_primary(url)
+    except (PyMongoError, RedisError) as error:
+        raise EngineError(
+            f"{KINDS[name].label} does not answer on its socket: {error}.",
+            "try again, or run `chatlab doctor`",
+        ) from None
+
+
+def start_error(name: Name, state: dict[str, Any], default: EngineError | None = None) -> EngineError:
+    """Return the error that explains why a server did not start, from the end of its log.
+
+    Without a known cause it is `default`, or an error that names the log.
+    """
+    log, label, outcome = Path(state["log"]), KINDS[name].label, _describe_exit(state["exit_code"])
+    evidence = f"{outcome}\n{_errors_in_log(log, state['log_offset'])}"
+    for pattern, cause, fix in START_FAILURES:
+        if re.search(pattern, evidence):
+            return EngineError(f"{label} did not start: {cause} ({log.parent.parent}).", fix)
+    return default or EngineError(f"{label} did not start: {outcome}.", f"read {log}")
+
+
+def _describe_exit(exit_code: int | None) -> str:
+    if exit_code is None:
+        return f"it did not answer within {READY_TIMEOUT_S:g} s"
+    return f"exit code {exit_code}" if exit_code >= 0 else f"ended by {signal.Signals(-exit_code).name}"
+
+
+def _errors_in_log(log: Path, offset: int) -> str:
+    """Return the log from this offset on, without mongod's lines of severity information and
+    warning.
+
+    On a full disk there may be no log, so the result is the operating system's message for that.
+    """
+    if shutil.disk_usage(log.parent).free < 2**20:
+        return os.strerror(errno.ENOSPC)
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(offset)
+        lines = file.read(2**20).decode(errors="replace").splitlines()
+        return "\n".join(line for line in lines if '"s":"I"' not in line and '"s":"W"' not in line)
+    return ""
+
+
+def _wait_until_primary(url: str) -> str:
+    """Initiate the replica set of a new mongod, wait until it accepts writes, and return its
+    version.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    members = [{"_id": 0, "host": "./mongod.sock"}]
+    with MongoClient[dict[str, Any]](url, timeoutMS=READY_TIMEOUT_S * 1000) as client:
+        while not (hello := client.admin.command("hello"))["isWritablePrimary"]:
+            if "setName" not in hello:
+                # It fails if another process does it at the same time, or while mongod still reads
+                # its configuration.
+                with contextlib.suppress(OperationFailure):
+                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"MongoDB did not elect itself primary within {READY_TIMEOUT_S:g} s.",
+                    "set CHATLAB_DATA_DIR to a new folder",
+                )
+            time.sleep(0.01)  # a server does not announce the end of its election
+        return _mongo_version(client)
+
+
+def _configured_mongo_version(url: str) -> str:
+    timeout_ms = VERSION_TIMEOUT_S * 1000
+    with MongoClient[dict[str, Any]](url, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms) as client:
+        return _mongo_version(client)
+
+
+def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
+    return str(client.server_info()["version"])
+
+
+def _redis_version(url: str, timeout_s: float) -> str:
+    retry = Retry(NoBackoff(), 0)
+    client = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+    with contextlib.closing(client):
+        info = client.info("server")
+    assert isinstance(info, dict)
+    return f"{info['valkey_version']} (Valkey)" if "valkey_version" in info else str(info["redis_version"])

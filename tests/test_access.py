@@ -186,10 +186,10 @@ async def test_a_socket_without_a_session_is_nobody(scene: Scene) -> None:
     before = scene.shared.everything()
     async with unauthenticated(scene.shared.service) as stranger:
         for namespace in ("", "/flow,"):
-            await stranger.say(f'42{namespace}1["sendMessage",{{"receiverId":"{scene.sender.id}","text":"x"}}]')
-            await stranger.say(f'42{namespace}2["deleteMessage",{{"messageId":"{scene.message["_id"]}"}}]')
-        await stranger.say("40" + '{"token":"x"}')
-        assert (await stranger.hear() or "").startswith("44")
+            await stranger.send(f'42{namespace}1["sendMessage",{{"receiverId":"{scene.sender.id}","text":"x"}}]')
+            await stranger.send(f'42{namespace}2["deleteMessage",{{"messageId":"{scene.message["_id"]}"}}]')
+        await stranger.send("40" + '{"token":"x"}')
+        assert (await stranger.receive() or "").startswith("44")
     assert scene.shared.everything() == before
     await scene.participant.connect()
     await scene.sender.send(scene.participant, "hello")

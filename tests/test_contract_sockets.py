@@ -32,13 +32,13 @@ def shared(patient_shared: SharedService) -> SharedService:
 async def test_nobody_gets_in_without_a_token(shared: SharedService, auth: Any) -> None:
     """A connection without a living token is refused with the code, and the refusal does not repeat what was shown."""
     async with unauthenticated(shared.service) as stranger:
-        await stranger.say("40" + ("" if auth is None else json.dumps(auth)))
-        refusal = json.loads((await stranger.until("44") or "")[2:])
+        await stranger.send("40" + ("" if auth is None else json.dumps(auth)))
+        refusal = json.loads((await stranger.receive_until("44") or "")[2:])
         assert refusal["data"]["code"] == "unauthenticated"
         assert "wrong" not in json.dumps(refusal)
-        await stranger.say('42["sendMessage",{"receiverId":"x","text":"x"}]', '421["typing",{"receiverId":"x","typing":true}]')
-        await stranger.say("40/nowhere,{}")
-        assert (await stranger.hear() or "").startswith("44/nowhere,")
+        await stranger.send('42["sendMessage",{"receiverId":"x","text":"x"}]', '421["typing",{"receiverId":"x","typing":true}]')
+        await stranger.send("40/nowhere,{}")
+        assert (await stranger.receive() or "").startswith("44/nowhere,")
 
 
 async def test_only_websockets(new_user: UserMaker) -> None:
@@ -149,11 +149,11 @@ async def test_what_a_socket_sends_stays_in_its_order(new_user: UserMaker) -> No
     """200 messages sent without waiting get seq 1 to 200 in the order of sending, though the first ones must ask who the receiver is."""
     ann, bob = new_user(), new_user()  # Bob is nobody that the service has met
     async with raw_socket(ann) as raw:
-        await raw.say(*(f'42["sendMessage",{{"receiverId":"{bob.id}","text":"{number}"}}]' for number in range(199)))
+        await raw.send(*(f'42["sendMessage",{{"receiverId":"{bob.id}","text":"{number}"}}]' for number in range(199)))
         assert (await raw.ask("sendMessage", {"receiverId": bob.id, "text": "199"}))["ok"]
-        while len([frame for frame in raw.heard if frame.startswith('42["newMessage"')]) < 200:
-            assert await raw.hear()
-    heard = [json.loads(frame[2:])[1] for frame in raw.heard if frame.startswith('42["newMessage"')]
+        while len([frame for frame in raw.frames if frame.startswith('42["newMessage"')]) < 200:
+            assert await raw.receive()
+    heard = [json.loads(frame[2:])[1] for frame in raw.frames if frame.startswith('42["newMessage"')]
     assert [(message["seq"], message["text"]) for message in heard] == [(number + 1, str(number)) for number in range(200)]
     assert [int(message["text"]) for message in (await ann.read(bob)).json()] == list(range(200))
 
@@ -169,23 +169,23 @@ async def test_a_socket_that_never_says_who_it_is_is_dropped(start: ServiceMaker
         hers = await wait_until(
             lambda: authenticated_in_time(ann, stack),
             "a socket that authenticates within CONNECT_TIMEOUT",
-            is_reached=lambda one: not one.gone,
+            is_reached=lambda one: not one.is_closed,
         )
         began = time.monotonic()
         silent, noisy = [await stack.enter_async_context(unauthenticated(service)) for _ in range(2)]
-        await noisy.say('40{"token":"wrong"}')
-        assert [await stranger.until("never") for stranger in (silent, noisy)] == [None, None]
+        await noisy.send('40{"token":"wrong"}')
+        assert [await stranger.receive_until("never") for stranger in (silent, noisy)] == [None, None]
         assert time.monotonic() - began >= 0.5
-        assert silent.gone
-        assert noisy.gone
-        assert await hers.alive()
+        assert silent.is_closed
+        assert noisy.is_closed
+        assert await hers.is_alive()
     await ann.close()
 
 
 async def authenticated_in_time(person: User, stack: contextlib.AsyncExitStack) -> RawSocket:
     """Return a socket that has sent its token; it is gone if this took longer than CONNECT_TIMEOUT."""
     socket = await stack.enter_async_context(raw_socket(person))
-    await socket.alive()
+    await socket.is_alive()
     return socket
 
 
@@ -283,8 +283,8 @@ async def test_both_transports_say_that_a_user_is_rate_limited(start: ServiceMak
 
     async def code_of_connection() -> object:
         async with unauthenticated(service) as another:
-            await another.say(f"40{json.dumps({'token': ann.token})}")
-            answer = await another.until("4") or ""
+            await another.send(f"40{json.dumps({'token': ann.token})}")
+            answer = await another.receive_until("4") or ""
             return json.loads(answer[2:])["data"]["code"] if answer.startswith("44") else None
 
     for use, code in (

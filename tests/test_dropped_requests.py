@@ -118,7 +118,7 @@ async def test_sockets_whose_handler_is_running(deployment: Deployment, service:
 
     async def leave_after(place: int) -> None:
         async with raw_socket(ann) as socket:
-            await socket.say(f"42{place}{json.dumps(events[place % len(events)])}")
+            await socket.send(f"42{place}{json.dumps(events[place % len(events)])}")
             await asyncio.sleep(SPREAD_S * place / AT_ONCE / 10)
 
     for _ in range(ROUNDS):

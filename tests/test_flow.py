@@ -133,18 +133,18 @@ async def test_events_say_what_and_when_but_never_a_text(shared: SharedService, 
 async def test_the_flow_is_not_for_strangers(shared: SharedService, auth: str) -> None:
     """`/flow` needs a token like everything else."""
     async with unauthenticated(shared.service) as stranger:
-        await stranger.say(f"40/flow,{auth}")
-        assert '"unauthenticated"' in (await stranger.until("44/flow,") or "")
+        await stranger.send(f"40/flow,{auth}")
+        assert '"unauthenticated"' in (await stranger.receive_until("44/flow,") or "")
 
 
 async def test_the_flow_ends_with_the_session(new_user: UserMaker) -> None:
     """Who logs out watches no longer."""
     ann = new_user()
     async with raw_socket(ann, "/flow,") as watching:
-        await watching.until("42/flow,")
+        await watching.receive_until("42/flow,")
         assert (await ann.http.post("/api/auth/logout")).status_code == 204
-        assert await watching.until("never") is None
-        assert watching.gone
+        assert await watching.receive_until("never") is None
+        assert watching.is_closed
 
 
 async def test_there_is_no_flow_unless_it_is_asked_for(shared: SharedService, new_user: UserMaker, tmp_path: Any) -> None:
@@ -152,11 +152,11 @@ async def test_there_is_no_flow_unless_it_is_asked_for(shared: SharedService, ne
     with shared.another_process(tmp_path / "log", FLOW="0") as other:
         ann = new_user(at=other.service)
         async with raw_socket(ann) as raw:
-            await raw.say(f"40/flow,{json.dumps({'token': ann.token})}")
-            assert (await raw.until("44/flow,") or "").startswith("44/flow,")
+            await raw.send(f"40/flow,{json.dumps({'token': ann.token})}")
+            assert (await raw.receive_until("44/flow,") or "").startswith("44/flow,")
             assert (await raw.ask("sendMessage", {"receiverId": ann.id, "text": SECRET}))["ok"]
-            assert await raw.alive()
-            assert not [frame for frame in raw.heard if frame.startswith("42/flow")]
+            assert await raw.is_alive()
+            assert not [frame for frame in raw.frames if frame.startswith("42/flow")]
         assert "chatlab.flow" not in other.service.log.read_text()
 
 

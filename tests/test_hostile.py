@@ -437,11 +437,11 @@ async def test_events(two: tuple[User, User]) -> None:
     wrong = events(bob.id, message)
     async with raw_socket(ann) as raw:
         for number, (case, event) in enumerate(wrong.items(), 1000):
-            await raw.say(f"42{number}{event}")
-            assert await raw.alive(), case
-            answers = [frame for frame in raw.heard if frame.startswith(f"43{number}[")]
+            await raw.send(f"42{number}{event}")
+            assert await raw.is_alive(), case
+            answers = [frame for frame in raw.frames if frame.startswith(f"43{number}[")]
             assert all(json.loads(answer[2 + len(str(number)) :])[0]["ok"] is False for answer in answers), (case, answers)
-        assert not any(MARKER in frame for frame in raw.heard)
+        assert not any(MARKER in frame for frame in raw.frames)
     assert len(wrong) >= 100
     assert [name for name, _ in bob.events if name != "onlineUsers"] == []
 
@@ -452,10 +452,10 @@ async def test_odd_frames(two: tuple[User, User], case: str) -> None:
     ann, bob = two
     await bob.connect()
     async with raw_socket(ann) as raw:
-        await raw.say(*ODD_FRAMES[case])
-        lives = await raw.alive()
-        assert lives or raw.gone
-        assert not any(MARKER in frame for frame in raw.heard)
+        await raw.send(*ODD_FRAMES[case])
+        lives = await raw.is_alive()
+        assert lives or raw.is_closed
+        assert not any(MARKER in frame for frame in raw.frames)
     assert (await bob.ask("typing", {"receiverId": ann.id, "typing": True})) == {"ok": True}
     await until_offline(bob, ann)
 

@@ -6,7 +6,8 @@ change an answer when the machine stalls. Tests that are not about these limits 
 
 import chatlab.accounts
 import chatlab.cache.cache
-import chatlab.connections.pipeline
+import chatlab.connections.redis
+import chatlab.connections.resp
 import chatlab.store.store
 from chatlab.cli import main
 
@@ -17,8 +18,8 @@ GRACE_MS = 60_000  # a save that takes longer is not cached
 def raise_limits() -> None:
     """Replace each limit in the module that reads it."""
     for module, name, limit in (
-        (chatlab.connections.pipeline, "PATIENCE", LIMIT_S),
-        (chatlab.connections.pipeline, "ANSWER", LIMIT_S),
+        (chatlab.connections.resp, "PIPELINE_TIMEOUT_S", LIMIT_S),
+        (chatlab.connections.redis, "CONNECT_TIMEOUT_S", LIMIT_S),
         (chatlab.cache.cache, "LATE", LIMIT_S),
         (chatlab.store.store, "PATIENCE_MS", LIMIT_S * 1000),
         (chatlab.store.store, "CALL_LIMIT_S", LIMIT_S),

@@ -8,8 +8,9 @@ from waiting import wait_until
 
 from chatlab.cache import cache as cache_module
 from chatlab.cache.cache import LATE, Cache
-from chatlab.connections import pipeline as pipe
-from chatlab.connections.pipeline import connect
+from chatlab.connections import redis as redis_client
+from chatlab.connections import resp
+from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, load_settings
@@ -20,9 +21,9 @@ PATIENT_S = 600.0  # longer than any test may take
 @pytest.fixture
 async def cache(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cache]:
     """The cache of an idle process beside others that write. However slow the machine is, Redis is not given up."""
-    monkeypatch.setattr(pipe, "PATIENCE", PATIENT_S)
-    monkeypatch.setattr(pipe, "ANSWER", PATIENT_S)
-    cache = Cache(connect(engines.redis.url, answer=None), load_settings(key_prefix=f"{space}:"), EventBus())
+    monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", PATIENT_S)
+    monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", PATIENT_S)
+    cache = Cache(connect(engines.redis.url, reply_timeout_s=None), load_settings(key_prefix=f"{space}:"), EventBus())
     cache.others = lambda: True
     await cache.open()
     await wait_until(lambda: not cache.breaker.is_open, "the cache to reach Redis")

@@ -21,8 +21,9 @@ from waiting import block_until, wait_until
 
 from chatlab.cache import sweeper
 from chatlab.cache.sweeper import GONE, NO_EXPIRY, Ledger, Sweeper, Told
-from chatlab.connections import pipeline as pipe
-from chatlab.connections.pipeline import connect
+from chatlab.connections import redis as redis_client
+from chatlab.connections import resp
+from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engines
 from chatlab.settings import load_settings
@@ -114,13 +115,13 @@ async def make_sweeper(
     engines: Engines, space: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[SweeperMaker]:
     """How to make a sweeper of one process that sweeps only when the test calls `beat`."""
-    monkeypatch.setattr(pipe, "PATIENCE", 600.0)  # a slow Redis is not what these tests are about
-    monkeypatch.setattr(pipe, "ANSWER", 600.0)
+    monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", 600.0)  # a slow Redis is not what these tests are about
+    monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", 600.0)
     caplog.set_level(logging.INFO, "chatlab.sweeper")
     async with contextlib.AsyncExitStack() as stack:
 
         def maker() -> Sweeper:
-            client = connect(engines.redis.url, answer=None)
+            client = connect(engines.redis.url, reply_timeout_s=None)
             stack.push_async_callback(client.aclose)
             made = Sweeper(client, load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000), EventBus(), clock=clock)
             stack.push_async_callback(made._line.close)

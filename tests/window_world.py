@@ -21,7 +21,9 @@ import redis
 import chatlab.store.store
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import SOURCE, Cache, grace_ms, scripts_in
-from chatlab.connections.pipeline import TOGETHER, Command, Pipe, connect
+from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.redis import connect
+from chatlab.connections.resp import TRANSACTION, Command
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import Draft, Message, create_draft, from_document
 from chatlab.domain.requests import Page
@@ -136,18 +138,18 @@ class Actor:
         return self
 
 
-class Gate(Pipe):
+class Gate(AutoPipeline):
     """Where the commands of a process to the window wait for the schedule; other commands are done at once."""
 
     def __init__(self, process: "Process", breaker: CircuitBreaker) -> None:
         self.process, self._breaker = process, breaker
-        self._questions, self.sources = {}, {}
+        self._coalesced, self._scripts = {}, {}
 
-    def _reply(self) -> "asyncio.Future[Any]":
+    def _create_future(self) -> "asyncio.Future[Any]":
         return self.process.world.loop.create_future()
 
-    def _give(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
-        world, first = self.process.world, command[1] if command[0] == TOGETHER else command
+    def _enqueue(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
+        world, first = self.process.world, command[1] if command[0] == TRANSACTION else command
         script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
         if ACTOR.get(None) and script not in ("", "fence"):  # a fence is the first thing after an outage: nothing gets before it
             step = world.wait_for(lambda: world.command(command), script)
@@ -156,7 +158,7 @@ class Gate(Pipe):
             self._answer(command, replies, world.command(command))
 
     def _answer(self, command: Command, replies: list["asyncio.Future[Any]"], reply: Any) -> None:
-        self._questions.pop(command, None)  # it has left
+        self._coalesced.pop(command, None)  # it has left
         for future in replies:
             future.set_result(reply)
 
@@ -170,7 +172,7 @@ class TimedCache(Cache):
     def __init__(self, process: "Process", source: str, window_size: int) -> None:
         world = process.world
         settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL / 1000, window_size=window_size)
-        super().__init__(connect("redis://nowhere"), settings, EventBus(), source=source)
+        super().__init__(connect("redis://nowhere", reply_timeout_s=None), settings, EventBus(), source=source)
         self._world, self.pipe = world, Gate(process, self.breaker)
         self._digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
         world.scripts |= {digest: name for name, digest in self._digests.items()}
@@ -359,7 +361,7 @@ class World:
         self.check_key()
 
     def command(self, command: Command) -> Any:
-        if command[0] == TOGETHER:  # an error reply is one of them; as in `Pipe`, somebody else's value is None
+        if command[0] == TRANSACTION:  # an error reply is one of them; as in `AutoPipeline`, somebody else's value is None
             return [None if isinstance(one, redis.ResponseError) else one for one in self._at_once(command[1:])]
         (reply,) = self._at_once([command])
         if isinstance(reply, Exception):

@@ -1,4 +1,4 @@
-"""How the service talks to MongoDB and Redis: clients, limits in time, pipelines. Knows no collection and no key.
+"""How the service talks to MongoDB and Redis: clients, time limits, pipelining.
 
-May import `protect` and what is above it.
+Knows no collection and no key. May import `protect` and the layers below it.
 """

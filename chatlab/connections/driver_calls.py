@@ -1,9 +1,10 @@
-"""Calls to a database driver, out of reach of cancellation and limited in time.
+"""Calls to a database driver that a cancellation cannot reach, with a time limit.
 
-A driver holds locks and counts while a call is under way. pymongo leaves them wrong for good when a call is cancelled while
-it waits for a connection: the lock of the pool stays held, and every later call waits for ever. Requests are cancelled all
-the time (a client closes its connection, the service stops), so each call runs in a task of its own. A caller that is
-cancelled stops waiting; the call itself runs on, to its end or to the driver's own timeout.
+A driver holds locks and counters while a call runs. If a pymongo call is cancelled while it waits
+for a connection, the lock of the pool stays held, and every later call waits forever. Requests are
+cancelled all the time: a client closes its connection, or the service stops. Therefore each call
+runs in a task of its own. A caller that is cancelled stops waiting; the call continues until the
+driver returns or reaches its own timeout.
 """
 
 import asyncio
@@ -14,11 +15,15 @@ Result = TypeVar("Result")
 
 
 class CallOverdueError(Exception):
-    """The driver did not return within `limit_s`, although its own timeout is shorter. The call is still under way."""
+    """The driver did not return within `limit_s`. The call is still running."""
 
 
 class DriverCalls:
-    """The calls to one server. `limit_s` is longer than the driver's own timeout: it is for a driver that does not keep to it."""
+    """The running calls to one server.
+
+    `limit_s` must be longer than the driver's own timeout. It catches a driver that does not
+    respect that timeout.
+    """
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -32,27 +37,33 @@ class DriverCalls:
 
     @property
     def overdue(self) -> int:
-        """The number of calls that have not returned within the limit. More than zero means a driver that is stuck."""
+        """The number of calls that are past the limit. A positive number means a stuck driver."""
         return len(self._overdue)
 
-    async def run(self, call: Awaitable[Result], *, slots: asyncio.Semaphore | None = None) -> Result:
-        """Return the result of the call. Raises what the call raises, or CallOverdueError.
+    async def run(
+        self, call: Awaitable[Result], *, slots: asyncio.Semaphore | None = None
+    ) -> Result:
+        """Return the result of the call.
 
-        `slots`: the caller has acquired one, and the call releases it when it returns, even if the caller has gone by then.
+        The caller has acquired `slots`, if given. The call releases it when it returns, even if
+        the caller was cancelled before that.
+
+        Raises what the call raises, or CallOverdueError.
         """
         task = asyncio.ensure_future(call)
         self._under_way.add(task)
         task.add_done_callback(self._returned)
         if slots:
             task.add_done_callback(lambda _: slots.release())
-        done, _ = await asyncio.wait((task,), timeout=self._limit_s)  # unlike wait_for, it leaves the task alone when it ends early
+        # Unlike wait_for, wait does not cancel the task when the caller is cancelled.
+        done, _ = await asyncio.wait((task,), timeout=self._limit_s)
         if not done:
             self._overdue.add(task)
-            raise CallOverdueError(f"no answer and no error within {self._limit_s:g} s")
+            raise CallOverdueError(f"the driver did not return within {self._limit_s:g} s")
         return task.result()
 
     async def drain(self) -> None:
-        """Wait for the calls that are under way, at most `limit_s`."""
+        """Wait until the running calls have returned, for at most `limit_s`."""
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=self._limit_s)
 
@@ -60,4 +71,4 @@ class DriverCalls:
         self._under_way.discard(task)
         self._overdue.discard(task)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: the caller may be gone
+            task.exception()  # Mark it as retrieved, because the caller may be gone.

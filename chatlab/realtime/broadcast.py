@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from chatlab.connections.driver_calls import DriverCalls
-from chatlab.connections.pipeline import Pipe
+from chatlab.connections.pipeline import AutoPipeline
 from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
 from chatlab.realtime.task_set import TaskSet
@@ -40,7 +40,7 @@ class Broadcast:
     def __init__(
         self,
         sockets: socketio.AsyncServer,
-        pipe: Pipe,
+        pipe: AutoPipeline,
         redis: Redis,
         presence: Presence,
         prefix: str,
@@ -79,7 +79,7 @@ class Broadcast:
                     [self.presence.process_id, event, msgspec.Raw(payload)]
                 )
                 # The result is not awaited: events are hints.
-                self._pipe.ask("PUBLISH", self._user_channel + user, envelope)
+                self._pipe.execute("PUBLISH", self._user_channel + user, envelope)
 
     async def joined(self, user: UserId) -> None:
         """Register a new socket of this user. Returns once events of other processes reach it."""

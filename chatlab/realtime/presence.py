@@ -12,7 +12,7 @@ from collections import Counter
 import msgspec
 import socketio
 
-from chatlab.connections.pipeline import Pipe
+from chatlab.connections.pipeline import AutoPipeline
 from chatlab.domain.ids import UserId
 from chatlab.realtime.task_set import TaskSet
 
@@ -28,7 +28,7 @@ class Presence:
     `sockets` is the Socket.IO server of this process, `pipe` publishes to the other processes.
     """
 
-    def __init__(self, sockets: socketio.AsyncServer, pipe: Pipe, prefix: str) -> None:
+    def __init__(self, sockets: socketio.AsyncServer, pipe: AutoPipeline, prefix: str) -> None:
         self.process_id = secrets.token_hex(6)
         self.channel = f"{prefix}presence"
         self._sockets, self._pipe = sockets, pipe
@@ -86,7 +86,7 @@ class Presence:
         `is_new` asks the other processes to answer with a report at once.
         """
         report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
-        self._pipe.ask("PUBLISH", self.channel, report)
+        self._pipe.execute("PUBLISH", self.channel, report)
 
     # --- all processes ---
 

@@ -29,7 +29,7 @@ from uvicorn.supervisors import Multiprocess
 
 from chatlab import __version__
 from chatlab.cache.sweeper import Sweeper
-from chatlab.connections.pipeline import connect
+from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engine, Engines, open_engines
@@ -223,7 +223,7 @@ async def _sweep(settings: Settings, url: str) -> None:
     assert task
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with connect(url, answer=None) as redis:
+    async with connect(url, reply_timeout_s=None) as redis:
         with contextlib.suppress(asyncio.CancelledError):
             await Sweeper(redis, settings, EventBus()).run()
 

@@ -17,7 +17,7 @@ from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import CALL_LIMIT_S, Cache
 from chatlab.cache.sweeper import Sweeper
-from chatlab.connections.pipeline import connect
+from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
@@ -99,13 +99,13 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         mongo_url, redis_url = await _server_urls(settings, stack)
 
         events = _event_bus(settings)
-        cache = Cache(connect(redis_url, answer=CALL_LIMIT_S), settings, events)
+        cache = Cache(connect(redis_url, reply_timeout_s=CALL_LIMIT_S), settings, events)
         store = Store(mongo_url, settings.database, clock=cache.clock)
         accounts = _accounts(store, settings)
         sockets = create_socket_server(settings.max_body)
         presence = Presence(sockets, cache.pipe, settings.key_prefix)
         cache.others = presence.had_peers_recently
-        subscriber = connect(redis_url, answer=SUBSCRIBE_TIMEOUT_S, connected=SUBSCRIBE_TIMEOUT_S)
+        subscriber = connect(redis_url, reply_timeout_s=SUBSCRIBE_TIMEOUT_S, connect_timeout_s=SUBSCRIBE_TIMEOUT_S)
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         service = Service(store, cache, broadcast, accounts)
         app.state.store, app.state.cache = store, cache
@@ -200,7 +200,7 @@ def _start_sweeper(
     cache: Cache,
     stack: contextlib.AsyncExitStack,
 ) -> None:
-    redis = connect(redis_url, answer=None)
+    redis = connect(redis_url, reply_timeout_s=None)
     sweeper = Sweeper(redis, settings, events)
     cache.on_kept = sweeper.expect
     sweeping = asyncio.create_task(sweeper.run())

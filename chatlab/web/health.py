@@ -33,7 +33,7 @@ async def _health(request: Request) -> Response:
     """
     store: Store = request.app.state.store
     cache: Cache = request.app.state.cache
-    mongodb, redis = await asyncio.gather(_answers(store), cache.pipe.ask("PING"))
+    mongodb, redis = await asyncio.gather(_answers(store), cache.pipe.execute("PING"))
     status = "unavailable" if not mongodb else "degraded" if redis is None else "ok"
     parts = {"mongodb": "up" if mongodb else "down", "redis": "down" if redis is None else "up"}
     return JSONResponse({"status": status, **parts}, 200 if mongodb else 503)

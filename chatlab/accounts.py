@@ -1,6 +1,9 @@
-"""Who is asking: sign-up, log-in, sessions. Passwords are kept as argon2id, tokens as SHA-256; neither is ever logged.
+"""Accounts: sign-up, log-in and sessions.
 
-A token is known to this process for at most TOKEN_CACHE_S seconds without asking MongoDB, so a log-out elsewhere is felt here within that time.
+Passwords are stored as argon2id hashes, tokens as SHA-256 hashes. Neither is ever logged.
+
+Each process caches valid tokens for TOKEN_CACHE_S seconds, so that most requests need no session
+query. A log-out in another process therefore takes effect here within that time.
 """
 
 import asyncio
@@ -13,144 +16,170 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from chatlab.connections.mongo import Document
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import now, rfc3339
 from chatlab.domain.requests import LogIn, SignUp
 from chatlab.errors import NotFound, RateLimited, Unauthenticated
 from chatlab.protect.rate_limit import TokenBucket
-from chatlab.store.store import Document, Store
+from chatlab.store.users import UserStore
 
-TOKEN_CACHE_S = 5.0  # seconds
-REMEMBERED = 100_000  # tokens, and users, that a process remembers
-HASHES_AT_ONCE = 2  # each takes 64 MiB and about 50 ms of a core
-HASHES_WAITING = 256
+TOKEN_CACHE_S = 5.0
+MAX_CACHED = 100_000  # tokens, and users, in the caches of a process
+MAX_CONCURRENT_HASHES = 2  # each needs 64 MiB and about 50 ms of a core
+MAX_QUEUED_HASHES = 256
 
 
 class Accounts:
-    """`login_limit`: tries a minute for one name from one address that may fail. `rate_limit`: uses a second of one user. 0 is no limit."""
+    """The users and sessions of the service.
 
-    def __init__(self, store: Store, *, login_limit: int, session_days: float, rate_limit: float) -> None:
+    `login_limit` is the number of failed log-ins per minute for one user name from one address.
+    `rate_limit` is the number of requests and events per second for one user. 0 means no limit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        login_limit: int,
+        session_days: float,
+        rate_limit: float,
+    ) -> None:
         self._store, self._session_days = store, session_days
-        self._uses = TokenBucket(rate_limit, 2 * rate_limit)
+        self._requests = TokenBucket(rate_limit, 2 * rate_limit)
         self._attempts = TokenBucket(login_limit / 60, max(login_limit, 1))
         self._hasher = PasswordHasher()
-        self._hashing, self._in_line = asyncio.Semaphore(HASHES_AT_ONCE), 0
-        self._nobody = ""  # a hash that no password has: an unknown name takes as long as a wrong password
-        self._known: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()  # log-outs here: a look-up under way must not bring them back
+        self._hash_slots, self._queued_hashes = asyncio.Semaphore(MAX_CONCURRENT_HASHES), 0
+        self._dummy_hash = ""  # for unknown names, which must take as long as a wrong password
+        self._sessions: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
+        self._logged_out: OrderedDict[str, None] = OrderedDict()
         self._users: OrderedDict[str, None] = OrderedDict()
 
-    async def sign_up(self, asked: SignUp) -> Document:
-        """The new user and a token. Raises Conflict when the name is taken."""
+    async def sign_up(self, request: SignUp) -> Document:
+        """Create a user and return it with a token. Raises Conflict if the name is taken."""
         user = {
-            "_id": asked.username,
-            "displayName": asked.displayName or asked.username,
-            "passwordHash": await self._hashed(self._hasher.hash, asked.password),
+            "_id": request.username,
+            "displayName": request.displayName or request.username,
+            "passwordHash": await self._hash(self._hasher.hash, request.password),
             "createdAt": now(),
         }
-        await self._store.add_user(user)
-        return {"user": public(user), "token": await self._open_session(UserId(asked.username))}
+        await self._store.add(user)
+        return await self._start_session(user)
 
-    async def log_in(self, asked: LogIn, address: str) -> Document:
-        """The user and a new token. Raises Unauthenticated, or RateLimited after too many failures."""
-        attempt = f"{address} {asked.username}"
+    async def log_in(self, request: LogIn, address: str) -> Document:
+        """Return the user and a new token. Raises Unauthenticated.
+
+        Raises RateLimited after too many failed attempts from this address.
+        """
+        attempt = f"{address} {request.username}"
         self._attempts.take(attempt)
-        user = await self._store.user(asked.username)
-        if not await self._matches(user, asked.password) or user is None:
+        user = await self._store.find(request.username)
+        if not await self._verify(user, request.password) or user is None:
             raise Unauthenticated("The name or the password is wrong.")
         self._attempts.reset(attempt)
-        return {"user": public(user), "token": await self._open_session(UserId(user["_id"]))}
+        return await self._start_session(user)
 
     async def log_out(self, token: str) -> None:
-        """End this session: here at once, elsewhere within TOKEN_CACHE_S seconds."""
+        """End a session: here at once, in other processes within TOKEN_CACHE_S seconds."""
         token_hash = hash_token(token)
         await self._store.end_session(token_hash)
-        _remember(self._ended, token_hash, None)
-        self._known.pop(token_hash, None)
+        _remember(self._logged_out, token_hash, None)
+        self._sessions.pop(token_hash, None)
 
     async def admit(self, token: str) -> UserId:
-        """The user of a living session, for one more use. Raises Unauthenticated, RateLimited."""
+        """Authenticate and count one request of this user. Raises Unauthenticated, RateLimited."""
         user_id = await self.authenticate(token)
-        self._uses.take(user_id)
+        self._requests.take(user_id)
         return user_id
 
     async def authenticate(self, token: str) -> UserId:
-        """The user of a living session. Raises Unauthenticated."""
+        """Return the user of a valid session. Raises Unauthenticated."""
         token_hash = hash_token(token)
-        user_id, known_at = self._known.get(token_hash, (None, 0.0))
-        if user_id is not None and time.monotonic() - known_at < TOKEN_CACHE_S:
+        user_id, checked_at = self._sessions.get(token_hash, (None, 0.0))
+        if user_id is not None and time.monotonic() - checked_at < TOKEN_CACHE_S:
             return user_id
-        return await self._ask(token_hash)
+        return await self._find_session(token_hash)
 
-    async def _ask(self, token_hash: str) -> UserId:
-        asked_at = time.monotonic()
-        user_id = (await self._store.sessions([token_hash])).get(token_hash)
-        if user_id is None or token_hash in self._ended:
-            self._known.pop(token_hash, None)
+    async def _find_session(self, token_hash: str) -> UserId:
+        started_at = time.monotonic()
+        user_id = (await self._store.find_sessions([token_hash])).get(token_hash)
+        # A log-out during the query must not be undone by its result.
+        if user_id is None or token_hash in self._logged_out:
+            self._sessions.pop(token_hash, None)
             raise Unauthenticated("The token is not, or no longer, valid; log in again.")
-        _remember(self._known, token_hash, (user_id, asked_at))
+        _remember(self._sessions, token_hash, (user_id, started_at))
         _remember(self._users, user_id, None)
         return user_id
 
     async def ended_tokens(self, tokens: set[str]) -> set[str]:
-        """Those of these tokens whose session has ended, asked of MongoDB."""
+        """Return the tokens whose session has ended. Asks MongoDB, not the cache."""
         hashes = {hash_token(token): token for token in tokens}
-        living = await self._store.sessions(list(hashes)) if hashes else {}
-        return {token for token_hash, token in hashes.items() if token_hash not in living}
+        valid = await self._store.find_sessions(list(hashes)) if hashes else {}
+        return {token for token_hash, token in hashes.items() if token_hash not in valid}
 
     async def profile(self, user_id: UserId) -> Document:
-        user = await self._store.user(user_id)
+        """Return the public profile of a user. Raises Unauthenticated if the user is gone."""
+        user = await self._store.find(user_id)
         if user is None:
-            raise Unauthenticated("The user of this session is gone.")
-        return public(user)
+            raise Unauthenticated("The user of this session no longer exists.")
+        return public_profile(user)
 
     async def other_users(self, user_id: UserId) -> list[Document]:
-        return [public(user) for user in await self._store.users() if user["_id"] != user_id]
+        """Return the public profiles of all users but this one."""
+        users = await self._store.find_all()
+        return [public_profile(user) for user in users if user["_id"] != user_id]
 
     async def require_user(self, user_id: str) -> None:
-        """Raises NotFound. Users never go away, so one that was seen is not asked for again."""
+        """Raise NotFound if there is no such user. Users are never deleted, so they are cached."""
         if user_id not in self._users:
-            if await self._store.user(user_id) is None:
+            if await self._store.find(user_id) is None:
                 raise NotFound("There is no such user.")
             _remember(self._users, user_id, None)
 
-    async def _open_session(self, user_id: UserId) -> str:
+    async def _start_session(self, user: Document) -> Document:
         token = secrets.token_urlsafe(32)
+        user_id = UserId(user["_id"])
         await self._store.add_session(hash_token(token), user_id, self._session_days)
-        return token
+        return {"user": public_profile(user), "token": token}
 
-    async def _matches(self, user: Document | None, password: str) -> bool:
-        if not self._nobody:
-            self._nobody = await self._hashed(self._hasher.hash, secrets.token_hex())
+    async def _verify(self, user: Document | None, password: str) -> bool:
+        if not self._dummy_hash:
+            self._dummy_hash = await self._hash(self._hasher.hash, secrets.token_hex())
+        password_hash = user["passwordHash"] if user else self._dummy_hash
         try:
-            return bool(await self._hashed(self._hasher.verify, user["passwordHash"] if user else self._nobody, password))
+            return bool(await self._hash(self._hasher.verify, password_hash, password))
         except (VerificationError, InvalidHashError):
             return False
 
-    async def _hashed(self, work: Any, *words: str) -> Any:
-        """Hash in a thread, few at once: argon2id is made to be slow and large."""
-        if self._in_line >= HASHES_WAITING:
-            raise RateLimited("Too many people sign up or log in right now.", 2)
-        self._in_line += 1
+    async def _hash(self, function: Any, *arguments: str) -> Any:
+        """Call an argon2 function in a thread. Raises RateLimited if the queue is full."""
+        if self._queued_hashes >= MAX_QUEUED_HASHES:
+            raise RateLimited("Too many people are signing up or logging in right now.", 2)
+        self._queued_hashes += 1
         try:
-            async with self._hashing:
-                return await asyncio.to_thread(work, *words)
+            async with self._hash_slots:
+                return await asyncio.to_thread(function, *arguments)
         finally:
-            self._in_line -= 1
+            self._queued_hashes -= 1
 
 
-def _remember(known: OrderedDict[str, Any], key: str, value: object) -> None:
-    known[key] = value
-    known.move_to_end(key)
-    if len(known) > REMEMBERED:
-        known.popitem(last=False)
+def _remember(cache: OrderedDict[str, Any], key: str, value: object) -> None:
+    """Put a value into a cache, and drop the oldest one if the cache is full."""
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > MAX_CACHED:
+        cache.popitem(last=False)
 
 
 def hash_token(token: str) -> str:
-    """What is stored of a token: it opens nothing."""
+    """Return the hash that is stored instead of the token. It is of no use to log in."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def public(user: Document) -> Document:
-    """What everybody may see of a user."""
-    return {"id": user["_id"], "displayName": user["displayName"], "createdAt": rfc3339(user["createdAt"])}
+def public_profile(user: Document) -> Document:
+    """Return the part of a user that every user may see."""
+    return {
+        "id": user["_id"],
+        "displayName": user["displayName"],
+        "createdAt": rfc3339(user["createdAt"]),
+    }

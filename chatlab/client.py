@@ -1,6 +1,7 @@
-"""A client: one person at both doors, and the flow as it comes. Knows the contract, nothing of the inside; for the demo and the notebooks.
+"""A client of the service for one user, by HTTP and Socket.IO. The demo and the notebooks use it.
 
-What the service refuses is raised as the error of the same code in `errors`; where there is no service, what httpx or socketio raise.
+It knows the public API only. When the service rejects a request, it raises the error of
+`chatlab.errors` with the same code. Without a connection, httpx and socketio raise their errors.
 """
 
 import time
@@ -14,11 +15,11 @@ from chatlab.errors import ChatlabError
 
 Json = dict[str, Any]
 ERRORS = {kind.code: kind for kind in ChatlabError.__subclasses__()}
-PATIENCE = 10  # seconds for an answer
+REPLY_TIMEOUT_S = 10
 
 
 class SendResult(NamedTuple):
-    """`status`: `200 OK`, or `ack ok`. `took_ms`: from the request to the answer, as the client sees it."""
+    """`status`: `200 OK` or `ack ok`. `took_ms`: the round trip as the client measured it."""
 
     message: Json
     status: str
@@ -26,7 +27,7 @@ class SendResult(NamedTuple):
 
 
 class ReadResult(NamedTuple):
-    """A conversation as a GET gives it; `cache` is its X-Cache."""
+    """A conversation. `cache` is the value of its X-Cache header."""
 
     messages: list[Json]
     cache: str
@@ -34,7 +35,7 @@ class ReadResult(NamedTuple):
 
 
 class ReceivedEvent(NamedTuple):
-    """An event of the person's socket. `at` is in milliseconds since 1970, on this machine's clock."""
+    """An event that the socket received. `at` is in milliseconds since 1970, by the local clock."""
 
     event: str
     payload: Any
@@ -42,87 +43,121 @@ class ReceivedEvent(NamedTuple):
 
 
 class ChatClient:
-    """A signed-up user. `connect` opens the chat socket; `heard` holds what it heard, in order."""
+    """One signed-up user. `received` holds the events of the chat socket, oldest first."""
 
     def __init__(self, url: str, user: Json, token: str) -> None:
         self.url, self.user, self.token = url, user, token
         self.id: str = user["id"]
         self.received: list[ReceivedEvent] = []
-        self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE, trust_env=False)
-        self.socket = _socket()
-        self.socket.on("*", self._hear)
-        self.connect_requested = False  # it has been told to; whether it can is `socket.connected`
-        self._watching: list[socketio.AsyncClient] = []
+        self.http = httpx.AsyncClient(
+            base_url=url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=REPLY_TIMEOUT_S,
+            trust_env=False,
+        )
+        self.socket = _new_socket()
+        self.socket.on("*", self._receive)
+        self.connect_requested = False  # whether it succeeded is in `socket.connected`
+        self._flow_sockets: list[socketio.AsyncClient] = []
 
     @classmethod
     async def sign_up(cls, url: str, name: str, password: str) -> Self:
-        """A new user with a session."""
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False) as http:
-            session = _checked(await http.post("/api/auth/signup", json={"username": name, "password": password})).json()
+        """Create a user on the service at `url`, and return their client."""
+        account = {"username": name, "password": password}
+        async with httpx.AsyncClient(
+            base_url=url,
+            timeout=REPLY_TIMEOUT_S,
+            trust_env=False,
+        ) as http:
+            session = _checked(await http.post("/api/auth/signup", json=account)).json()
         return cls(url, session["user"], session["token"])
 
     async def connect(self) -> None:
+        """Connect the chat socket."""
         self.connect_requested = True
-        await self.socket.connect(self.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=PATIENCE)
+        await self._connect(self.socket)
 
     async def watch_flow(self, listener: Callable[[Json], None]) -> None:
-        """Hear every flow event of the service, on a socket of its own. The service needs CHATLAB_FLOW=1."""
-        socket = _socket()
+        """Call `listener` with each stage event. The service needs CHATLAB_FLOW=1."""
+        socket = _new_socket()
         socket.on("flow", listener, namespace="/flow")
-        self._watching.append(socket)
-        await socket.connect(self.url, auth={"token": self.token}, transports=["websocket"], namespaces=["/flow"], wait_timeout=PATIENCE)
+        self._flow_sockets.append(socket)
+        await self._connect(socket, namespaces=["/flow"])
 
-    async def send_by_http(self, receiver: str, text: str, **more: Any) -> SendResult:
-        started = time.perf_counter()
-        answer = _checked(await self.http.post("/api/messages/send", json={"receiverId": receiver, "text": text, **more}))
-        return SendResult(answer.json(), f"{answer.status_code} {answer.reason_phrase}", _since(started))
+    async def _connect(self, socket: socketio.AsyncClient, **options: Any) -> None:
+        await socket.connect(
+            self.url,
+            auth={"token": self.token},
+            transports=["websocket"],
+            wait_timeout=REPLY_TIMEOUT_S,
+            **options,
+        )
 
-    async def send_by_socket(self, receiver: str, text: str, **more: Any) -> SendResult:
+    async def send_by_http(self, receiver: str, text: str, **fields: Any) -> SendResult:
+        """Send a message. `fields` are optional fields of the request, such as `clientId`."""
         started = time.perf_counter()
-        ack = await self.socket.call("sendMessage", {"receiverId": receiver, "text": text, **more}, timeout=PATIENCE)
+        request = {"receiverId": receiver, "text": text, **fields}
+        reply = _checked(await self.http.post("/api/messages/send", json=request))
+        status = f"{reply.status_code} {reply.reason_phrase}"
+        return SendResult(reply.json(), status, _ms_since(started))
+
+    async def send_by_socket(self, receiver: str, text: str, **fields: Any) -> SendResult:
+        """Send a message by the chat socket, as `send_by_http` does."""
+        started = time.perf_counter()
+        request = {"receiverId": receiver, "text": text, **fields}
+        ack = await self.socket.call("sendMessage", request, timeout=REPLY_TIMEOUT_S)
         if not ack["ok"]:
             raise _error(ack["error"])
-        return SendResult(ack["message"], "ack ok", _since(started))
+        return SendResult(ack["message"], "ack ok", _ms_since(started))
 
     async def read(self, other: str, *, fresh: bool = False, **page: int) -> ReadResult:
-        """The conversation with another user; `fresh` asks MongoDB, whatever the cache has."""
+        """Read the conversation with another user. With `fresh`, the service bypasses the cache."""
         started = time.perf_counter()
         headers = {"cache-control": "no-cache"} if fresh else {}
-        answer = _checked(await self.http.get(f"/api/messages/{other}", params=page, headers=headers))
-        return ReadResult(answer.json(), answer.headers["x-cache"], _since(started))
+        path = f"/api/messages/{other}"
+        reply = _checked(await self.http.get(path, params=page, headers=headers))
+        return ReadResult(reply.json(), reply.headers["x-cache"], _ms_since(started))
 
     async def update_settings(self, settings: Json) -> Json:
-        """Other settings of a running service, as `/lab` turns them: `cacheTtl` (s), `cacheMode`. The service needs CHATLAB_FLOW=1."""
+        """Change `cacheTtl` (seconds) or `cacheMode` of the running service, as `/lab` does.
+
+        Return the new settings. The service needs CHATLAB_FLOW=1.
+        """
         return dict(_checked(await self.http.put("/api/lab/settings", json=settings)).json())
 
-    def _hear(self, event: str, *payload: Any) -> None:
-        self.received.append(ReceivedEvent(event, payload[0] if payload else None, time.time() * 1000))
+    def _receive(self, event: str, *payload: Any) -> None:
+        now_ms = time.time() * 1000
+        self.received.append(ReceivedEvent(event, payload[0] if payload else None, now_ms))
 
     async def disconnect(self) -> None:
-        """Close the sockets; `connect` and `watch` open them again."""
-        for socket in (self.socket, *self._watching):
+        """Close the sockets. `connect` and `watch_flow` open them again."""
+        for socket in (self.socket, *self._flow_sockets):
             await socket.disconnect()
-        self._watching.clear()
+        self._flow_sockets.clear()
 
     async def close(self) -> None:
+        """Close the sockets and the HTTP connections."""
         await self.disconnect()
         await self.http.aclose()
 
 
-def _socket() -> socketio.AsyncClient:
-    """No reconnection, so that nothing is hidden. Ctrl-C stays the program's own affair: the library would cancel every task there is."""
+def _new_socket() -> socketio.AsyncClient:
+    """Return a socket that does not reconnect by itself, so that a lost connection is visible.
+
+    It leaves Ctrl-C to the program: the library's handler would cancel all tasks of the program.
+    """
     return socketio.AsyncClient(reconnection=False, handle_sigint=False)
 
 
-def _since(started: float) -> float:
+def _ms_since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if answer.is_error:
-        raise _error(answer.json())
-    return answer
+def _checked(reply: httpx.Response) -> httpx.Response:
+    if reply.is_error:
+        raise _error(reply.json())
+    return reply
 
 
-def _error(told: Json) -> ChatlabError:
-    return ERRORS.get(told["code"], ChatlabError)(told["detail"])
+def _error(body: Json) -> ChatlabError:
+    return ERRORS.get(body["code"], ChatlabError)(body["detail"])

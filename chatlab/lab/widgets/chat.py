@@ -40,8 +40,8 @@ class Tab(client.ChatClient):
         tab.told = told
         return tab
 
-    def _hear(self, event: str, *payload: Any) -> None:
-        super()._hear(event, *payload)
+    def _receive(self, event: str, *payload: Any) -> None:
+        super()._receive(event, *payload)
         self.told(self.received.pop())
 
 

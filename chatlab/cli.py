@@ -69,7 +69,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, attache
 @app.command()
 def sweep() -> None:
     """Run the worker alone: every second, what became of each `message:*` key."""
-    from chatlab.run.serving import sweep as run
+    from chatlab.run.sweeping import sweep as run
 
     run(load_settings(), console)
 
@@ -111,6 +111,6 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """JupyterLab on the notebooks, with the service running."""
-    from chatlab.run.serving import lab as run
+    from chatlab.run.jupyter import lab as run
 
     run(load_settings(), port, open_browser=browser, console=console)

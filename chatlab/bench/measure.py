@@ -27,7 +27,7 @@ from chatlab.bench.samples import summary
 from chatlab.bench.weights import CACHED, Scale, many, thousand
 from chatlab.bench.wire import Wire
 from chatlab.local.engines import Engines, open_engines
-from chatlab.run.serving import child_service
+from chatlab.run.child import child_service
 from chatlab.settings import CacheMode, Settings
 
 SECONDS = 8.0  # for each race

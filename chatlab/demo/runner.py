@@ -17,7 +17,7 @@ from chatlab.demo.servers import DemoServers
 from chatlab.demo.summary import failure_sentences, measured_figures, summary_table
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engine, open_engines
-from chatlab.run.serving import child_service
+from chatlab.run.child import child_service
 from chatlab.settings import PREFIX, CacheMode, Settings
 
 DIAGRAM_TIMES_S = (0, 2, 5, 6)

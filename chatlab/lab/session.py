@@ -38,7 +38,7 @@ from chatlab.lab.trace import Person, Trace
 from chatlab.lab.widgets import Chart, Chat, FlowMap, Stores, Timeline, TtlBoard, screen_of
 from chatlab.local.binaries import Name
 from chatlab.local.engines import Engines, open_engines
-from chatlab.run.serving import ChildService
+from chatlab.run.child import ChildService
 from chatlab.settings import Settings, load_settings
 
 PASSWORD = "everybody here has this one"  # noqa: S105 - it guards nothing: the service is private and short-lived
@@ -177,7 +177,7 @@ class Lab:
 
     @property
     def runs(self) -> bool:
-        return self._service is not None and self._service.runs
+        return self._service is not None and self._service.is_running
 
     @property
     def pid(self) -> int | None:
@@ -235,7 +235,7 @@ class Lab:
 
         Its keys begin with its name. It reports no flow, and ends with the session.
         """
-        if name not in self._beside or not self._beside[name].runs:
+        if name not in self._beside or not self._beside[name].is_running:
             own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
             settings = self._settings(**own | changed)
             self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
@@ -511,7 +511,7 @@ class Lab:
             self._complain(f"Cannot go on showing what happens: {words(wrong)}. Run the first cells again.")
 
     async def _watch_over(self, service: ChildService) -> None:
-        while service.runs:  # noqa: ASYNC110 - a look at a child process costs nothing, and half a second is soon enough for a person
+        while service.is_running:  # noqa: ASYNC110 - a look at a child process costs nothing, and half a second is soon enough for a person
             await asyncio.sleep(0.5)
         self._complain("The service has ended. Run the cell that starts it again.")
 

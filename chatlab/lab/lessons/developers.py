@@ -20,7 +20,8 @@ from chatlab.lab.looks import looked_until
 from chatlab.lab.session import PASSWORD, Lab
 from chatlab.lab.trace import Person, Rows, Trace
 from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
-from chatlab.run.serving import NOTEBOOKS, ChildService
+from chatlab.run.child import ChildService
+from chatlab.run.jupyter import NOTEBOOKS
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made

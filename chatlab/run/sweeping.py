@@ -1,0 +1,51 @@
+"""`chatlab sweep`: the sweeper in a process of its own."""
+
+import asyncio
+import contextlib
+import logging.config
+import signal
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from chatlab.cache.sweeper import Sweeper
+from chatlab.connections.redis import connect
+from chatlab.domain.trace import EventBus
+from chatlab.local.engines import Engine, open_engines
+from chatlab.local.readiness import check_configured
+from chatlab.run.console import describe_engine, log_config
+from chatlab.settings import Settings
+
+
+def sweep(settings: Settings, console: Console) -> None:
+    """Sweep until Ctrl-C or SIGTERM."""
+    with _open_redis(settings) as redis:
+        console.print(
+            f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s; Ctrl-C stops. {describe_engine(redis)}"
+        )
+        logging.config.dictConfig(log_config(settings.log_level))
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_sweep(settings, redis.url))
+
+
+@contextlib.contextmanager
+def _open_redis(settings: Settings) -> Iterator[Engine]:
+    """Yield the Redis to sweep.
+
+    If the settings name one, MongoDB is neither started nor contacted.
+    """
+    if settings.redis_url:
+        yield check_configured("redis", settings.redis_url)
+    else:
+        with open_engines(settings) as engines:
+            yield engines.redis
+
+
+async def _sweep(settings: Settings, url: str) -> None:
+    task = asyncio.current_task()
+    assert task
+    with contextlib.suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with connect(url, reply_timeout_s=None) as redis:
+        with contextlib.suppress(asyncio.CancelledError):
+            await Sweeper(redis, settings, EventBus()).run()

@@ -67,8 +67,9 @@ class RawSocket:
 async def unauthenticated(service: Service) -> AsyncIterator[RawSocket]:
     """Open a websocket that has not sent a token yet."""
     address = f"ws://127.0.0.1:{service.port}/socket.io/?EIO=4&transport=websocket"
-    limits: dict[str, Any] = {"max_size": None, "open_timeout": LIMIT_S, "close_timeout": 1}
-    async with connect(address, compression=None, **limits) as connection:
+    async with connect(
+        address, max_size=None, compression=None, open_timeout=LIMIT_S, close_timeout=1
+    ) as connection:
         socket = RawSocket(connection)
         await socket.receive_until("0")
         yield socket

@@ -11,14 +11,14 @@ import pytest
 from argon2 import PasswordHasher, extract_parameters
 from live import PASSWORD, Service, ServiceMaker, SignUp
 from shared_service import SharedService, UserMaker, create_user
-from test_contract_http import TIME, is_problem
+from test_contract_http import TIME, assert_problem
 from waiting import LIMIT_S, wait_until
 
 from chatlab.accounts import TOKEN_CACHE_S, Accounts, hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import LogIn
 from chatlab.errors import Unauthenticated
-from chatlab.store.store import Store
+from chatlab.store.users import UserStore
 
 pytest_plugins = ["patient_plugin"]
 
@@ -55,7 +55,7 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
         assert (await http.get("/api/auth/me", headers=second)).json() == user
         ended = await http.post("/api/auth/logout", headers=first)
         assert (ended.status_code, ended.content) == (204, b"")
-        is_problem(await http.get("/api/auth/me", headers=first), 401, "unauthenticated")
+        assert_problem(await http.get("/api/auth/me", headers=first), 401, "unauthenticated")
         assert (await http.get("/api/auth/me", headers=second)).json() == user
 
 
@@ -79,7 +79,7 @@ async def test_an_old_session_is_dead(shared: SharedService, new_user: UserMaker
     ann = new_user()
     past = shared.database["sessions"].find_one({"userId": ann.id}) or {}
     shared.database["sessions"].update_one({"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}})
-    is_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
+    assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
 
 
 async def test_a_name_is_taken_once(shared: SharedService) -> None:
@@ -89,7 +89,7 @@ async def test_a_name_is_taken_once(shared: SharedService) -> None:
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
     for number, answer in enumerate(answers):
         if answer.status_code == 409:
-            is_problem(answer, 409, "conflict")
+            assert_problem(answer, 409, "conflict")
         logged_in = await post(shared.service, "login", {"username": name, "password": f"{number} {PASSWORD}"})
         assert (logged_in.status_code == 200) == (answer.status_code == 201)
 
@@ -112,7 +112,7 @@ async def test_a_name_is_taken_once(shared: SharedService) -> None:
 )
 async def test_a_wrong_sign_up_is_refused(shared: SharedService, body: dict[str, str]) -> None:
     """Names are handles, passwords have 8 to 256 characters; nobody is made of anything else."""
-    is_problem(await post(shared.service, "signup", body), 422, "invalid")
+    assert_problem(await post(shared.service, "signup", body), 422, "invalid")
     assert shared.database["users"].find_one({"_id": body["username"]}) is None
 
 
@@ -132,17 +132,17 @@ class StubStore:
     def __init__(self, users: dict[str, str], sessions: dict[str, str]) -> None:
         self._users, self.living, self.looked_up = users, sessions, 0
 
-    async def user(self, name: str) -> dict[str, Any] | None:
+    async def find(self, name: str) -> dict[str, Any] | None:
         return {"_id": name, "passwordHash": self._users[name]} if name in self._users else None
 
-    async def sessions(self, hashes: list[str]) -> dict[str, UserId]:
+    async def find_sessions(self, hashes: list[str]) -> dict[str, UserId]:
         self.looked_up += 1
         return {one: UserId(self.living[one]) for one in hashes if one in self.living}
 
 
 def accounts_on(store: StubStore) -> Accounts:
     """Return accounts without limits."""
-    return Accounts(cast(Store, store), login_limit=0, session_days=1, rate_limit=0)
+    return Accounts(cast(UserStore, store), login_limit=0, session_days=1, rate_limit=0)
 
 
 async def test_an_unknown_name_costs_as_much_as_a_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp,
     assert await log_in("ann", PASSWORD) == 200
     assert [await log_in("ann", "wrong") for _ in range(4)] == [401, 401, 401, 429]
     refused = await post(service, "login", {"username": "ann", "password": PASSWORD})
-    is_problem(refused, 429, "rate_limited")
+    assert_problem(refused, 429, "rate_limited")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert await log_in("bob", PASSWORD) == 200
     assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [200, 200]
@@ -218,13 +218,13 @@ async def test_a_log_out_is_felt_everywhere(start: ServiceMaker, database: Any) 
     sockets = [await ann.connect(), await ann_there.connect()]
     assert (await ann_there.http.get("/api/auth/me")).status_code == 200  # known there now
     assert (await ann.http.post("/api/auth/logout")).status_code == 204
-    is_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
+    assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
     await wait_until(lambda: not sockets[0].connected, "the socket in the same process to be closed")
     there_now = await wait_until(
         lambda: ann_there.http.get("/api/auth/me"),
         "the other process to reject the token",
         is_reached=lambda answer: answer.status_code != 200,
     )
-    is_problem(there_now, 401, "unauthenticated")
+    assert_problem(there_now, 401, "unauthenticated")
     await wait_until(lambda: not sockets[1].connected, "the socket in the other process to be closed")
     await asyncio.gather(ann.close(), ann_there.close())

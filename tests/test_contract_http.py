@@ -1,4 +1,4 @@
-"""The HTTP door, line by line of the contract: what each request answers, and how it refuses."""
+"""The HTTP contract: the response to each request, and the error responses."""
 
 import asyncio
 import json
@@ -13,7 +13,19 @@ from waiting import wait_until
 
 EMOJI = "\N{THUMBS UP SIGN}"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-MESSAGE = ["_id", "seq", "version", "senderId", "receiverId", "text", "clientId", "reactions", "createdAt", "editedAt", "deletedAt"]
+MESSAGE = [
+    "_id",
+    "seq",
+    "version",
+    "senderId",
+    "receiverId",
+    "text",
+    "clientId",
+    "reactions",
+    "createdAt",
+    "editedAt",
+    "deletedAt",
+]
 
 pytest_plugins = ["patient_plugin"]
 
@@ -24,8 +36,8 @@ def shared(patient_shared: SharedService) -> SharedService:
     return patient_shared
 
 
-def is_problem(answer: httpx.Response, status: int, code: str) -> None:
-    """An RFC 9457 problem with exactly the fields of the contract."""
+def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
+    """Check that a response is an RFC 9457 problem with exactly the fields of the contract."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -37,9 +49,15 @@ def is_problem(answer: httpx.Response, status: int, code: str) -> None:
 
 
 async def test_a_message_has_exactly_its_fields(new_user: UserMaker) -> None:
-    """A fresh message: 24 hex digits, seq and version 1, the session's user as sender, and times with milliseconds and Z."""
+    """A new message has exactly the fields of the contract.
+
+    The id has 24 hex digits, seq and version are 1, and the sender is the user of the session.
+    Times have milliseconds and end in Z. The text is trimmed.
+    """
     ann, bob = new_user(), new_user()
-    answer = await ann.http.post("/api/messages/send", json={"receiverId": bob.id, "text": " hello ", "clientId": "c1"})
+    answer = await ann.http.post(
+        "/api/messages/send", json={"receiverId": bob.id, "text": " hello ", "clientId": "c1"}
+    )
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.headers["cache-control"] == "no-store"
     message = answer.json()
@@ -60,7 +78,7 @@ async def test_a_message_has_exactly_its_fields(new_user: UserMaker) -> None:
 
 
 async def test_seq_counts_for_both_participants_together(new_user: UserMaker) -> None:
-    """Within a conversation seq is 1, 2, 3 whoever writes; another conversation counts for itself."""
+    """In a conversation seq counts the messages of both senders. Each conversation starts at 1."""
     ann, bob, eve = new_user(), new_user(), new_user()
     steps = [(ann, bob), (bob, ann), (ann, eve), (ann, bob), (ann, ann), (bob, ann)]
     assert [(await one.send(other, "x"))["seq"] for one, other in steps] == [1, 2, 1, 3, 1, 4]
@@ -69,7 +87,11 @@ async def test_seq_counts_for_both_participants_together(new_user: UserMaker) ->
 
 
 async def test_a_message_changes_as_the_contract_says(new_user: UserMaker) -> None:
-    """Edit, reactions and deletion answer the whole message; version grows by one with each real change, seq and createdAt stay."""
+    """Edits, reactions and deletions return the whole message.
+
+    Each change adds one to the version. A request that changes nothing returns the message as it
+    is. Both participants read the last version.
+    """
     ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "hello")
     url = f"/api/messages/{sent['_id']}"
@@ -90,39 +112,55 @@ async def test_a_message_changes_as_the_contract_says(new_user: UserMaker) -> No
     assert deleted == none | {"text": "", "version": 7, "deletedAt": deleted["deletedAt"]}
     assert TIME.fullmatch(deleted["deletedAt"])
     assert (await ann.http.delete(url)).json() == deleted
-    assert [(await reader.read(other)).json() for reader, other in ((ann, bob), (bob, ann))] == [[deleted], [deleted]]
+    assert [(await reader.read(other)).json() for reader, other in ((ann, bob), (bob, ann))] == [
+        [deleted],
+        [deleted],
+    ]
 
 
 async def test_changes_after_a_deletion_are_a_conflict(new_user: UserMaker) -> None:
-    """What is deleted is not edited and not reacted to, and stays as it is."""
+    """A deleted message rejects edits and reactions, and does not change."""
     ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "hello")
     url = f"/api/messages/{sent['_id']}"
     deleted = (await ann.http.delete(url)).json()
-    is_problem(await ann.http.patch(url, json={"text": "back"}), 409, "conflict")
-    is_problem(await bob.http.put(f"{url}/reactions/{EMOJI}"), 409, "conflict")
+    assert_problem(await ann.http.patch(url, json={"text": "back"}), 409, "conflict")
+    assert_problem(await bob.http.put(f"{url}/reactions/{EMOJI}"), 409, "conflict")
     assert (await bob.read(ann)).json() == [deleted]
 
 
-async def test_concurrent_changes_all_count(new_user: UserMaker) -> None:
-    """Ten edits at once give ten versions, and the last version is what both read."""
+async def test_concurrent_edits_each_get_a_version(new_user: UserMaker) -> None:
+    """Ten concurrent edits create ten versions, and both participants read the last one."""
     ann, bob = new_user(), new_user()
     sent = await ann.send(bob, "0")
     url = f"/api/messages/{sent['_id']}"
-    edits = [answer.json() for answer in await asyncio.gather(*(ann.http.patch(url, json={"text": str(n)}) for n in range(10)))]
+    edits = [
+        answer.json()
+        for answer in await asyncio.gather(
+            *(ann.http.patch(url, json={"text": str(n)}) for n in range(10))
+        )
+    ]
     assert sorted(edit["version"] for edit in edits) == list(range(2, 12))
     assert (await bob.read(ann)).json() == [max(edits, key=lambda edit: int(edit["version"]))]
 
 
-async def test_users_are_listed_by_their_last_message(new_user: UserMaker) -> None:
-    """The other users with exactly their fields, the most recent conversation first; unread counts what has come since the mark."""
+async def test_users_are_sorted_by_their_last_message(new_user: UserMaker) -> None:
+    """The list has the other users, the most recent conversation first, with the contract's fields.
+
+    `unread` counts the messages of the other user above the reader's mark. `readUpTo` is the mark
+    of the other user.
+    """
     ann, bob, eve = new_user(), new_user(), new_user()
     await ann.send(eve, "to eve")
     await bob.send(ann, "one")
-    await asyncio.sleep(0.002)  # createdAt has milliseconds
+    await asyncio.sleep(0.002)  # createdAt has a resolution of one millisecond
     last = await bob.send(ann, "two")
     rows = (await ann.http.get("/api/users")).json()
-    assert all(list(row) == ["id", "displayName", "createdAt", "online", "unread", "lastMessage", "readUpTo"] for row in rows)
+    assert all(
+        list(row)
+        == ["id", "displayName", "createdAt", "online", "unread", "lastMessage", "readUpTo"]
+        for row in rows
+    )
     assert rows[0] | {"createdAt": ""} == {
         "id": bob.id,
         "displayName": bob.id.title(),
@@ -132,33 +170,51 @@ async def test_users_are_listed_by_their_last_message(new_user: UserMaker) -> No
         "lastMessage": last,
         "readUpTo": 0,
     }
-    assert (rows[1]["id"], rows[1]["unread"], rows[1]["lastMessage"]["text"]) == (eve.id, 0, "to eve")
+    assert (rows[1]["id"], rows[1]["unread"], rows[1]["lastMessage"]["text"]) == (
+        eve.id,
+        0,
+        "to eve",
+    )
     assert ann.id not in [row["id"] for row in rows]
     assert {row["lastMessage"] for row in rows[2:]} == {None}
     marked = await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})
     assert (marked.status_code, marked.content) == (204, b"")
     assert await unread(ann, bob) == 1
     await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 2})
-    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})  # a mark never goes back
+    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})  # a mark never moves back
     assert await unread(ann, bob) == 0
-    assert await unread(bob, ann) == 0  # one's own messages are read
-    assert [row["readUpTo"] for row in (await bob.http.get("/api/users")).json() if row["id"] == ann.id] == [2]
+    assert await unread(bob, ann) == 0  # own messages do not count as unread
+    assert [
+        row["readUpTo"] for row in (await bob.http.get("/api/users")).json() if row["id"] == ann.id
+    ] == [2]
 
 
 async def unread(reader: User, other: User) -> int:
-    """What the list of users says about one of them."""
+    """Return the number of unread messages that the list of users shows for `other`."""
     rows = {row["id"]: row for row in (await reader.http.get("/api/users")).json()}
     return int(rows[other.id]["unread"])
 
 
-REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
+ERRORS: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("GET", "/api/users", {"headers": {"authorization": ""}}, 401, "unauthenticated"),
     ("GET", "/api/users", {"headers": {"authorization": "Basic YTpi"}}, 401, "unauthenticated"),
-    ("POST", "/api/auth/login", {"json": {"username": "nobody-at-all", "password": PASSWORD}}, 401, "unauthenticated"),
-    ("POST", "/api/messages/send", {"json": {"receiverId": "nobody-at-all", "text": "x"}}, 404, "not_found"),
-    ("GET", "/api/messages/nobody-at-all", {}, 404, "not_found"),
+    (
+        "POST",
+        "/api/auth/login",
+        {"json": {"username": "unknown-user", "password": PASSWORD}},
+        401,
+        "unauthenticated",
+    ),
+    (
+        "POST",
+        "/api/messages/send",
+        {"json": {"receiverId": "unknown-user", "text": "x"}},
+        404,
+        "not_found",
+    ),
+    ("GET", "/api/messages/unknown-user", {}, 404, "not_found"),
     ("PATCH", f"/api/messages/{'0' * 24}", {"json": {"text": "x"}}, 404, "not_found"),
-    ("GET", "/api/nothing-here", {}, 404, "not_found"),
+    ("GET", "/api/unknown-route", {}, 404, "not_found"),
     ("GET", "/api/users/", {}, 404, "not_found"),
     ("PUT", "/api/users", {}, 405, "method_not_allowed"),
     ("POST", "/api/messages/send", {"content": "{"}, 422, "invalid"),
@@ -174,17 +230,22 @@ REFUSALS: list[tuple[str, str, dict[str, Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "more", "status", "code"), REFUSALS)
-async def test_a_refusal_is_a_problem(new_user: UserMaker, method: str, path: str, more: dict[str, Any], status: int, code: str) -> None:
-    """Every error is problem+json with type, title, status, detail and code; a 401 names the scheme, a 405 what is allowed."""
+@pytest.mark.parametrize(("method", "path", "more", "status", "code"), ERRORS)
+async def test_an_error_is_a_problem(
+    new_user: UserMaker, method: str, path: str, more: dict[str, Any], status: int, code: str
+) -> None:
+    """Every error is a problem with the fields of the contract.
+
+    A 401 names the authentication scheme; a 405 lists the allowed methods.
+    """
     answer = await new_user().http.request(method, path, **more)
-    is_problem(answer, status, code)
+    assert_problem(answer, status, code)
     assert ("www-authenticate" in answer.headers) == (status == 401)
     assert ("allow" in answer.headers) == (status == 405)
 
 
 async def test_the_largest_body_is_64_kb(new_user: UserMaker) -> None:
-    """A body of 65,536 bytes is read, one more byte is too large, also when it comes in pieces and says no length."""
+    """A body of 65,536 bytes is accepted; a larger one is rejected, with or without a length."""
     ann, bob = new_user(), new_user()
     body = f'{{"receiverId": "{bob.id}", "text": "hello"'.encode()
     fits = body + b" " * (65_535 - len(body)) + b"}"
@@ -194,16 +255,21 @@ async def test_the_largest_body_is_64_kb(new_user: UserMaker) -> None:
         for start in range(0, 2**20, 4096):
             yield b" " * 4096 if start else fits[:4096]
 
-    is_problem(await ann.http.post("/api/messages/send", content=fits[:-1] + b" }"), 413, "too_large")
-    is_problem(await ann.http.post("/api/messages/send", content=pieces()), 413, "too_large")
+    assert_problem(
+        await ann.http.post("/api/messages/send", content=fits[:-1] + b" }"), 413, "too_large"
+    )
+    assert_problem(await ann.http.post("/api/messages/send", content=pieces()), 413, "too_large")
 
 
-async def test_the_pages_need_no_token(shared: SharedService) -> None:
-    """Health, readiness, metrics and OpenAPI answer anybody; OpenAPI knows every request of the contract."""
+async def test_health_metrics_and_docs_need_no_token(shared: SharedService) -> None:
+    """Health, metrics and OpenAPI need no token. OpenAPI has every request of the contract."""
     async with httpx.AsyncClient(base_url=shared.service.url) as http:
         for path in ("/healthz", "/readyz"):
             answer = await http.get(path)
-            assert (answer.status_code, answer.json()) == (200, {"status": "ok", "mongodb": "up", "redis": "up"})
+            assert (answer.status_code, answer.json()) == (
+                200,
+                {"status": "ok", "mongodb": "up", "redis": "up"},
+            )
         metrics = await http.get("/metrics")
         assert metrics.headers["content-type"].startswith("text/plain")
         assert "chatlab_reads_total" in metrics.text
@@ -228,38 +294,64 @@ async def test_the_pages_need_no_token(shared: SharedService) -> None:
     }
 
 
-async def test_openapi_says_what_is_answered(shared: SharedService) -> None:
-    """Every request declares its statuses; 429 and 503 say when to try again, a history where it came from, a message its times."""
+async def test_openapi_describes_the_responses(shared: SharedService) -> None:
+    """Every request declares its statuses.
+
+    429 and 503 declare `Retry-After`, a history declares `X-Cache`, and a message declares the
+    format of its times.
+    """
     async with httpx.AsyncClient(base_url=shared.service.url) as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
-    declared = {f"{method.upper()} {path}": found["responses"] for path, methods in paths.items() for method, found in methods.items()}
-    done = {"POST /api/auth/signup": "201", "POST /api/auth/logout": "204", "POST /api/messages/{userId}/read": "204"}
+    declared = {
+        f"{method.upper()} {path}": found["responses"]
+        for path, methods in paths.items()
+        for method, found in methods.items()
+    }
+    done = {
+        "POST /api/auth/signup": "201",
+        "POST /api/auth/logout": "204",
+        "POST /api/messages/{userId}/read": "204",
+    }
     for request, answers in declared.items():
         if " /api/" in request:
             assert set(answers) == {done.get(request, "200"), "429", "503", "default"}, request
-            assert [list(answers[status].get("headers", ())) for status in ("429", "503")] == [["Retry-After"]] * 2
+            assert [list(answers[status].get("headers", ())) for status in ("429", "503")] == [
+                ["Retry-After"]
+            ] * 2
     for page in ("GET /healthz", "GET /readyz"):
         assert set(declared[page]) == {"200", "503"}
-        assert all("status" in answer["content"]["application/json"]["schema"]["required"] for answer in declared[page].values())
+        assert all(
+            "status" in answer["content"]["application/json"]["schema"]["required"]
+            for answer in declared[page].values()
+        )
     history = declared["GET /api/messages/{userId}"]["200"]
     assert list(history["headers"]) == ["X-Cache"]
     times = history["content"]["application/json"]["schema"]["items"]["properties"]
-    assert [json.dumps(times[name]).count("date-time") for name in ("createdAt", "editedAt", "deletedAt")] == [1, 1, 1]
+    assert [
+        json.dumps(times[name]).count("date-time")
+        for name in ("createdAt", "editedAt", "deletedAt")
+    ] == [1, 1, 1]
 
 
-async def test_metrics_count_what_happened(new_user: UserMaker) -> None:
-    """Sends by transport, reads by outcome, and errors by code grow by exactly what was done."""
+async def test_metrics_count_requests(new_user: UserMaker) -> None:
+    """The metrics count each send by transport, each read by outcome, and each error by code."""
     ann, bob = new_user(), new_user()
     before = await wait_until(
-        lambda: counted(ann), "the sockets of earlier tests to close", is_reached=lambda found: found["chatlab_sockets"] == 0
+        lambda: metrics_of(ann),
+        "the sockets of earlier tests to close",
+        is_reached=lambda found: found["chatlab_sockets"] == 0,
     )
     await ann.send(bob, "one")
     await ann.send(bob, "two", door="socket")
     await ann.read(bob)
     await ann.read(bob, fresh=True)
     await ann.send(bob, "")
-    after = await counted(ann)
-    grown = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    after = await metrics_of(ann)
+    grown = {
+        name: after[name] - before.get(name, 0)
+        for name in after
+        if after[name] != before.get(name, 0)
+    }
     expected = {
         'chatlab_sends_total{door="http"}': 1,
         'chatlab_sends_total{door="socket"}': 1,
@@ -271,17 +363,26 @@ async def test_metrics_count_what_happened(new_user: UserMaker) -> None:
     assert {name: grown.get(name) for name in expected} == expected
 
 
-async def counted(someone: User) -> dict[str, float]:
-    """All metrics by name and labels."""
-    lines = (await someone.http.get("/metrics")).text.splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+async def metrics_of(user: User) -> dict[str, float]:
+    """Return the values of all metrics by name and labels."""
+    lines = (await user.http.get("/metrics")).text.splitlines()
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
 
 
-async def test_kinds_of_reactions_have_an_end(shared: SharedService, new_user: UserMaker) -> None:
-    """Fifty kinds fit on a message; one more kind is a conflict, and one more of a kind that is there is not."""
+async def test_a_message_has_at_most_fifty_emojis(
+    shared: SharedService, new_user: UserMaker
+) -> None:
+    """A message accepts reactions with 50 different emojis. Users can still add to these 50."""
     ann, bob = new_user(), new_user()
     message = await ann.send(bob, "react!")
     kinds = [chr(0x1F400 + number) for number in range(51)]
-    answers = [await ann.http.put(f"/api/messages/{message['_id']}/reactions/{kind}") for kind in kinds]
+    answers = [
+        await ann.http.put(f"/api/messages/{message['_id']}/reactions/{kind}") for kind in kinds
+    ]
     assert [answer.status_code for answer in answers] == [200] * 50 + [409]
-    assert (await bob.http.put(f"/api/messages/{message['_id']}/reactions/{kinds[0]}")).status_code == 200
+    assert (
+        await bob.http.put(f"/api/messages/{message['_id']}/reactions/{kinds[0]}")
+    ).status_code == 200

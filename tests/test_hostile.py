@@ -1,11 +1,14 @@
-"""What no honest client says. Whatever comes in at either door: no 5xx, nothing changed, nothing echoed, and the next one is served."""
+"""Invalid and hostile input at both transports.
+
+Whatever a client sends, there is no 5xx, no document changes, no response repeats the input, and
+the next request works.
+"""
 
 import asyncio
 import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -15,8 +18,8 @@ from raw_socket import raw_socket
 from shared_service import SharedService, UserMaker
 from waiting import LIMIT_S, wait_until
 
-MARKER = "zebra7marker"  # in every input, in no answer
-DEEP = 100_000
+MARKER = "zebra7marker"  # part of every input, and never of a response
+NESTING = 100_000
 
 pytest_plugins = ["patient_plugin"]
 
@@ -27,7 +30,7 @@ def shared(patient_shared: SharedService) -> SharedService:
     return patient_shared
 
 
-VALUES: dict[str, str] = {  # JSON texts, for a place where a name, an id or a text belongs
+VALUES: dict[str, str] = {  # JSON texts, used instead of a name, an id or a text
     "lone surrogate": f'"{MARKER}\\ud800"',
     "surrogates the wrong way round": f'"\\udc00\\ud800{MARKER}"',
     "NaN": "NaN",
@@ -52,7 +55,7 @@ VALUES: dict[str, str] = {  # JSON texts, for a place where a name, an id or a t
     "a raw NUL": f'"{MARKER}\x00"',
 }
 
-NAMES: dict[str, str] = {  # strings that are no name and no id
+NAMES: dict[str, str] = {  # strings that are not a valid user id
     "a pair": f"{MARKER}:b",
     "a star": f"*{MARKER}*",
     "a brace": f"{{{MARKER}}}",
@@ -77,7 +80,7 @@ NAMES: dict[str, str] = {  # strings that are no name and no id
     "nothing": "",
 }
 
-WHOLE: dict[str, bytes] = {  # bodies as they are
+WHOLE: dict[str, bytes] = {  # complete bodies
     "nothing": b"",
     "blanks": b"   ",
     "not JSON": MARKER.encode(),
@@ -94,31 +97,35 @@ WHOLE: dict[str, bytes] = {  # bodies as they are
     "deep lists that end": b"[" * 30_000 + b"]" * 30_000,
     "deep objects": b'{"a":' * 12_000 + b"1" + b"}" * 12_000,
     "a deep receiver": b'{"text": "x", "receiverId": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
-    "100,000 levels": b"[" * DEEP + b"]" * DEEP,
+    "100,000 levels": b"[" * NESTING + b"]" * NESTING,
     "1 MB": b'{"text": "' + MARKER.encode() + b"x" * 2**20 + b'"}',
     "a form": b"receiverId=" + MARKER.encode() + b"&text=x",
     "many fields": json.dumps({f"{MARKER}{n}": n for n in range(3000)}).encode(),
-    "dotted keys": json.dumps({"receiverId.$gt": MARKER, "$set": {"text": MARKER}, "a.b": 1}).encode(),
+    "dotted keys": json.dumps(
+        {"receiverId.$gt": MARKER, "$set": {"text": MARKER}, "a.b": 1}
+    ).encode(),
 }
 
 
 def bodies(receiver: str) -> dict[str, bytes]:
-    """Bodies of a send, none of which is one."""
+    """Return bodies that are not a valid send request."""
     found = {f"{name} as a body": body for name, body in WHOLE.items()}
     fields = {"receiverId": f'"{receiver}"', "text": f'"{MARKER}"', "clientId": "null"}
     for name, place in itertools.product(VALUES, fields):
         parts = fields | {place: VALUES[name]}
-        found[f"{name} as {place}"] = ("{" + ", ".join(f'"{key}": {value}' for key, value in parts.items()) + "}").encode(
-            "utf-8", "surrogatepass"
-        )
+        found[f"{name} as {place}"] = (
+            "{" + ", ".join(f'"{key}": {value}' for key, value in parts.items()) + "}"
+        ).encode("utf-8", "surrogatepass")
     for name, value in NAMES.items():
         found[f"{name} as receiverId"] = json.dumps({"receiverId": value, "text": MARKER}).encode()
-    found["twice the receiver"] = f'{{"receiverId": "{receiver}", "receiverId": ["{MARKER}"], "text": "x"}}'.encode()
+    found["twice the receiver"] = (
+        f'{{"receiverId": "{receiver}", "receiverId": ["{MARKER}"], "text": "x"}}'.encode()
+    )
     return found
 
 
 def paths() -> list[tuple[str, str]]:
-    """Requests whose address is wrong."""
+    """Return the methods and paths of requests with an invalid path or query."""
     odd = [
         *NAMES.values(),
         "%",
@@ -129,13 +136,28 @@ def paths() -> list[tuple[str, str]]:
         "%F0%28%8C%28",
         "%0d%0aX-Forged:%201",
         "a" * 30_000,
-        "nobody;x=1",
+        "unknown;x=1",
         "send",
     ]
     quoted = [name if name.startswith("%") else quote(name, safe=";=") for name in odd]
-    wrong = [("GET", f"/api/messages/{name}") for name in quoted] + [("PATCH", f"/api/messages/{name}") for name in quoted]
-    emoji = ["$set", "a.b", "x", "%00", "%ff", "%F0%9F%91%8D%F0%9F%91%8D", "__proto__", "%F0%9F%91%8D." + MARKER]
-    wrong += [(method, f"/api/messages/{'0' * 24}/reactions/{name}") for name in emoji for method in ("PUT", "DELETE")]
+    wrong = [("GET", f"/api/messages/{name}") for name in quoted] + [
+        ("PATCH", f"/api/messages/{name}") for name in quoted
+    ]
+    emoji = [
+        "$set",
+        "a.b",
+        "x",
+        "%00",
+        "%ff",
+        "%F0%9F%91%8D%F0%9F%91%8D",
+        "__proto__",
+        "%F0%9F%91%8D." + MARKER,
+    ]
+    wrong += [
+        (method, f"/api/messages/{'0' * 24}/reactions/{name}")
+        for name in emoji
+        for method in ("PUT", "DELETE")
+    ]
     queries = [
         "limit=0",
         "limit=-1",
@@ -147,8 +169,18 @@ def paths() -> list[tuple[str, str]]:
         "limit=",
         "limit[$gt]=1",
     ]
-    queries += [f"before={2**64}", "before=-1", f"after[{MARKER}]=1&after=x", "after=%ff", "after=1&after=x", "after=1e9", "before=0x10"]
-    return wrong + [("GET", f"/api/messages/{{bob}}?{query}") for query in queries if query != "limit[$gt]=1"]
+    queries += [
+        f"before={2**64}",
+        "before=-1",
+        f"after[{MARKER}]=1&after=x",
+        "after=%ff",
+        "after=1&after=x",
+        "after=1e9",
+        "before=0x10",
+    ]
+    return wrong + [
+        ("GET", f"/api/messages/{{bob}}?{query}") for query in queries if query != "limit[$gt]=1"
+    ]
 
 
 HEADERS: list[dict[bytes, bytes]] = [
@@ -163,7 +195,7 @@ HEADERS: list[dict[bytes, bytes]] = [
 
 @pytest.fixture
 async def two(shared: SharedService, new_user: UserMaker) -> AsyncIterator[tuple[User, User]]:
-    """Two people with a message; nothing of all that MongoDB holds may have changed at the end."""
+    """Two users with a message. At the end, MongoDB must still hold the same documents."""
     ann, bob = new_user(), new_user()
     await ann.send(bob, "hello")
     before = shared.everything()
@@ -171,8 +203,8 @@ async def two(shared: SharedService, new_user: UserMaker) -> AsyncIterator[tuple
     assert shared.everything() == before
 
 
-def is_refused(answer: httpx.Response, case: object) -> None:
-    """A 4xx of the contract that does not repeat the input, in body or headers."""
+def assert_rejected(answer: httpx.Response, case: object) -> None:
+    """Check that the response is a 4xx, and that neither body nor headers repeat the input."""
     assert 400 <= answer.status_code < 500, (case, answer.status_code, answer.text[:300])
     assert MARKER not in answer.text.lower(), (case, answer.text[:300])
     assert MARKER not in str(answer.headers).lower(), (case, answer.headers)
@@ -181,113 +213,181 @@ def is_refused(answer: httpx.Response, case: object) -> None:
         assert answer.json()["status"] == answer.status_code
 
 
-async def still_served(someone: User) -> None:
-    """An ordinary request works."""
-    assert (await someone.http.get("/api/auth/me")).json()["id"] == someone.id
+async def assert_still_served(user: User) -> None:
+    """Check that an ordinary request works."""
+    assert (await user.http.get("/api/auth/me")).json()["id"] == user.id
 
 
-async def test_bodies(two: tuple[User, User]) -> None:
-    """Every body that is no send is refused as one problem, whatever type it claims to have."""
+async def test_invalid_bodies_of_a_send(two: tuple[User, User]) -> None:
+    """Every body that is not a valid send request is rejected with a problem."""
     ann, bob = two
     count = 0
     for case, body in bodies(bob.id).items():
-        if case == "null as clientId":  # which is one
+        if case == "null as clientId":  # the only valid one
             continue
         answer = await ann.http.post("/api/messages/send", content=body)
-        is_refused(answer, case)
+        assert_rejected(answer, case)
         assert answer.json()["code"] in ("invalid", "too_large", "not_found"), case
-        await still_served(ann)
+        await assert_still_served(ann)
         count += 1
     assert count >= 100
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/api/auth/signup"), ("POST", "/api/auth/login"), ("PATCH", "/api/messages/{message}"), ("POST", "/api/messages/{bob}/read")],
+    [
+        ("POST", "/api/auth/signup"),
+        ("POST", "/api/auth/login"),
+        ("PATCH", "/api/messages/{message}"),
+        ("POST", "/api/messages/{bob}/read"),
+    ],
 )
-async def test_bodies_elsewhere(shared: SharedService, two: tuple[User, User], method: str, path: str) -> None:
-    """The other requests that have a body refuse the same."""
+async def test_invalid_bodies_of_other_requests(
+    shared: SharedService, two: tuple[User, User], method: str, path: str
+) -> None:
+    """The other requests with a body reject invalid bodies too."""
     ann, bob = two
     message = (await ann.read(bob)).json()[0]["_id"]
-    field = {"signup": "username", "login": "password", "read": "seq"}.get(path.rpartition("/")[2], "text")
-    more = '"password": "long enough", ' if field == "username" else '"username": "x", ' if field == "password" else ""
-    wrong = dict(WHOLE) | {name: f'{{{more}"{field}": {value}}}'.encode("utf-8", "surrogatepass") for name, value in VALUES.items()}
+    field = {"signup": "username", "login": "password", "read": "seq"}.get(
+        path.rpartition("/")[2], "text"
+    )
+    more = (
+        '"password": "long enough", '
+        if field == "username"
+        else '"username": "x", '
+        if field == "password"
+        else ""
+    )
+    wrong = dict(WHOLE) | {
+        name: f'{{{more}"{field}": {value}}}'.encode("utf-8", "surrogatepass")
+        for name, value in VALUES.items()
+    }
     for case, body in wrong.items():
-        is_refused(await ann.http.request(method, path.format(bob=bob.id, message=message), content=body), case)
-    await still_served(ann)
+        assert_rejected(
+            await ann.http.request(method, path.format(bob=bob.id, message=message), content=body),
+            case,
+        )
+    await assert_still_served(ann)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", MARKER, "\xff"])
-async def test_the_type_of_a_body_matters_little(two: tuple[User, User], kind: str) -> None:
-    """A body is read as JSON whatever it is called; what is not JSON is refused."""
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/plain",
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+        MARKER,
+        "\xff",
+    ],
+)
+async def test_the_content_type_is_ignored(two: tuple[User, User], kind: str) -> None:
+    """A body is parsed as JSON for every content type, and rejected if it is not JSON."""
     ann, _ = two
     body = f'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n{MARKER}\r\n--x--'.encode()
-    is_refused(await ann.http.post("/api/messages/send", content=body, headers={b"content-type": kind.encode("latin-1")}), kind)
+    assert_rejected(
+        await ann.http.post(
+            "/api/messages/send", content=body, headers={b"content-type": kind.encode("latin-1")}
+        ),
+        kind,
+    )
 
 
-async def test_addresses(two: tuple[User, User]) -> None:
-    """Every address that names nothing is refused, however it is spelt."""
+async def test_invalid_paths(two: tuple[User, User]) -> None:
+    """Every invalid path is rejected, in every encoding."""
     ann, bob = two
     for method, path in paths():
         url = httpx.URL(ann.service.url).copy_with(raw_path=path.replace("{bob}", bob.id).encode())
-        answer = await ann.http.request(method, url, json={"text": MARKER} if method == "PATCH" else None)
+        answer = await ann.http.request(
+            method, url, json={"text": MARKER} if method == "PATCH" else None
+        )
         if len(path) < 20_000:
-            is_refused(answer, (method, path[:80]))
+            assert_rejected(answer, (method, path[:80]))
         else:
             assert answer.status_code < 500
-    await still_served(ann)
+    await assert_still_served(ann)
 
 
-async def test_unknown_query_names_are_ignored(two: tuple[User, User]) -> None:
-    """Names of Python's own, operators and others mean nothing in a query."""
+async def test_unknown_query_parameters_are_ignored(two: tuple[User, User]) -> None:
+    """Query parameters named like Python attributes or MongoDB operators have no effect."""
     ann, bob = two
-    for query in ("cls=1", "self=1", "limit[$gt]=1", "__class__=x", "model_config=1", f"{MARKER}=1", "=", "&&", "%00=%00"):
+    for query in (
+        "cls=1",
+        "self=1",
+        "limit[$gt]=1",
+        "__class__=x",
+        "model_config=1",
+        f"{MARKER}=1",
+        "=",
+        "&&",
+        "%00=%00",
+    ):
         answer = await ann.http.get(f"/api/messages/{bob.id}?{query}")
         assert answer.status_code == 200, query
         assert MARKER not in answer.text
 
 
-async def test_headers(two: tuple[User, User]) -> None:
-    """A token that is none is refused, whatever bytes it has."""
+async def test_invalid_tokens(two: tuple[User, User]) -> None:
+    """An invalid Authorization header is rejected, whatever bytes it has."""
     ann, _ = two
     for headers in HEADERS:
-        is_refused(await ann.http.get("/api/auth/me", headers=headers), headers)
-    await still_served(ann)
+        assert_rejected(await ann.http.get("/api/auth/me", headers=headers), headers)
+    await assert_still_served(ann)
 
 
 UPGRADE = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
+RAW_MARKER = MARKER.encode()
+USERS = b"GET /api/users HTTP/1.1\r\n"
+LOGIN = b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\n"
+
 RAW_HTTP: dict[str, bytes] = {
-    "no HTTP": MARKER.encode() + b"\r\n\r\n",
+    "no HTTP": RAW_MARKER + b"\r\n\r\n",
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
     "a bare byte": b"\x00",
-    "raw bytes in the path": b"GET /api/messages/\xff\xfe" + MARKER.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "raw bytes in the path": b"GET /api/messages/\xff\xfe"
+    + RAW_MARKER
+    + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "a space in the path": b"GET /api/messages/a b HTTP/1.1\r\nHost: x\r\n\r\n",
     "no path": b"GET HTTP/1.1\r\n\r\n",
-    "a header without a colon": b"GET / HTTP/1.1\r\n" + MARKER.encode() + b"\r\n\r\n",
-    "a negative length": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "two lengths": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-    "a length and chunks": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a wrong chunk": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + MARKER.encode() + b"\r\n",
-    "a huge chunk": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    "a half request": b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
-    "an upgrade to nothing": b"GET /api/users HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + MARKER.encode() + b"\r\n\r\n",
-    "a websocket elsewhere": b"GET /api/users HTTP/1.1\r\n" + UPGRADE + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
-    "a websocket without a key": b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\n" + UPGRADE + b"\r\n",
-    "an old Engine.IO": b"GET /socket.io/?EIO=3&transport=" + MARKER.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a session of nobody": b"GET /socket.io/?EIO=4&transport=polling&sid=" + MARKER.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a header without a colon": b"GET / HTTP/1.1\r\n" + RAW_MARKER + b"\r\n\r\n",
+    "a negative length": LOGIN + b"Content-Length: -1\r\n\r\n",
+    "two lengths": LOGIN + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    "a length and chunks": LOGIN
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a wrong chunk": LOGIN + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + RAW_MARKER + b"\r\n",
+    "a huge chunk": LOGIN + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    "a half request": LOGIN + b"Content-Length: 100\r\n\r\n{",
+    "an upgrade to nothing": USERS
+    + b"Host: x\r\nConnection: Upgrade\r\nUpgrade: "
+    + RAW_MARKER
+    + b"\r\n\r\n",
+    "a websocket elsewhere": USERS
+    + UPGRADE
+    + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    "a websocket without a key": b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\n"
+    + UPGRADE
+    + b"\r\n",
+    "an old Engine.IO": b"GET /socket.io/?EIO=3&transport="
+    + RAW_MARKER
+    + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an unknown session": b"GET /socket.io/?EIO=4&transport=polling&sid="
+    + RAW_MARKER
+    + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "a raw websocket frame": b"\x81\xfe\xff\xff",
 }
 
 
 @pytest.mark.parametrize("case", RAW_HTTP)
 async def test_raw_bytes(two: tuple[User, User], case: str) -> None:
-    """Bytes that are no request cost their connection at most: no 5xx, nothing repeated, and others are served."""
+    """Bytes that are not a request at most close their own connection.
+
+    There is no 5xx, the response does not repeat the input, and other clients are served.
+    """
     ann, _ = two
     reader, writer = await asyncio.open_connection("127.0.0.1", ann.service.port)
     writer.write(RAW_HTTP[case])
     if case in ("a bare byte", "a half request", "a huge chunk", "a raw websocket frame"):
-        writer.write_eof()  # these wait for more
+        writer.write_eof()  # without the end of the stream, the service would wait for more
     try:
         async with asyncio.timeout(LIMIT_S):
             answer = await reader.read(4096)
@@ -297,15 +397,17 @@ async def test_raw_bytes(two: tuple[User, User], case: str) -> None:
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer
     assert MARKER.encode() not in answer
     if case == "no HTTP":
-        is_a_problem(answer)
-    await still_served(ann)
+        assert_raw_problem(answer)
+    await assert_still_served(ann)
 
 
 @pytest.mark.parametrize(
-    "head", [b"GET /", b"GET / HTTP/1.1\r\nX-Long: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10], ids=["address", "header", "headers"]
+    "head",
+    [b"GET /", b"GET / HTTP/1.1\r\nX-Long: ", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10],
+    ids=["address", "header", "headers"],
 )
-async def test_a_head_that_never_ends_is_cut_off(two: tuple[User, User], head: bytes) -> None:
-    """A request line or headers without an end are refused at 64 KB, and not kept."""
+async def test_an_endless_head_is_rejected(two: tuple[User, User], head: bytes) -> None:
+    """Request lines and headers of more than 64 KB are rejected: they cannot fill the memory."""
     ann, _ = two
     reader, writer = await asyncio.open_connection("127.0.0.1", ann.service.port)
     writer.write(head)
@@ -316,16 +418,18 @@ async def test_a_head_that_never_ends_is_cut_off(two: tuple[User, User], head: b
             await writer.drain()
     answer = b""
     async with asyncio.timeout(LIMIT_S):  # a service without a limit would wait for the rest
-        with contextlib.suppress(ConnectionError):  # the connection was reset before the answer arrived
+        with contextlib.suppress(
+            ConnectionError
+        ):  # the connection was reset before the answer arrived
             answer = await reader.read(4096)
     writer.close()
     if answer:
-        is_a_problem(answer)
-    await still_served(ann)
+        assert_raw_problem(answer)
+    await assert_still_served(ann)
 
 
-def is_a_problem(answer: bytes) -> None:
-    """What could not even be read as a request is refused in the form of every other refusal."""
+def assert_raw_problem(answer: bytes) -> None:
+    """Check that bytes which are not a request were answered with a problem, like other errors."""
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400"), answer
     assert b"content-type: application/problem+json" in head
@@ -333,8 +437,8 @@ def is_a_problem(answer: bytes) -> None:
     assert (json.loads(body)["status"], json.loads(body)["code"]) == (400, "invalid")
 
 
-async def test_a_body_that_never_ends_is_cut_off(two: tuple[User, User]) -> None:
-    """Chunk after chunk without a length: it is refused or cut off soon, and never kept."""
+async def test_an_endless_body_is_rejected(two: tuple[User, User]) -> None:
+    """A chunked body without an end is rejected early, and not kept in memory."""
     ann, _ = two
     sent = 0
 
@@ -348,19 +452,24 @@ async def test_a_body_that_never_ends_is_cut_off(two: tuple[User, User]) -> None
         answer = await ann.http.post("/api/messages/send", content=endless())
         assert answer.status_code == 413
     except httpx.TransportError:
-        pass  # cut off while it wrote
+        pass  # the service closed the connection while the client was writing
     assert sent < 50 << 20
-    await still_served(ann)
+    await assert_still_served(ann)
 
 
-# --- sockets -------------------------------------------------------------------------------------------------------------------
+# --- sockets ---
 
 
 def events(receiver: str, message: str) -> dict[str, str]:
-    """Frames of events, none of which may do anything, each asking for an ack."""
+    """Return frames of invalid events, each of which requests an acknowledgement."""
     found = {}
     for case, body in bodies(receiver).items():
-        if len(body) < 60_000 and "UTF" not in case and "byte order" not in case and case not in ("null as clientId", "gzip as a body"):
+        if (
+            len(body) < 60_000
+            and "UTF" not in case
+            and "byte order" not in case
+            and case not in ("null as clientId", "gzip as a body")
+        ):
             found[case] = f'["sendMessage",{body.decode("utf-8", "replace")}]'
     for event, place, others in (
         ("editMessage", "text", {"messageId": message}),
@@ -380,7 +489,9 @@ def events(receiver: str, message: str) -> dict[str, str]:
     return found
 
 
-ODD_FRAMES: dict[str, tuple[str | bytes, ...]] = {  # frames of Engine.IO and Socket.IO that mean nothing
+INVALID_FRAMES: dict[
+    str, tuple[str | bytes, ...]
+] = {  # meaningless frames of Engine.IO and Socket.IO
     "an empty frame": ("",),
     "a word": (MARKER,),
     "a letter": ("x",),
@@ -393,7 +504,7 @@ ODD_FRAMES: dict[str, tuple[str | bytes, ...]] = {  # frames of Engine.IO and So
     "a message that is JSON": ('4{"a":1}',),
     "a deep message": ("4" + "[" * 60_000,),
     "a ping": ("2", "2probe"),
-    "a pong nobody asked for": ("3", "3", "3probe"),
+    "a pong without a request": ("3", "3", "3probe"),
     "an upgrade": ("5",),
     "a noop": ("6",),
     "an open": ("0{}",),
@@ -411,10 +522,15 @@ ODD_FRAMES: dict[str, tuple[str | bytes, ...]] = {  # frames of Engine.IO and So
     "an event named connect": ('42["connect",{"asgi.scope":{}},{"token":"' + MARKER + '"}]',),
     "an event named disconnect": ('42["disconnect","x"]',),
     "another connect": ('40{"token":"' + MARKER + '"}', "40", "40[]"),
-    "a connect elsewhere": ("40/nowhere,", "40/flow,{}", "40/flow,[1]", '40/flow,{"token":{"$gt":""}}'),
+    "a connect elsewhere": (
+        "40/nowhere,",
+        "40/flow,{}",
+        "40/flow,[1]",
+        '40/flow,{"token":{"$gt":""}}',
+    ),
     "a connect with a long namespace": ("40/" + "x" * 60_000,),
     "a connect error": ('44{"message":"x"}',),
-    "an ack nobody asked for": ('430["x"]', "431[]", "43999999999999[]", "43[]"),
+    "an ack without a request": ('430["x"]', "431[]", "43999999999999[]", "43[]"),
     "a huge ack id": ("42" + "9" * 150 + '["typing"]',),
     "an ack that is no list": ('431{"a":1}',),
     "a binary event": ('451-["sendMessage",{"_placeholder":true,"num":0}]',),
@@ -429,8 +545,8 @@ ODD_FRAMES: dict[str, tuple[str | bytes, ...]] = {  # frames of Engine.IO and So
 }
 
 
-async def test_events(two: tuple[User, User]) -> None:
-    """Every event with a wrong payload is refused by its ack, or dropped when it is no JSON; the socket lives on."""
+async def test_invalid_events(two: tuple[User, User]) -> None:
+    """An event with an invalid payload is rejected or ignored, and the socket stays connected."""
     ann, bob = two
     message = (await ann.read(bob)).json()[0]["_id"]
     await bob.connect()
@@ -440,39 +556,44 @@ async def test_events(two: tuple[User, User]) -> None:
             await raw.send(f"42{number}{event}")
             assert await raw.is_alive(), case
             answers = [frame for frame in raw.frames if frame.startswith(f"43{number}[")]
-            assert all(json.loads(answer[2 + len(str(number)) :])[0]["ok"] is False for answer in answers), (case, answers)
+            assert all(
+                json.loads(answer[2 + len(str(number)) :])[0]["ok"] is False for answer in answers
+            ), (case, answers)
         assert not any(MARKER in frame for frame in raw.frames)
     assert len(wrong) >= 100
     assert [name for name, _ in bob.events if name != "onlineUsers"] == []
 
 
-@pytest.mark.parametrize("case", ODD_FRAMES)
-async def test_odd_frames(two: tuple[User, User], case: str) -> None:
-    """A frame that means nothing is ignored or ends its socket, at once and for the other processes too; nothing is repeated, others are served."""
+@pytest.mark.parametrize("case", INVALID_FRAMES)
+async def test_invalid_frames(two: tuple[User, User], case: str) -> None:
+    """A meaningless frame is ignored, or closes its socket.
+
+    A closed socket is offline at once. The input is not repeated, and other users are served.
+    """
     ann, bob = two
     await bob.connect()
     async with raw_socket(ann) as raw:
-        await raw.send(*ODD_FRAMES[case])
-        lives = await raw.is_alive()
-        assert lives or raw.is_closed
+        await raw.send(*INVALID_FRAMES[case])
+        is_alive = await raw.is_alive()
+        assert is_alive or raw.is_closed
         assert not any(MARKER in frame for frame in raw.frames)
     assert (await bob.ask("typing", {"receiverId": ann.id, "typing": True})) == {"ok": True}
-    await until_offline(bob, ann)
+    await wait_until_offline(bob, ann)
 
 
-async def until_offline(witness: User, someone: User) -> None:
-    """Wait until the service lists a user whose socket has ended as offline."""
+async def wait_until_offline(witness: User, user: User) -> None:
+    """Wait until the list of users shows this user as offline."""
 
     async def is_online() -> bool:
         rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
-        return bool(rows[someone.id]["online"])
+        return bool(rows[user.id]["online"])
 
-    await wait_until(is_online, f"{someone.id} to be offline", is_reached=lambda online: not online)
+    await wait_until(is_online, f"{user.id} to be offline", is_reached=lambda online: not online)
 
 
-async def test_nothing_was_unexpected(shared: SharedService) -> None:
-    """In all of this the service met no error of its own, and logged none of what it was told."""
-    log: Any = shared.service.log.read_text()
-    assert "unexpected" not in log
+async def test_there_was_no_internal_error(shared: SharedService) -> None:
+    """In all tests above, the service had no internal error and did not log any input."""
+    log = shared.service.log.read_text()
+    assert "unexpected" not in log.lower()
     assert "Traceback" not in log
     assert MARKER not in log

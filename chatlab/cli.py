@@ -1,4 +1,8 @@
-"""`chatlab`: the commands. Each reads the settings, brings the engines if none are named, and says plainly what is wrong."""
+"""The `chatlab` command line. Each command reads the settings and calls one function.
+
+A command imports what it needs when it runs. So `--help` is quick, and `doctor` works on machines
+where most libraries are missing.
+"""
 
 import sys
 from pathlib import Path
@@ -13,16 +17,37 @@ from chatlab.errors import EngineError
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True, highlight=False)
 
-Host = Annotated[str | None, typer.Option(help=f"Address to listen on [{PREFIX}HOST].", show_default=False)]
-Port = Annotated[int | None, typer.Option(help=f"Port to listen on, 0 for a free one [{PREFIX}PORT].", show_default=False)]
-Workers = Annotated[int | None, typer.Option(help=f"Processes that serve [{PREFIX}WORKERS].", show_default=False)]
-
+Host = Annotated[
+    str | None,
+    typer.Option(help=f"Address to listen on. Overrides {PREFIX}HOST.", show_default=False),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Port to listen on; 0 takes a free one. Overrides {PREFIX}PORT.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Number of processes that serve requests. Overrides {PREFIX}WORKERS.",
+        show_default=False,
+    ),
+]
 Attached = Annotated[
-    bool, typer.Option("--attached", help="For a program that starts it: the URL is the first line of output, the end of input is the end.")
+    bool,
+    typer.Option(
+        "--attached",
+        help="For programs that start the service: print the URL first, stop when input ends.",
+    ),
 ]
 
 
@@ -30,16 +55,18 @@ def _settings_help() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else str(field.default) or "empty"
-        rows.append(f"[bold]{PREFIX}{name.upper()}[/bold] ({escape(default)}): {escape(field.description or '')}")
-    return "[bold]Settings[/bold], from the environment:\n\n" + "\n\n".join(rows)
+        variable = f"[bold]{PREFIX}{name.upper()}[/bold]"
+        rows.append(f"{variable} ({escape(default)}): {escape(field.description or '')}")
+    title = "[bold]Settings[/bold]: environment variables, with their defaults"
+    return "\n\n".join([title, *rows])
 
 
 def main() -> None:
-    """Entry point: errors that a person can mend are told without a stack trace."""
+    """Run a command. Print expected errors, with their fix, instead of a traceback."""
     try:
         app()
-    except SettingsError as wrong:
-        console.print(f"[red]Wrong setting[/red]\n{escape(str(wrong))}", soft_wrap=True)
+    except SettingsError as error:
+        console.print(f"[red]Invalid settings[/red]\n{escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     except EngineError as error:
         console.print(f"[red]{escape(error.detail)}[/red]", soft_wrap=True)
@@ -50,17 +77,32 @@ def main() -> None:
         sys.exit(130)
 
 
+Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.")]
+
+
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    """A messaging service with a five-second cache, and the notebooks that take it apart."""
+def _top(version: Version = False) -> None:
+    """A messaging service with a five-second cache, and notebooks that explain each stage.
+
+    New here? Start with [bold]chatlab demo[/bold].
+    """
     if version:
         print(__version__)
         raise typer.Exit
 
 
 @app.command(epilog=_settings_help())
-def serve(host: Host = None, port: Port = None, workers: Workers = None, attached: Attached = False) -> None:
-    """Run the service: HTTP, Socket.IO, the sweeper. Without URLs it starts MongoDB and Redis for itself, and stops them again."""
+def serve(
+    host: Host = None,
+    port: Port = None,
+    workers: Workers = None,
+    attached: Attached = False,
+) -> None:
+    """Run the service: HTTP, Socket.IO and the sweeper.
+
+    Uses the MongoDB and Redis of CHATLAB_MONGO_URL and CHATLAB_REDIS_URL. If one of them is unset,
+    starts a private server for it, and stops that server at the end.
+    """
     from chatlab.run.serving import serve as run
 
     run(load_settings(host=host, port=port, workers=workers), console, attached=attached)
@@ -68,49 +110,88 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, attache
 
 @app.command()
 def sweep() -> None:
-    """Run the worker alone: every second, what became of each `message:*` key."""
-    from chatlab.run.sweeping import sweep as run
+    """Run the sweeper alone, for a service with CHATLAB_SWEEPER=0.
+
+    Each sweep logs which cached messages are alive, and which have expired since the last one.
+    """
+    from chatlab.run.serving import sweep as run
 
     run(load_settings(), console)
 
 
+Svg = Annotated[
+    Path | None,
+    typer.Option(help="Also save a picture of the result to this file.", show_default=False),
+]
+
+
 @app.command()
-def demo(svg: Annotated[Path | None, typer.Option(help="Keep a picture of it in this file.", show_default=False)] = None) -> None:
-    """One message through each door, and its life from 0 to 6 s, live. Exit 0 when all that the diagram promises was seen."""
+def demo(svg: Svg = None) -> None:
+    """Send one message by HTTP and one by Socket.IO, and watch each until it expires.
+
+    Takes about ten seconds. Exits with 0 if every promise of the diagram was observed, or else with
+    1, and names the promises that were not.
+    """
     from chatlab.demo import demo as run
 
     raise typer.Exit(run(load_settings(), svg))
 
 
+JsonFile = Annotated[
+    Path | None,
+    typer.Argument(help="File for the output of --json.", show_default=False),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Write all results as JSON, to FILE or to standard output."),
+]
+Chart = Annotated[
+    Path | None,
+    typer.Option(help="Also save a chart (SVG) to this file.", show_default=False),
+]
+Seconds = Annotated[
+    float,
+    typer.Option(min=0.1, max=60, help="Duration of each of the four comparisons."),
+]
+
+
 @app.command()
 def bench(
-    file: Annotated[Path | None, typer.Argument(help="With --json: write it there.", show_default=False)] = None,
-    json: Annotated[bool, typer.Option("--json", help="All figures as JSON, to FILE or to standard output.")] = False,
-    chart: Annotated[Path | None, typer.Option(help="Keep a chart (SVG) in this file.", show_default=False)] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="For each of the four races.")] = 8,
+    file: JsonFile = None,
+    json: AsJson = False,
+    chart: Chart = None,
+    seconds: Seconds = 8,
 ) -> None:
-    """The document's performance and memory tables, measured here beside its own figures. About a minute and a half."""
+    """Measure the cache on this machine, and compare it with the claims of its design document.
+
+    Measures the speed of reads, sends and updates with and without the cache, and the memory that
+    the cache uses. Takes about a minute and a half.
+    """
     from chatlab.bench.measure import measure, tell
 
     if file and not json:
-        raise typer.BadParameter("a FILE goes with --json")
+        raise typer.BadParameter("FILE can only be used together with --json")
     tell(measure(load_settings(), seconds=seconds), as_json=json, file=file, chart_to=chart)
 
 
 @app.command()
 def doctor() -> None:
-    """What is installed, what is missing, and the command that mends it. Exit 1 if anything a learner needs is missing."""
-    from chatlab.run.doctor import main as look
+    """Check the installation. For each problem, show the command that fixes it.
 
-    raise typer.Exit(look())
+    Exits with 1 if something is missing that the service or the notebooks need.
+    """
+    from chatlab.run.doctor import main as check
+
+    raise typer.Exit(check())
+
+
+LabPort = Annotated[int, typer.Option(help="Port of JupyterLab.")]
+Browser = Annotated[bool, typer.Option(help="Open JupyterLab in a browser.")]
 
 
 @app.command()
-def lab(
-    port: Annotated[int, typer.Option(help="Port of JupyterLab.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-) -> None:
-    """JupyterLab on the notebooks, with the service running."""
-    from chatlab.run.jupyter import lab as run
+def lab(port: LabPort = 8888, browser: Browser = True) -> None:
+    """Start the service, and open the notebooks in JupyterLab."""
+    from chatlab.run.serving import lab as run
 
     run(load_settings(), port, open_browser=browser, console=console)

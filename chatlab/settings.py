@@ -47,26 +47,26 @@ class Settings(BaseSettings):
         str | None,
         Field(
             pattern=r"^mongodb(\+srv)?://",
-            description="URL of MongoDB; unset: start a private MongoDB",
+            description="URL of MongoDB; if unset, a private MongoDB is started",
         ),
     ] = None
     redis_url: Annotated[
         str | None,
         Field(
             pattern=r"^(redis|rediss|unix)://",
-            description="URL of Redis; unset: start a private Redis",
+            description="URL of Redis; if unset, a private Redis is started",
         ),
     ] = None
     mongod: Annotated[
         Path | None,
         Field(
-            description="mongod to start; unset: the one on the PATH, or else the installed package",
+            description="mongod program to start; if unset, found on the PATH or in a package",
         ),
     ] = None
     redis_server: Annotated[
         Path | None,
         Field(
-            description="redis-server (or valkey-server) to start; unset: as for mongod",
+            description="redis-server or valkey-server program; if unset, found like mongod",
         ),
     ] = None
     database: Annotated[
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     cache_mode: Annotated[
         CacheMode,
         Field(
-            description="window: read from Redis if possible; drawn: always read from MongoDB, as in the diagram; off: no cache",
+            description="window: read from Redis if possible; drawn: from MongoDB, as in the diagram; off: no cache",
         ),
     ] = CacheMode.WINDOW
     window_size: Annotated[

@@ -1,4 +1,4 @@
-"""Processes: serving, child services, JupyterLab, `chatlab doctor`.
+"""Processes: the service, a service as a child process, the sweeper, JupyterLab, the doctor.
 
-May import `web` and all that it imports.
+May import `web` and everything that `web` may import.
 """

@@ -18,7 +18,8 @@ READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0  # a child that has not ended by then gets SIGKILL
 READY_POLL_S = 0.02
 
-_open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # ignores HTTP_PROXY: the child is local
+# The child runs on this machine, so HTTP_PROXY must not apply.
+_open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class ChildService:
@@ -41,7 +42,7 @@ class ChildService:
             stdout=subprocess.PIPE,
             stderr=self._log,
             pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C here, or the interrupt of a notebook, must not reach the child
+            start_new_session=True,  # Ctrl-C and the interrupt of a notebook must not reach it
         )
         try:
             self.url = self._read_url()

@@ -1,7 +1,9 @@
-"""What is installed, what is missing, and the command that mends it.
+"""`chatlab doctor`: what is installed, what is missing, and the command that fixes it.
 
-It must work where everything else does not: it needs the standard library alone, loads the rest only to look at it, and never raises.
-`chatlab doctor` and `python -m chatlab.run.doctor` print the findings; the exit code is 1 if anything a learner needs is missing.
+The doctor must work on a machine where everything else does not. So it needs only the standard
+library, imports everything else inside the check that needs it, and never raises an error.
+`python -m chatlab.run.doctor` runs it too. The exit code is 1 if something that a learner needs is
+missing.
 """
 
 import contextlib
@@ -22,18 +24,27 @@ if TYPE_CHECKING:
     from chatlab.settings import Settings
 
 SERVICE = (
-    *("aiohttp", "argon2-cffi", "emoji", "fastapi", "fastapi-swagger", "hiredis", "httptools", "httpx", "msgspec", "platformdirs"),
-    *("prometheus-client", "psutil", "pydantic", "pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette"),
-    *("typer", "uvicorn", "uvloop", "websockets"),
+    *("aiohttp", "argon2-cffi", "emoji", "fastapi", "fastapi-swagger", "hiredis", "httptools"),
+    *("httpx", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
+    *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette", "typer"),
+    *("uvicorn", "uvloop", "websockets"),
 )
+NOT_ON_WINDOWS = {"httptools", "uvloop"}
 NOTEBOOKS = ("anywidget", "ipykernel", "ipywidgets", "jupyter-client", "jupyterlab", "traitlets")
 TESTS = ("nbval", "playwright", "pytest")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge")
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome"),
+    "microsoft-edge",
+)
+INSTALL_ALL = "pip install --require-hashes -r requirements.lock"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`ok`: True is well, None is a warning, False is something a learner needs and does not have. `mend` is a command or a setting."""
+    """One result. `fix` is the command or setting that fixes it.
+
+    `ok` is True if all is well, None for a warning, and False if a learner needs what is missing.
+    """
 
     area: str
     ok: bool | None
@@ -42,53 +53,69 @@ class Finding:
 
 
 def diagnose(settings: "Settings | None") -> list[Finding]:
-    """Everything, one after the other; without settings what can be seen without them."""
-    findings = [finding for check in (python, service_libraries, notebook_libraries, jupyter, tests) for finding in _safely(check)]
+    """Run all checks in order. Without settings, leave out those that depend on them."""
+    checks = (python, service_libraries, notebook_libraries, jupyter, tests)
+    findings = [finding for check in checks for finding in _run_check(check)]
     if settings is not None:
         for check in (mongodb, redis, data_folder, port):
-            findings += _safely(check, settings)
+            findings += _run_check(check, settings)
     return findings
 
 
-def _safely(check: Callable[..., Iterator[Finding]], *given: object) -> list[Finding]:
+def _run_check(check: Callable[..., Iterator[Finding]], *arguments: object) -> list[Finding]:
+    """Return the findings of a check. An exception ends it, and becomes one more finding."""
     area, found = check.__name__.replace("_", " "), []
     try:
-        for finding in check(*given):
-            found.append(finding)  # noqa: PERF402 - what was found before it went wrong counts
-    except ImportError as missing:
-        found.append(Finding(area, False, f"cannot be looked at without {missing.name}", f"pip install {missing.name}"))
-    except Exception as wrong:  # noqa: BLE001 - the doctor never falls ill itself
-        found.append(Finding(area, None, f"could not be looked at: {wrong}"))
+        for finding in check(*arguments):
+            found.append(finding)  # noqa: PERF402 - keep the findings from before an exception
+    except ImportError as error:
+        text = f"cannot be checked because the library {error.name} is missing"
+        found.append(Finding(area, False, text, f"pip install {error.name}"))
+    except Exception as error:  # noqa: BLE001 - an error in one check must not stop the others
+        found.append(Finding(area, None, f"could not be checked: {error}"))
     return found
 
 
+# --- Python and its libraries -------------------------------------------------------------------
+
+
 def python() -> Iterator[Finding]:
+    """Check the version of Python."""
     version = ".".join(map(str, sys.version_info[:3]))
     fits = (3, 11) <= sys.version_info[:2] < (3, 14)
-    yield Finding("Python", fits, f"{version} ({sys.executable})", "" if fits else "make PYTHON=/path/to/python3.12")
+    fix = "" if fits else "make PYTHON=/path/to/python3.12"
+    yield Finding("Python", fits, f"{version} ({sys.executable})", fix)
 
 
 def service_libraries() -> Iterator[Finding]:
-    wanted = SERVICE if sys.platform != "win32" else tuple(name for name in SERVICE if name not in {"httptools", "uvloop"})
-    yield _libraries("service libraries", wanted, missing_is=False)
+    """Check the libraries of the service."""
+    skipped = NOT_ON_WINDOWS if sys.platform == "win32" else set()
+    names = tuple(name for name in SERVICE if name not in skipped)
+    yield _libraries("service libraries", names, missing_is=False)
 
 
 def notebook_libraries() -> Iterator[Finding]:
+    """Check the libraries of the notebooks."""
     yield _libraries("notebook libraries", NOTEBOOKS, missing_is=False)
 
 
 def tests() -> Iterator[Finding]:
+    """Check what the tests need. Learners do not run them, so what is missing is a warning."""
     yield _libraries("test libraries", TESTS, missing_is=None)
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None) or _playwrights_own()
-    yield Finding("browser for tests", True if browser else None, browser or "none found", "" if browser else "playwright install chromium")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None) or _playwright_browser()
+    if browser:
+        yield Finding("browser for tests", True, browser)
+    else:
+        yield Finding("browser for tests", None, "none found", "playwright install chromium")
 
 
-def _libraries(area: str, wanted: tuple[str, ...], *, missing_is: bool | None) -> Finding:
-    missing = [name for name in wanted if not _version(name)]
+def _libraries(area: str, names: tuple[str, ...], *, missing_is: bool | None) -> Finding:
+    missing = [name for name in names if not _version(name)]
     if missing:
-        mend = f"pip install {' '.join(missing)}" if len(missing) < 4 else "pip install --require-hashes -r requirements.lock"
-        return Finding(area, missing_is, f"missing: {', '.join(missing)}", mend)
-    return Finding(area, True, f"all {len(wanted)} are there ({wanted[0]} {_version(wanted[0])} to {wanted[-1]} {_version(wanted[-1])})")
+        fix = f"pip install {' '.join(missing)}" if len(missing) < 4 else INSTALL_ALL
+        return Finding(area, missing_is, f"missing: {', '.join(missing)}", fix)
+    first, last = (f"{name} {_version(name)}" for name in (names[0], names[-1]))
+    return Finding(area, True, f"all {len(names)} are installed ({first} to {last})")
 
 
 def _version(library: str) -> str:
@@ -98,121 +125,159 @@ def _version(library: str) -> str:
         return ""
 
 
-def _playwrights_own() -> str | None:
-    homes = [os.environ.get("PLAYWRIGHT_BROWSERS_PATH"), "~/.cache/ms-playwright", "~/Library/Caches/ms-playwright"]
-    found = (folder for home in homes if home for folder in Path(home).expanduser().glob("chromium*"))
-    return next(map(str, found), None)
+def _playwright_browser() -> str | None:
+    """Return the folder of a Chromium that Playwright has installed."""
+    configured = os.environ.get("PLAYWRIGHT_BROWSERS_PATH")
+    places = [configured, "~/.cache/ms-playwright", "~/Library/Caches/ms-playwright"]
+    folders = [Path(place).expanduser() for place in places if place]
+    return next((str(found) for folder in folders for found in folder.glob("chromium*")), None)
 
 
 def jupyter() -> Iterator[Finding]:
-    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    lab = shutil.which("jupyter-lab", path=beside)
-    yield Finding(
-        "JupyterLab", bool(lab), lab or "no jupyter-lab beside this Python or on the PATH", "" if lab else "pip install jupyterlab"
-    )
+    """Check JupyterLab and its Python kernel."""
+    scripts = str(Path(sys.executable).parent)
+    lab = shutil.which("jupyter-lab", path=os.pathsep.join([scripts, os.environ.get("PATH", "")]))
+    if lab:
+        yield Finding("JupyterLab", True, lab)
+    else:
+        text = f"no jupyter-lab in {scripts} or on the PATH"
+        yield Finding("JupyterLab", False, text, "pip install jupyterlab")
     from jupyter_client.kernelspec import KernelSpecManager
 
     kernel = KernelSpecManager().find_kernel_specs().get("python3")
-    yield Finding("kernel", bool(kernel), kernel or "no Python kernel", "" if kernel else "pip install ipykernel")
+    if kernel:
+        yield Finding("kernel", True, kernel)
+    else:
+        yield Finding("kernel", False, "Jupyter has no Python kernel", "pip install ipykernel")
+
+
+# --- MongoDB and Redis --------------------------------------------------------------------------
 
 
 def mongodb(settings: "Settings") -> Iterator[Finding]:
+    """Check MongoDB."""
     yield from _engine("mongo", settings.mongo_url, settings)
 
 
 def redis(settings: "Settings") -> Iterator[Finding]:
+    """Check Redis."""
     yield from _engine("redis", settings.redis_url, settings)
 
 
 def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Finding]:
     if sys.platform == "win32" and not url:
-        yield Finding(name, False, "private engines need Linux or macOS", "docker compose up")
+        yield Finding(name, False, "private servers need Linux or macOS", "docker compose up")
         return
     from chatlab.errors import EngineError
-    from chatlab.local.binaries import KINDS, find_program, old_version
+    from chatlab.local.binaries import KINDS, old_version
+
+    label, program = KINDS[name].label, KINDS[name].programs[0]
+    try:
+        version, finding = _configured(name, url) if url else _installed(name, settings)
+    except EngineError as error:
+        yield Finding(label, False, error.detail, error.fix)
+        return
+    yield finding
+    if version and (warning := old_version(name, version)):
+        fix = f"install a newer {program} on the PATH, if others can reach this machine's files"
+        yield Finding(label, None, warning, fix)
+
+
+def _configured(name: "Name", url: str) -> tuple[str, Finding]:
     from chatlab.local.readiness import check_configured
 
-    label = KINDS[name].label
-    try:
-        if url:
-            engine = check_configured(name, url)
-            yield Finding(
-                label, bool(engine.version), f"{engine.version or engine.warning} (as configured)", "" if engine.version else "start it"
-            )
-            version = engine.version
-        else:
-            program = find_program(name, settings)
-            yield Finding(label, True, f"{program.version} ({program.path})")
-            version = program.version
-    except EngineError as wrong:
-        yield Finding(label, False, wrong.detail, wrong.fix)
-        return
-    if version and (warning := old_version(name, version)):
-        yield Finding(
-            label, None, warning, f"install a newer {KINDS[name].programs[0]} on the PATH, if others can reach this machine's files"
-        )
+    engine = check_configured(name, url)
+    if engine.version:
+        return engine.version, Finding(engine.name, True, f"{engine.version} (as configured)")
+    fix = f"start it, or correct CHATLAB_{name.upper()}_URL"
+    return "", Finding(engine.name, False, str(engine.warning), fix)
+
+
+def _installed(name: "Name", settings: "Settings") -> tuple[str, Finding]:
+    from chatlab.local.binaries import KINDS, find_program
+
+    program = find_program(name, settings)
+    text = f"{program.version} ({program.path})"
+    return program.version, Finding(KINDS[name].label, True, text)
 
 
 def data_folder(settings: "Settings") -> Iterator[Finding]:
+    """Check that the data folder of the private servers is writable and has enough disk space."""
     if settings.mongo_url and settings.redis_url:
         return
     from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER, DataFolder
 
     folder = DataFolder(settings)
-    there = next(place for place in (folder.path, *folder.path.parents) if place.exists())
-    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    yield Finding("data folder", writable, str(folder.path) if writable else f"{there} cannot be written", "" if writable else FIX_FOLDER)
-    free, needed = shutil.disk_usage(there).free, folder.needed_disk_bytes()
-    yield Finding("free disk", free >= needed, f"{free >> 20} MB; {needed >> 20} MB are needed", "" if free >= needed else FIX_DISK)
-    text = str(folder.run) + ("" if folder.run.is_relative_to(folder.path) else " (the data folder's own path is too long for a socket)")
-    yield Finding("sockets", True, text)
+    existing = next(path for path in (folder.path, *folder.path.parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("data folder", True, str(folder.path))
+    else:
+        yield Finding("data folder", False, f"{existing} is not a writable folder", FIX_FOLDER)
+    free, needed = shutil.disk_usage(existing).free, folder.needed_disk_bytes()
+    space = f"{free >> 20} MB free, {needed >> 20} MB needed"
+    yield Finding("free disk", free >= needed, space, "" if free >= needed else FIX_DISK)
+    moved = not folder.run.is_relative_to(folder.path)
+    note = " (the path of the data folder is too long for a socket)" if moved else ""
+    yield Finding("sockets", True, f"{folder.run}{note}")
 
 
 def port(settings: "Settings") -> Iterator[Finding]:
-    place = f"http://{settings.host}:{settings.port}"
+    """Check that the port is free, or that chatlab already uses it."""
+    url = f"http://{settings.host}:{settings.port}"
     try:
         socket.create_server((settings.host, settings.port)).close()
-    except OSError as wrong:
-        if _is_chatlab(place):
-            yield Finding("port", True, f"a chatlab already answers at {place}")
+    except OSError as error:
+        if _is_chatlab(url):
+            yield Finding("port", True, f"chatlab already answers at {url}")
         else:
-            yield Finding("port", None, f"{place}: {wrong.strerror}", f"chatlab serve --port {settings.port + 1}")
+            fix = f"chatlab serve --port {settings.port + 1}"
+            yield Finding("port", None, f"cannot listen on {url}: {error.strerror}", fix)
     else:
-        yield Finding("port", True, f"{place} is free")
+        yield Finding("port", True, f"{url} is free")
 
 
-def _is_chatlab(place: str) -> bool:
-    with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(f"{place}/openapi.json", timeout=2) as answer:  # noqa: S310
-        title: object = json.load(answer)["info"]["title"]
+def _is_chatlab(url: str) -> bool:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        urllib.request.urlopen(f"{url}/openapi.json", timeout=2) as response,  # noqa: S310
+    ):
+        title: object = json.load(response)["info"]["title"]
         return title == "chatlab"
     return False
 
 
-def report(findings: list[Finding], console: Any = None) -> int:
-    """Print them, with what mends each beneath it. Gives the exit code. Without a rich console: plain lines."""
-    show = _rich if console is not None else _plain
-    show(findings, console)
-    return int(any(finding.ok is False for finding in findings))
-
+# --- the report ---------------------------------------------------------------------------------
 
 MARKS = {True: ("ok", "green"), None: ("warning", "yellow"), False: ("missing", "red")}
 
 
-def _rich(findings: list[Finding], console: Any) -> None:
+def report(findings: list[Finding], console: Any = None) -> int:
+    """Print the findings, each with its fix on the next line, and return the exit code.
+
+    Without a rich console, print plain text.
+    """
+    if console is not None:
+        _print_table(findings, console)
+    else:
+        _print_lines(findings)
+    return int(any(finding.ok is False for finding in findings))
+
+
+def _print_table(findings: list[Finding], console: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         mark, color = MARKS[finding.ok]
-        words = Text(finding.text)
+        text = Text(finding.text)
         if finding.fix:
-            words.append(f"\n→ {finding.fix}", style="bold")
-        table.add_row(Text(mark, style=color), finding.area, words)
+            text.append(f"\n→ {finding.fix}", style="bold")
+        table.add_row(Text(mark, style=color), finding.area, text)
     console.print(table)
 
 
-def _plain(findings: list[Finding], _console: Any) -> None:
+def _print_lines(findings: list[Finding]) -> None:
     for finding in findings:
         sys.stdout.write(f"{MARKS[finding.ok][0]:8} {finding.area:19} {finding.text}\n")
         if finding.fix:
@@ -220,7 +285,7 @@ def _plain(findings: list[Finding], _console: Any) -> None:
 
 
 def run(settings: "Settings | None", *more: Finding) -> int:
-    """Look at everything, print it with what is known already, and give the exit code."""
+    """Run all checks, print their findings and these, and return the exit code."""
     console = None
     if sys.stdout.isatty():
         with contextlib.suppress(ImportError):
@@ -231,14 +296,16 @@ def run(settings: "Settings | None", *more: Finding) -> int:
 
 
 def main() -> int:
+    """Run the doctor, without settings if they are wrong or cannot be loaded."""
     try:
         from chatlab.settings import SettingsError, load_settings
     except ImportError:
         return run(None)
     try:
         settings = load_settings()
-    except SettingsError as wrong:
-        return run(None, *(Finding("setting", False, line, "correct or unset the variable") for line in str(wrong).splitlines()))
+    except SettingsError as error:
+        lines, fix = str(error).splitlines(), "correct or unset the variable"
+        return run(None, *(Finding("setting", False, line, fix) for line in lines))
     return run(settings)
 
 

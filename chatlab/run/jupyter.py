@@ -12,7 +12,8 @@ from chatlab.run.child import ChildService
 from chatlab.settings import Settings
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-CONFIG = Path(__file__).parent.parent / "lab" / "jupyter"  # turns off news and update checks; users may turn them on
+# Turns off JupyterLab's news and update checks; the user's own configuration may turn them on.
+CONFIG = Path(__file__).parent.parent / "lab" / "jupyter"
 
 
 def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) -> None:
@@ -33,7 +34,7 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     child = ChildService(settings)
     where = "opens on notebook 00" if open_browser else "prints its address below"
     console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab {where}. Ctrl-C, twice, stops both.")
-    os.set_inheritable(child.lifeline_fd, True)  # JupyterLab inherits the pipe, so the service ends when it does
+    os.set_inheritable(child.lifeline_fd, True)  # inherited by JupyterLab: they end together
     command = _command(port, open_browser=open_browser)
     config_path = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))
     environment = os.environ | {"PATH": _search_path(), "JUPYTER_CONFIG_PATH": config_path}

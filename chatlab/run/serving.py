@@ -101,9 +101,7 @@ def tuned_app(settings: Settings | None = None) -> FastAPI:
 
 @contextlib.contextmanager
 def _worker_environment(settings: Settings) -> Iterator[None]:
-    """Set what worker processes inherit: these settings, and a folder in which their metrics are
-    merged.
-    """
+    """Set what the workers inherit: these settings, and the folder that merges their metrics."""
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         os.environ[f"{PREFIX}{name.upper()}"] = str(value)
     with tempfile.TemporaryDirectory(prefix="chatlab-metrics-") as folder:

@@ -39,7 +39,7 @@ class Accounts:
 
     def __init__(
         self,
-        store: Store,
+        store: UserStore,
         *,
         login_limit: int,
         session_days: float,

@@ -1,4 +1,4 @@
-"""Clients that close their connection at any moment: afterwards the service is ready, and a send is answered."""
+"""Clients may close their connection at any moment: afterwards the service is ready and answers a send."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from raw_socket import raw_socket
 from test_reads import stored
 from waiting import LIMIT_S, wait_until
 
-ROUNDS = 3  # with pymongo's pool unprotected, one or two are enough to stop the service for good
-AT_ONCE = 20  # requests in one round, each dropped at another moment
-SPREAD_S = 0.06  # from the first of these moments to the last
-HISTORY = 4_000  # messages: four chunks
+ROUNDS = 3  # without DriverCalls, one or two rounds leave the service stuck
+AT_ONCE = 20  # requests in one round, each dropped at a different time
+SPREAD_S = 0.06  # between the first drop and the last one
+HISTORY = 4_000  # messages, which the service reads in four chunks
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ async def still_works(service: Service, sender: User, receiver: User) -> None:
 
 
 async def test_full_reads(deployment: Deployment, service: Service) -> None:
-    """Streams of a long history, dropped after the status line, leave the pool of MongoDB connections as it was."""
+    """Dropping the response with a long history after its status line does not damage the pool of MongoDB connections."""
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     deployment.database["messages"].insert_many([stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)])
     request = spelled(ann, "GET", f"/api/messages/{bob.id}")
@@ -78,7 +78,7 @@ async def test_full_reads(deployment: Deployment, service: Service) -> None:
 
 
 async def test_every_route(deployment: Deployment, service: Service) -> None:
-    """Every route of the API, dropped before and while it is answered."""
+    """Clients drop a request to every route, before and during the response."""
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     message = await ann.send(bob, "one")
     for _ in range(ROUNDS):
@@ -107,7 +107,7 @@ async def test_every_route(deployment: Deployment, service: Service) -> None:
 
 
 async def test_sockets_whose_handler_is_running(deployment: Deployment, service: Service) -> None:
-    """Sockets that close right after an event, or while they connect; every one of them is forgotten."""
+    """Sockets close right after an event or while they connect, and the service forgets all of them."""
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     events = [
         ("sendMessage", {"receiverId": bob.id, "text": "gone"}),
@@ -135,7 +135,7 @@ def _sockets(service: Service) -> float:
 
 
 async def test_during_start_and_stop(deployment: Deployment) -> None:
-    """Requests that are dropped while the service starts and while it stops change neither."""
+    """Requests that are dropped during start-up and shutdown do not disturb either."""
     service = deployment.start()
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     send = spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": "dropped"})
@@ -152,7 +152,7 @@ async def test_during_start_and_stop(deployment: Deployment) -> None:
     await bob.close()
 
 
-# --- stopping, whatever hangs ------------------------------------------------------------------------------------------------------
+# --- the limit for stopping -------------------------------------------------------------------------------------------------------
 
 HANGS = {
     "closing": """
@@ -198,7 +198,7 @@ def start_program(deployment: Deployment, program: Path, **settings: str) -> Ser
 
 @pytest.mark.parametrize(("hang", "workers"), [("closing", "1"), ("event loop", "2")])
 async def test_a_process_that_cannot_stop_is_ended(deployment: Deployment, tmp_path: Path, hang: str, workers: str) -> None:
-    """Whatever hangs, the process exits after its limit with status 1, says what it left, and every answered message is saved."""
+    """Whatever hangs, the process exits with status 1 after its limit, logs what it left, and has saved every answered message."""
     program = tmp_path / "hanging.py"
     program.write_text(PROGRAM.format(hang=HANGS[hang]))
     service = start_program(deployment, program, SHUTDOWN_TIMEOUT="1", WORKERS=workers)
@@ -208,7 +208,7 @@ async def test_a_process_that_cannot_stop_is_ended(deployment: Deployment, tmp_p
     service.process.send_signal(signal.SIGTERM)
     status = await asyncio.to_thread(service.process.wait, LIMIT_S)
 
-    assert status == 1 or workers == "2"  # the parent of workers that were ended ends by itself
+    assert status == 1 or workers == "2"  # with several workers, the parent process ends normally
     assert "Not stopped 5 s after the signal; exiting now. Left: " in service.log.read_text()
     saved = deployment.database["messages"].find({"senderId": ann.id}).sort("seq", 1)
     assert [str(document["_id"]) for document in saved] == [message["_id"] for message in answered]

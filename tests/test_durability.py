@@ -1,4 +1,4 @@
-"""An answered message is saved once and for ever: after SIGKILL of MongoDB or of the service, and however often a send is repeated."""
+"""An answered message is saved exactly once: after SIGKILL of MongoDB or of the service, and when a send is repeated."""
 
 import asyncio
 import contextlib
@@ -153,7 +153,7 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deplo
     await asyncio.gather(*(person.close() for person in (alice, bob, there)))
 
 
-async def test_a_client_id_is_remembered_for_ever(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_is_never_forgotten(deployment: Deployment, pair: tuple[Service, Service]) -> None:
     """After restarts, an edit and a deletion, a repeat returns the first message as it is now, and another text is 409."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     first = (await say(alice, bob, "first", "c")).json()
@@ -198,10 +198,10 @@ async def test_a_client_id_belongs_to_a_sender_in_a_conversation(deployment: Dep
 
 @pytest.mark.parametrize("point", ["request", "reply"])
 @pytest.mark.parametrize("door", ["http", "socket"])
-async def test_a_sender_who_hangs_up_leaves_the_send_whole(
+async def test_a_send_is_completed_after_its_sender_disconnects(
     deployment: Deployment, proxy: Proxy, behind: Service, door: str, point: Point
 ) -> None:
-    """The sender hangs up before MongoDB receives the insert, or before its reply: the message is saved, cached and emitted once."""
+    """The sender disconnects before MongoDB receives the insert, or before the reply: the message is saved, cached and emitted once."""
     alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await bob.connect()
     before = connections(behind)

@@ -12,31 +12,37 @@ from faults import Deployment, open_deployment
 from live import Service, User
 from waiting import LIMIT_S
 
+from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId, conversation_of
-from chatlab.domain.message import Draft, create_draft
-from chatlab.store.store import Store
+from chatlab.domain.message import Draft, Message, create_draft
+from chatlab.store.group_commit import Rejection
+from chatlab.store.messages import MessageStore
+from chatlab.store.migrations import create_indexes
 
 SENDER = UserId("alice")
 RECEIVERS = [UserId(f"user{number}") for number in range(10)]
 TEXTS = [f"message {number}" for number in range(12)]
-STEPS = 10  # of the event loop, more than a save needs to reach its insert: no timer fires and no reply arrives meanwhile
+STEPS = 10  # turns of the event loop: a save needs fewer to reach its insert, and no timer fires meanwhile
 
 
-class WatchedStore(Store):
+async def ignore(_message: Message, _began: int) -> None:
+    """Ignore an uncertain write that was found."""
+
+
+class WatchedStore(MessageStore):
     """A store that records the size of each insert, and can hold its inserts until `pass_inserts` is set."""
 
-    def __init__(self, url: str, database: str) -> None:
-        super().__init__(url, database, clock=lambda: 0)
-        self.database_name = database
+    def __init__(self, mongo: MongoDatabase) -> None:
+        super().__init__(mongo, clock=lambda: 0, on_found=ignore)
         self.inserts: list[int] = []
         self.pass_inserts = asyncio.Event()
         self.pass_inserts.set()
 
-    async def insert(self, documents: list[dict[str, Any]]) -> None:
+    async def insert(self, documents: list[dict[str, Any]]) -> dict[int, Rejection]:
         """Record the insert, hold it, and do it."""
         self.inserts.append(len(documents))
         await self.pass_inserts.wait()
-        await super().insert(documents)
+        return await super().insert(documents)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +59,28 @@ def service(deployment: Deployment) -> Service:
 
 
 @pytest.fixture
-async def store(deployment: Deployment) -> AsyncIterator[WatchedStore]:
-    """A store on an empty database."""
-    store = WatchedStore(deployment.engines.mongo.url, f"groups{secrets.token_hex(4)}")
-    await store.open()
+async def mongo(deployment: Deployment) -> AsyncIterator[MongoDatabase]:
+    """An empty database with the indexes of the service."""
+    name = f"groups{secrets.token_hex(4)}"
+    mongo = MongoDatabase(deployment.engines.mongo.url, name, create_indexes)
+    await mongo.open()
+    yield mongo
+    await mongo.close()
+
+
+@pytest.fixture
+async def store(mongo: MongoDatabase) -> AsyncIterator[WatchedStore]:
+    """The messages of this database."""
+    store = WatchedStore(mongo)
     yield store
     store.pass_inserts.set()
     await store.close()
 
 
 @pytest.fixture
-async def other_process(deployment: Deployment, store: WatchedStore) -> AsyncIterator[Store]:
-    """The store of another process, on the same database."""
-    other = Store(deployment.engines.mongo.url, store.database_name, clock=lambda: 0)
-    await other.open()
+async def other_process(mongo: MongoDatabase) -> AsyncIterator[MessageStore]:
+    """The same messages as another process sees them: it does not know the seqs that `store` remembers."""
+    other = MessageStore(mongo, clock=lambda: 0, on_found=ignore)
     yield other
     await other.close()
 
@@ -76,13 +90,13 @@ def draft(receiver: UserId, text: str, client_id: str | None = None) -> Draft:
     return create_draft(SENDER, receiver, text, client_id)
 
 
-async def texts(store: Store, receiver: UserId) -> list[tuple[int, str]]:
+async def texts(store: MessageStore, receiver: UserId) -> list[tuple[int, str]]:
     """Return the seq and the text of each message of a conversation, as MongoDB has them."""
-    return [(message.seq, message.text) for message in await store.newest(conversation_of(SENDER, receiver), 50)]
+    return [(message.seq, message.text) for message in await store.find_newest(conversation_of(SENDER, receiver), 50)]
 
 
 async def test_sends_that_wait_share_an_insert(store: WatchedStore) -> None:
-    """Sends that arrive while an insert is in flight go into the next ones, one message of each conversation in each, in their order."""
+    """Sends that arrive during an insert go into the next inserts in their order, one message of each conversation in each insert."""
     store.pass_inserts.clear()
     first = asyncio.create_task(store.save(draft(SENDER, "in flight")))
     await asyncio.sleep(0)
@@ -95,8 +109,8 @@ async def test_sends_that_wait_share_an_insert(store: WatchedStore) -> None:
         assert await texts(store, receiver) == list(enumerate(TEXTS, start=1))
 
 
-async def test_an_idle_store_inserts_without_waiting_for_company(store: WatchedStore) -> None:
-    """A save of a conversation whose last seq is known reaches its insert without a timer and without another answer of MongoDB."""
+async def test_an_idle_store_inserts_at_once(store: WatchedStore) -> None:
+    """When the last seq of the conversation is known, a save reaches its insert without a timer and without another query."""
     await store.save(draft(RECEIVERS[0], "first"))
     store.pass_inserts.clear()
     saving = asyncio.create_task(store.save(draft(RECEIVERS[0], "second")))
@@ -107,8 +121,8 @@ async def test_an_idle_store_inserts_without_waiting_for_company(store: WatchedS
     assert (await saving).message.seq == 2
 
 
-async def test_a_refusal_inside_a_batch_leaves_no_hole(store: WatchedStore, other_process: Store) -> None:
-    """Another process takes the next seq of some conversations of a batch: only these are tried again, before the messages behind them."""
+async def test_a_rejection_inside_a_batch_leaves_no_gap(store: WatchedStore, other_process: MessageStore) -> None:
+    """When another process uses the next seq of some conversations, only their messages are tried again, before the later ones."""
     contested, free = RECEIVERS[:4], RECEIVERS[4:]
     await asyncio.gather(*(store.save(draft(receiver, "first")) for receiver in RECEIVERS))
     for receiver in contested:  # the store remembers seq 1 and does not know of this one
@@ -122,8 +136,8 @@ async def test_a_refusal_inside_a_batch_leaves_no_hole(store: WatchedStore, othe
         assert await texts(store, receiver) == [(1, "first"), (2, "from the other process"), (3, "second"), (4, "third")]
 
 
-async def test_a_caller_who_gives_up_leaves_the_commit_whole(store: WatchedStore) -> None:
-    """A cancelled save is saved, keeps its seq, and does not take the answer from another caller with the same client id."""
+async def test_cancelling_a_caller_does_not_stop_the_commit(store: WatchedStore) -> None:
+    """The message of a cancelled caller is saved with its seq, and another caller with the same client id gets its answer."""
     bob = RECEIVERS[0]
     cancelled = [asyncio.create_task(store.save(draft(bob, "one", "c"))), asyncio.create_task(store.save(draft(bob, "two")))]
     waits = asyncio.create_task(store.save(draft(bob, "one", "c")))
@@ -144,7 +158,7 @@ def inserts(deployment: Deployment) -> int:
 
 
 def tried(service: Service) -> int:
-    """Return the number of messages that this process has put into inserts, including those that were refused."""
+    """Return the number of messages that this process has put into inserts, including those that an index rejected."""
     metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
     found = re.search(r"^chatlab_save_batch_messages_sum (\S+)$", metrics, re.MULTILINE)
     assert found
@@ -157,7 +171,7 @@ async def seqs(reader: User, other: User) -> list[int]:
 
 
 async def test_one_send_after_the_other_is_one_insert_each(deployment: Deployment, service: Service) -> None:
-    """Ten sends, each after the answer of the one before, are ten inserts."""
+    """Ten sends, each after the answer to the previous one, are ten inserts."""
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.send(bob, "the first send learns the last seq")
     before = inserts(deployment)
@@ -168,7 +182,7 @@ async def test_one_send_after_the_other_is_one_insert_each(deployment: Deploymen
 
 
 async def test_a_process_that_was_overtaken_tries_again(deployment: Deployment, service: Service) -> None:
-    """Two processes send in turn: after its first send, each one tries a seq that the other has taken, once, and then takes the next."""
+    """Two processes send in turn. Except for its first send, each tries the seq that the other has used, once, and then the next one."""
     second = deployment.start()
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     senders = [alice, await alice.at(second)]

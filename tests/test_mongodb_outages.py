@@ -1,4 +1,4 @@
-"""MongoDB holds the truth: without it the service saves nothing, answers 503 at once, and recovers by itself when MongoDB is back."""
+"""Without MongoDB the service saves nothing and answers 503 at once. It recovers by itself when MongoDB is back."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
-    """The process of this file that has reached MongoDB before each outage."""
+    """The process of this file. It has reached MongoDB before each outage."""
     return deployment.start()
 
 
 @pytest.fixture
 async def pair(deployment: Deployment, service: Service) -> AsyncIterator[tuple[User, User]]:
-    """Two users with sockets and one message between them. MongoDB is back from the outage of the test before."""
+    """Two users with sockets and one message between them. MongoDB has recovered from the outage of the previous test."""
     await wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200, "MongoDB to be up")
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.connect()

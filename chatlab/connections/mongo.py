@@ -1,7 +1,16 @@
-"""What a MongoClient does with its connections."""
+"""MongoDB: the client with its options, and the only way in which the store calls the driver."""
 
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
+from pymongo import AsyncMongoClient, WriteConcern
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 from pymongo.monitoring import (
     ConnectionCheckedInEvent,
     ConnectionCheckedOutEvent,
@@ -10,9 +19,21 @@ from pymongo.monitoring import (
     ConnectionPoolListener,
 )
 
+from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
+from chatlab.errors import StoreUnavailable
+from chatlab.protect.breaker import CircuitBreaker
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+Result = TypeVar("Result")
+
+REQUEST_TIMEOUT_MS = 2000  # the longest time that one request waits for MongoDB
+CALL_LIMIT_S = REQUEST_TIMEOUT_MS / 1000 + 1  # for a driver that does not respect its own timeout
+
 
 class PoolUsage(ConnectionPoolListener):
-    """Counts the connections of a MongoClient that are in use, and the operations that wait for one."""
+    """Counts the connections of a client that are in use, and the operations that wait for one."""
 
     def __init__(self) -> None:
         self.in_use = self.waiting = 0
@@ -31,7 +52,113 @@ class PoolUsage(ConnectionPoolListener):
         self.in_use -= 1
 
     def _ignore(self, event: Any) -> None:
-        """The other events say nothing about usage."""
+        """Ignore an event that does not change the usage."""
 
     connection_created = connection_ready = connection_closed = _ignore
     pool_created = pool_ready = pool_cleared = pool_closed = _ignore
+
+
+class MongoDatabase:
+    """One MongoDB database, with a time limit and a circuit breaker for every call.
+
+    `prepare` runs each time MongoDB has become reachable, before the breaker closes. It raises
+    PyMongoError or CallOverdueError if MongoDB does not answer, and is then tried again.
+    """
+
+    def __init__(
+        self, url: str, name: str, prepare: Callable[["MongoDatabase"], Awaitable[None]]
+    ) -> None:
+        self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
+        self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+            url,
+            timeoutMS=REQUEST_TIMEOUT_MS,
+            serverSelectionTimeoutMS=REQUEST_TIMEOUT_MS,
+            connectTimeoutMS=REQUEST_TIMEOUT_MS,
+            appname="chatlab",
+            event_listeners=[self.pool],
+        )
+        # A write is confirmed when a majority of the replica set has it in its journal. Given
+        # here, this overrides every weaker option in the URL.
+        durable = WriteConcern(w="majority", j=True)
+        self.database: AsyncDatabase[Document] = self._client.get_database(
+            name, write_concern=durable
+        )
+        self._prepare = prepare
+        self.breaker = CircuitBreaker("MongoDB", self._probe)
+
+    async def open(self) -> None:
+        """Prepare the database now, or in the background as soon as MongoDB is reachable."""
+        try:
+            await self._probe()
+        except (PyMongoError, CallOverdueError) as error:
+            self.breaker.trip(error)
+
+    async def _probe(self) -> None:
+        await self._prepare(self)
+
+    async def close(self) -> None:
+        """Wait for the running calls, and close the connections."""
+        await self.breaker.close()
+        await self.calls.drain()
+        await self.calls.run(self._client.close())
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable if MongoDB does not answer."""
+        await self.execute(self._client.admin.command("ping"))
+
+    async def execute(
+        self, call: Coroutine[Any, Any, Result], *, slots: asyncio.Semaphore | None = None
+    ) -> Result:
+        """Return the result of one call of the driver.
+
+        The caller has acquired `slots`, if given. It is released when the call has returned.
+
+        Raises StoreUnavailable, at once while the breaker is open. DuplicateKeyError and
+        BulkWriteError are raised as they are: they are answers of a MongoDB that works.
+        """
+        if self.breaker.is_open:
+            call.close()
+            if slots:
+                slots.release()
+            raise StoreUnavailable
+        try:
+            return await self.calls.run(call, slots=slots)
+        except (DuplicateKeyError, BulkWriteError):
+            raise
+        except (PyMongoError, CallOverdueError) as error:
+            raise self.unavailable(error) from error
+
+    async def find_all(
+        self, cursor: AsyncCursor[Document], *, slots: asyncio.Semaphore | None = None
+    ) -> list[Document]:
+        """Return all documents of a cursor. Raises StoreUnavailable."""
+        return await self.execute(_read_all(cursor), slots=slots)
+
+    async def aggregate_all(
+        self,
+        source: AsyncCollection[Document] | AsyncDatabase[Document],
+        pipeline: list[Document],
+    ) -> list[Document]:
+        """Return all documents that an aggregation pipeline produces. Raises StoreUnavailable."""
+        return await self.execute(_aggregate(source, pipeline))
+
+    def unavailable(self, error: PyMongoError | CallOverdueError) -> StoreUnavailable:
+        """Return the error for the caller. A connection failure or a timeout opens the breaker."""
+        if isinstance(error, CallOverdueError | ConnectionFailure) or error.timeout:
+            self.breaker.trip(error)
+        else:
+            log.error("MongoDB rejected a call: %s", type(error).__name__, exc_info=error)
+        return StoreUnavailable()
+
+
+async def _read_all(
+    cursor: AsyncCursor[Document] | AsyncCommandCursor[Document],
+) -> list[Document]:
+    async with cursor:
+        return await cursor.to_list()
+
+
+async def _aggregate(
+    source: AsyncCollection[Document] | AsyncDatabase[Document], pipeline: list[Document]
+) -> list[Document]:
+    return await _read_all(await source.aggregate(pipeline))

@@ -41,7 +41,7 @@ async def _health(request: Request) -> Response:
 
 async def _answers(store: Store) -> bool:
     try:
-        await store.ping()
+        await store.mongo.ping()
     except StoreUnavailable:
         return False
     return True

@@ -46,5 +46,5 @@ def unfinished_work(loop: asyncio.AbstractEventLoop, store: Store | None) -> str
     tasks = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks(loop))  # type: ignore[union-attr]  # coroutines have names
     saves = ""
     if store:
-        saves = f"{store.unsaved} messages not saved, {store.calls.under_way} calls to MongoDB, "
+        saves = f"{store.messages.unsaved} messages not saved, {store.mongo.calls.under_way} calls to MongoDB, "
     return f"{saves}{len(tasks)} tasks ({', '.join(dict.fromkeys(tasks))})"

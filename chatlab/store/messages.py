@@ -1,0 +1,217 @@
+"""The stage `save`: the collection of messages.
+
+A save is acknowledged when a majority of the replica set has the message in its journal.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.errors import BulkWriteError
+
+from chatlab.connections.mongo import Document, MongoDatabase
+from chatlab.domain.ids import Conversation
+from chatlab.domain.message import Draft, Message, from_document, text_digest
+from chatlab.errors import StoreUnavailable
+from chatlab.store.group_commit import GroupCommitter, Rejection, Saved, text_conflict
+from chatlab.store.read_batching import ReadBatcher
+from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
+
+MAX_BATCHED_MESSAGES = 100  # of one conversation in a batched read: the reply is one document
+CHUNK_MESSAGES = 1000  # read at a time from a long history, which is never in memory as a whole
+CONCURRENT_CHUNK_READS = 4  # so that long histories leave connections for other requests
+DUPLICATE_KEY = 11000  # MongoDB's error code
+
+
+class MessageStore:
+    """Saves, finds and changes messages. `clock` and `on_found` are those of `Store`."""
+
+    def __init__(self, mongo: MongoDatabase, clock: Callable[[], int], on_found: OnFound) -> None:
+        self._mongo, self._collection = mongo, mongo.database["messages"]
+        self._chunk_reads = asyncio.Semaphore(CONCURRENT_CHUNK_READS)
+        self._reads = ReadBatcher(self.query_newest, self.query_newest_of_each)
+        self._uncertain = UncertainWriteReconciler(self.find_many, clock, on_found)
+        self._commits = GroupCommitter(
+            insert=self.insert,
+            find_last_seqs=self.find_last_seqs,
+            find_repeated=self.find_repeated,
+            on_uncertain=self._uncertain.add,
+            clock=clock,
+        )
+
+    @property
+    def unsaved(self) -> int:
+        """The number of messages that wait to be saved."""
+        return self._commits.waiting
+
+    async def close(self) -> None:
+        """Save the messages that wait, and stop looking for uncertain writes."""
+        await self._commits.drain()
+        await self._uncertain.stop()
+
+    # --- saving and changing ---------------------------------------------------------------------
+
+    async def save(self, draft: Draft) -> Saved:
+        """Save a message durably, and give it its seq.
+
+        Raises Conflict if its sender has used the client id for another text.
+        """
+        if self._mongo.breaker.is_open:
+            raise StoreUnavailable
+        return await self._commits.save(draft)
+
+    async def insert(self, documents: list[Document]) -> dict[int, Rejection]:
+        """Insert the documents in one command, independently of each other.
+
+        Return the positions of those that a unique index has rejected, with the name of the index.
+        """
+        try:
+            await self._mongo.execute(self._collection.insert_many(documents, ordered=False))
+        except BulkWriteError as error:
+            details = error.details
+            codes = {failure["code"] for failure in details["writeErrors"]}
+            if details["writeConcernErrors"] or codes - {DUPLICATE_KEY}:
+                raise self._mongo.unavailable(error) from error
+            return {failure["index"]: _index_of(failure) for failure in details["writeErrors"]}
+        return {}
+
+    async def change(
+        self, message_id: str, condition: Document, change: Document
+    ) -> Message | None:
+        """Change a message that is not deleted and meets the condition, and raise its version.
+
+        Return the changed message, or None if there is no such message.
+        """
+        wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
+        found = await self._mongo.execute(
+            self._collection.find_one_and_update(
+                wanted, change | {"$inc": {"version": 1}}, return_document=ReturnDocument.AFTER
+            )
+        )
+        return from_document(found) if found else None
+
+    # --- finding ---------------------------------------------------------------------------------
+
+    async def find(self, message_id: str) -> Message | None:
+        """Return a message, or None."""
+        wanted = {"_id": ObjectId(message_id)}
+        found = await self._mongo.execute(self._collection.find_one(wanted))
+        return from_document(found) if found else None
+
+    async def find_many(self, ids: list[ObjectId]) -> list[Message]:
+        """Return those of these messages that exist."""
+        cursor = self._collection.find({"_id": {"$in": ids}})
+        return _messages(await self._mongo.find_all(cursor))
+
+    async def find_repeated(self, draft: Draft) -> Message:
+        """Return the message that was saved first with the client id of this draft.
+
+        Raises Conflict if it was sent with another text. Later edits do not count.
+        """
+        # Without $type, MongoDB does not use the partial index `once`.
+        client_id = {"$eq": draft.client_id, "$type": "string"}
+        wanted = {
+            "conversation": draft.conversation,
+            "senderId": draft.sender,
+            "clientId": client_id,
+        }
+        found = await self._mongo.execute(self._collection.find_one(wanted))
+        if found is None:  # the index rejected the draft, and then the first message was removed
+            raise StoreUnavailable
+        if found["clientText"] != text_digest(draft.text):
+            raise text_conflict()
+        return from_document(found)
+
+    async def find_range(
+        self, conversation: Conversation, lowest: int, highest: int | None, limit: int
+    ) -> list[Message]:
+        """Return at most `limit` messages from seq `lowest` to `highest`, oldest first."""
+        cursor = self._range(conversation, lowest, highest, limit)
+        return _messages(await self._mongo.find_all(cursor))
+
+    async def read_chunks(
+        self, conversation: Conversation, lowest: int, highest: int | None
+    ) -> AsyncIterator[list[Message]]:
+        """Yield a range of any length, CHUNK_MESSAGES at a time, oldest first."""
+        while highest is None or lowest <= highest:
+            chunk = await self._read_chunk(conversation, lowest, highest)
+            if chunk:
+                yield chunk
+            if len(chunk) < CHUNK_MESSAGES:
+                return
+            lowest = chunk[-1].seq + 1
+
+    async def _read_chunk(
+        self, conversation: Conversation, lowest: int, highest: int | None
+    ) -> list[Message]:
+        cursor = self._range(conversation, lowest, highest, CHUNK_MESSAGES)
+        await self._chunk_reads.acquire()
+        return _messages(await self._mongo.find_all(cursor, slots=self._chunk_reads))
+
+    def _range(
+        self, conversation: Conversation, lowest: int, highest: int | None, limit: int
+    ) -> AsyncCursor[Document]:
+        seq: Document = {"$gte": lowest} if highest is None else {"$gte": lowest, "$lte": highest}
+        found = self._collection.find({"conversation": conversation, "seq": seq})
+        return found.sort("seq", 1).limit(limit).batch_size(limit)
+
+    async def find_newest(
+        self, conversation: Conversation, limit: int, below: int | None = None
+    ) -> list[Message]:
+        """Return the last `limit` messages, or the last ones below a seq; oldest first."""
+        if below is None and limit <= MAX_BATCHED_MESSAGES:
+            found = await self._reads.find_newest(conversation, limit)
+        else:
+            wanted: Document = {"conversation": conversation}
+            if below is not None:
+                wanted["seq"] = {"$lt": below}
+            found = await self.query_newest(wanted, limit)
+        return [from_document(document) for document in reversed(found)]
+
+    async def query_newest(self, wanted: Document, limit: int) -> list[Document]:
+        """Return the documents with the highest seq, newest first."""
+        cursor = self._collection.find(wanted).sort("seq", -1).limit(limit).batch_size(limit)
+        return await self._mongo.find_all(cursor)
+
+    async def query_newest_of_each(
+        self, conversations: list[Conversation], limit: int
+    ) -> dict[Conversation, list[Document]]:
+        """Return the same for each of several conversations, with one query."""
+        newest: list[Document] = [
+            {"$match": {"$expr": {"$eq": ["$conversation", "$$conversation"]}}},
+            {"$sort": {"seq": -1}},
+            {"$limit": limit},
+        ]
+        lookup = {
+            "from": "messages",
+            "let": {"conversation": "$_id"},
+            "pipeline": newest,
+            "as": "found",
+        }
+        pipeline: list[Document] = [
+            {"$documents": [{"_id": conversation} for conversation in conversations]},
+            {"$lookup": lookup},
+        ]
+        rows = await self._mongo.aggregate_all(self._mongo.database, pipeline)
+        return {row["_id"]: row["found"] for row in rows}
+
+    async def find_last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
+        """Return the highest seq of each conversation that has a message."""
+        pipeline: list[Document] = [
+            {"$match": {"conversation": {"$in": conversations}}},
+            # With this order and $first, MongoDB does one index seek for each conversation.
+            {"$sort": {"conversation": -1, "seq": -1}},
+            {"$group": {"_id": "$conversation", "seq": {"$first": "$seq"}}},
+        ]
+        rows = await self._mongo.aggregate_all(self._collection, pipeline)
+        return {row["_id"]: row["seq"] for row in rows}
+
+
+def _messages(documents: list[Document]) -> list[Message]:
+    return [from_document(document) for document in documents]
+
+
+def _index_of(failure: Document) -> Rejection:
+    return "place" if "seq" in failure["keyPattern"] else "once"

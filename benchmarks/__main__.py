@@ -19,7 +19,7 @@ from benchmarks.page import write_page
 from benchmarks.result import MeasurementError
 from benchmarks.rows import ROWS, Row
 from benchmarks.sides import EXPRESS, HERE, MISSING_EXPRESS, Place, express_is_there, open_place
-from chatlab.bench.machine import machine
+from chatlab.bench.machine import describe_machine
 from chatlab.errors import EngineError
 
 RESULTS = HERE / "results"
@@ -63,7 +63,7 @@ def _say_what_is_missing(without: set[str]) -> None:
 
 
 def _measure(place: Place, wanted: list[str], out: Path) -> None:
-    about = machine(MongoDB=place.engines.mongo.version, Redis=place.engines.redis.version, **_tools())
+    about = describe_machine(MongoDB=place.engines.mongo.version, Redis=place.engines.redis.version, **_tools())
     with _progress(len(wanted)) as step:
         for name in wanted:
             step(ROWS[name].title)

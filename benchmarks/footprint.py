@@ -15,7 +15,7 @@ from benchmarks import generators
 from benchmarks.people import Json, Person, as_json, people, sends, settle_in_chatlab, write_requests
 from benchmarks.result import Check, MeasurementError, Result, interleaved, ratios
 from benchmarks.sides import CONNECTIONS, Place, Side, missing, running
-from chatlab.bench.wire import Wire
+from chatlab.bench.raw_http import RawHttpClient
 from chatlab.local.engines import open_engines
 from chatlab.settings import load_settings
 
@@ -108,8 +108,8 @@ def _first_answer(folder: str, one: Person) -> float:
             time.sleep(0.005)  # a file, which does not tell when it grows
         while True:
             try:
-                with Wire(told, one.token) as wire:
-                    reply = wire.ask("POST", "/api/messages/send", json.dumps({"receiverId": one.partner, "text": "first"}).encode())
+                with RawHttpClient(told, one.token) as wire:
+                    reply = wire.request("POST", "/api/messages/send", json.dumps({"receiverId": one.partner, "text": "first"}).encode())
             except OSError:
                 time.sleep(0.005)  # nobody listens yet
                 continue

@@ -9,10 +9,10 @@ from benchmarks.people import TEXT, Person, people, reads, sends, talk_in_chatla
 from benchmarks.result import Check, Result, interleaved, ratios
 from benchmarks.sides import CONNECTIONS, MESSAGES, Place, Side, missing
 from benchmarks.throughput import rate_of
-from chatlab.bench import races
-from chatlab.bench.claims import Race
-from chatlab.bench.samples import saved
-from chatlab.bench.wire import Wire
+from chatlab.bench import comparisons
+from chatlab.bench.claims import Comparison
+from chatlab.bench.raw_http import RawHttpClient
+from chatlab.bench.samples import share_saved
 
 LENGTHS = (10, 100, 1_000, 100_000)
 
@@ -54,7 +54,7 @@ def measure_single(place: Place) -> Result:
     found: dict[str, list[float]] = {}
     for _ in range(place.rounds):
         for kind, (sides, act) in kinds.items():
-            for name, replies in races.in_turn({side.name: act(side) for side in sides}, place.seconds / 2).items():
+            for name, replies in comparisons.alternate({side.name: act(side) for side in sides}, place.seconds / 2).items():
                 found.setdefault(f"{name}, {kind}", []).append(median(reply.took_ms for reply in replies))
     checks = [
         Check(f"{kind}: chatlab / Express", ratios(found[f"chatlab, {kind}"], found[f"Express, {kind}"]), 1, False)
@@ -64,16 +64,16 @@ def measure_single(place: Place) -> Result:
     return Result("ms, p50", found, checks, {"at a time": 1, "messages": MESSAGES}, missing(place))
 
 
-def _one_send(side: Side) -> races.Act:
-    return races.sending(side.wire(), side.people[0].partner, TEXT)
+def _one_send(side: Side) -> comparisons.SendRequest:
+    return comparisons.make_send(side.wire(), side.people[0].partner, TEXT)
 
 
-def _one_read(side: Side) -> races.Act:
+def _one_read(side: Side) -> comparisons.SendRequest:
     wire = side.wire(2)
-    return lambda: wire.ask("GET", f"/api/messages/{side.people[2].partner}?limit={MESSAGES}")
+    return lambda: wire.request("GET", f"/api/messages/{side.people[2].partner}?limit={MESSAGES}")
 
 
-def _one_socket_send(side: Side) -> races.Act:
+def _one_socket_send(side: Side) -> comparisons.SendRequest:
     one = OneSocket(side.url, side.people[4].token)
     return lambda: one.send(side.people[4].partner, TEXT)
 
@@ -89,12 +89,12 @@ def measure_cache(place: Place) -> Result:
     found: dict[str, list[float]] = {}
     checks: dict[str, list[float]] = {}
     for reader in readers:
-        seen = {side.name: races.Side(Wire(side.url, reader.token), f"partner-{side.name}") for side in sides}
+        seen = {side.name: comparisons.Variant(RawHttpClient(side.url, reader.token), f"partner-{side.name}") for side in sides}
         for race in _races(seen, place.seconds / 3):
             title = f"{race.claim.operation}, {race.condition.partition(';')[0]}"
-            found.setdefault(f"off, {title}", []).append(median(race.without))
-            found.setdefault(f"cache, {title}", []).append(median(race.with_cache))
-            checks.setdefault(title, []).append(saved(race.without, race.with_cache).middle)
+            found.setdefault(f"off, {title}", []).append(median(race.without_ms))
+            found.setdefault(f"cache, {title}", []).append(median(race.with_cache_ms))
+            checks.setdefault(title, []).append(share_saved(race.without_ms, race.with_cache_ms).middle)
     targets = dict(zip(checks, (None, 0.6, None, 0.8, 0.5), strict=True))
     return Result(
         "ms, p50",
@@ -105,12 +105,12 @@ def measure_cache(place: Place) -> Result:
     )
 
 
-def _races(sides: races.Sides, seconds: float) -> list[Race]:
+def _races(sides: comparisons.Variants, seconds: float) -> list[Comparison]:
     return [
-        *races.sends(sides, seconds),
-        *races.short_reads(sides, seconds),
-        *races.long_reads(sides, seconds),
-        *races.reactions(sides, seconds),
+        *comparisons.compare_sends(sides, seconds),
+        *comparisons.compare_short_reads(sides, seconds),
+        *comparisons.compare_long_reads(sides, seconds),
+        *comparisons.compare_reactions(sides, seconds),
     ]
 
 
@@ -118,16 +118,16 @@ def measure_length(place: Place) -> Result:
     """Conversations of 10 to 100,000 messages: the newest 50, cached, and a send."""
     lengths = [length for length in LENGTHS if place.full_size or length < 100_000]
     side = place.chatlab()
-    acts: dict[str, races.Act] = {}
+    acts: dict[str, comparisons.SendRequest] = {}
     for place_in_people, length in enumerate(lengths):
         reader, writer = side.people[4 * place_in_people], side.people[4 * place_in_people + 2]
         for one in (reader, writer):
             talk_in_chatlab(place.mongo[side.database], one.id, one.partner, length)
         acts[f"read, {length:,} messages"] = _newest(side, reader)
-        acts[f"send, {length:,} messages"] = races.sending(Wire(side.url, writer.token), writer.partner, TEXT)
+        acts[f"send, {length:,} messages"] = comparisons.make_send(RawHttpClient(side.url, writer.token), writer.partner, TEXT)
     found: dict[str, list[float]] = {name: [] for name in sorted(acts, key=lambda name: name.startswith("send"))}
     for _ in range(place.rounds):
-        for name, replies in races.in_turn(acts, 3 * place.seconds).items():
+        for name, replies in comparisons.alternate(acts, 3 * place.seconds).items():
             found[name].append(median(reply.took_ms for reply in replies))
     checks = []
     for work in ("read", "send"):
@@ -139,6 +139,6 @@ def measure_length(place: Place) -> Result:
     return Result("ms, p50", found, checks, {"at a time": 1, "messages read": MESSAGES}, remarks)
 
 
-def _newest(side: Side, reader: Person) -> races.Act:
-    wire = Wire(side.url, reader.token)
-    return lambda: wire.ask("GET", f"/api/messages/{reader.partner}?limit={MESSAGES}")
+def _newest(side: Side, reader: Person) -> comparisons.SendRequest:
+    wire = RawHttpClient(side.url, reader.token)
+    return lambda: wire.request("GET", f"/api/messages/{reader.partner}?limit={MESSAGES}")

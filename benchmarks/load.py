@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from chatlab.bench.raw_http import END_OF_CHUNKS, END_OF_HEAD, encode_request, find_header
 from chatlab.bench.samples import percentile
-from chatlab.bench.wire import END_OF_CHUNKS, END_OF_HEAD, header, request_bytes
 
 Spec = dict[str, Any]
 Protocol = TypeVar("Protocol", bound=asyncio.Protocol)
@@ -68,7 +68,7 @@ class HttpConnection(asyncio.Protocol):
         head, end, body = self._data.partition(END_OF_HEAD)
         if not end:
             return
-        length = header(head, b"content-length")
+        length = find_header(head, b"content-length")
         if len(body) >= int(length) if length else body.endswith(END_OF_CHUNKS):
             self._data = b""
             self._answered(self, int(head[9:12]))
@@ -92,7 +92,7 @@ def read_requests(spec: Spec) -> list[bytes]:
     host = urlsplit(spec["url"]).netloc
     lines = [line.split("\t") for line in Path(spec["requests"]).read_text(encoding="utf-8").splitlines()]
     return [
-        request_bytes(method, path, f"Host: {host}\r\nAuthorization: Bearer {token}\r\n", body.encode())
+        encode_request(method, path, f"Host: {host}\r\nAuthorization: Bearer {token}\r\n", body.encode())
         for method, path, token, body in lines
     ]
 
@@ -220,7 +220,7 @@ class SocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for a websocket."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's own kind
-        self.transport.write(request_bytes("GET", "/socket.io/?EIO=4&transport=websocket", UPGRADE.format(host=self._host), b""))
+        self.transport.write(encode_request("GET", "/socket.io/?EIO=4&transport=websocket", UPGRADE.format(host=self._host), b""))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Before it was there: an error."""

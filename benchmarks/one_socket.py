@@ -1,4 +1,4 @@
-"""One Socket.IO connection that sends and waits, as bare as `chatlab.bench.wire` is for HTTP."""
+"""One Socket.IO connection that sends and waits, as bare as `chatlab.bench.raw_http` is for HTTP."""
 
 import json
 import socket
@@ -6,7 +6,7 @@ import time
 from urllib.parse import urlsplit
 
 from benchmarks.load import UPGRADE, frame, frames
-from chatlab.bench.wire import END_OF_HEAD, PATIENCE, Reply, request_bytes
+from chatlab.bench.raw_http import END_OF_HEAD, REPLY_TIMEOUT_S, Reply, encode_request
 
 
 class OneSocket:
@@ -14,9 +14,9 @@ class OneSocket:
 
     def __init__(self, url: str, token: str) -> None:
         place = urlsplit(url)
-        self._socket = socket.create_connection((place.hostname or "", place.port or 80), PATIENCE)
+        self._socket = socket.create_connection((place.hostname or "", place.port or 80), REPLY_TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.sendall(request_bytes("GET", "/socket.io/?EIO=4&transport=websocket", UPGRADE.format(host=place.netloc), b""))
+        self._socket.sendall(encode_request("GET", "/socket.io/?EIO=4&transport=websocket", UPGRADE.format(host=place.netloc), b""))
         self._data, self._packets, self._turn = b"", list[bytes](), 0
         while END_OF_HEAD not in self._data:
             self._data += self._socket.recv(65_536)

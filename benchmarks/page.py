@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import ROWS
-from chatlab.bench.bars import Bar, Group, figure, svg
+from chatlab.bench.charts import Bar, BarGroup, format_figure, render_svg
 
 BEGIN, END = "<!-- results: made by python -m benchmarks -->", "<!-- end of results -->"
 MET = {True: "met", False: "**not met**", None: ""}
@@ -35,7 +35,7 @@ def _summary(found: list[Json]) -> list[str]:
     lines = ["| work | target | measured | |", "| --- | --- | --- | --- |"]
     for one in found:
         judged = [check for check in one["checks"] if check["met"] is not None]
-        told = "; ".join(f"{check['what']} {figure(check['median'])}" for check in judged)
+        told = "; ".join(f"{check['what']} {format_figure(check['median'])}" for check in judged)
         met = MET[all(check["met"] for check in judged)] if judged else "not measured"
         lines.append(f"| [{one['title']}](#{_anchor(one['title'])}) | {one['target']} | {told} | {met} |")
     return [*lines, ""]
@@ -56,13 +56,14 @@ def _row(one: Json, folder: str) -> list[str]:
         "| --- | ---: | ---: |",
     ]
     lines += [
-        f"| {name} | {figure(side['median'])} | {figure(side['low'])} to {figure(side['high'])} |" for name, side in one["sides"].items()
+        f"| {name} | {format_figure(side['median'])} | {format_figure(side['low'])} to {format_figure(side['high'])} |"
+        for name, side in one["sides"].items()
     ]
     lines += ["", "| round by round | median | lowest to highest | target | |", "| --- | ---: | ---: | ---: | --- |"]
     for check in one["checks"]:
         told = "" if check["target"] is None else f"{'at least' if check['at_least'] else 'at most'} {check['target']:g}"
-        spread = f"{figure(check['low'])} to {figure(check['high'])}"
-        lines.append(f"| {check['what']} | {figure(check['median'])} | {spread} | {told} | {MET[check['met']]} |")
+        spread = f"{format_figure(check['low'])} to {format_figure(check['high'])}"
+        lines.append(f"| {check['what']} | {format_figure(check['median'])} | {spread} | {told} | {MET[check['met']]} |")
     lines += ["", *(f"* {remark}" for remark in one["remarks"])]
     about = "; ".join(f"{name} {value}" for name, value in one["machine"].items())
     return [*lines, "", f"<sub>{about}</sub>", ""]
@@ -74,4 +75,4 @@ def _picture(one: Json) -> str:
     for name, side in one["sides"].items():
         side_name, _, kind = name.partition(", ")
         groups.setdefault(kind or one["title"], []).append(Bar(side_name, side["median"], side["low"], side["high"]))
-    return svg(f"{one['title']}", [Group(title, one["unit"], bars) for title, bars in groups.items()])
+    return render_svg(f"{one['title']}", [BarGroup(title, one["unit"], bars) for title, bars in groups.items()])

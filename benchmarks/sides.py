@@ -20,7 +20,7 @@ from redis import Redis
 
 from benchmarks.people import Json, Person, forget, people, settle_in_chatlab, settle_in_peer
 from benchmarks.result import MeasurementError
-from chatlab.bench.wire import Wire
+from chatlab.bench.raw_http import RawHttpClient
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
@@ -41,9 +41,9 @@ class Side(NamedTuple):
     people: list[Person]
     database: str
 
-    def wire(self, number: int = 0) -> Wire:
+    def wire(self, number: int = 0) -> RawHttpClient:
         """A connection of one of its people."""
-        return Wire(self.url, self.people[number].token)
+        return RawHttpClient(self.url, self.people[number].token)
 
     def processes(self) -> list[psutil.Process]:
         """The server, and its workers if it has some."""

@@ -96,7 +96,7 @@ def _bare_inserts(place: Place) -> dict[str, Callable[[], float]]:
 def _answers(side: Side) -> dict[str, bytes]:
     """What the service answers to whom: the bytes that the floor gives too."""
     with side.wire() as wire:
-        answer = wire.ask("GET", f"/api/messages/{side.people[0].partner}?limit={MESSAGES}").body
+        answer = wire.request("GET", f"/api/messages/{side.people[0].partner}?limit={MESSAGES}").body
     return {one.partner: answer for one in side.people}
 
 

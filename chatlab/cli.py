@@ -167,11 +167,11 @@ def bench(
     Measures the speed of reads, sends and updates with and without the cache, and the memory that
     the cache uses. Takes about a minute and a half.
     """
-    from chatlab.bench.measure import measure, tell
+    from chatlab.bench.measure import measure, write_report
 
     if file and not json:
         raise typer.BadParameter("FILE can only be used together with --json")
-    tell(measure(load_settings(), seconds=seconds), as_json=json, file=file, chart_to=chart)
+    write_report(measure(load_settings(), seconds=seconds), as_json=json, file=file, chart=chart)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from test_lab import LabMaker, begin
 
-from chatlab.bench.wire import Reply
+from chatlab.bench.raw_http import Reply
 from chatlab.errors import EngineError
 from chatlab.lab.measure import WARM, Table, in_turn
 
@@ -69,7 +69,7 @@ async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
     wire = lab.wire(alice, url)
     assert [
         (reply.cache, b"by the first" in reply.body)
-        for reply in (wire.ask("GET", "/api/messages/bob"), wire.ask("GET", "/api/messages/bob"))
+        for reply in (wire.request("GET", "/api/messages/bob"), wire.request("GET", "/api/messages/bob"))
     ] == [
         ("miss", True),
         ("hit", True),

@@ -1,88 +1,122 @@
-"""What the document claims of speed and memory, as hypotheses, and the verdict on each from what was measured. Pure.
+"""The document's claims about speed and memory, and the verdict on each from what was measured.
 
-The document's milliseconds are those of a database far away; here both engines are on one machine. So each operation also has a figure for
-distance: how much longer a round trip to MongoDB would have to take for the document's time without a cache, with Redis near; and what the
-cache would save then. A claim that holds here and there `holds`; one that holds in one of the places only `depends`.
+The document's milliseconds are those of a distant MongoDB, while here both servers are on one
+machine. So each claim is judged twice: as measured, and as computed for a distance at which the
+operation takes the document's time without a cache. The distance is the time by which each round
+trip to MongoDB would have to be longer; Redis stays near. A claim `holds` if it holds in both
+places, and `depends` if it holds in only one.
 """
 
 from typing import NamedTuple
 
-from chatlab.bench.samples import Interval, Summary, saved, summary
+from chatlab.bench.samples import Interval, Summary, share_saved, summarize
 
 HOLDS, DEPENDS, FAILS = "holds", "depends", "does not hold"
-ABOUT = 0.2  # how far from a figure that is given with "~" a measured one may be
-ROUNDED = 0.01  # the document gives whole percents
+TOLERANCE = 0.2  # how far a measured figure may be from one that the document gives with "~"
+ROUNDING = 0.01  # the document gives whole percents
 
 
-class Claim(NamedTuple):
-    """A row of the document's performance table; times in ms, from and to."""
+class PerformanceClaim(NamedTuple):
+    """A row of the document's performance table. Times in ms are ranges, from and to."""
 
     operation: str
-    without: tuple[float, float]
-    with_cache: tuple[float, float]
-    faster: float
+    without_ms: tuple[float, float]
+    with_cache_ms: tuple[float, float]
+    share_saved: float
     hypothesis: str
 
 
-SEND = Claim("Send Message", (150, 150), (100, 100), 0.33, "A send takes 33 % less time with the cache than without.")
-GET = Claim("Get Conversation", (200, 500), (50, 100), 0.60, "A conversation comes in 60 % less time from Redis than from MongoDB.")
-UPDATE = Claim("Message Updates", (100, 100), (50, 50), 0.50, "A reaction takes 50 % less time when the message is cached.")
+SEND = PerformanceClaim(
+    "Send Message",
+    (150, 150),
+    (100, 100),
+    0.33,
+    "A send takes 33 % less time with the cache than without.",
+)
+GET = PerformanceClaim(
+    "Get Conversation",
+    (200, 500),
+    (50, 100),
+    0.60,
+    "Reading a conversation takes 60 % less time from Redis than from MongoDB.",
+)
+UPDATE = PerformanceClaim(
+    "Message Updates",
+    (100, 100),
+    (50, 50),
+    0.50,
+    "A reaction takes 50 % less time when the message is cached.",
+)
 
 
-class Race(NamedTuple):
-    """Samples of one claim in milliseconds, taken of both sides in turn. `condition`: what exactly was asked.
+class Comparison(NamedTuple):
+    """Samples in ms for one claim, measured with and without the cache in turn.
 
-    `trips`: to MongoDB, one after the other, without the cache and with it.
+    `condition` says what exactly was requested. `round_trips` is the number of consecutive round
+    trips to MongoDB, without the cache and with it.
     """
 
-    claim: Claim
+    claim: PerformanceClaim
     condition: str
-    without: list[float]
-    with_cache: list[float]
-    trips: tuple[int, int]
+    without_ms: list[float]
+    with_cache_ms: list[float]
+    round_trips: tuple[int, int]
 
 
 class Outcome(NamedTuple):
-    """A race, judged. `distance_ms`: what a trip to MongoDB would have to take more; `far_*`: with the cache, at that distance."""
+    """A comparison with its verdict.
 
-    race: Race
+    `extra_round_trip_ms` is how much longer a round trip to MongoDB would have to take to match the
+    document. `distant_ms` and `distant_saved` are the time with the cache, and the share saved, at
+    that distance.
+    """
+
+    comparison: Comparison
     without: Summary
     with_cache: Summary
     saved: Interval
-    distance_ms: float
-    far_ms: float
-    far_saved: float
+    extra_round_trip_ms: float
+    distant_ms: float
+    distant_saved: float
     verdict: str
 
 
-def judge(race: Race) -> Outcome:
-    without, with_cache, share = summary(race.without), summary(race.with_cache), saved(race.without, race.with_cache)
-    away = max(0.0, (race.claim.without[0] - without.median.middle) / race.trips[0])
-    slow, quick = (side.median.middle + away * trips for side, trips in zip((without, with_cache), race.trips, strict=True))
-    return Outcome(race, without, with_cache, share, away, quick, 1 - quick / slow, verdict(race.claim, share, 1 - quick / slow))
+def judge(comparison: Comparison) -> Outcome:
+    claim, trips = comparison.claim, comparison.round_trips
+    without, with_cache = summarize(comparison.without_ms), summarize(comparison.with_cache_ms)
+    saved = share_saved(comparison.without_ms, comparison.with_cache_ms)
+    extra_ms = max(0.0, (claim.without_ms[0] - without.median.middle) / trips[0])
+    distant_without_ms = without.median.middle + extra_ms * trips[0]
+    distant_ms = with_cache.median.middle + extra_ms * trips[1]
+    distant_saved = 1 - distant_ms / distant_without_ms
+    verdict = _verdict(claim, saved, distant_saved)
+    return Outcome(comparison, without, with_cache, saved, extra_ms, distant_ms, distant_saved, verdict)
 
 
-def verdict(claim: Claim, here: Interval, there: float) -> str:
-    """`here`: the share saved on this machine, with its interval. `there`: with MongoDB far away."""
-    far = there >= claim.faster - ROUNDED
-    if here.low >= claim.faster and far:
+def _verdict(claim: PerformanceClaim, saved_here: Interval, distant_saved: float) -> str:
+    holds_at_distance = distant_saved >= claim.share_saved - ROUNDING
+    if saved_here.low >= claim.share_saved and holds_at_distance:
         return HOLDS
-    return FAILS if here.high < claim.faster and not far else DEPENDS
+    return FAILS if saved_here.high < claim.share_saved and not holds_at_distance else DEPENDS
 
 
-class Size(NamedTuple):
-    """A row of the memory table, in bytes. `told`: the document's figure, 0 for "all of it is freed"; None when it has none."""
+class MemoryRow(NamedTuple):
+    """A row of the memory table, in bytes.
+
+    `claimed` is the document's figure: None if it gives none, and 0 for "all of it is freed". In
+    the latter case `total` is the memory of which `measured` is left.
+    """
 
     what: str
-    told: float | None
+    claimed: float | None
     measured: float
     remark: str
-    among: float = 0  # of what it should be 0: how much it was
+    total: float = 0
 
     @property
     def verdict(self) -> str:
-        if self.told is None:
+        if self.claimed is None:
             return ""
-        if not self.told:
-            return HOLDS if self.measured <= ABOUT * self.among else FAILS
-        return HOLDS if abs(self.measured / self.told - 1) <= ABOUT else FAILS
+        if not self.claimed:
+            return HOLDS if self.measured <= TOLERANCE * self.total else FAILS
+        return HOLDS if abs(self.measured / self.claimed - 1) <= TOLERANCE else FAILS

@@ -1,4 +1,4 @@
-"""The machine that figures come from, in the words that matter for them: no name, no path."""
+"""Describe the machine that was measured, without its name or any path."""
 
 import os
 import platform
@@ -22,23 +22,26 @@ LIBRARIES = (
 )
 
 
-def machine(**engines: str) -> dict[str, str]:
-    """Cores, memory, kernel, Python, libraries; `engines` by name with their versions."""
-    about = {
+def describe_machine(**engines: str) -> dict[str, str]:
+    """Return the hardware, the system and all versions; `engines` maps names to versions."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    hardware = {
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(cores),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "Python": platform.python_version(),
     }
-    return about | engines | {"libraries": ", ".join(f"{name} {found}" for name in LIBRARIES if (found := _version(name)))}
+    libraries = [f"{name} {found}" for name in LIBRARIES if (found := _version(name))]
+    return hardware | engines | {"libraries": ", ".join(libraries)}
 
 
 def _processor() -> str:
-    """Its name, where Linux tells it."""
+    """Return the model name that Linux reports, or the architecture on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def _version(distribution: str) -> str | None:

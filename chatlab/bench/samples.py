@@ -1,7 +1,8 @@
-"""What many measurements say together: the middle, the slow end, and how sure of it one can be. Pure; chance has a fixed seed.
+"""Statistics of many samples: the median with an interval, percentiles, and the share of time saved.
 
-A median has an interval by the bootstrap: the same number of samples is drawn again and again from those there are, with putting back;
-95 of 100 medians of such draws lie inside. Two sides are told apart by the same means: the share of time that is saved, of each draw.
+An interval comes from the bootstrap: the same number of samples is drawn again and again, with
+replacement, and 95 % of the medians of these draws lie in the interval. The random numbers have a
+fixed seed, so the same samples always give the same interval.
 """
 
 import random
@@ -14,7 +15,7 @@ SEED = 5
 
 
 class Interval(NamedTuple):
-    """95 % of the draws lie from `low` to `high`."""
+    """A value, and the limits between which 95 % of the draws lie."""
 
     middle: float
     low: float
@@ -22,7 +23,7 @@ class Interval(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Of samples in one unit; `median` with its interval."""
+    """The number of samples, their median and two percentiles, in the unit of the samples."""
 
     samples: int
     median: Interval
@@ -30,27 +31,31 @@ class Summary(NamedTuple):
     p99: float
 
 
-def summary(samples: Sequence[float]) -> Summary:
-    chance = random.Random(SEED)  # noqa: S311 - chance, no secret
-    medians = [_drawn(samples, chance) for _ in range(DRAWS)]
-    return Summary(len(samples), _interval(median(samples), medians), percentile(samples, 95), percentile(samples, 99))
+def summarize(samples: Sequence[float]) -> Summary:
+    random_numbers = random.Random(SEED)  # noqa: S311 - not a secret
+    medians = [_median_of_draw(samples, random_numbers) for _ in range(DRAWS)]
+    interval = _interval(median(samples), medians)
+    return Summary(len(samples), interval, percentile(samples, 95), percentile(samples, 99))
 
 
-def saved(without: Sequence[float], with_it: Sequence[float]) -> Interval:
-    """The share of time that is saved, by the medians: 0.6 is 60 % less time, below 0 is more time."""
-    chance = random.Random(SEED)  # noqa: S311
-    shares = [1 - _drawn(with_it, chance) / _drawn(without, chance) for _ in range(DRAWS)]
-    return _interval(1 - median(with_it) / median(without), shares)
+def share_saved(without: Sequence[float], with_cache: Sequence[float]) -> Interval:
+    """Return the share of time that is saved, computed from the medians.
+
+    0.6 means 60 % less time. A negative share means more time.
+    """
+    random_numbers = random.Random(SEED)  # noqa: S311
+    shares = [1 - _median_of_draw(with_cache, random_numbers) / _median_of_draw(without, random_numbers) for _ in range(DRAWS)]
+    return _interval(1 - median(with_cache) / median(without), shares)
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The sample below which `percent` of 100 lie."""
+    """Return the sample that is greater than or equal to `percent` of all samples."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
-def _drawn(samples: Sequence[float], chance: random.Random) -> float:
-    return median(chance.choices(samples, k=len(samples)))
+def _median_of_draw(samples: Sequence[float], random_numbers: random.Random) -> float:
+    return median(random_numbers.choices(samples, k=len(samples)))
 
 
 def _interval(middle: float, draws: Sequence[float]) -> Interval:

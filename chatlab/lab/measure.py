@@ -11,9 +11,9 @@ from typing import Any
 
 import ipywidgets
 
-from chatlab.bench.races import Act, sending
+from chatlab.bench.comparisons import SendRequest, make_send
+from chatlab.bench.raw_http import RawHttpClient
 from chatlab.bench.samples import Interval
-from chatlab.bench.wire import Wire
 from chatlab.errors import EngineError
 from chatlab.lab.claims import TIMED, claims_table
 from chatlab.lab.widgets import Chart
@@ -26,7 +26,9 @@ TRIES = 3  # for one turn, on average, until every reply comes as it is wanted
 Row = tuple[bool, tuple[str, ...]]  # does it hang on the machine? and its cells
 
 
-async def in_turn(acts: Mapping[str, Act], turns: int = TURNS, wanted: Mapping[str, str] | None = None) -> AsyncIterator[dict[str, float]]:
+async def in_turn(
+    acts: Mapping[str, SendRequest], turns: int = TURNS, wanted: Mapping[str, str] | None = None
+) -> AsyncIterator[dict[str, float]]:
     """The milliseconds that each side took, turn by turn; after WARM that do not count.
 
     `wanted`: the X-Cache of a side's reply. A turn without it (a window that has just ended, say) does not count and is made again.
@@ -50,7 +52,7 @@ async def in_turn(acts: Mapping[str, Act], turns: int = TURNS, wanted: Mapping[s
 
 
 async def race(
-    acts: Mapping[str, Act], chart: Chart, turns: int = TURNS, wanted: Mapping[str, str] | None = None
+    acts: Mapping[str, SendRequest], chart: Chart, turns: int = TURNS, wanted: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
     """All samples of each side; the chart grows by each."""
     samples: dict[str, list[float]] = {name: [] for name in acts}
@@ -62,11 +64,11 @@ async def race(
     return samples
 
 
-async def write(wires: Sequence[Wire], receiver: str, messages: int, text: str) -> None:
+async def write(wires: Sequence[RawHttpClient], receiver: str, messages: int, text: str) -> None:
     """Send so many messages, over these connections at the same time."""
 
     def work(place: int) -> None:
-        send = sending(wires[place], receiver, text)
+        send = make_send(wires[place], receiver, text)
         for _ in range(place, messages, len(wires)):
             if send().status != 200:
                 raise EngineError("The service refused a message.", "run the notebook again from its first cell")

@@ -23,7 +23,7 @@ from pymongo.collection import Collection
 from redis import Redis
 from redis.exceptions import RedisError
 
-from chatlab.bench.wire import Wire
+from chatlab.bench.raw_http import RawHttpClient
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
 from chatlab.errors import EngineError
@@ -318,12 +318,12 @@ class Lab:
             raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
         return self._service.url
 
-    def wire(self, person: Person, url: str | None = None) -> Wire:
+    def wire(self, person: Person, url: str | None = None) -> RawHttpClient:
         """A bare HTTP connection of this user for measurements: a general client takes longer for a request than the service.
 
         `url`: of a service `beside`. It is closed with the session.
         """
-        return self._closing.enter_context(Wire(url or self._url, person.token))
+        return self._closing.enter_context(RawHttpClient(url or self._url, person.token))
 
     # --- the flow ------------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 from bson import ObjectId
 
-from chatlab.bench.wire import request_bytes
+from chatlab.bench.raw_http import encode_request
 from chatlab.domain.ids import conversation_of
 from chatlab.domain.trace import StageEvent
 from chatlab.errors import ChatlabError, Conflict
@@ -241,7 +241,7 @@ async def lose_the_answer(alice: Person, bob: Person, text: str, client_id: str 
     place = urlsplit(alice.url)
     body = json.dumps({"receiverId": bob.id, "text": text, "clientId": client_id}).encode()
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    writer.write(request_bytes("POST", "/api/messages/send", f"Host: {place.netloc}\r\nAuthorization: Bearer {alice.token}\r\n", body))
+    writer.write(encode_request("POST", "/api/messages/send", f"Host: {place.netloc}\r\nAuthorization: Bearer {alice.token}\r\n", body))
     await asyncio.wait_for(reader.read(1), BACK)
     writer.close()
     return Said("Sent. The answer came, and was lost before anybody had read it.")

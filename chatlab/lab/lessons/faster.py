@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import ipywidgets
 
 from chatlab.bench import claims as document
-from chatlab.bench.claims import ABOUT, Outcome, Race, judge
-from chatlab.bench.races import TEXT, Act, sending
-from chatlab.bench.samples import Interval, Summary, saved, summary
-from chatlab.bench.wire import Wire
+from chatlab.bench.claims import TOLERANCE, Comparison, Outcome, judge
+from chatlab.bench.comparisons import TEXT, SendRequest, make_send
+from chatlab.bench.raw_http import RawHttpClient
+from chatlab.bench.samples import Interval, Summary, share_saved, summarize
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims
 from chatlab.lab.measure import Table, dressed, framed, in_turn, percent, race, share, told, write
 from chatlab.lab.session import Lab
@@ -50,38 +50,38 @@ class Sides:
     def __init__(self, lab: Lab, alice: Person, partners: dict[str, Person]) -> None:
         self.lab, self.alice, self.partners = lab, alice, partners
         self.urls: dict[str, str] = {}
-        self.wires: dict[str, Wire] = {}
+        self.wires: dict[str, RawHttpClient] = {}
         self.trips: dict[str, tuple[int, int]] = {}
 
     async def open(self, name: str) -> None:
         self.urls[name] = await self.lab.beside(name.replace(" ", "-"), **SETTINGS[name])
         self.wires[name] = self.lab.wire(self.alice, self.urls[name])
 
-    async def acts(self, operation: str) -> dict[str, Act]:
+    async def acts(self, operation: str) -> dict[str, SendRequest]:
         """One request of this operation, on either side."""
         make = {"sending": self._sending, "reading": self._reading, "reacting": self._reacting}[operation]
         return {name: await make(name) for name in (WITHOUT, WITH)}
 
-    async def _sending(self, name: str) -> Act:
-        return sending(self.wires[name], self.partners[name].id)
+    async def _sending(self, name: str) -> SendRequest:
+        return make_send(self.wires[name], self.partners[name].id)
 
-    async def _reading(self, name: str) -> Act:
+    async def _reading(self, name: str) -> SendRequest:
         return await self.reading(name, READ)
 
-    async def reading(self, name: str, messages: int) -> Act:
+    async def reading(self, name: str, messages: int) -> SendRequest:
         """A read of the whole conversation with somebody to whom so many messages were sent; written when it is asked for first."""
         partner = await self.lab.person(f"friend-{messages}")
         if not self.lab.messages.count_documents({"receiverId": partner.id}):
             writers = [self.lab.wire(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
             await write(writers, partner.id, messages, TEXT)
         wire, path = self.wires[name], f"/api/messages/{partner.id}"
-        return lambda: wire.ask("GET", path)
+        return lambda: wire.request("GET", path)
 
-    async def _reacting(self, name: str) -> Act:
+    async def _reacting(self, name: str) -> SendRequest:
         wire = self.wires[name]
         message = json.loads((await self._sending(name))().body)
         path, methods = f"/api/messages/{message['_id']}/reactions/{THUMB}", itertools.cycle(("PUT", "DELETE"))
-        return lambda: wire.ask(next(methods), path)
+        return lambda: wire.request(next(methods), path)
 
     def __repr__(self) -> str:
         return "\n".join([
@@ -108,7 +108,7 @@ async def trips(sides: Sides) -> Table:
     return Table(("trips to MongoDB", WITHOUT, WITH), rows)
 
 
-async def _asked(lab: Lab, act: Act) -> int:
+async def _asked(lab: Lab, act: SendRequest) -> int:
     act()  # fills the window
     asked = await lab.asked(asyncio.to_thread(act))
     return sum(command.endswith(" messages") for command in asked.mongo)
@@ -140,7 +140,7 @@ async def measure(sides: Sides, operation: str, chart: Chart) -> Raced:
     """`sending`, `reading` or `reacting`: both sides in turn, while the chart grows."""
     acts = await sides.acts(operation)
     samples = await race(acts, chart, wanted={WITH: "hit"} if operation == "reading" else None)
-    found = judge(Race(CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]))
+    found = judge(Comparison(CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]))
     return Raced(operation, found, chart)
 
 
@@ -151,9 +151,15 @@ def beside_the_document(*found: Raced) -> Table:
 
 
 def _beside(raced: Raced) -> tuple[str, ...]:
-    says = raced.outcome.race.claim
+    says = raced.outcome.comparison.claim
     here = f"{raced.without.median.middle:.2f} → {raced.with_cache.median.middle:.2f} ms"
-    return raced.operation, f"{_span(says.without)} → {_span(says.with_cache)} ms", percent(says.faster), here, share(raced.saved)
+    return (
+        raced.operation,
+        f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms",
+        percent(says.share_saved),
+        here,
+        share(raced.saved),
+    )
 
 
 def _span(told: tuple[float, float]) -> str:
@@ -184,12 +190,12 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
         _grow(chart, {"Redis itself": [own], "a client beside it": client}, done, steps)
         await asyncio.sleep(0)
     path = f"/api/messages/{trace.message['receiverId']}?limit=1"
-    user = {"a user, over HTTP": lambda: sides.wires[WITH].ask("GET", path)}
+    user = {"a user, over HTTP": lambda: sides.wires[WITH].request("GET", path)}
     async for took in in_turn(user, LENGTH_TURNS, {"a user, over HTTP": "hit"}):
         samples["a user, over HTTP"].append(MILLISECOND * took["a user, over HTTP"])
         done = CLOCK_ROUNDS + len(samples["a user, over HTTP"])
         _grow(chart, {"a user, over HTTP": samples["a user, over HTTP"][-1:]}, done, steps)
-    return Clocks({who: summary(found) for who, found in samples.items()}, chart)
+    return Clocks({who: summarize(found) for who, found in samples.items()}, chart)
 
 
 def _clocked(lab: Lab, key: str) -> tuple[float, list[float]]:
@@ -224,7 +230,7 @@ class Length(NamedTuple):
 
 
 def length(messages: int, without: list[float], with_cache: list[float]) -> Length:
-    return Length(messages, summary(without), summary(with_cache), saved(without, with_cache), (without, with_cache))
+    return Length(messages, summarize(without), summarize(with_cache), share_saved(without, with_cache), (without, with_cache))
 
 
 class Lengths(Table):
@@ -248,7 +254,7 @@ async def lengths(sides: Sides, chart: Chart) -> Lengths:
     for messages in LENGTHS:
         taken = await _read_whole(sides, messages, chart)
         for name, samples in taken.items():
-            chart.point(name, messages, summary(samples).median.middle)
+            chart.point(name, messages, summarize(samples).median.middle)
         rows.append(length(messages, taken[WITHOUT], taken[WITH]))
         narrow.append(length(messages, taken[WITHOUT], taken[NARROW]))
     return Lengths(rows, narrow, chart)
@@ -296,7 +302,9 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
         rows = [
             _moved(f"reading {row.messages}", document.GET, reads, (1, 0), self.trip.value),
             *(
-                _moved(raced.operation, raced.outcome.race.claim, _medians(raced), raced.outcome.race.trips, self.trip.value)
+                _moved(
+                    raced.operation, raced.outcome.comparison.claim, _medians(raced), raced.outcome.comparison.round_trips, self.trip.value
+                )
                 for raced in (self._sends, self._changes)
             ),
         ]
@@ -315,17 +323,17 @@ def _medians(raced: Raced) -> tuple[float, float]:
     return raced.without.median.middle, raced.with_cache.median.middle
 
 
-def _moved(what: str, says: document.Claim, here: tuple[float, float], trips: tuple[int, int], longer: float) -> tuple[str, ...]:
+def _moved(what: str, says: document.PerformanceClaim, here: tuple[float, float], trips: tuple[int, int], longer: float) -> tuple[str, ...]:
     """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
     slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
-    claims = f"{_span(says.without)} → {_span(says.with_cache)} ms, {percent(says.faster)}"
-    true = [name for name, ms, span in ((WITHOUT, slow, says.without), (WITH, quick, says.with_cache)) if near(ms, span)]
+    claims = f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {percent(says.share_saved)}"
+    true = [name for name, ms, span in ((WITHOUT, slow, says.without_ms), (WITH, quick, says.with_cache_ms)) if near(ms, span)]
     return what, f"{slow:.1f} ms", f"{quick:.1f} ms", percent(1 - quick / slow), claims, " and ".join(true) or "on neither side"
 
 
 def near(ms: float, told: tuple[float, float]) -> bool:
     """Is it what the document says, from and to? It says "about", so a fifth more or less is the same."""
-    return told[0] * (1 - ABOUT) <= ms <= told[1] * (1 + ABOUT)
+    return told[0] * (1 - TOLERANCE) <= ms <= told[1] * (1 + TOLERANCE)
 
 
 async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> Far:
@@ -341,9 +349,9 @@ async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
     rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
     told = [("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3), ("100 ms without and 50 ms with", 100.0, 50.0, 0.5)]
-    for name, without, with_cache, share_saved in (*rows, *told):
+    for name, without, with_cache, saved in (*rows, *told):
         said = number_tried(answer, without, with_cache)
-        if abs(said - share_saved) > 0.001:
+        if abs(said - saved) > 0.001:
             return not_yet(_improved_hint(name, without, with_cache, said))
     yours = ", ".join(f"{raced.operation} {percent(raced.saved.middle)}" for raced in found)
     return correct(f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %.")
@@ -371,7 +379,10 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
 @check
 async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
-    rows = [(raced.operation, raced.outcome.race.claim.without[0], _medians(raced)[0], raced.outcome.race.trips[0]) for raced in found]
+    rows = [
+        (raced.operation, raced.outcome.comparison.claim.without_ms[0], _medians(raced)[0], raced.outcome.comparison.round_trips[0])
+        for raced in found
+    ]
     for operation, wanted, measured, trips in (
         *rows,
         ("something that takes two trips", 100.0, 4.0, 2),
@@ -384,8 +395,8 @@ async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
                 f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
                 f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
             )
-    longer = ", ".join(f"{raced.outcome.distance_ms:.0f} ms for {raced.operation}" for raced in found)
-    then = ", ".join(f"{raced.outcome.far_ms:.1f} ms for {raced.operation}" for raced in found)
+    longer = ", ".join(f"{raced.outcome.extra_round_trip_ms:.0f} ms for {raced.operation}" for raced in found)
+    then = ", ".join(f"{raced.outcome.distant_ms:.1f} ms for {raced.operation}" for raced in found)
     return correct(f"For the document's times without a cache a trip must take longer by {longer}. With the cache it is then {then}.")
 
 
@@ -434,16 +445,16 @@ def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks)
 
 
 def _times_claim(name: str, raced: Raced) -> Claim:
-    says, away = raced.outcome.race.claim, raced.outcome
-    here = near(raced.without.median.middle, says.without) and near(raced.with_cache.median.middle, says.with_cache)
-    there = near(away.far_ms, says.with_cache)
+    says, away = raced.outcome.comparison.claim, raced.outcome
+    here = near(raced.without.median.middle, says.without_ms) and near(raced.with_cache.median.middle, says.with_cache_ms)
+    there = near(away.distant_ms, says.with_cache_ms)
     measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
-    far = f"were a trip to MongoDB {away.distance_ms:.0f} ms longer, {says.without[0]:.0f} and {away.far_ms:.1f} ms"
+    far = f"were a trip to MongoDB {away.extra_round_trip_ms:.0f} ms longer, {says.without_ms[0]:.0f} and {away.distant_ms:.1f} ms"
     return Claim(f"{name}_times", f"{measured}; {far}", HOLDS if here else DEPENDS if there else FAILS, timed=True)
 
 
 def _faster_claim(name: str, raced: Raced) -> Claim:
-    far = f"at the document's distance {percent(raced.outcome.far_saved)}"
+    far = f"at the document's distance {percent(raced.outcome.distant_saved)}"
     return Claim(f"{name}_faster", f"{share(raced.saved)} less time; {far}", raced.outcome.verdict, timed=True)
 
 

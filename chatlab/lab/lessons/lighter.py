@@ -5,8 +5,8 @@ import itertools
 import time
 from typing import Any, NamedTuple
 
-from chatlab.bench.claims import ABOUT
-from chatlab.bench.weights import CACHED, MESSAGE_BYTES
+from chatlab.bench.claims import TOLERANCE
+from chatlab.bench.memory import CACHED_MESSAGES, MESSAGE_BYTES
 from chatlab.lab.asked import Asked
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.measure import Row, Table, write
@@ -141,14 +141,14 @@ class Thousand(Table):
         self.filled = filled
         rows: list[Row] = [
             (False, ("keys without an expiry", "none", str(filled.endless))),
-            (True, ("keys message:* that lived at the same time", f"{CACHED}", str(filled.keys))),
+            (True, ("keys message:* that lived at the same time", f"{CACHED_MESSAGES}", str(filled.keys))),
             (True, ("all of them", f"about {_kb(THOUSAND)}", _kb(filled.messages))),
             (True, ("the window of their conversation", "not counted", _kb(filled.windows))),
             (True, ("what Redis uses grew by", "", _kb(filled.grown))),
             (True, ("of this is left when they have expired", "nothing", _kb(filled.left))),
             (False, ("keys left", "none", str(filled.still))),
         ]
-        super().__init__((f"{CACHED} messages of {MESSAGE_BYTES} bytes", "the document", "here"), rows, chart=chart)
+        super().__init__((f"{CACHED_MESSAGES} messages of {MESSAGE_BYTES} bytes", "the document", "here"), rows, chart=chart)
 
 
 async def thousand(lab: Lab, chart: Chart) -> Thousand:
@@ -159,7 +159,7 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
     alice, bob = await lab.person("alice"), await lab.person("bob")
     text, url = (await message_of(lab)).message["text"], await lab.beside("quiet", key_prefix=lab.settings.key_prefix)
     wires = [lab.wire(alice, url) for _ in range(WRITERS)]
-    await write(wires, bob.id, CACHED // STEPS, text)  # so that Redis has made room for its own work
+    await write(wires, bob.id, CACHED_MESSAGES // STEPS, text)  # so that Redis has made room for its own work
     _forget(lab)
     began, empty = time.monotonic(), _memory(lab)[0]
 
@@ -168,7 +168,7 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
         chart.progress(step, 2 * STEPS)
 
     for step in range(STEPS):
-        await write(wires, bob.id, CACHED // STEPS, text)
+        await write(wires, bob.id, CACHED_MESSAGES // STEPS, text)
         draw(step + 1)
     full, keys = _memory(lab)[0], lab.redis_keys("message:*")
     endless = sum(lab.redis_pttl(key) == -1 for key in keys)
@@ -373,13 +373,13 @@ def _message_claim(lab: Lab, weight: Weight) -> Claim:
 
 def _thousand_claim(found: Filled) -> Claim:
     each = found.messages / max(1, found.keys)
-    few = "" if found.keys == CACHED else f" (reckoned from the {found.keys} that lived at the same time)"
-    measured = f"{_kb(CACHED * each)} in message:*{few}, and {_kb(found.windows)} in their window"
-    return Claim("thousand_bytes", measured, holds(_about(CACHED * each, THOUSAND)), timed=True)
+    few = "" if found.keys == CACHED_MESSAGES else f" (reckoned from the {found.keys} that lived at the same time)"
+    measured = f"{_kb(CACHED_MESSAGES * each)} in message:*{few}, and {_kb(found.windows)} in their window"
+    return Claim("thousand_bytes", measured, holds(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True)
 
 
 def _leaks_claim(found: Filled, many: Many) -> Claim:
-    leaks, kept = not (_clean(found) and _freed(found)), many.resident[1] > ABOUT * many.resident[0]
+    leaks, kept = not (_clean(found) and _freed(found)), many.resident[1] > TOLERANCE * many.resident[0]
     measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave, it keeps {_kb(many.resident[1])}"
     return Claim("no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True)
 
@@ -389,8 +389,8 @@ def _clean(found: Filled) -> bool:
 
 
 def _freed(found: Filled) -> bool:
-    return found.left <= ABOUT * found.grown
+    return found.left <= TOLERANCE * found.grown
 
 
 def _about(measured: float, told: float) -> bool:
-    return abs(measured / told - 1) <= ABOUT
+    return abs(measured / told - 1) <= TOLERANCE

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from bson.errors import InvalidDocument
 from pymongo.errors import PyMongoError
 
-from chatlab.bench.wire import header, request_bytes
+from chatlab.bench.raw_http import encode_request, find_header
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.claims import Claim, Claims, holds
@@ -62,7 +62,7 @@ async def send(sender: Person, body: Json, token: str = "") -> Exchange:
     """POST a body with the sender's token, or with another one."""
     place, began = urlsplit(sender.url), time.time() * 1000
     head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
-    request = request_bytes("POST", PATH, head, json.dumps(body).encode())
+    request = encode_request("POST", PATH, head, json.dumps(body).encode())
     begin, answer = await asyncio.wait_for(_answer(place.hostname or "", place.port or 80, request), PATIENCE)
     told = json.loads(answer)
     boxes = await _boxes(sender, began, refused="_id" not in told)
@@ -77,7 +77,7 @@ async def _answer(host: str, port: int, request: bytes) -> tuple[str, bytes]:
     try:
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n")
-        return head.decode(), await reader.readexactly(int(header(head, b"content-length")))
+        return head.decode(), await reader.readexactly(int(find_header(head, b"content-length")))
     finally:
         writer.close()
 

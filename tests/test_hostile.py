@@ -438,7 +438,7 @@ def assert_raw_problem(answer: bytes) -> None:
 
 
 async def test_an_endless_body_is_rejected(two: tuple[User, User]) -> None:
-    """A chunked body without an end is rejected early, and not kept in memory."""
+    """An endless chunked body is rejected early, and not kept in memory."""
     ann, _ = two
     sent = 0
 

@@ -17,8 +17,8 @@ from chatlab.web.problems import PROBLEM_JSON
 Schema = dict[str, Any]
 
 
-def _object(required: Schema, **optional: Any) -> Schema:
-    return {"type": "object", "properties": required | optional, "required": list(required)}
+def _object(properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _array(items: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""Sign-up, log-in, sessions: what is kept, what is refused, and how soon a log-out is felt."""
+"""Sign-up, log-in and sessions: what is stored, what is rejected, when a log-out takes effect."""
 
 import asyncio
 import re
@@ -30,13 +30,13 @@ def shared(patient_shared: SharedService) -> SharedService:
 
 
 async def post(service: Service, path: str, body: Any) -> httpx.Response:
-    """A request of somebody who has no token yet."""
+    """Send a request without a token."""
     async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as http:
         return await http.post(f"/api/auth/{path}", json=body)
 
 
 async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
-    """Sign-up and log-in answer the user and a token each, `me` the same user, log-out nothing; then that token alone is dead."""
+    """Sign-up and log-in return the user and a token. Log-out ends one session, not the other."""
     name = f"new-{time.monotonic_ns()}"
     signed_up = await post(shared.service, "signup", {"username": name, "password": PASSWORD, "displayName": " Ann B. "})
     assert signed_up.status_code == 201
@@ -59,8 +59,8 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
         assert (await http.get("/api/auth/me", headers=second)).json() == user
 
 
-async def test_nothing_is_kept_that_opens_anything(shared: SharedService) -> None:
-    """MongoDB holds the password as argon2id and the token as its SHA-256 with an end; neither is there, or in the log, as it is."""
+async def test_passwords_and_tokens_are_stored_as_hashes(shared: SharedService) -> None:
+    """Neither MongoDB nor the log contains a password or a token in plain text."""
     name, password = f"new-{time.monotonic_ns()}", "hunter2 hunter2"
     token = (await post(shared.service, "signup", {"username": name, "password": password})).json()["token"]
     user = shared.database["users"].find_one({"_id": name}) or {}
@@ -74,16 +74,16 @@ async def test_nothing_is_kept_that_opens_anything(shared: SharedService) -> Non
     assert password not in everywhere
 
 
-async def test_an_old_session_is_dead(shared: SharedService, new_user: UserMaker) -> None:
-    """A token past its end is refused, even while MongoDB has not yet taken it away."""
+async def test_an_expired_session_is_rejected(shared: SharedService, new_user: UserMaker) -> None:
+    """The expiry is checked, because MongoDB deletes expired documents only once a minute."""
     ann = new_user()
     past = shared.database["sessions"].find_one({"userId": ann.id}) or {}
     shared.database["sessions"].update_one({"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}})
     assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
 
 
-async def test_a_name_is_taken_once(shared: SharedService) -> None:
-    """Of many who want one name at once, one gets it, and the others are told so; the password stays the first one's."""
+async def test_only_one_of_concurrent_sign_ups_gets_a_name(shared: SharedService) -> None:
+    """The others get 409, and their passwords do not work."""
     name = f"new-{time.monotonic_ns()}"
     answers = await asyncio.gather(*(post(shared.service, "signup", {"username": name, "password": f"{n} {PASSWORD}"}) for n in range(4)))
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
@@ -110,8 +110,8 @@ async def test_a_name_is_taken_once(shared: SharedService) -> None:
         {"username": "good-name"},
     ],
 )
-async def test_a_wrong_sign_up_is_refused(shared: SharedService, body: dict[str, str]) -> None:
-    """Names are handles, passwords have 8 to 256 characters; nobody is made of anything else."""
+async def test_an_invalid_sign_up_is_rejected(shared: SharedService, body: dict[str, str]) -> None:
+    """Names are handles and passwords have 8 to 256 characters. Otherwise no user is created."""
     assert_problem(await post(shared.service, "signup", body), 422, "invalid")
     assert shared.database["users"].find_one({"_id": body["username"]}) is None
 
@@ -127,26 +127,26 @@ async def test_an_unknown_name_and_a_wrong_password_look_alike(shared: SharedSer
 
 
 class StubStore:
-    """Users and sessions as `Accounts` asks for them; `looked_up` counts the queries for sessions."""
+    """A store in memory. `session_queries` counts the queries for sessions."""
 
     def __init__(self, users: dict[str, str], sessions: dict[str, str]) -> None:
-        self._users, self.living, self.looked_up = users, sessions, 0
+        self._users, self.valid, self.session_queries = users, sessions, 0
 
     async def find(self, name: str) -> dict[str, Any] | None:
         return {"_id": name, "passwordHash": self._users[name]} if name in self._users else None
 
     async def find_sessions(self, hashes: list[str]) -> dict[str, UserId]:
-        self.looked_up += 1
-        return {one: UserId(self.living[one]) for one in hashes if one in self.living}
+        self.session_queries += 1
+        return {one: UserId(self.valid[one]) for one in hashes if one in self.valid}
 
 
 def accounts_on(store: StubStore) -> Accounts:
-    """Return accounts without limits."""
+    """Return an `Accounts` without limits."""
     return Accounts(cast(UserStore, store), login_limit=0, session_days=1, rate_limit=0)
 
 
 async def test_an_unknown_name_costs_as_much_as_a_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every log-in attempt verifies exactly one argon2id hash, so its duration does not show whether the name exists."""
+    """Each attempt verifies one argon2id hash, so its duration does not reveal known names."""
     verified: list[str] = []
     hashed = PasswordHasher().hash(PASSWORD)
     verify = PasswordHasher.verify
@@ -156,35 +156,35 @@ async def test_an_unknown_name_costs_as_much_as_a_wrong_password(monkeypatch: py
         return verify(self, known, given)
 
     monkeypatch.setattr(PasswordHasher, "verify", counted)
-    checked = accounts_on(StubStore({"ann": hashed}, {}))
+    accounts = accounts_on(StubStore({"ann": hashed}, {}))
     for attempt, name in enumerate(("ann", "nobody-at-all", "nobody-at-all", "ann"), 1):
         with pytest.raises(Unauthenticated):
-            await checked.log_in(LogIn(username=name, password="wrong password"), "address")
+            await accounts.log_in(LogIn(username=name, password="wrong password"), "address")
         assert len(verified) == attempt
         assert verified[-1].startswith("$argon2id$")
         assert (verified[-1] == hashed) == (name == "ann")
         assert extract_parameters(verified[-1]) == extract_parameters(hashed)
 
 
-async def test_a_process_trusts_a_token_for_no_longer_than_known_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log-out in another process is noticed when TOKEN_CACHE_S is over: until then MongoDB is not asked, and then it is."""
+async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log-out in another process takes effect within TOKEN_CACHE_S."""
     now_s = 1000.0
     monkeypatch.setattr("chatlab.accounts.time", SimpleNamespace(monotonic=lambda: now_s))
     store = StubStore({}, {hash_token("token"): "ann"})
     process = accounts_on(store)
     assert await process.authenticate("token") == "ann"
-    store.living.clear()  # the log-out
+    store.valid.clear()  # a log-out in another process
     now_s += TOKEN_CACHE_S - 0.001
     assert await process.authenticate("token") == "ann"
-    assert store.looked_up == 1
+    assert store.session_queries == 1
     now_s += 0.001
     with pytest.raises(Unauthenticated):
         await process.authenticate("token")
-    assert store.looked_up == 2
+    assert store.session_queries == 2
 
 
 async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp, database: Any) -> None:
-    """Too many failures for a name are refused with Retry-After, other names are not; a right password begins anew."""
+    """Too many failures block one name, with Retry-After. The right password resets the count."""
     service = start(LOGIN_LIMIT="3")
     ann, bob = await sign_up("ann", service), await sign_up("bob", service)
 
@@ -201,8 +201,8 @@ async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp,
     assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [200, 200]
 
 
-async def test_a_made_up_address_is_not_believed(start: ServiceMaker, database: Any) -> None:
-    """X-Forwarded-For is what a client says, so attempts that name another address each are still of one."""
+async def test_a_forged_client_address_does_not_evade_the_limit(start: ServiceMaker, database: Any) -> None:
+    """A client can write anything into X-Forwarded-For, so the service ignores it."""
     service = start(LOGIN_LIMIT="3")
     guess = {"username": "ann", "password": "wrong"}
     async with httpx.AsyncClient(base_url=service.url) as http:
@@ -210,13 +210,13 @@ async def test_a_made_up_address_is_not_believed(start: ServiceMaker, database: 
     assert [answer.status_code for answer in told] == [401] * 3 + [429] * 8
 
 
-async def test_a_log_out_is_felt_everywhere(start: ServiceMaker, database: Any) -> None:
-    """A log-out ends the token at once in its own process and later in the other one, and closes the sockets it opened in both."""
+async def test_a_log_out_takes_effect_in_all_processes(start: ServiceMaker, database: Any) -> None:
+    """The token ends at once in one process, soon in the other. Sockets are closed in both."""
     here, there = start(), start()
     ann = create_user(database, here)
     ann_there = await ann.at(there)
     sockets = [await ann.connect(), await ann_there.connect()]
-    assert (await ann_there.http.get("/api/auth/me")).status_code == 200  # known there now
+    assert (await ann_there.http.get("/api/auth/me")).status_code == 200  # now cached there
     assert (await ann.http.post("/api/auth/logout")).status_code == 204
     assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
     await wait_until(lambda: not sockets[0].connected, "the socket in the same process to be closed")

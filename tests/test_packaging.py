@@ -1,4 +1,4 @@
-"""From nothing to running: what is installed, by which commands, and that a stranger's machine is told clearly what it lacks."""
+"""Packaging: locks, dependencies, the wheel, and `make` on machines that lack something."""
 
 import ast
 import os
@@ -24,49 +24,49 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = ["requirements.lock", "requirements-service.lock"]
-OUR_PYTHONS = ["3.11", "3.12", "3.13"]
+SUPPORTED_PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def pins(lock: str) -> list[str]:
-    """`name==version ; marker --hash=... --hash=...`, one string for each pinned package."""
+    """Return `name==version ; marker --hash=... --hash=...` for each pinned package."""
     text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", "")
     return [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
 
 
 def pinned(lock: str) -> list[Requirement]:
-    """The same as requirements, hashes left off."""
+    """Return the pinned packages as requirements, without their hashes."""
     return [Requirement(line.partition("--hash")[0]) for line in pins(lock)]
 
 
 def names(requirements: list[str]) -> set[str]:
-    """Canonical distribution names."""
+    """Return the canonical names of the distributions."""
     return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_everything_is_pinned_with_hashes(lock: str) -> None:
-    """Each line of a lock is one exact version, and at least one hash of what may be installed as it."""
+    """Each line of a lock has one exact version and at least one hash."""
     assert [line for line in pins(lock) if not re.fullmatch(r"[a-z0-9.-]+==\S+( ; [^#]+?)?\s+(--hash=sha256:[0-9a-f]{64}\s*)+", line)] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_no_registry_and_no_machine_is_named(lock: str) -> None:
-    """A lock holds no address, no path and no option: where packages come from is the installing machine's own business."""
+def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
+    """A lock has no URL, path or option: each machine decides where its packages come from."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert re.findall(r"://|file:|--(?:extra-)?index-url|--find-links|--trusted-host|^-|(?<!\w)/\w", text, re.MULTILINE) == []
 
 
-def test_the_lock_answers_what_the_project_asks() -> None:
-    """Every dependency, every extra, and what builds the project has a pin of an allowed version."""
-    asked = [*PROJECT["project"]["dependencies"], *chain(*EXTRAS.values())]
-    asked += [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]]
+def test_the_lock_contains_all_dependencies() -> None:
+    """Dependencies, extras and build tools have versions that pyproject.toml allows."""
+    declared = [*PROJECT["project"]["dependencies"], *chain(*EXTRAS.values())]
+    declared += [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]]
     versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pinned("requirements.lock")}
-    wanted = [Requirement(requirement) for requirement in asked]
+    wanted = [Requirement(requirement) for requirement in declared]
     assert [str(want) for want in wanted if not want.specifier.contains(versions.get(canonicalize_name(want.name), "0"))] == []
 
 
-def test_the_lock_of_the_service_is_a_part_of_the_whole() -> None:
-    """The service in its container runs the very versions that are tested, without notebooks, engines and tools."""
+def test_the_service_lock_is_a_subset_of_the_lock() -> None:
+    """The container runs the versions that are tested, without notebooks, engines and tools."""
     service = {str(pin.name): str(pin.specifier) for pin in pinned("requirements-service.lock")}
     whole = {str(pin.name): str(pin.specifier) for pin in pinned("requirements.lock")}
     assert service.items() < whole.items()
@@ -85,7 +85,7 @@ def test_the_lock_of_the_service_is_a_part_of_the_whole() -> None:
     ],
 )
 def test_each_platform_gets_one_mongod_and_one_redis(platform: str, machine: str, mongod: str | None, redis: str | None) -> None:
-    """The engines are chosen by markers, the same in the project and in its lock: one of each kind, none on Windows."""
+    """Markers in pyproject.toml and the lock select one mongod and one Redis, not on Windows."""
     here = {"sys_platform": platform, "platform_machine": machine, "extra": ""}
     engines = names(EXTRAS["engines"])
     for chosen in (
@@ -96,7 +96,7 @@ def test_each_platform_gets_one_mongod_and_one_redis(platform: str, machine: str
 
 
 def imported_distributions(path: Path) -> set[str]:
-    """Distributions that a source imports, at its top or in a function; the standard library and ourselves left out."""
+    """Return the third-party distributions that a module imports, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level}
@@ -109,8 +109,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_is_imported_is_declared(path: Path) -> None:
-    """The service imports nothing but the project's dependencies; the notebooks' side may need its extra, the doctor look for any."""
+def test_every_import_is_a_declared_dependency(path: Path) -> None:
+    """`chatlab.lab` may also use the extra `notebooks`, and `doctor.py` may look for anything."""
     declared = names(PROJECT["project"]["dependencies"])
     if path.is_relative_to(PACKAGE / "lab"):
         declared |= names(EXTRAS["notebooks"])
@@ -120,7 +120,7 @@ def test_what_is_imported_is_declared(path: Path) -> None:
 
 
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
-    """Scripts, pages and drawings are installed with the modules, from what the lock installs, without a network."""
+    """The wheel also contains Lua scripts, pages and images, and is built without a network."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -131,37 +131,37 @@ def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
 
 
 def test_the_command_can_be_called() -> None:
-    """`chatlab` on the command line is a function that exists."""
+    """The entry point of the command `chatlab` exists."""
     (command,) = entry_points(group="console_scripts", name="chatlab")
     assert callable(command.load())
 
 
-def test_one_range_of_pythons_everywhere() -> None:
-    """pyproject.toml, the Makefile, environment.yml and the linters agree on which Pythons are ours."""
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    """pyproject.toml, the Makefile and the linters agree on the supported Python versions."""
     range_ = SpecifierSet(PROJECT["project"]["requires-python"])
-    assert [version for version in ("3.10", *OUR_PYTHONS, "3.14") if version in range_] == OUR_PYTHONS
+    assert [version for version in ("3.10", *SUPPORTED_PYTHONS, "3.14") if version in range_] == SUPPORTED_PYTHONS
     assert "(3, 11) <= sys.version_info[:2] < (3, 14)" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
     assert PROJECT["tool"]["ruff"]["target-version"] == "py311"
 
 
 def test_conda_and_binder_install_from_the_lock() -> None:
-    """environment.yml installs one of our Pythons and the whole lock, and Binder adds the project as a person does by hand."""
+    """environment.yml installs a supported Python and the lock. Binder then adds the project."""
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     (python,) = (dependency for dependency in conda if str(dependency).startswith("python="))
-    assert python.removeprefix("python=") in OUR_PYTHONS
+    assert python.removeprefix("python=") in SUPPORTED_PYTHONS
     assert conda[-1] == {"pip": ["-r requirements.lock"]}
     assert "pip install --no-deps --no-build-isolation -e ." in (ROOT / "postBuild").read_text(encoding="utf-8")
     assert os.access(ROOT / "postBuild", os.X_OK)
     assert not (ROOT / "Dockerfile").exists()
 
 
-# --- make, on machines that lack something -----------------------------------------------------------------------------------------------
+# --- make, on machines that lack something
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Path:
-    """A folder with what `make` reads, and `bin/`, a PATH on which nothing is but what make's own recipes call."""
+def checkout(tmp_path: Path) -> Path:
+    """Return a copy of the files that `make` reads, with a `bin/` of the few tools it needs."""
     for name in ("Makefile", "pyproject.toml", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
@@ -171,74 +171,74 @@ def bare(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`make` in that folder with nothing else on the PATH."""
+    """Run `make` in the folder, with only its `bin/` on the PATH."""
     environment = {"PATH": str(folder / "bin")}
     return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def pretend(folder: Path, program: str, script: str) -> None:
-    """Put a program of that name on the folder's PATH."""
+def add_program(folder: Path, program: str, script: str) -> None:
+    """Add a shell script to the `bin/` of the folder."""
     path = folder / "bin" / program
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
 
-def test_make_alone_says_what_there_is(bare: Path) -> None:
-    """`make` without a target installs nothing and lists the commands, each with a line of its own."""
-    said = make(bare)
-    assert said.returncode == 0
+def test_make_without_a_target_lists_the_targets(checkout: Path) -> None:
+    """It installs nothing."""
+    result = make(checkout)
+    assert result.returncode == 0
     assert [
-        name for name in ("demo", "lab", "serve", "doctor", "test", "check", "lock", "clean") if f"make {name} " not in said.stdout
+        name for name in ("demo", "lab", "serve", "doctor", "test", "check", "lock", "clean") if f"make {name} " not in result.stdout
     ] == []
-    assert not (bare / ".venv").exists()
+    assert not (checkout / ".venv").exists()
 
 
-def test_no_python_at_all_is_said_in_one_line(bare: Path) -> None:
-    """Without Python, and without uv to fetch one, `make demo` names what it looked for and how to go on."""
-    said = make(bare, "demo")
-    assert said.returncode != 0
-    assert said.stderr.splitlines()[0].startswith("chatlab needs Python 3.11, 3.12 or 3.13")
+def test_a_missing_python_is_explained_in_one_line(checkout: Path) -> None:
+    """Without Python and uv, `make demo` names the Python versions that it looked for."""
+    result = make(checkout, "demo")
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[0].startswith("chatlab needs Python 3.11, 3.12 or 3.13")
 
 
-def test_a_python_out_of_range_is_passed_over(bare: Path) -> None:
-    """An old python3 is not used when a suitable python3.12 stands beside it."""
-    pretend(bare, "python3", "exit 1")
-    pretend(bare, "python3.12", 'echo "python3.12 $*" >>asked; [ "$1" = -c ]')
-    said = make(bare, "demo")
-    assert said.returncode != 0
-    assert "python3.12 -m venv .venv" in (bare / "asked").read_text(encoding="utf-8")
+def test_an_unsupported_python_is_skipped(checkout: Path) -> None:
+    """If python3 is too old, python3.12 is used."""
+    add_program(checkout, "python3", "exit 1")
+    add_program(checkout, "python3.12", 'echo "python3.12 $*" >>calls; [ "$1" = -c ]')
+    result = make(checkout, "demo")
+    assert result.returncode != 0
+    assert "python3.12 -m venv .venv" in (checkout / "calls").read_text(encoding="utf-8")
 
 
-def test_a_python_that_was_asked_for_is_never_replaced(bare: Path) -> None:
-    """PYTHON=... that does not suit is an error, even though another would do."""
-    pretend(bare, "python3", "exit 0")
-    said = make(bare, "demo", "PYTHON=python3.9")
-    assert said.returncode != 0
-    assert "found none as: python3.9." in said.stderr
+def test_a_python_chosen_by_the_user_is_not_replaced(checkout: Path) -> None:
+    """An unsuitable PYTHON=... is an error, even if another Python would do."""
+    add_program(checkout, "python3", "exit 0")
+    result = make(checkout, "demo", "PYTHON=python3.9")
+    assert result.returncode != 0
+    assert "found none as: python3.9." in result.stderr
 
 
-def test_a_python_without_venv_names_the_package(bare: Path) -> None:
-    """Debian's python3 without python3-venv gets the command that mends it."""
-    pretend(bare, "python3", 'case "$2" in *ensurepip*) exit 1;; esac')
-    said = make(bare, "demo")
-    assert said.returncode != 0
-    assert said.stderr.splitlines()[0].endswith("sudo apt-get install python3-venv; or install uv")
+def test_a_python_without_venv_names_the_package(checkout: Path) -> None:
+    """Debian has python3 without venv. The error shows the command that installs it."""
+    add_program(checkout, "python3", 'case "$2" in *ensurepip*) exit 1;; esac')
+    result = make(checkout, "demo")
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[0].endswith("sudo apt-get install python3-venv; or install uv")
 
 
-def test_a_second_run_installs_nothing(bare: Path) -> None:
-    """Once everything is in place, `make` asks no installer again until a lock or pyproject.toml changes."""
-    (bare / ".venv" / "bin").mkdir(parents=True)
-    (bare / ".venv" / ".installed").touch()
-    assert "up to date" in make(bare, ".venv/.installed").stdout
-    os.utime(bare / "requirements.lock", (2e9, 2e9))
-    assert "up to date" not in make(bare, ".venv/.installed").stdout
+def test_a_second_run_installs_nothing(checkout: Path) -> None:
+    """`make` installs again only when a lock or pyproject.toml has changed."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / ".installed").touch()
+    assert "up to date" in make(checkout, ".venv/.installed").stdout
+    os.utime(checkout / "requirements.lock", (2e9, 2e9))
+    assert "up to date" not in make(checkout, ".venv/.installed").stdout
 
 
-def test_a_missing_browser_is_the_one_thing_named(tmp_path: Path) -> None:
-    """Where no Chromium is and none can be had, the search fails with the command that mends it."""
+def test_a_missing_browser_is_explained(tmp_path: Path) -> None:
+    """Without Chromium and without a network, the last line shows the command that installs it."""
     (tmp_path / "bash").symlink_to(shutil.which("bash") or pytest.fail("no bash here"))
     environment = {"PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}
     search = [sys.executable, str(ROOT / "tests" / "find_browser.py")]
-    said = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    assert said.returncode == 1
-    assert "playwright install --with-deps chromium" in said.stderr.splitlines()[-1]
+    result = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 1
+    assert "playwright install --with-deps chromium" in result.stderr.splitlines()[-1]

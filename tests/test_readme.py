@@ -1,4 +1,4 @@
-"""The README promises nothing that is not there."""
+"""The README agrees with the code."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_told(name: str) -> None:
-    """Each setting has its row, with its default and what `--help` says of it."""
+def test_every_setting_has_a_row(name: str) -> None:
+    """The row shows the default and the description of the setting."""
     field = Settings.model_fields[name]
     row = re.search(rf"^\| `{PREFIX}{name.upper()}` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
     assert row, f"{name} has no row"
@@ -24,8 +24,8 @@ def test_every_setting_is_told(name: str) -> None:
         assert row[1].strip("`") == ("" if field.default in (None, "") else str(field.default))
 
 
-def test_nothing_is_told_that_is_not_there() -> None:
-    """Every setting, target, command, module and file that the README names exists."""
+def test_everything_named_in_the_readme_exists() -> None:
+    """Every setting, make target, command and linked file exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = getattr(get_command(app), "commands")  # noqa: B009 - typer's own type does not say that it is a group
     assert {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", README)} <= set(Settings.model_fields)

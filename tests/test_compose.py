@@ -1,4 +1,4 @@
-"""docker-compose.yml says what the code says. No Docker engine is needed: the file is read, and held against what it names."""
+"""docker-compose.yml agrees with the code. The tests only read the file, so they need no Docker."""
 
 import re
 import shlex
@@ -26,20 +26,20 @@ DOCKERFILE = cast("str", SERVICES["service"]["build"]["dockerfile_inline"])
 
 
 def given_settings(service: str) -> dict[str, str]:
-    """`mongo_url` for CHATLAB_MONGO_URL, with its value."""
+    """Return the settings of a service: `mongo_url` for CHATLAB_MONGO_URL, and so on."""
     environment = cast("dict[str, str]", SERVICES[service]["environment"])
     return {name.removeprefix(PREFIX).lower(): value for name, value in environment.items()}
 
 
-def words(service: str, flag: str) -> str:
-    """What follows a flag in the service's command."""
+def option(service: str, flag: str) -> str:
+    """Return the value of a flag in the command of a service."""
     command = cast("list[str]", SERVICES[service]["command"])
     return command[command.index(flag) + 1]
 
 
 @pytest.mark.parametrize("service", OURS)
 def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable is misspelt, and the service reads every value as it is meant."""
+    """No variable is misspelt, and each value is read as it is written."""
     environment = cast("dict[str, str]", SERVICES[service]["environment"])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -50,45 +50,48 @@ def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch:
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_the_engines_are_those_of_this_file(service: str) -> None:
-    """The URLs name the services beside it, the replica set that MongoDB is told to be, and the ports their images listen on."""
+def test_urls_point_to_the_services_of_the_file(service: str) -> None:
+    """The URLs have the names of the services, the replica set of MongoDB, and the ports of the images."""
     given = given_settings(service)
     mongo, redis = parse_uri(given["mongo_url"]), urlsplit(given["redis_url"])
-    assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == ([("mongo", 27017)], words("mongo", "--replSet"))
+    assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == ([("mongo", 27017)], option("mongo", "--replSet"))
     assert (redis.hostname, redis.port) == ("redis", 6379)
     assert set(SERVICES[service]["depends_on"]) == {"mongo", "redis"}
-    assert all(it["condition"] == "service_healthy" and "healthcheck" in SERVICES[on] for on, it in SERVICES[service]["depends_on"].items())
+    assert all(
+        needed["condition"] == "service_healthy" and "healthcheck" in SERVICES[name]
+        for name, needed in SERVICES[service]["depends_on"].items()
+    )
 
 
-def test_redis_is_told_what_the_private_one_is_told(tmp_path: Path) -> None:
-    """Nothing on disk, what ends soonest goes first, expiries are announced: the same with Docker and without."""
+def test_redis_is_configured_like_the_private_one(tmp_path: Path) -> None:
+    """With Docker and without, Redis stores nothing on disk, evicts what expires soonest, and reports expired keys."""
     flags = ("maxmemory", "maxmemory-policy", "save", "appendonly", "notify-keyspace-events")
     with open_engines(load_settings(data_dir=tmp_path)) as engines, Redis.from_url(engines.redis.url, decode_responses=True) as redis:
         private = {flag: redis.config_get(flag)[flag] for flag in flags}
-        redis.config_set("notify-keyspace-events", words("redis", "--notify-keyspace-events"))
-        redis.config_set("maxmemory", words("redis", "--maxmemory"))
-        spelt = {flag: redis.config_get(flag)[flag] for flag in ("maxmemory", "notify-keyspace-events")}
-    assert private == {flag: words("redis", f"--{flag}") for flag in flags} | spelt
+        redis.config_set("notify-keyspace-events", option("redis", "--notify-keyspace-events"))
+        redis.config_set("maxmemory", option("redis", "--maxmemory"))
+        as_redis_spells_them = {flag: redis.config_get(flag)[flag] for flag in ("maxmemory", "notify-keyspace-events")}
+    assert private == {flag: option("redis", f"--{flag}") for flag in flags} | as_redis_spells_them
 
 
-def test_the_replica_set_is_made_as_the_url_expects_it() -> None:
-    """The health check initiates the set under the name of --replSet, with the member's name that clients are led to."""
+def test_health_check_creates_the_replica_set() -> None:
+    """The health check initiates the replica set with the name of --replSet and a member name that clients can resolve."""
     script = SERVICES["mongo"]["healthcheck"]["test"][-1]
-    assert re.findall(r'_id: "(\w+)"', script) == [words("mongo", "--replSet")]
+    assert re.findall(r'_id: "(\w+)"', script) == [option("mongo", "--replSet")]
     assert re.findall(r'host: "([^"]+)"', script) == ["mongo:27017"]
     assert "isWritablePrimary" in script
 
 
-def test_the_command_is_one_of_the_command_line() -> None:
-    """`chatlab serve` exists, with the options that are given to it."""
+def test_the_command_exists() -> None:
+    """`chatlab serve` exists, and has the options of the file."""
     program, name, *options = cast("list[str]", SERVICES["service"]["command"])
     commands = cast("TyperGroup", get_command(command_line)).commands
     assert program == "chatlab"
     assert commands[name].make_context(name, options).command.name == "serve"
 
 
-def test_the_health_check_asks_a_route_of_the_service() -> None:
-    """The path exists, and the port is the one that the service is told to listen on."""
+def test_the_health_check_requests_an_existing_route() -> None:
+    """The path exists, and the port is the one the service listens on."""
     port, path = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", SERVICES["service"]["healthcheck"]["test"][-1])[0]
     routes = create_app(load_settings(**given_settings("service"))).routes
     assert path in {getattr(route, "path", None) for route in routes}
@@ -96,15 +99,15 @@ def test_the_health_check_asks_a_route_of_the_service() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_only_our_doors_are_published_and_only_to_this_machine(service: str) -> None:
-    """MongoDB and Redis are reachable from the other containers alone; what we publish, on the loopback address and its own port."""
+def test_only_our_ports_are_published_and_only_on_loopback(service: str) -> None:
+    """MongoDB and Redis are reachable only from other containers, our own ports only from this machine."""
     published = cast("list[str]", SERVICES[service].get("ports", []))
-    inside = {"service": given_settings("service")["port"], "lab": "8888"}.get(service)
-    assert published == ([f"127.0.0.1:{inside}:{inside}"] if inside else [])
+    port = {"service": given_settings("service")["port"], "lab": "8888"}.get(service)
+    assert published == ([f"127.0.0.1:{port}:{port}"] if port else [])
 
 
 def test_the_notebooks_have_jupyterlab_behind_a_profile() -> None:
-    """`docker compose up` alone starts no JupyterLab; the profile's one listens where it is published, and keeps its token."""
+    """JupyterLab starts only with its profile, listens on the published port, and requires its token."""
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["lab"]
     command = " ".join(SERVICES["lab"]["command"])
     assert "--ip=0.0.0.0 --port=8888" in command
@@ -112,28 +115,28 @@ def test_the_notebooks_have_jupyterlab_behind_a_profile() -> None:
 
 
 def test_the_image_is_made_of_files_that_exist() -> None:
-    """What the Dockerfile copies is in the repository, and each lock it installs from is among it."""
+    """The Dockerfile copies only files of the repository, among them each lock file that it installs."""
     copied = [word for line in DOCKERFILE.splitlines() if line.startswith("COPY") for word in shlex.split(line)[1:-1]]
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert {service["build"]["args"]["LOCK"] for service in OURS.values()} <= set(copied)
     assert "--require-hashes -r $$LOCK" in DOCKERFILE
 
 
-def test_the_image_runs_as_nobody_special() -> None:
+def test_the_image_does_not_run_as_root() -> None:
     """The last user of the image is not root."""
     users = re.findall(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE)
     assert users
     assert users[-1] != "root"
 
 
-def test_no_dollar_is_left_for_compose_to_replace() -> None:
-    """Compose replaces $NAME before anyone else sees it, so each dollar that is meant is written twice."""
+def test_every_dollar_sign_is_escaped() -> None:
+    """Compose replaces $NAME, so each dollar sign of a shell command must be written twice."""
     assert re.sub(r"\$\$", "", TEXT).count("$") == 0
 
 
 @pytest.mark.parametrize("service", ["mongo", "redis"])
-def test_the_engines_are_pinned(service: str) -> None:
-    """The image of an engine has a full version, none that is known to be unsafe, and is the same tomorrow."""
+def test_images_are_pinned(service: str) -> None:
+    """The image of each server has a full version, and one without known security holes."""
     name, _, tag = SERVICES[service]["image"].partition(":")
     oldest = {"mongo": (8, 0, 17), "redis": (8, 2, 2)}
     assert tuple(map(int, tag.split("."))) >= oldest[name]

@@ -6,8 +6,9 @@ import socketio
 
 from chatlab.realtime.packets import TextPacket
 
-quiet_log = logging.getLogger("chatlab.sockets.library")
-# The library logs a traceback for each malformed packet of a client.
+# The library logs the text of messages, and a traceback for each malformed packet of a client.
+# This logger is not below `chatlab`: the logging configuration would reset its level.
+quiet_log = logging.getLogger("sockets")
 quiet_log.setLevel(logging.CRITICAL)
 
 

@@ -1,4 +1,4 @@
-"""For all tests: the data folder of the notebooks, and which tests share a process."""
+"""For all tests: the data folder of the notebooks, the markers, and which tests run in the same process."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
 VARIABLE = "CHATLAB_DATA_DIR"
-SOLUTIONS = "test_checks_tell_right_from_wrong["  # runs one notebook in a kernel of its own
+SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-SLOW_NOTEBOOK = "13_the_ledger.ipynb"  # it measures again what the other notebooks have measured
+SLOW_NOTEBOOK = "13_the_ledger.ipynb"  # it repeats the measurements of the other notebooks
 SERVERS = {  # files whose tests start services, engines or commands of their own
     f"test_{name}.py"
     for name in (
@@ -39,20 +39,23 @@ _engines = pytest.StashKey[Engines]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the kernels a data folder of this test run: they inherit its environment. Its name is short, for the sockets in it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored,
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup SIGHUP; children of the tests would inherit that
+    """Create the data folder of this test run. Kernels inherit it through the environment.
+
+    Its path is short, because it contains sockets.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores this, and child processes would inherit both
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the servers in that folder before the first notebook and keep them running: each kernel would start its own otherwise."""
+    """Start the private servers before the first notebook, so that not every kernel starts and stops them."""
     if _runs_a_notebook(item) and _engines not in item.config.stash:
         item.config.stash[_engines] = open_engines(load_settings())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop these servers, and remove their data."""
+    """Stop these servers and remove their data."""
     if engines := config.stash.get(_engines, None):
         engines.close()
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
@@ -60,7 +63,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs, for `make test-quick`."""
+    """Mark each test with what it needs, for `make test-quick`."""
     for item in items:
         if item.path.name == SLOW_NOTEBOOK:
             item.add_marker("slow")
@@ -78,7 +81,7 @@ def _runs_a_notebook(item: pytest.Item) -> bool:
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
-    """The tests of a file share their services, so they stay together; notebooks that are run whole share nothing."""
+    """Keep the tests of a file in one process, because they share services. Tests of whole notebooks share nothing."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if SOLUTIONS in nodeid else nodeid.partition("::")[0]
@@ -86,5 +89,5 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no t
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    """Used with `-n`, as `make test` does."""
+    """Schedule tests by file with `-n`, which `make test` uses."""
     return ByFile(config, log)

@@ -1,4 +1,4 @@
-"""What every test stands on: real engines of the test run, a database and a key prefix of its own, services as child processes."""
+"""Fixtures for all tests: real servers, a database and key prefix per test, services as child processes, users."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ from chatlab.settings import load_settings
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """A real MongoDB and a real Redis for this test run. A missing one fails, it never skips."""
+    """Return a real MongoDB and a real Redis for this test run. If one is missing, tests fail; they are never skipped."""
     with open_engines(load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)) as found:
         yield found
 
 
 @pytest.fixture
 def space() -> str:
-    """A name that only this test uses: its database, and the beginning of its keys and users."""
+    """Return a name that only this test uses: for its database and as a prefix of its keys."""
     return f"t{secrets.token_hex(5)}"
 
 
 @pytest.fixture
 def database(engines: Engines, space: str) -> Iterator[Database[dict[str, Any]]]:
-    """MongoDB as a test looks into it, behind the back of the service."""
+    """Return the database of this test, to read and change documents without the service."""
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as client:
         yield client[space]
         client.drop_database(space)
@@ -41,7 +41,7 @@ def database(engines: Engines, space: str) -> Iterator[Database[dict[str, Any]]]
 
 @pytest.fixture
 def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
-    """Redis as a test looks into it. Every key of the test must have an expiry when it ends."""
+    """Return Redis, to read and change keys without the service. After the test, all its keys must have an expiry."""
     with redis.Redis.from_url(engines.redis.url) as client:
         yield client
         leaked = [key for key in client.scan_iter(f"{space}:*") if client.pttl(key) == -1]
@@ -50,17 +50,17 @@ def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker]:
-    """How to start a service of this test; used again, it gives another process of the same one."""
+    """Return a function that starts one more process of this test's service, with these settings."""
     with contextlib.ExitStack() as stack:
 
-        def starter(**settings: str) -> Service:
+        def start_process(**settings: str) -> Service:
             chosen = {"DATABASE": space, "KEY_PREFIX": f"{space}:", **settings}
             mongo_url, redis_url = chosen.pop("MONGO_URL", engines.mongo.url), chosen.pop("REDIS_URL", engines.redis.url)
             service = Service(mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen)
             stack.callback(_end, service)
             return service.wait_until_ready()
 
-        yield starter
+        yield start_process
 
 
 def _end(service: Service) -> None:
@@ -70,39 +70,39 @@ def _end(service: Service) -> None:
 
 @pytest.fixture
 def service(start: ServiceMaker, database: Database[dict[str, Any]], keys: redis.Redis) -> Service:
-    """The service with its defaults, on the flow."""
+    """Return a service with default settings that publishes its stage events."""
     return start(FLOW="1")
 
 
 @pytest.fixture
 async def sign_up(request: pytest.FixtureRequest, space: str) -> AsyncIterator[SignUp]:
-    """How a test signs somebody up: by name, at the test's own service unless another is given."""
-    people: list[User] = []
+    """Return a function that signs a user up, at the fixture `service` or at another one."""
+    users: list[User] = []
 
     async def maker(name: str, at: Service | None = None) -> User:
-        where: Service = at or request.getfixturevalue("service")
-        people.append(await User.sign_up(where, name))
-        return people[-1]
+        target: Service = at or request.getfixturevalue("service")
+        users.append(await User.sign_up(target, name))
+        return users[-1]
 
     yield maker
-    await asyncio.gather(*(someone.close() for someone in people), return_exceptions=True)
+    await asyncio.gather(*(user.close() for user in users), return_exceptions=True)
 
 
 @pytest.fixture(scope="session")
 def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """One service for all tests that need no settings of their own: quick to use, never empty."""
-    with start_shared_service(engines, tmp_path_factory.mktemp("house") / "service.log") as shared:
+    """Return the service shared by all tests that need no special settings. It has data of other tests."""
+    with start_shared_service(engines, tmp_path_factory.mktemp("shared") / "service.log") as shared:
         yield shared
 
 
 @pytest.fixture
 async def new_user(shared: SharedService) -> AsyncIterator[UserMaker]:
-    """Somebody with a name of their own in the house: `new_user()`."""
-    people: list[User] = []
+    """Return a function that creates a logged-in user of the shared service: `new_user()`."""
+    users: list[User] = []
 
     def maker(name: str | None = None, at: Service | None = None) -> User:
-        people.append(shared.create_user(name, at))
-        return people[-1]
+        users.append(shared.create_user(name, at))
+        return users[-1]
 
     yield maker
-    await asyncio.gather(*(someone.close() for someone in people), return_exceptions=True)
+    await asyncio.gather(*(user.close() for user in users), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Faults on purpose: private engines that a test may stop, freeze or fill, and a proxy that can hold or corrupt the traffic."""
+"""Fault injection: private servers that a test may stop or freeze, and a proxy that can delay, corrupt or drop traffic."""
 
 import contextlib
 import os
@@ -28,13 +28,13 @@ from chatlab.settings import load_settings
 
 @dataclass
 class Deployment:
-    """Engines that a test may break, and the processes of one service on them."""
+    """MongoDB and Redis for one test file, which it may stop or freeze, and the processes of one service on them."""
 
     engines: Engines
     database: Database[dict[str, Any]]
     keys: redis.Redis
     folder: Path
-    space: str = field(default_factory=lambda: f"site{secrets.token_hex(4)}")
+    space: str = field(default_factory=lambda: f"deployment{secrets.token_hex(4)}")
     services: list[Service] = field(default_factory=list)
 
     def start(self, **settings: str) -> Service:
@@ -45,10 +45,11 @@ class Deployment:
         return self.services[-1].wait_until_ready()
 
     def create_user(self, service: Service, name: str | None = None) -> User:
-        """Return a new user who can use this process at once."""
+        """Return a new user who is logged in at this process."""
         return create_user(self.database, service, name)
 
     def pid(self, name: Any) -> int:
+        """Return the process id of MongoDB or Redis, which must run."""
         pid = self.engines.pid(name)
         assert pid, f"{name} is not running"
         return pid
@@ -65,13 +66,13 @@ class Deployment:
 
 @contextlib.contextmanager
 def open_deployment(folder: Path) -> Iterator[Deployment]:
-    """Start private engines, and no service yet. Everything stops when the block ends."""
+    """Start private servers, but no service yet. Everything stops when the block ends."""
     with (
         open_engines(load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)) as engines,
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
         redis.Redis.from_url(engines.redis.url) as keys,
     ):
-        deployment = Deployment(engines, mongo[f"site{secrets.token_hex(4)}"], keys, folder)
+        deployment = Deployment(engines, mongo[f"deployment{secrets.token_hex(4)}"], keys, folder)
         try:
             yield deployment
         finally:
@@ -82,7 +83,10 @@ def open_deployment(folder: Path) -> Iterator[Deployment]:
 
 @contextlib.contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Stop a process that keeps its connections and answers nothing, until the block ends. It may be killed meanwhile."""
+    """Freeze a process with SIGSTOP until the block ends: its connections stay open, but it answers nothing.
+
+    The process may be killed meanwhile.
+    """
     os.kill(pid, signal.SIGSTOP)
     try:
         process = psutil.Process(pid)
@@ -104,16 +108,16 @@ class Hold:
         self.is_reached, self.is_over = threading.Event(), threading.Event()
 
     def stop(self, request: bytes, point: Point) -> None:
-        """Block the thread of a connection while the hold lasts, if this is the point."""
+        """Block the thread of the connection until the hold is over, if this is the point."""
         if point == self.point and self.text in request and not self.is_over.is_set():
             self.is_reached.set()
             self.is_over.wait(LIMIT_S)
 
 
 class Proxy:
-    """A TCP port in front of a unix socket.
+    """A TCP proxy in front of a unix socket.
 
-    `garble` replaces each reply; with None nothing passes in either direction. `hold` stops one connection at a named point.
+    `garble` changes each reply. If it is None, nothing passes in either direction. `holding` stops a request or its reply.
     """
 
     def __init__(self, target: str) -> None:
@@ -167,17 +171,18 @@ class Proxy:
 
 
 class Stopwatch:
-    """The durations of many requests, in seconds."""
+    """Measures many requests. `times` are their durations in seconds."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     @contextlib.contextmanager
     def lap(self) -> Iterator[None]:
+        """Measure the block."""
         began = time.monotonic()
         yield
         self.times.append(time.monotonic() - began)
 
     def over(self, limit: float) -> list[float]:
-        """Return the durations above the limit."""
+        """Return the durations above a limit in seconds."""
         return [took for took in self.times if took > limit]

@@ -1,12 +1,10 @@
-"""A real service for tests: `chatlab serve` as a child on the engines of the test run, and users of both transports."""
+"""A real service for tests: `chatlab serve` as a child process, and users of both transports."""
 
-import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +24,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def eventually(condition: Callable[[], object], within: float = 10.0, every: float = 0.02) -> Any:
-    """Wait until the condition is true, and return its value. Use `waiting.wait_until` in new tests."""
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not true within {within} s"
-        await asyncio.sleep(every)
-    return found
-
-
 class Service:
-    """One `chatlab serve`. `settings`: environment variables without the prefix, e.g. `CACHE_TTL="1"`."""
+    """One process of the service. `settings` are environment variables without the prefix, e.g. `CACHE_TTL="1"`."""
 
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
         self.port = free_port()
@@ -53,11 +42,11 @@ class Service:
 
     def wait_until_ready(self) -> "Service":
         """Wait until `/healthz` answers with any status: a service without MongoDB answers 503."""
-        block_until(self._answers, "an answer of /healthz", is_reached=lambda seen: seen == ANSWERED)
+        block_until(self._answers, "/healthz to answer", is_reached=lambda seen: seen == ANSWERED)
         return self
 
     def _answers(self) -> str:
-        """Return ANSWERED, or what the service has logged so far."""
+        """Return ANSWERED, or the log of the service so far."""
         assert self.process.poll() is None, f"the service ended: {self.log.read_text()}"
         try:
             httpx.get(f"{self.url}/healthz", timeout=LIMIT_S)
@@ -66,7 +55,7 @@ class Service:
         return ANSWERED
 
     def restart(self) -> "Service":
-        """Start the same service again on the same port, after it has ended."""
+        """Wait until the process has ended, and start it again on the same port."""
         self.process.wait(LIMIT_S)
         self.process = self._start()
         return self.wait_until_ready()
@@ -85,7 +74,10 @@ class Service:
 
 @dataclass
 class User:
-    """A signed-up user with an HTTP client and any number of sockets. `events` holds what the sockets received, in order."""
+    """A signed-up user with an HTTP client and any number of sockets.
+
+    `events` are the name and payload of each event that the sockets received, in order.
+    """
 
     service: Service
     id: str
@@ -96,6 +88,7 @@ class User:
 
     @classmethod
     async def sign_up(cls, service: Service, name: str) -> "User":
+        """Sign up over HTTP."""
         http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S)
         answer = await http.post("/api/auth/signup", json={"username": name, "password": PASSWORD})
         assert answer.status_code == 201, answer.text
@@ -110,9 +103,9 @@ class User:
 
     async def connect(self, events: list[tuple[str, Any]] | None = None) -> socketio.AsyncClient:
         """Open a socket. The events it receives go to `events`, or to the user's own list."""
-        heard = self.events if events is None else events
+        received = self.events if events is None else events
         client = socketio.AsyncClient(reconnection=False)
-        client.on("*", lambda event, *payload: heard.append((event, payload[0] if payload else None)))
+        client.on("*", lambda event, *payload: received.append((event, payload[0] if payload else None)))
         await client.connect(self.service.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=int(LIMIT_S))
         self.sockets.append(client)
         return client
@@ -123,27 +116,29 @@ class User:
             await self.connect()
         return await self.sockets[0].call(event, payload, timeout=LIMIT_S)
 
-    async def send(self, to: "User | str", text: str, *, door: str = "http", **more: object) -> Any:
-        """Send a message over this transport, and return it as JSON, or the error."""
+    async def send(self, to: "User | str", text: str, *, transport: str = "http", **more: object) -> Any:
+        """Send a message over this transport. Return it as JSON, or the error."""
         payload: Mapping[str, object] = {"receiverId": to if isinstance(to, str) else to.id, "text": text, **more}
-        if door == "http":
+        if transport == "http":
             return (await self.http.post("/api/messages/send", json=payload)).json()
         ack: Any = await self.ask("sendMessage", payload)
         return ack["message"] if ack["ok"] else ack["error"]
 
     async def read(self, other: "User | str", *, fresh: bool = False, **page: int) -> httpx.Response:
+        """Read a conversation. With `fresh`, the service must not use the cache."""
         headers = {"cache-control": "no-cache"} if fresh else {}
         return await self.http.get(f"/api/messages/{other if isinstance(other, str) else other.id}", params=page, headers=headers)
 
-    def heard(self, event: str) -> list[Any]:
+    def received(self, event: str) -> list[Any]:
         """Return the payloads of all events of this name received so far."""
         return [payload for name, payload in self.events if name == event]
 
-    async def hears(self, event: str, count: int = 1) -> list[Any]:
+    async def wait_for_events(self, event: str, count: int = 1) -> list[Any]:
         """Wait for this many events of this name, and return the payloads."""
-        return list(await wait_until(lambda: self.heard(event), f"{count} {event}", is_reached=lambda heard: len(heard) >= count))
+        return list(await wait_until(lambda: self.received(event), f"{count} {event}", is_reached=lambda payloads: len(payloads) >= count))
 
     async def close(self) -> None:
+        """Close all connections."""
         for client in self.sockets:
             await client.disconnect()
         await self.http.aclose()

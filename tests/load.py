@@ -1,4 +1,4 @@
-"""Many writers at once, over both transports of any number of processes, and a record of the answers they received."""
+"""Many concurrent writers over both transports of any number of processes, and a record of their answers."""
 
 import asyncio
 import secrets
@@ -11,12 +11,12 @@ from live import Service, User
 from waiting import LIMIT_S
 
 Message = dict[str, Any]
-PAUSE_S = 0.05  # after a send that was not answered
+RETRY_DELAY_S = 0.05  # after a send that was not answered
 
 
 @dataclass
 class Account:
-    """The sends that were answered, those that were not, and those that wait for an answer now. Each send has its own text."""
+    """A record of sends: answered, not answered, and waiting for an answer. Each send has a unique text."""
 
     answered: dict[str, Message] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
@@ -32,27 +32,30 @@ class Account:
             self.answered[text] = message
 
 
-async def write(account: Account, sender: User, receiver: str, *, door: str, repeat: bool = False, count: int = 1_000_000) -> None:
-    """Send one message after the other until `account.stop`. `repeat`: with client ids, and each send is repeated until it is answered."""
+async def write(account: Account, sender: User, receiver: str, *, transport: str, repeat: bool = False, count: int = 1_000_000) -> None:
+    """Send `count` messages, one after the other, or until `account.stop`.
+
+    With `repeat`, each send has a client id and is repeated until it is answered.
+    """
     for _ in range(count):
         if account.stop:
             return
-        text = f"{sender.id} {door} {secrets.token_hex(6)}"
+        text = f"{sender.id} {transport} {secrets.token_hex(6)}"
         request = {"receiverId": receiver, "text": text} | ({"clientId": text[-12:]} if repeat else {})
-        message = await _send(account, sender, request, door)
+        message = await _send(account, sender, request, transport)
         while message is None and repeat:
-            await asyncio.sleep(PAUSE_S)
-            message = await _send(account, sender, request, door)
+            await asyncio.sleep(RETRY_DELAY_S)
+            message = await _send(account, sender, request, transport)
         account.note(text, message)
         if message is None:
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RETRY_DELAY_S)
 
 
-async def _send(account: Account, sender: User, request: dict[str, str], door: str) -> Message | None:
-    """Return the message of the answer; None for a 503 or for no answer."""
+async def _send(account: Account, sender: User, request: dict[str, str], transport: str) -> Message | None:
+    """Return the message in the answer; None after a 503 or without an answer."""
     account.waiting[request["text"]] = sender.service
     try:
-        return await (_by_http if door == "http" else _by_socket)(sender, request)
+        return await (_by_http if transport == "http" else _by_socket)(sender, request)
     except (httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError):
         return None
     finally:
@@ -77,7 +80,7 @@ async def _by_socket(sender: User, request: dict[str, str]) -> Message | None:
 async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
     """Return the acknowledgement. Raises TimeoutError if the connection ends before it comes."""
     call = asyncio.create_task(client.call("sendMessage", request, timeout=LIMIT_S))
-    await asyncio.wait((call, client.eio.read_loop_task), return_when=asyncio.FIRST_COMPLETED)  # the loop ends with the connection
+    await asyncio.wait((call, client.eio.read_loop_task), return_when=asyncio.FIRST_COMPLETED)  # the read loop ends with the connection
     if not call.done():
         call.cancel()
         raise TimeoutError
@@ -85,7 +88,7 @@ async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
 
 
 def check(account: Account, conversation: list[Message]) -> None:
-    """Every answered message is in the conversation once, as answered; every unanswered one at most once; no seq is missing."""
+    """Check that no answered message was lost or changed, none was saved twice, and no seq is missing."""
     assert [message["seq"] for message in conversation] == list(range(1, len(conversation) + 1))
     found: dict[str, Message] = {}
     for message in conversation:

@@ -1,4 +1,4 @@
-"""One running service that many tests share, and users who have signed up already, so that no test waits for argon2id."""
+"""A running service that many tests share, and users created without the slow password hash of a sign-up."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ class SharedService:
     prefix: str
 
     def create_user(self, name: str | None = None, at: Service | None = None) -> User:
-        """Return a new user who can use the service at once. Without a name, the user gets a unique one."""
+        """Return a new user who is logged in. Without a name, the user gets a unique one."""
         return create_user(self.database, at or self.service, name)
 
     @contextlib.contextmanager
@@ -49,7 +49,7 @@ class SharedService:
             service.kill()
 
     def everything(self) -> Documents:
-        """Return all documents of this service."""
+        """Return all documents of this service, by collection."""
         return {
             name: list(self.database[name].find().sort("_id", 1))
             for name in sorted(self.database.list_collection_names())
@@ -72,20 +72,26 @@ def create_user(database: Database[dict[str, Any]], service: Service, name: str 
 
 def sees(witness: User, user: User) -> bool:
     """Return whether the newest `onlineUsers` that the witness has received contains this user."""
-    lists = witness.heard("onlineUsers")
+    lists = witness.received("onlineUsers")
     return bool(lists) and user.id in lists[-1]
 
 
 async def meet(*users: User) -> None:
-    """Connect the users, and wait until each one sees all of them online: from now on their processes know each other."""
+    """Connect the users and wait until each one sees all of them online.
+
+    Afterwards the processes that they are connected to know each other.
+    """
     await asyncio.gather(*(user.connect() for user in users))
     await wait_until(lambda: all(sees(witness, user) for witness in users for user in users), "all users to see each other online")
 
 
 @contextlib.contextmanager
 def start_shared_service(engines: Engines, log: Path, **settings: str) -> Iterator[SharedService]:
-    """Start a service with its own database and key prefix, and remove its data at the end. Every key must have an expiry by then."""
-    space = f"house{secrets.token_hex(4)}"
+    """Start a service with its own database and key prefix, and remove its data at the end.
+
+    All keys must have an expiry by then.
+    """
+    space = f"shared{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
         service = Service(engines.mongo.url, engines.redis.url, log, **given)

@@ -215,6 +215,6 @@ async def test_events_of_an_unauthenticated_socket_are_ignored(chat: Chat) -> No
     await chat.participant.connect()
     await chat.sender.send(chat.participant, "hello")
     await wait_until(
-        lambda: chat.participant.heard("newMessage"),
+        lambda: chat.participant.received("newMessage"),
         "the message to reach the participant's socket",
     )

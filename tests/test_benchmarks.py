@@ -145,7 +145,7 @@ async def test_resting_sockets_are_there_and_go(service: Service, sign_up: SignU
         assert there == 3
         assert await online()
     await bob.connect()
-    await wait_until(lambda: bob.heard("onlineUsers")[-1:], "Bob alone online", is_reached=lambda latest: latest == [["bob"]])
+    await wait_until(lambda: bob.received("onlineUsers")[-1:], "Bob alone online", is_reached=lambda latest: latest == [["bob"]])
     assert not await online()
 
 

@@ -271,9 +271,9 @@ async def test_the_same_bytes_go_everywhere(shared: SharedService, new_user: Use
     ann, bob = new_user(), new_user()
     await bob.connect()
     for door in ("http", "socket"):
-        message = await ann.send(bob, "žluť \U0001f408 \\u0000", door=door)
+        message = await ann.send(bob, "žluť \U0001f408 \\u0000", transport=door)
         spelt = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
-        heard = (await bob.hears("newMessage", 1 if door == "http" else 2))[-1]
+        heard = (await bob.wait_for_events("newMessage", 1 if door == "http" else 2))[-1]
         assert json.dumps(heard, separators=(",", ":"), ensure_ascii=False).encode() == spelt
         assert shared.keys.get(f"{shared.prefix}message:{message['_id']}") == spelt
         assert shared.keys.lindex(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}", -1) == spelt
@@ -284,11 +284,11 @@ async def test_a_repeat_with_a_client_id_crosses_the_doors(new_user: UserMaker) 
     ann, bob = new_user(), new_user()
     await bob.connect()
     doors = ["http", "socket"] * 10
-    sent = await asyncio.gather(*(ann.send(bob, "once", door=door, clientId="c") for door in doors))
+    sent = await asyncio.gather(*(ann.send(bob, "once", transport=door, clientId="c") for door in doors))
     assert {message["_id"] for message in sent} == {sent[0]["_id"]}
     await ann.send(bob, "last")
     heard = await wait_until(
-        lambda: [message["text"] for message in bob.heard("newMessage")],
+        lambda: [message["text"] for message in bob.received("newMessage")],
         "the last message at the socket",
         is_reached=lambda texts: "last" in texts,
     )

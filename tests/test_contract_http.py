@@ -342,7 +342,7 @@ async def test_metrics_count_requests(new_user: UserMaker) -> None:
         is_reached=lambda found: found["chatlab_sockets"] == 0,
     )
     await ann.send(bob, "one")
-    await ann.send(bob, "two", door="socket")
+    await ann.send(bob, "two", transport="socket")
     await ann.read(bob)
     await ann.read(bob, fresh=True)
     await ann.send(bob, "")

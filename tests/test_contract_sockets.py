@@ -52,7 +52,7 @@ async def test_an_unknown_event_is_invalid(new_user: UserMaker) -> None:
     assert (await ann.ask("dropTables", {}))["error"]["code"] == "invalid"
     assert (await ann.ask("connect", {}))["error"]["code"] == "invalid"
     assert (await ann.ask("disconnect", {}))["error"]["code"] == "invalid"
-    assert (await ann.send(ann, "still here", door="socket"))["seq"] == 1
+    assert (await ann.send(ann, "still here", transport="socket"))["seq"] == 1
 
 
 async def test_a_wrong_number_of_payloads_is_invalid(new_user: UserMaker) -> None:
@@ -81,12 +81,12 @@ def heard_by(lists: list[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
     return [[event for event in heard if event[0] != "onlineUsers"] for heard in lists]
 
 
-@pytest.mark.parametrize("door", ["http", "socket"])
-async def test_every_socket_of_both_hears_once(new_user: UserMaker, door: str) -> None:
+@pytest.mark.parametrize("transport", ["http", "socket"])
+async def test_every_socket_of_both_hears_once(new_user: UserMaker, transport: str) -> None:
     """Sends, changes and read marks reach every socket of both participants once, in order, and nobody else."""
     ann, bob, eve = new_user(), new_user(), new_user()
     lists = await with_sockets(ann, bob, eve)
-    sent = await ann.send(bob, "hello", door=door)
+    sent = await ann.send(bob, "hello", transport=transport)
     url = f"/api/messages/{sent['_id']}"
     edited = (await ann.http.patch(url, json={"text": "better"})).json()
     reacted = (await bob.ask("addReaction", {"messageId": sent["_id"], "emoji": EMOJI}))["message"]
@@ -95,7 +95,7 @@ async def test_every_socket_of_both_hears_once(new_user: UserMaker, door: str) -
     await bob.http.post(f"/api/messages/{ann.id}/read", json={"seq": 1})  # as it was
     deleted = (await ann.http.delete(url)).json()
     await ann.http.delete(url)  # as it was
-    last = await bob.send(ann, "last", door=door)
+    last = await bob.send(ann, "last", transport=transport)
     await wait_until(lambda: [("newMessage", last) in heard for heard in lists[:4]], "the last message at each socket", is_reached=all)
     for heard in heard_by(lists)[:4]:
         marks = [payload for event, payload in heard if event == "messagesRead"]
@@ -139,7 +139,7 @@ async def test_who_was_away_catches_up_by_seq(new_user: UserMaker) -> None:
     ann, bob = new_user(), new_user()
     await bob.connect()
     await ann.send(bob, "heard")
-    last = (await bob.hears("newMessage"))[-1]["seq"]
+    last = (await bob.wait_for_events("newMessage"))[-1]["seq"]
     await bob.sockets[0].disconnect()
     missed = [await ann.send(bob, text) for text in ("one", "two")]
     assert (await bob.read(ann, after=last)).json() == missed
@@ -228,7 +228,7 @@ async def until_dropped(senders: list[User], bob: User, observer: User) -> None:
     """Let all senders write long messages until the observer hears that Bob is offline."""
 
     def bob_is_online() -> bool:
-        return bob.id in (observer.heard("onlineUsers") or [[]])[-1]
+        return bob.id in (observer.received("onlineUsers") or [[]])[-1]
 
     await wait_until(bob_is_online, "Bob to be online")
     service = psutil.Process(bob.service.process.pid)

@@ -59,7 +59,7 @@ async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> A
     people = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
     other = {alice.id: bob.id, bob.id: alice.id}
     writers = [
-        asyncio.create_task(write(account, person, other[person.id], door=("http", "socket")[place % 2], repeat=place % 4 < 2))
+        asyncio.create_task(write(account, person, other[person.id], transport=("http", "socket")[place % 2], repeat=place % 4 < 2))
         for place, person in enumerate(people)
     ]
     try:
@@ -144,12 +144,12 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deplo
     there = await alice.at(pair[1])
     await meet(alice, there, bob)
     ways = [(alice, "http"), (alice, "socket"), (there, "http"), (there, "socket")] * 25
-    answers = await asyncio.gather(*(who.send(bob, "once", door=door, clientId="c") for who, door in ways))
+    answers = await asyncio.gather(*(who.send(bob, "once", transport=transport, clientId="c") for who, transport in ways))
     assert all(answer == answers[0] for answer in answers), answers
     assert (await bob.read(alice)).json() == [answers[0]]
     await alice.send(bob, "after")
-    await bob.hears("newMessage", 2)
-    assert [message["text"] for message in bob.heard("newMessage")] == ["once", "after"]
+    await bob.wait_for_events("newMessage", 2)
+    assert [message["text"] for message in bob.received("newMessage")] == ["once", "after"]
     await asyncio.gather(*(person.close() for person in (alice, bob, there)))
 
 
@@ -197,23 +197,23 @@ async def test_a_client_id_belongs_to_a_sender_in_a_conversation(deployment: Dep
 
 
 @pytest.mark.parametrize("point", ["request", "reply"])
-@pytest.mark.parametrize("door", ["http", "socket"])
+@pytest.mark.parametrize("transport", ["http", "socket"])
 async def test_a_send_is_completed_after_its_sender_disconnects(
-    deployment: Deployment, proxy: Proxy, behind: Service, door: str, point: Point
+    deployment: Deployment, proxy: Proxy, behind: Service, transport: str, point: Point
 ) -> None:
     """The sender disconnects before MongoDB receives the insert, or before the reply: the message is saved, cached and emitted once."""
     alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await bob.connect()
     before = connections(behind)
     with proxy.holding("hung up", point) as hold:
-        await hang_up(await alice.at(behind), bob, door, hold.is_reached)
+        await hang_up(await alice.at(behind), bob, transport, hold.is_reached)
         await wait_until(lambda: connections(behind), "the service to close the connection", is_reached=lambda count: count == before)
-    await bob.hears("newMessage")
+    await bob.wait_for_events("newMessage")
     last = await alice.send(bob, "last")
-    await bob.hears("newMessage", 2)
+    await bob.wait_for_events("newMessage", 2)
     seen = (await bob.read(alice)).json()
     assert [(message["seq"], message["text"]) for message in seen] == [(1, "hung up"), (2, "last")]
-    assert bob.heard("newMessage") == seen == (await bob.read(alice, fresh=True)).json()
+    assert bob.received("newMessage") == seen == (await bob.read(alice, fresh=True)).json()
     assert last == seen[-1]
     await asyncio.gather(alice.close(), bob.close())
 
@@ -224,10 +224,10 @@ def connections(service: Service) -> int:
     return sum(bool(connection.raddr) and connection.laddr.port == service.port for connection in found)
 
 
-async def hang_up(sender: User, receiver: User, door: str, is_reached: threading.Event) -> None:
+async def hang_up(sender: User, receiver: User, transport: str, is_reached: threading.Event) -> None:
     """Send a message, and drop the connection once the named point is reached."""
     request = {"receiverId": receiver.id, "text": "hung up"}
-    if door == "http":
+    if transport == "http":
         sending = asyncio.create_task(sender.http.post("/api/messages/send", json=request))
         await wait_until(is_reached.is_set, "the insert")
         sending.cancel()

@@ -87,7 +87,7 @@ async def test_a_send_passes_the_stages_of_the_diagram(
 ) -> None:
     """A send passes all stages of the diagram in their order, by both transports."""
     ann, bob = new_user(), new_user()
-    sent = await ann.send(bob, SECRET, door=transport)
+    sent = await ann.send(bob, SECRET, transport=transport)
     await wait_for_stages(flow, "respond", "cached")
     all_events = flow[:]
     assert await stages_of(flow, transport) == [
@@ -169,7 +169,7 @@ async def test_events_have_the_stage_and_the_time_but_no_text(
     """
     ann, bob = new_user(), new_user()
     began_ms = time.time() * 1000
-    sent = await ann.send(bob, SECRET, door="socket", clientId=f"id-{SECRET}")
+    sent = await ann.send(bob, SECRET, transport="socket", clientId=f"id-{SECRET}")
     await ann.ask("editMessage", {"messageId": sent["_id"], "text": f"more {SECRET}"})
     await ann.read(bob)
     await wait_for_stages(flow, "respond", "sweep", "cached", "read_cache")
@@ -324,7 +324,7 @@ async def test_every_key_has_an_expiry_at_every_moment(
 async def use_all_requests(user: User, other: User, transport: str) -> None:
     """Send, edit, react to, read and delete 15 messages."""
     for number in range(15):
-        sent = await user.send(other, str(number), door=transport)
+        sent = await user.send(other, str(number), transport=transport)
         url = f"/api/messages/{sent['_id']}"
         await user.http.patch(url, json={"text": "edited"})
         await other.ask("addReaction", {"messageId": sent["_id"], "emoji": "\N{THUMBS UP SIGN}"})

@@ -36,7 +36,7 @@ async def pair(deployment: Deployment, service: Service) -> AsyncIterator[tuple[
     await alice.connect()
     await bob.connect()
     await sends_again(alice, bob, "before")
-    await bob.hears("newMessage")
+    await bob.wait_for_events("newMessage")
     yield alice, bob
     await asyncio.gather(alice.close(), bob.close())
 
@@ -101,7 +101,7 @@ async def test_an_outage_is_a_503_and_ends_by_itself(
         assert is_open(service)
         for _ in range(5):
             await refused(alice, bob, "later")
-            assert (await alice.send(bob, "later", door="socket"))["code"] == "store_unavailable"
+            assert (await alice.send(bob, "later", transport="socket"))["code"] == "store_unavailable"
             assert (await alice.read(bob, fresh=True)).status_code == 503
         ready = await alice.http.get("/readyz")
         assert (ready.status_code, ready.json()["mongodb"]) == (503, "down")
@@ -135,11 +135,11 @@ async def test_an_uncertain_write_is_finished(deployment: Deployment, pair: tupl
     if client_id:
         repeated = [await sends_again(alice, bob, "saved after the 503", client_id) for _ in range(3)]
         assert [message["seq"] for message in repeated] == [2, 2, 2]
-    await bob.hears("newMessage", 2)
+    await bob.wait_for_events("newMessage", 2)
     after = await sends_again(alice, bob, "after")
-    await bob.hears("newMessage", 3)
+    await bob.wait_for_events("newMessage", 3)
     texts = ["before", "saved after the 503", "after"]
-    assert [message["text"] for message in bob.heard("newMessage")] == texts
+    assert [message["text"] for message in bob.received("newMessage")] == texts
     assert [message["text"] for message in (await bob.read(alice)).json()] == texts
     assert after["seq"] == 3
 

@@ -22,7 +22,7 @@ async def test_the_first_event_lists_who_is_online(new_user: UserMaker) -> None:
     ann, bob = new_user(), new_user()
     await bob.connect()
     await ann.connect()
-    first = (await ann.hears("onlineUsers"))[0]
+    first = (await ann.wait_for_events("onlineUsers"))[0]
     assert {ann.id, bob.id} <= set(first)
     assert first == sorted(first)
     await wait_until(lambda: sees(bob, ann), "Bob to see Ann online")
@@ -37,12 +37,12 @@ async def test_a_user_goes_offline_with_the_last_socket(new_user: UserMaker) -> 
     for socket in sockets[:2]:
         await socket.disconnect()
     await sockets[2].call("typing", {"receiverId": bob.id, "typing": True})
-    await bob.hears("typing")
+    await bob.wait_for_events("typing")
     assert sees(bob, ann)
     assert await is_online(bob, ann)
     await sockets[2].disconnect()
     await wait_until(lambda: not sees(bob, ann), "Bob to see Ann offline")
-    assert all(ann.id in online for online in bob.heard("onlineUsers")[:-1]), "offline once, after the last socket"
+    assert all(ann.id in online for online in bob.received("onlineUsers")[:-1]), "offline once, after the last socket"
     assert not await is_online(bob, ann)
 
 
@@ -53,7 +53,7 @@ async def test_presence_and_events_cross_processes(start: ServiceMaker, database
     await meet(ann, bob)
     await wait_until(lambda: is_online(ann, bob), "the list of users to show Bob online")
     sent = await ann.send(bob, "hello")
-    assert await bob.hears("newMessage") == [sent]
+    assert await bob.wait_for_events("newMessage") == [sent]
     there.kill()
     await wait_until(lambda: not sees(ann, bob), "Ann to see Bob offline")
     assert not await is_online(ann, bob)

@@ -43,10 +43,10 @@ async def test_eight_writers_make_one_order(deployment: Deployment, pair: tuple[
     await meet(*hearers)
     other = {alice.id: bob.id, bob.id: alice.id}
     work = [
-        write(account, person, other[person.id], door=("http", "socket")[place % 2], repeat=place % 4 < 2, count=EACH)
+        write(account, person, other[person.id], transport=("http", "socket")[place % 2], repeat=place % 4 < 2, count=EACH)
         for place, person in enumerate(writers)
     ]
-    work += [write(aside, carol, receiver.id, door="http", repeat=True, count=EACH) for receiver in (alice, carol)]
+    work += [write(aside, carol, receiver.id, transport="http", repeat=True, count=EACH) for receiver in (alice, carol)]
     await asyncio.gather(*work)
     for hearer in hearers:
         await hears_each_once(hearer, alice, bob)
@@ -62,7 +62,7 @@ async def hears_each_once(hearer: User, alice: User, bob: User) -> None:
     participants = {alice.id, bob.id}
 
     async def difference() -> list[Any]:
-        heard = [message for message in hearer.heard("newMessage") if {message["senderId"], message["receiverId"]} == participants]
+        heard = [message for message in hearer.received("newMessage") if {message["senderId"], message["receiverId"]} == participants]
         saved = (await alice.read(bob, fresh=True)).json()
         heard.sort(key=lambda message: message["seq"])
         return [] if heard == saved else [len(heard), len(saved), heard[-1:], saved[-1:]]

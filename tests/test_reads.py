@@ -271,7 +271,7 @@ async def test_a_read_shows_what_was_acknowledged_before_it_began(new_user: User
     ann, bob = new_user(), new_user()
     for number in range(40):
         answers = await asyncio.gather(
-            ann.send(bob, str(number)), bob.send(ann, str(number), door="socket"), seqs(ann, bob), seqs(bob, ann, limit=10)
+            ann.send(bob, str(number)), bob.send(ann, str(number), transport="socket"), seqs(ann, bob), seqs(bob, ann, limit=10)
         )
         assert {message["seq"] for message in answers[:2]} == {2 * number + 1, 2 * number + 2}
         for found in answers[2:]:

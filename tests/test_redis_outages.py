@@ -61,8 +61,10 @@ class Talk:
         assert "seq" in message, message
         self.truth[message["seq"]] = message
 
-    async def send(self, sender: User, *, door: str = "http") -> None:
-        self.note(await sender.send(self.bob if sender is self.alice else self.alice, f"{door} {len(self.truth)}", door=door))
+    async def send(self, sender: User, *, transport: str = "http") -> None:
+        self.note(
+            await sender.send(self.bob if sender is self.alice else self.alice, f"{transport} {len(self.truth)}", transport=transport)
+        )
 
     async def edit(self) -> None:
         oldest = self.truth[min(self.truth)]
@@ -218,7 +220,7 @@ def readiness(service: Service) -> tuple[int, str]:
 
 async def work(talk: Talk) -> None:
     """One of everything, with a read by each of the two after each write."""
-    for write in (talk.send(talk.alice), talk.send(talk.bob), talk.send(talk.alice, door="socket"), talk.edit()):
+    for write in (talk.send(talk.alice), talk.send(talk.bob), talk.send(talk.alice, transport="socket"), talk.edit()):
         await write
         await talk.read(talk.bob)
         await talk.read(talk.alice)
@@ -287,12 +289,12 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
         await beside.connect()
         with stopped(three):
             here = await talk.alice.send(beside, "here")
-            await beside.hears("newMessage")
-            assert beside.heard("newMessage") == [here]
+            await beside.wait_for_events("newMessage")
+            assert beside.received("newMessage") == [here]
 
         async def type_and_look() -> list[Any]:
             await talk.alice.ask("typing", {"receiverId": talk.bob.id, "typing": True})  # leaves no trace, so it can be repeated
-            return talk.bob.heard("typing")
+            return talk.bob.received("typing")
 
         await wait_until(type_and_look, "an event of one process at a socket of the other")
 
@@ -300,7 +302,7 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
 
         async def send_and_look() -> list[Any]:
             await talk.send(talk.alice)  # one event may be lost while the machine stalls
-            return [event for event in talk.bob.heard("newMessage") if event["seq"] > before and event == talk.truth[event["seq"]]]
+            return [event for event in talk.bob.received("newMessage") if event["seq"] > before and event == talk.truth[event["seq"]]]
 
         await wait_until(send_and_look, "a message of one process at a socket of the other")
         await beside.close()

@@ -81,7 +81,7 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
                 account,
                 sender,
                 {alice.id: bob.id, bob.id: alice.id}[sender.id],
-                door=("http", "socket")[place // 3],
+                transport=("http", "socket")[place // 3],
             )
         )
         for place, sender in enumerate(senders)

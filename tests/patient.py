@@ -1,4 +1,4 @@
-"""A service whose answers do not depend on the speed of the machine: generous limits, and a TTL that no test outlives."""
+"""A service whose results do not depend on the speed of the machine: its limits and its TTL are longer than any test."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).with_name("patient_chatlab.py")
 
 
 class PatientService(Service):
-    """A `chatlab serve` that waits for a slow Redis or MongoDB."""
+    """A `chatlab serve` that never gives up on a slow Redis or MongoDB."""
 
     def _start(self) -> "subprocess.Popen[bytes]":
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}

@@ -1,14 +1,15 @@
 """Run the `chatlab` command with limits that a slow machine does not exceed.
 
-A service with its usual limits goes on without Redis after 0.2 s, and answers 503 after 2 s without MongoDB. Both are right, and both
-change an answer when the machine stalls. Tests that are not about these limits start the service with this program instead.
+With its usual limits, the service stops waiting for Redis after 0.2 s, and answers 503 when MongoDB does not reply within 2 s. On a machine
+that stalls, both change the result of a request. Tests that are not about these limits start the service with this program instead.
 """
 
 import chatlab.accounts
 import chatlab.cache.cache
+import chatlab.cache.clock
+import chatlab.connections.mongo
 import chatlab.connections.redis
 import chatlab.connections.resp
-import chatlab.store.store
 from chatlab.cli import main
 
 LIMIT_S = 600.0  # longer than any test may take
@@ -20,15 +21,15 @@ def raise_limits() -> None:
     for module, name, limit in (
         (chatlab.connections.resp, "PIPELINE_TIMEOUT_S", LIMIT_S),
         (chatlab.connections.redis, "CONNECT_TIMEOUT_S", LIMIT_S),
-        (chatlab.cache.cache, "LATE", LIMIT_S),
-        (chatlab.store.store, "PATIENCE_MS", LIMIT_S * 1000),
-        (chatlab.store.store, "CALL_LIMIT_S", LIMIT_S),
+        (chatlab.cache.clock, "LATE_REPLY_S", LIMIT_S),
+        (chatlab.connections.mongo, "REQUEST_TIMEOUT_MS", LIMIT_S * 1000),
+        (chatlab.connections.mongo, "CALL_LIMIT_S", LIMIT_S),
         (chatlab.accounts, "TOKEN_CACHE_S", LIMIT_S),
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} has a new name; change it here too"
         setattr(module, name, type(getattr(module, name))(limit))
-    assert callable(chatlab.cache.cache.grace_ms)
-    chatlab.cache.cache.grace_ms = lambda ttl_ms: GRACE_MS  # noqa: ARG005 - the signature of the original
+    assert hasattr(chatlab.cache.cache, "grace_period_ms")
+    setattr(chatlab.cache.cache, "grace_period_ms", lambda _ttl_ms: GRACE_MS)  # noqa: B010 - the module imports this name
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Start every `chatlab serve` that this process starts with limits that a slow machine does not exceed.
 
-A service with its usual limits goes on without Redis after a fraction of a second, and what was to be cached then is not.
-That is right, but a test of the demo or of a notebook's session must not depend on it.
+With its usual limits, the service stops waiting for Redis after 0.2 s, and then does not cache the message. That is right, but a test of
+the demo or of a notebook must not depend on it.
 """
 
 import subprocess
@@ -17,15 +17,15 @@ import sys
 sys.path.append({str(Path(__file__).parent)!r})
 import chatlab.cache.cache
 import patient_chatlab
-grace_ms = chatlab.cache.cache.grace_ms
+grace_period_ms = chatlab.cache.cache.grace_period_ms
 patient_chatlab.raise_limits()
-chatlab.cache.cache.grace_ms = grace_ms  # a grace period that is longer than a short TTL would keep windows from being complete
+chatlab.cache.cache.grace_period_ms = grace_period_ms  # longer than a short TTL, it would keep windows from being complete
 patient_chatlab.main()
 """
 
 
 class PatientPopen(subprocess.Popen[Any]):
-    """A child process. `python -m chatlab serve` runs PROGRAM instead."""
+    """A child process, in which `python -m chatlab serve` runs PROGRAM instead."""
 
     def __init__(self, args: Any, *more: Any, **options: Any) -> None:
         if isinstance(args, list) and args[1:4] == [*CHATLAB, "serve"]:
@@ -34,11 +34,11 @@ class PatientPopen(subprocess.Popen[Any]):
 
 
 def install() -> None:
-    """Use it in this process, until it ends."""
+    """Replace `subprocess.Popen` until this process ends."""
     setattr(subprocess, "Popen", PatientPopen)  # noqa: B010 - a class cannot be assigned to in typed code
 
 
 @pytest.fixture
 def patient_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use it during one test. A module gets this fixture with `pytest_plugins = ["patient_children"]`."""
+    """Replace `subprocess.Popen` during one test. A module gets this fixture with `pytest_plugins = ["patient_children"]`."""
     monkeypatch.setattr(subprocess, "Popen", PatientPopen)

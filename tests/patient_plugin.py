@@ -1,4 +1,4 @@
-"""The fixture `patient_shared`: a test module uses it with `pytest_plugins = ["patient_plugin"]` and a fixture `shared` that returns it."""
+"""The fixture `patient_shared`. To use it, a module sets `pytest_plugins = ["patient_plugin"]` and has a fixture `shared` that returns it."""
 
 import secrets
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from chatlab.local.engines import Engines
 
 @pytest.fixture(scope="session")
 def patient_shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """One patient service for all modules that ask for it. At the end no key may be without an expiry."""
+    """One patient service for all modules that use it. At the end every key must have an expiry."""
     space = f"patient{secrets.token_hex(4)}"
     settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", "CACHE_TTL": str(TTL_S)}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:

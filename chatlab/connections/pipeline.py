@@ -85,7 +85,7 @@ class AutoPipeline:
             replies = await self._send_with_scripts(commands)
             CACHE_SECONDS.observe(time.perf_counter() - started)
             return [self._check(*pair) for pair in zip(commands, replies, strict=True)]
-        except Exception as error:  # noqa: BLE001 - refused, silent or invalid: a request sees no difference
+        except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
             self._breaker.trip(error)
             return [None] * len(commands)
 
@@ -127,7 +127,7 @@ class AutoPipeline:
         return None
 
     async def disconnect(self) -> None:
-        """Close the connection, so that no late reply is taken for the reply to a new command."""
+        """Close the connection, so that a late reply cannot be read as the reply to a new command."""
         await self._connection.close()
 
     async def drain(self) -> None:

@@ -32,7 +32,7 @@ def is_error(reply: Any, code: str) -> bool:
 
 
 class RedisConnection:
-    """One connection, made when it is needed. Its owner waits for each reply before it goes on."""
+    """One connection, made when it is needed. Its owner calls `execute` once at a time."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -50,14 +50,14 @@ class RedisConnection:
                     self._protocol = await self._connect()
             return await self._protocol.execute(commands)
         except BaseException:
-            # Replies that nobody reads may still arrive; the next command must not get them.
+            # The replies may still arrive. The next command must not read them as its own.
             await self.close()
             raise
 
     async def _connect(self) -> "_RespProtocol":
         await self.close()
-        pool = self._redis.connection_pool
-        connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
+        # redis-py has no types here.
+        connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
         except BaseException:

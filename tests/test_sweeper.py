@@ -1,4 +1,4 @@
-"""The sweeper: its ledger and single sweeps with a clock that the test moves, and a running service."""
+"""The sweeper: its deadline tracker, single sweeps on a simulated clock, and a running service."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,8 @@ from shared_service import SharedService, UserMaker, create_user
 from waiting import block_until, wait_until
 
 from chatlab.cache import sweeper
-from chatlab.cache.sweeper import GONE, NO_EXPIRY, Ledger, Sweeper, Told
+from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY, DeadlineTracker, SweepResult
+from chatlab.cache.sweeper import Sweeper
 from chatlab.connections import redis as redis_client
 from chatlab.connections import resp
 from chatlab.connections.redis import connect
@@ -37,62 +38,62 @@ def shared(patient_shared: SharedService) -> SharedService:
     return patient_shared
 
 
-# --- the ledger ----------------------------------------------------------------------------------------------------------------
+# --- the deadline tracker -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_is_cleaned_once() -> None:
-    """Gone after its deadline is told as cleaned with the time since, once, and then forgotten."""
-    ledger = Ledger()
-    assert ledger.note({"k": 300}, 10.0) == Told({"k": 300}, {}, [], [])
-    cleaned = ledger.note({"k": GONE}, 11.0).cleaned
+    """A key that is gone after its deadline is reported as cleaned once, with its lag, and then forgotten."""
+    tracker = DeadlineTracker()
+    assert tracker.record({"k": 300}, 10.0) == SweepResult({"k": 300}, {}, [], [])
+    cleaned = tracker.record({"k": GONE}, 11.0).cleaned
     assert cleaned == {"k": pytest.approx(700)}
-    assert len(ledger) == 0
-    assert list(ledger.copy()) == []
+    assert len(tracker) == 0
+    assert tracker.keys() == []
 
 
 def test_nothing_left_is_not_gone() -> None:
-    """A key with 0 ms left is alive; only its absence ends it."""
-    ledger = Ledger()
+    """A key with 0 ms left is alive. Only a missing key has expired."""
+    tracker = DeadlineTracker()
     for now in (1.0, 2.0, 3.0):
-        assert ledger.note({"k": 0}, now) == Told({"k": 0}, {}, [], [])
-    assert ledger.note({"k": GONE}, 3.5).cleaned == {"k": pytest.approx(500)}
+        assert tracker.record({"k": 0}, now) == SweepResult({"k": 0}, {}, [], [])
+    assert tracker.record({"k": GONE}, 3.5).cleaned == {"k": pytest.approx(500)}
 
 
 def test_gone_before_its_deadline_is_lost() -> None:
-    """A key that somebody deleted or Redis evicted is not called cleaned."""
-    ledger = Ledger()
-    ledger.note({"k": 4000}, 1.0)
-    assert ledger.note({"k": GONE}, 2.0) == Told({}, {}, ["k"], [])
-    assert len(ledger) == 0
+    """A key that was deleted or evicted is not reported as cleaned."""
+    tracker = DeadlineTracker()
+    tracker.record({"k": 4000}, 1.0)
+    assert tracker.record({"k": GONE}, 2.0) == SweepResult({}, {}, ["k"], [])
+    assert len(tracker) == 0
 
 
 def test_an_edit_moves_the_deadline() -> None:
-    """The last life that was seen counts."""
-    ledger = Ledger()
-    ledger.note({"k": 500}, 1.0)
-    ledger.note({"k": 5000}, 1.4)
-    assert ledger.note({"k": GONE}, 3.0).lost == ["k"]
-    ledger.note({"k": 500}, 4.0)
-    assert ledger.note({"k": GONE}, 4.5).cleaned == {"k": pytest.approx(0, abs=1)}
+    """The last TTL that was seen counts."""
+    tracker = DeadlineTracker()
+    tracker.record({"k": 500}, 1.0)
+    tracker.record({"k": 5000}, 1.4)
+    assert tracker.record({"k": GONE}, 3.0).lost == ["k"]
+    tracker.record({"k": 500}, 4.0)
+    assert tracker.record({"k": GONE}, 4.5).cleaned == {"k": pytest.approx(0, abs=1)}
 
 
 def test_without_an_expiry_is_leaked() -> None:
-    """-1 is a leak, told at each look until it is mended."""
-    ledger = Ledger()
-    assert ledger.note({"k": NO_EXPIRY}, 1.0) == Told({}, {}, [], ["k"])
-    assert ledger.note({"k": 5000}, 2.0).live == {"k": 5000}
+    """A key without a TTL is reported as leaked until it has one."""
+    tracker = DeadlineTracker()
+    assert tracker.record({"k": NO_EXPIRY}, 1.0) == SweepResult({}, {}, [], ["k"])
+    assert tracker.record({"k": 5000}, 2.0).live == {"k": 5000}
 
 
 def test_gone_at_first_sight_is_cleaned() -> None:
-    """A key that ended between SCAN and PTTL is told as cleaned just now."""
-    assert Ledger().note({"k": GONE}, 1.0).cleaned == {"k": 0}
+    """A key that expired between SCAN and PTTL is reported as cleaned with lag 0."""
+    assert DeadlineTracker().record({"k": GONE}, 1.0).cleaned == {"k": 0}
 
 
-# --- one sweep after another, with a clock that the test moves -------------------------------------------------------------------
+# --- single sweeps on a simulated clock -------------------------------------------------------------------
 
 
 class Clock:
-    """The time in seconds, as the test sets it."""
+    """A clock that shows the time, in seconds, that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.25
@@ -103,7 +104,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of every sweeper of a test."""
+    """Return the clock of all sweepers of a test."""
     return Clock()
 
 
@@ -114,7 +115,7 @@ SweeperMaker = Callable[[], Sweeper]
 async def make_sweeper(
     engines: Engines, space: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[SweeperMaker]:
-    """How to make a sweeper of one process that sweeps only when the test calls `beat`."""
+    """Return a function that creates a sweeper, which sweeps only when the test calls `tick`."""
     monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", 600.0)  # a slow Redis is not what these tests are about
     monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", 600.0)
     caplog.set_level(logging.INFO, "chatlab.sweeper")
@@ -124,14 +125,14 @@ async def make_sweeper(
             client = connect(engines.redis.url, reply_timeout_s=None)
             stack.push_async_callback(client.aclose)
             made = Sweeper(client, load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000), EventBus(), clock=clock)
-            stack.push_async_callback(made._line.close)
+            stack.push_async_callback(made._connection.close)
             return made
 
         yield maker
 
 
 def expire(keys: redis.Redis, clock: Clock, *names: str | bytes, after_s: float) -> None:
-    """Let this time pass, in which these keys expire."""
+    """Let time pass, in which these keys expire."""
     clock.now_s += after_s
     keys.delete(*names)
 
@@ -143,21 +144,21 @@ async def test_its_exact_words(make_sweeper: SweeperMaker, keys: redis.Redis, sp
         keys.set(key, "x", px=1_000_000)
     swept = make_sweeper()
     for _ in range(2):
-        await swept.beat()
+        await swept.tick()
     remaining = {key: [int(found) for found in re.findall(rf"Cache hit {key} remaining=(\d+)ms", caplog.text)] for key in (one, two)}
     for looks in remaining.values():
         assert len(looks) == 2
         assert 1_000_000 >= looks[0] >= looks[1] > 0
     expire(keys, clock, one, two, after_s=1000.5)
     for _ in range(2):
-        await swept.beat()
+        await swept.tick()
     for key in (one, two):
         (cleaned,) = [message for message in caplog.messages if message.startswith(f"Cache cleaned {key}")]
         found = re.fullmatch(rf"Cache cleaned {key} deadline=(\d\d:\d\d:\d\d\.\d{{3}})Z lag=(\d+)ms", cleaned)
         assert found
         assert int(found[2]) == pytest.approx(1_000_500 - remaining[key][-1], abs=1)
         deadline_s = clock.now_s - (1_000_500 - remaining[key][-1]) / 1000
-        assert f"{found[1]}Z" in [sweeper._clock_time(deadline_s + rounding) for rounding in (-0.001, 0, 0.001)]
+        assert f"{found[1]}Z" in [sweeper._time_of_day(deadline_s + rounding) for rounding in (-0.001, 0, 0.001)]
     summaries = [message for message in caplog.messages if message.startswith("Sweep")]
     assert [re.sub(r"[\d.]+ ms$", "T ms", summary) for summary in summaries] == [
         "Sweep: 2 live, 0 cleaned, 0 leaked, T ms",
@@ -175,7 +176,7 @@ async def test_many_keys_get_one_line(
     for number in range(30):
         keys.set(f"{space}:message:{number}", "x", px=1_000_000)
     with caplog.at_level(level, "chatlab.sweeper"):
-        await make_sweeper().beat()
+        await make_sweeper().tick()
     assert caplog.text.count("Cache hit") == lines
     assert caplog.messages[-1].startswith("Sweep: 30 live, 0 cleaned, 0 leaked")
 
@@ -189,12 +190,12 @@ async def test_leaks_are_fixed_and_names_forge_no_line(
     keys.set(name, "x")
     keys.set(other, "x", px=100_000_000)
     swept = make_sweeper()
-    await swept.beat()
+    await swept.tick()
     assert 0 < keys.pttl(name) <= 1_000_000
     assert keys.pttl(other) > 1_000_000
-    await swept.beat()
+    await swept.tick()
     expire(keys, clock, name, after_s=1001)
-    await swept.beat()
+    await swept.tick()
     about = [message for message in caplog.messages if "FORGED" in message]
     assert [message.split()[1] for message in about] == ["leaked", "hit", "cleaned"]
     assert all(message.isprintable() and "message:x\\n12:00" in message for message in about)
@@ -203,11 +204,11 @@ async def test_leaks_are_fixed_and_names_forge_no_line(
 async def test_a_key_that_no_sweep_has_seen_is_reported_too(make_sweeper: SweeperMaker, space: str, clock: Clock, caplog: Any) -> None:
     """A key that comes and goes between two sweeps is reported as cleaned, once, because its own process announced it."""
     swept = make_sweeper()
-    await swept.beat()
+    await swept.tick()
     swept.expect(f"{space}:message:1", 200)
     clock.now_s += 1.5
     for _ in range(2):
-        await swept.beat()
+        await swept.tick()
     (cleaned,) = [message for message in caplog.messages if message.startswith("Cache cleaned")]
     assert cleaned.startswith(f"Cache cleaned {space}:message:1 ")
     assert cleaned.endswith(" lag=1300ms")
@@ -218,16 +219,16 @@ async def test_one_process_sweeps_at_a_time(make_sweeper: SweeperMaker, keys: re
     one, two = make_sweeper(), make_sweeper()
     key = f"{space}:message:1"
     keys.set(key, "x", px=1_000_000)
-    assert await one.beat()
-    assert [await two.beat() for _ in range(3)] == [None, None, None]
+    assert await one.tick()
+    assert [await two.tick() for _ in range(3)] == [None, None, None]
     assert caplog.messages.count("another process sweeps; waiting for its turn") == 1
-    assert await one.beat()
+    assert await one.tick()
     assert 0 < keys.pttl(f"{space}:sweeping") <= 2.5 * 3_600_000
     keys.delete(f"{space}:sweeping")  # as when its process was killed and the lock has expired
-    assert await two.beat()
-    assert await one.beat() is None
+    assert await two.tick()
+    assert await one.tick() is None
     expire(keys, clock, key, after_s=1001)
-    assert [await swept.beat() is None for swept in (one, two, one, two)] == [True, False, True, False]
+    assert [await swept.tick() is None for swept in (one, two, one, two)] == [True, False, True, False]
     assert len([message for message in caplog.messages if message.startswith("Cache cleaned")]) == 1
 
 
@@ -240,7 +241,7 @@ async def test_the_interval_does_not_drift(make_sweeper: SweeperMaker, monkeypat
         nonlocal now_s
         now_s += seconds
 
-    async def beat() -> None:
+    async def tick() -> None:
         nonlocal now_s
         began.append(now_s - 50)
         now_s += durations.pop()
@@ -251,7 +252,7 @@ async def test_the_interval_does_not_drift(make_sweeper: SweeperMaker, monkeypat
     swept = make_sweeper()
     monkeypatch.setattr(sweeper, "time", SimpleNamespace(monotonic=lambda: now_s, time=time.time))
     monkeypatch.setattr(sweeper, "asyncio", SimpleNamespace(sleep=sleep, shield=asyncio.shield))
-    monkeypatch.setattr(swept, "beat", beat)
+    monkeypatch.setattr(swept, "tick", tick)
     with pytest.raises(asyncio.CancelledError):
         await swept.run()
     assert began == [number * interval_s for number in (0, 1, 2, 3, 5.5, 6)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import redis
-from front_end import jupyterlab, nothing_went_wrong, opened, run_all, theme
+from front_end import assert_no_errors, jupyterlab, opened, run_all, theme
 from playwright.async_api import Locator, Page, expect
 
 from chatlab.local.engines import Engines
@@ -80,11 +80,11 @@ async def boxes_open(page: Page, folder: Path) -> None:
     save, shown = send.locator("[data-stage=save]"), send.locator(".cl-source")
     await expect(shown).to_be_hidden()
     await save.click()
-    await expect(shown).to_contain_text("Store.save chatlab/store.py, lines")
+    await expect(shown).to_contain_text("MessageStore.save chatlab/store/messages.py, lines")
     await expect(shown).to_contain_text("async def save(self, draft: Draft) -> Saved:")
     await save.press("ArrowDown")
     await page.keyboard.press("Enter")
-    await expect(shown).to_contain_text("Cache.keep chatlab/cache.py, lines")
+    await expect(shown).to_contain_text("Cache.put_message chatlab/cache/cache.py, lines")
     await send.get_by_role("button", name="The whole way").click()
     await expect(shown).to_contain_text("Service.send chatlab/service.py, lines")
     await send.screenshot(path=folder / "source.png")
@@ -162,4 +162,4 @@ async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
         await a_cell_again(page)
         await theme(page, "JupyterLab Dark")
         await pictures(page, tmp_path / "dark")
-        await nothing_went_wrong(page)
+        await assert_no_errors(page)

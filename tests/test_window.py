@@ -1,4 +1,7 @@
-"""The conversation window keeps its promises: whatever the order of things, and each rule that it has is needed for them."""
+"""The conversation window keeps its promises in every order of events, and each of its guards is needed for that.
+
+`docs/cache.md` draws the schedule of each guard.
+"""
 
 import inspect
 import itertools
@@ -13,30 +16,32 @@ import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from window_world import GRACE, TTL, WRITES, World, selected
+from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
 
-import chatlab.service
-import chatlab.store.store
-from chatlab.cache.cache import SOURCE, Cache, Glimpse, grace_ms
+import chatlab.history
+import chatlab.store.messages
+from chatlab.cache.cache import Cache
+from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.window import SOURCE, WindowSnapshot
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message
 from chatlab.domain.requests import Page
 from chatlab.local.engines import Engines
 
-CHUNK = 4  # messages that a read asks MongoDB for at once: small, so that long histories are met too
+CHUNK_MESSAGES = 4  # small, so that histories of several chunks occur often
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chatlab.service, "CHUNK", CHUNK)
-        patch.setattr(chatlab.store.store, "CHUNK", CHUNK)
+        patch.setattr(chatlab.history, "CHUNK_MESSAGES", CHUNK_MESSAGES)
+        patch.setattr(chatlab.store.messages, "CHUNK_MESSAGES", CHUNK_MESSAGES)
         yield
 
 
 @pytest.fixture(scope="module")
 def client(engines: Engines) -> Iterator[redis.Redis]:
-    """Redis as the worlds of this file use it."""
+    """Return the client that the simulated worlds use."""
     with redis.Redis.from_url(engines.redis.url) as client:
         yield client
 
@@ -47,14 +52,14 @@ PAGES = st.just(Page()) | st.builds(
     before=st.none() | st.integers(0, 8),
     after=st.none() | st.integers(0, 8),
 )
-MOMENTS = st.sampled_from([100, GRACE // 2, GRACE + 50, TTL - GRACE - 50, TTL - GRACE // 2, TTL + 1])
-FAR = st.sampled_from([0, 1, 1, 3, 99])  # steps that a request makes before others come between; 1: saved, 3: read from MongoDB
+WAITS_MS = st.sampled_from([100, GRACE_MS // 2, GRACE_MS + 50, TTL_MS - GRACE_MS - 50, TTL_MS - GRACE_MS // 2, TTL_MS + 1])
+MAX_STEPS = st.sampled_from([0, 1, 1, 3, 99])  # after 1 a send is saved, after 3 a read has read MongoDB
 PROCESSES = st.integers(0, 1)
 ANY = st.integers(0, 11)
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Two processes send, edit and read; their steps are delayed and mixed in every way; time passes; nothing is lost."""
+    """Two processes send, edit and read. Their steps are delayed and interleaved. Nothing is lost."""
 
     redis: redis.Redis
     source = SOURCE
@@ -68,36 +73,36 @@ class Interleavings(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.world.close()
 
-    @rule(process=PROCESSES, far=FAR)
-    def send(self, process: int, far: int) -> None:
-        self.world.send(process).come(far)
+    @rule(process=PROCESSES, max_steps=MAX_STEPS)
+    def send(self, process: int, max_steps: int) -> None:
+        self.world.send(process).advance(max_steps)
 
     @precondition(lambda self: self.world.messages)
-    @rule(process=PROCESSES, back=st.integers(0, 2), far=FAR)
-    def edit(self, process: int, back: int, far: int) -> None:
-        self.world.edit(max(1, len(self.world.messages) - back), process).come(far)
+    @rule(process=PROCESSES, back=st.integers(0, 2), max_steps=MAX_STEPS)
+    def edit(self, process: int, back: int, max_steps: int) -> None:
+        self.world.edit(max(1, len(self.world.messages) - back), process).advance(max_steps)
 
-    @rule(process=PROCESSES, page=PAGES, far=FAR)
-    def read(self, process: int, page: Page, far: int) -> None:
-        self.world.read(process, page).come(far)
+    @rule(process=PROCESSES, page=PAGES, max_steps=MAX_STEPS)
+    def read(self, process: int, page: Page, max_steps: int) -> None:
+        self.world.read(process, page).advance(max_steps)
 
     @precondition(lambda self: self.world.steps)
     @rule(which=ANY)
     def step(self, which: int) -> None:
-        self.world.let_happen(self.world.steps[which % len(self.world.steps)])
+        self.world.run_step(self.world.steps[which % len(self.world.steps)])
 
     @precondition(lambda self: self.world.actors)
     @rule(which=ANY)
     def finish(self, which: int) -> None:
         self.world.actors[which % len(self.world.actors)].finish()
 
-    @rule(milliseconds=MOMENTS)
+    @rule(milliseconds=WAITS_MS)
     def wait(self, milliseconds: int) -> None:
         self.world.wait(milliseconds)
 
 
 class Faults(Interleavings):
-    """Cache writes that are lost, evictions, outages that one process sees and the other does not, and commands that come after them."""
+    """As above, with lost cache writes, evictions, outages that only one process notices, and late commands."""
 
     exact = False
 
@@ -113,24 +118,24 @@ class Faults(Interleavings):
 
     @rule(process=PROCESSES)
     def probe(self, process: int) -> None:
-        if self.world.processes[process].out:
+        if self.world.processes[process].has_lost_redis:
             self.world.processes[process].probe()
 
     @rule(process=PROCESSES)
     def find_redis(self, process: int) -> None:
-        if self.world.processes[process].out:
+        if self.world.processes[process].has_lost_redis:
             self.world.processes[process].find_redis()
 
     @rule(noticed_by=st.sets(PROCESSES))
     def restart_redis(self, noticed_by: set[int]) -> None:
-        """With nobody who notices it: an eviction."""
+        """Empty Redis. If no process notices it, this is an eviction."""
         self.world.evict()
         for process in noticed_by:
             self.world.processes[process].short_outage()
 
 
 def search(machine: type[Interleavings], client: redis.Redis, examples: int, steps: int = 30) -> None:
-    """Try that many schedules, the same ones in every run."""
+    """Try this number of random schedules, the same ones in every run."""
     machine.redis = client
     budget = settings(
         max_examples=examples,
@@ -150,28 +155,28 @@ def test_without_faults_reads_are_exact(client: redis.Redis) -> None:
 
 
 def test_with_faults_no_read_is_older_than_one_ttl(client: redis.Redis) -> None:
-    """Whatever is lost, no read misses what is older than one TTL, and a process never shows what is older than an outage that it saw."""
+    """Whatever is lost, no read lacks anything older than one TTL, or than an outage that its process noticed."""
     search(Faults, client, 200)
 
 
-# --- each guard, taken away ----------------------------------------------------------------------------------------------------------
-# A story is one order of things that its guard keeps harmless. Requests stop where `step` leaves them and go on when `finish` is called.
-# The steps of a send: save, window. Of a change: save, window. Of a read: window, and if that is not enough MongoDB, its answer, fill.
+# --- the guards of the scripts --------------------------------------------------------------------------------------------------------
+# Each story is a schedule that its guard keeps harmless. A request stops after `step` and continues with `finish`.
+# Steps of a send or a change: save, window. Steps of a read: window and, if needed, query, result, fill.
 
 
 def dropping_after_a_late_send(world: World) -> None:
-    """A send comes to the window when the window that knew a higher version has ended."""
+    """A send reaches the window after the window that held a higher version has expired."""
     world.send().finish()
-    world.wait(TTL - GRACE - 50)
+    world.wait(TTL_MS - GRACE_MS - 50)
     send = world.send().step()
     world.edit(2, process=1).finish()
-    world.wait(GRACE + 100)
+    world.wait(GRACE_MS + 100)
     send.finish()
     world.read().finish()
 
 
 def trusting_no_window_older_than_an_outage(world: World) -> None:
-    """A change is lost by a process that notices nothing; one that has seen an outage knows better."""
+    """A process loses a change without noticing. A process that noticed the outage does not trust the window."""
     world.exact = False
     world.send().finish()
     world.edit(1, process=1).step().lose()
@@ -179,21 +184,21 @@ def trusting_no_window_older_than_an_outage(world: World) -> None:
     world.read().finish()
 
 
-def a_life_of_grace_after_each_write(world: World) -> None:
-    """The window that knows the higher version ends before the delayed send comes, which is not late yet."""
+def a_grace_period_after_each_write(world: World) -> None:
+    """The window that holds the higher version expires before the delayed send arrives, which is not late yet."""
     world.send().finish()
-    world.wait(TTL - GRACE // 2)
+    world.wait(TTL_MS - GRACE_MS // 2)
     send = world.send().step()
     world.edit(2, process=1).finish()
-    world.wait(GRACE // 2 + 1)
+    world.wait(GRACE_MS // 2 + 1)
     send.finish()
     world.read().finish()
 
 
 def the_fence_of_a_change(world: World) -> None:
-    """A reader widens the window with a message that has been changed since it was read."""
+    """A reader widens the window with a message that was changed after it was read."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.send().finish()
     read = world.read().step(3)
     world.edit(1, process=1).finish()
@@ -202,9 +207,9 @@ def the_fence_of_a_change(world: World) -> None:
 
 
 def the_fence_against_a_late_fill(world: World) -> None:
-    """The late fill that hides a newer version: read, then a change, then the fill with what was read."""
+    """A late fill hides a newer version: a read, then a change, then the fill of the read."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     read = world.read().step(3)
     world.edit(1, process=1).finish()
     read.finish()
@@ -212,45 +217,45 @@ def the_fence_against_a_late_fill(world: World) -> None:
 
 
 def the_age_of_a_fill(world: World) -> None:
-    """A fill waits until the fence that would refuse it has ended with a window that another reader had filled before."""
+    """A fill hangs until the fence that would refuse it has expired with the window."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     quick = world.read(process=1).step()
-    world.wait(GRACE // 2)
+    world.wait(GRACE_MS // 2)
     slow = world.read().step(3)
     quick.finish()
-    world.wait(TTL - GRACE - GRACE // 2 - 100)
+    world.wait(TTL_MS - GRACE_MS - GRACE_MS // 2 - 100)
     world.edit(1, process=1).finish()
-    world.wait(GRACE + 150)
+    world.wait(GRACE_MS + 150)
     slow.finish()
     world.read().finish()
 
 
 def widening_only_what_is_there(world: World) -> None:
-    """The window ends while a reader asks for what is older; the older ones alone are no window."""
+    """The window expires while a reader queries the older messages, which must not become a window alone."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.send().finish()
-    world.wait(TTL - GRACE // 2)
+    world.wait(TTL_MS - GRACE_MS // 2)
     read = world.read().step(3)
-    world.wait(GRACE // 2 + 1)
+    world.wait(GRACE_MS // 2 + 1)
     read.finish()
     world.read().finish()
 
 
 def a_window_as_old_as_what_it_knows(world: World) -> None:
-    """A delayed send starts a window with a version that was outdated when it came, by a change that was lost."""
+    """A delayed send starts a window with an outdated version, because a change was lost."""
     world.exact = False
     send = world.send().step()
     world.edit(1, process=1).step().lose()
-    world.wait(GRACE - 50)
+    world.wait(GRACE_MS - 50)
     send.finish()
-    world.wait(TTL - GRACE + 150)
+    world.wait(TTL_MS - GRACE_MS + 150)
     world.read().finish()
 
 
 def no_start_on_a_fence(world: World) -> None:
-    """A change finds no window and leaves a fence; then comes the delayed send with the first version."""
+    """A change finds no window and leaves a fence. Then the delayed send arrives with the first version."""
     send = world.send().step()
     world.edit(1, process=1).finish()
     send.finish()
@@ -258,9 +263,9 @@ def no_start_on_a_fence(world: World) -> None:
 
 
 def no_gap(world: World) -> None:
-    """A reader has read what is before a hole, and the window is after it."""
+    """A reader offers messages before a gap, and the window begins after it."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     read = world.read().step(3)
     world.send(process=1).step()
     world.send(process=1).finish()
@@ -269,7 +274,7 @@ def no_gap(world: World) -> None:
 
 
 def the_higher_version_wins(world: World) -> None:
-    """Two changes of one message come to the window in the wrong order."""
+    """Two changes of one message reach the window in the wrong order."""
     world.send().finish()
     edit = world.edit(1).step()
     world.edit(1, process=1).finish()
@@ -278,57 +283,57 @@ def the_higher_version_wins(world: World) -> None:
 
 
 def joined_as_old_as_the_older(world: World) -> None:
-    """A change was lost; then widening would give the window that lacks it a new life."""
+    """A change was lost. Widening must not give a new TTL to the window that lacks it."""
     world.exact = False
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.send().finish()
     world.edit(2).step().lose()
-    world.wait(TTL - GRACE)
+    world.wait(TTL_MS - GRACE_MS)
     world.read().finish()
-    world.wait(GRACE + 100)
+    world.wait(GRACE_MS + 100)
     world.read().finish()
 
 
 def no_late_message(world: World) -> None:
-    """The first version of a message comes when the key with its second version has ended."""
+    """The first version of a message arrives after the entry with its second version has expired."""
     world.send().finish()
     message, began = world.messages[0], world.now()
-    world.wait(GRACE + 1)
+    world.wait(GRACE_MS + 1)
     world.redis.delete(world.message_key(1))
-    assert not world.do(world.processes[0].cache.keep(message, began))
+    assert not world.call(world.processes[0].cache.put_message(message, began))
 
 
 def no_late_change_of_a_message(world: World) -> None:
-    """The same with a change."""
+    """The same for a change."""
     world.send().finish()
     message, began = world.messages[0], world.now()
-    world.wait(GRACE + 1)
+    world.wait(GRACE_MS + 1)
     world.redis.delete(world.message_key(1))
-    assert not world.do(world.processes[0].cache.keep_changed(message, began))
+    assert not world.call(world.processes[0].cache.put_changed_message(message, began))
 
 
 def a_send_never_replaces(world: World) -> None:
-    """The delayed first version of a message does not take the place of its second."""
+    """The delayed first version of a message does not replace the second one."""
     world.send().finish()
     first, began = world.messages[0], world.now()
     world.edit(1).finish()
-    assert not world.do(world.processes[0].cache.keep(first, began))
+    assert not world.call(world.processes[0].cache.put_message(first, began))
     assert world.redis.get(world.message_key(1)) == world.messages[0].json
 
 
 Story = Callable[[World], None]
-# The guard: its story, the rule in its line, and what stands there instead when it is taken away.
+# Name of the guard: its story, the rule in its line, and what replaces the rule when the guard is removed.
 GUARDS: dict[str, tuple[Story, str, str]] = {
     "dropping after a late send": (dropping_after_a_late_send, "if late then", "if false then"),
-    "trusting no window older than an outage": (trusting_no_window_older_than_an_outage, "window.born >= epoch", "true"),
-    "a life of GRACE after each write": (a_life_of_grace_after_each_write, "redis.call('PTTL', key) < grace", "false"),
+    "trusting no window older than an outage": (trusting_no_window_older_than_an_outage, "window.born >= trusted_since", "true"),
+    "a grace period of TTL after each write": (a_grace_period_after_each_write, "redis.call('PTTL', key) < grace_ms", "false"),
     "the fence of a change": (the_fence_of_a_change, "window.fence = now", ""),
     "the fence against a late fill": (the_fence_against_a_late_fill, "if began <= window.fence then", "if false then"),
     "the age of a fill": (the_age_of_a_fill, "if late then", "if false then"),
     "widening only what is there": (widening_only_what_is_there, "if widen then", "if false then"),
     "a window as old as what it knows": (a_window_as_old_as_what_it_knows, "start(window, began,", "start(window, now,"),
-    "no start on a fence": (no_start_on_a_fence, "if window.there and window.count == 0 then", "if false then"),
+    "no start on a fence": (no_start_on_a_fence, "if window.exists and window.count == 0 then", "if false then"),
     "no gap": (no_gap, "if last < window.oldest - 1 or first > window.newest + 1 then", "if false then"),
     "the higher version wins": (
         the_higher_version_wins,
@@ -343,109 +348,109 @@ GUARDS: dict[str, tuple[Story, str, str]] = {
 
 
 def without(guard: str) -> str:
-    """The scripts without this guard."""
+    """Return the scripts without this guard."""
     (line,) = [line for line in SOURCE.splitlines() if line.endswith(f"-- guard: {guard}")]
-    _, rule_, instead = GUARDS[guard]
-    assert rule_ in line
-    return SOURCE.replace(line, line.replace(rule_, instead))
+    _, rule_text, replacement = GUARDS[guard]
+    assert rule_text in line
+    return SOURCE.replace(line, line.replace(rule_text, replacement))
 
 
 def test_each_guard_has_its_story() -> None:
-    """Every line of the scripts that calls itself a guard is taken away below."""
+    """Every line of the scripts that is marked as a guard has a story."""
     assert sorted(GUARDS) == sorted(line.partition("-- guard: ")[2] for line in SOURCE.splitlines() if "-- guard: " in line)
 
 
 @pytest.fixture
-def tell(client: redis.Redis) -> Callable[..., None]:
-    """Let a story happen in a new world."""
+def play(client: redis.Redis) -> Callable[..., None]:
+    """Return a function that plays a story in a new world."""
 
-    def teller(story: Callable[[World], None], source: str = SOURCE) -> None:
+    def play_story(story: Callable[[World], None], source: str = SOURCE) -> None:
         world = World(client, source)
         try:
             story(world)
         finally:
             world.close()
 
-    return teller
+    return play_story
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_each_guard_is_needed(guard: str, tell: Callable[..., None]) -> None:
-    """The order of things that a guard is for does no harm, and does harm once that one line is taken away."""
+def test_each_guard_is_needed(guard: str, play: Callable[..., None]) -> None:
+    """The schedule of a guard is harmless with it, and violates a check once that one line is removed."""
     story = GUARDS[guard][0]
-    tell(story)
+    play(story)
     with pytest.raises(AssertionError):
-        tell(story, without(guard))
+        play(story, without(guard))
 
 
 # --- the guards of a shared query -----------------------------------------------------------------------------------------
 
 
-def a_change_since_the_question(world: World) -> None:
-    """A reader comes while the answer to another's question is on its way, and a change has come after the question."""
+def a_change_since_the_query(world: World) -> None:
+    """A reader finds the query of another reader in flight, and a change came after the query."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.read().step(2)
     world.edit(1, process=1).finish()
     world.read().finish()
 
 
-def an_outage_since_the_question(world: World) -> None:
-    """The change was lost, and the process has seen an outage since."""
+def an_outage_since_the_query(world: World) -> None:
+    """The change was lost, and the process has noticed an outage since the query."""
     world.exact = False
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.read().step(2)
     world.edit(1, process=1).step().lose()
     world.processes[0].short_outage()
     world.read().finish()
 
 
-def a_fence_that_has_ended(world: World) -> None:
-    """The answer takes so long that the fence of the change has ended with the window that it stood in."""
+def a_fence_that_has_expired(world: World) -> None:
+    """The query takes so long that the fence of the change has expired with its window."""
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     quick = world.read(process=1).step()
-    world.wait(GRACE // 2)
+    world.wait(GRACE_MS // 2)
     world.read().step(2)
     quick.finish()
-    world.wait(TTL - GRACE - GRACE // 2 - 100)
+    world.wait(TTL_MS - GRACE_MS - GRACE_MS // 2 - 100)
     world.edit(1, process=1).finish()
-    world.wait(GRACE + 150)
+    world.wait(GRACE_MS + 150)
     world.read().finish()
 
 
 SHARING = {
-    "the fence": (a_change_since_the_question, "max(glimpse.fence, epoch)", "epoch"),
-    "the epoch": (an_outage_since_the_question, "max(glimpse.fence, epoch)", "glimpse.fence"),
-    "the age": (a_fence_that_has_ended, " and glimpse.token - self.token <= grace * 1000", ""),
+    "the fence": (a_change_since_the_query, "max(snapshot.fence, trusted_since)", "trusted_since"),
+    "trusted_since": (an_outage_since_the_query, "max(snapshot.fence, trusted_since)", "snapshot.fence"),
+    "the age": (a_fence_that_has_expired, " and snapshot.token - self.token <= grace_period_ms * 1000", ""),
 }
 
 
-def may_serve_without(rule_: str, instead: str) -> Any:
-    """The rule of sharing as `service.py` has it, but for one part."""
-    source = textwrap.dedent(inspect.getsource(chatlab.service._Query.may_serve))
-    assert source.count(rule_) == 1
-    names: dict[str, Any] = {"Glimpse": Glimpse}
-    exec(source.replace(rule_, instead), names)  # noqa: S102 - our own source
+def may_serve_without(rule_text: str, replacement: str) -> Any:
+    """Return `SharedQuery.may_serve` without one part of its rule."""
+    source = textwrap.dedent(inspect.getsource(chatlab.history.SharedQuery.may_serve))
+    assert source.count(rule_text) == 1
+    names: dict[str, Any] = {"WindowSnapshot": WindowSnapshot}
+    exec(source.replace(rule_text, replacement), names)  # noqa: S102 - our own source
     return names["may_serve"]
 
 
 @pytest.mark.parametrize("guard", SHARING)
-def test_each_guard_of_a_shared_query_is_needed(guard: str, tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers share a question to MongoDB only if nothing that they must see can have come after it."""
-    story, rule_, instead = SHARING[guard]
-    tell(story)
-    monkeypatch.setattr(chatlab.service._Query, "may_serve", may_serve_without(rule_, instead))
+def test_each_guard_of_a_shared_query_is_needed(guard: str, play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers share a query only if it cannot lack a change that they must see."""
+    story, rule_text, replacement = SHARING[guard]
+    play(story)
+    monkeypatch.setattr(chatlab.history.SharedQuery, "may_serve", may_serve_without(rule_text, replacement))
     with pytest.raises(AssertionError):
-        tell(story)
+        play(story)
 
 
 def a_change_between_probe_and_return(world: World) -> None:
-    """A window is younger than the probe that ended the outage, and a change passes it by before the breaker is closed."""
+    """A window is born after the probe, and misses a change before the breaker closes."""
     world.exact = False
     world.send().finish()
-    world.wait(TTL + 1)
+    world.wait(TTL_MS + 1)
     world.processes[0].lose_redis()
     world.processes[0].probe()
     world.read(process=1).finish()
@@ -454,16 +459,16 @@ def a_change_between_probe_and_return(world: World) -> None:
     world.read().finish()
 
 
-def test_a_missed_window_is_dropped_before_anything_else(tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process could not tell a window while its breaker was open, it mends in the moment the breaker closes."""
-    tell(a_change_between_probe_and_return)
-    monkeypatch.setattr(Cache, "_mend", lambda _: None)
+def test_a_missed_window_is_fenced_before_anything_else(play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the breaker closes, the process fences the windows that it missed before it sends anything else."""
+    play(a_change_between_probe_and_return)
+    monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
     with pytest.raises(AssertionError, match="stale messages"):
-        tell(a_change_between_probe_and_return)
+        play(a_change_between_probe_and_return)
 
 
-def test_chance_finds_a_missing_guard_too(client: redis.Redis) -> None:
-    """The search that finds nothing wrong with the scripts does find something once a guard is missing."""
+def test_random_search_finds_a_missing_guard(client: redis.Redis) -> None:
+    """The random search finds a violation once a guard is missing."""
 
     class Unguarded(Interleavings):
         source = without("the higher version wins")
@@ -479,27 +484,27 @@ CONVERSATION = Conversation("alice:bob")
 
 @pytest.fixture
 def world(client: redis.Redis) -> Iterator[World]:
-    """A world of its own for one test."""
+    """Return a new world."""
     world = World(client)
     yield world
     world.close()
 
 
 def fill(world: World, messages: list[Message], token: int | None = None, *, widen: bool = False) -> str | None:
-    """Fill with messages that have been read just now, or after `token`."""
-    answer: str | None = world.do(world.processes[0].cache.fill(CONVERSATION, token or world.now(), messages, widen=widen))
+    """Fill the window with messages that were read now, or after `token`."""
+    answer: str | None = world.call(world.processes[0].cache.fill_window(CONVERSATION, token or world.now(), messages, widen=widen))
     world.check_key()
     return answer
 
 
 def held(world: World, page: Page | None = None) -> list[int]:
-    """The seqs of a page that the window has."""
-    glimpse = world.do(world.processes[0].cache.glimpse(CONVERSATION, page or Page()))
-    return [message["seq"] for message in json.loads(b"[" + glimpse.joined + b"]")]
+    """Return the seqs of a page that are in the window."""
+    snapshot = world.call(world.processes[0].cache.snapshot_window(CONVERSATION, page or Page()))
+    return [message["seq"] for message in json.loads(b"[" + snapshot.joined + b"]")]
 
 
-def test_a_fill_says_what_became_of_it(world: World) -> None:
-    """Filled, joined, full, apart, fenced, old, nothing to widen: each has its word, and only the first two change the window."""
+def test_a_fill_returns_its_outcome(world: World) -> None:
+    """The script replies with one word, and only `filled` and `joined` change the window."""
     messages = world.save(9)
     assert fill(world, messages[4:6], widen=True) == "nothing to widen"
     assert fill(world, messages[4:6]) == "filled"
@@ -507,7 +512,7 @@ def test_a_fill_says_what_became_of_it(world: World) -> None:
     assert fill(world, messages[5:7]) == "joined"
     assert fill(world, messages[8:9]) == "apart"
     assert fill(world, messages[0:1]) == "apart"
-    assert fill(world, messages[1:2], world.now() - (GRACE + 50) * 1000) == "old"
+    assert fill(world, messages[1:2], world.now() - (GRACE_MS + 50) * 1000) == "old"
     token = world.now()
     world.edit(1).finish()
     assert fill(world, messages[1:2], token) == "fenced"
@@ -515,7 +520,7 @@ def test_a_fill_says_what_became_of_it(world: World) -> None:
 
 
 def test_no_more_than_fit(client: redis.Redis) -> None:
-    """A window keeps its newest messages, however many are offered and from whichever side they come."""
+    """A window keeps the newest messages that fit, from whichever side they come."""
     for size in (1, 2, 3):
         world = World(client, window_size=size)
         messages = world.save(5)
@@ -531,7 +536,7 @@ def test_no_more_than_fit(client: redis.Redis) -> None:
 
 
 def test_a_large_window(client: redis.Redis) -> None:
-    """The largest window there may be is filled and joined in one go each; Lua's stack would not hold it."""
+    """A window of the largest allowed size is filled and merged, although the stack of Lua cannot hold it at once."""
     world = World(client, window_size=10_000)
     messages = world.save(9_100)
     assert fill(world, messages[:9_000]) == "filled"
@@ -545,15 +550,15 @@ EDGES = [None, 0, 1, 2, 3, 5, 7, 8, 9]
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 5, 2**53 - 1])
 def test_the_part_of_a_page_that_a_window_has(world: World, limit: int | None) -> None:
-    """For every limit, before and after the script names the contract's page, gives its part of it, and knows if that is all."""
+    """For each limit, before and after, the snapshot holds its part of the page and knows if that is all of it."""
     fill(world, world.save(7)[2:])
     for before, after in itertools.product([*EDGES, 2**53 - 1], repeat=2):
         page = Page(limit=limit, before=before, after=after)
-        glimpse = world.do(world.processes[0].cache.glimpse(CONVERSATION, page))
+        snapshot = world.call(world.processes[0].cache.snapshot_window(CONVERSATION, page))
         wanted = selected(page, 7)
-        assert list(range(glimpse.lowest, glimpse.highest + 1)) == wanted
+        assert list(range(snapshot.lowest, snapshot.highest + 1)) == wanted
         assert held(world, page) == [seq for seq in wanted if seq >= 3]
-        assert glimpse.covers == all(seq >= 3 for seq in wanted)
+        assert snapshot.covers_page == all(seq >= 3 for seq in wanted)
 
 
 FOREIGN = {
@@ -565,9 +570,9 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-@pytest.mark.parametrize("write", ["append", "change", "fill"])
-def test_what_is_not_ours_is_replaced(world: World, kind: str, write: str) -> None:
-    """Another value under the key of a window is no window to a reader, breaks nothing, and is gone after the next write or fill."""
+@pytest.mark.parametrize("write", ["append_to_window", "change_in_window", "fill"])
+def test_a_foreign_value_is_replaced(world: World, kind: str, write: str) -> None:
+    """A foreign value under the key of a window reads as a miss, and the next write or fill replaces it."""
     (message,) = world.save(1)
     command, *value = FOREIGN[kind]
     world.command((command, world.key, *value))
@@ -575,38 +580,38 @@ def test_what_is_not_ours_is_replaced(world: World, kind: str, write: str) -> No
     if write == "fill":
         assert fill(world, [message]) == "filled"
     else:
-        assert world.do(getattr(world.processes[0].cache, write)(message, world.now()))
+        assert world.call(getattr(world.processes[0].cache, write)(message, world.now()))
     world.check_key()
-    assert held(world) == ([] if write == "change" else [1])  # a change alone leaves a fence
+    assert held(world) == ([] if write == "change_in_window" else [1])  # a change alone leaves a fence
 
 
 def test_a_short_ttl(world: World) -> None:
-    """With the shortest TTL, 0.1 s, GRACE is 20 ms, and no key has a longer TTL."""
+    """With the shortest TTL, 0.1 s, the grace period is 20 ms, and no key has a longer TTL."""
     cache = world.processes[0].cache
     cache.ttl_ms = 100
-    assert grace_ms(100) == 20
+    assert grace_period_ms(100) == 20
     (message,) = world.save(1)
-    assert world.do(cache.keep(message, world.now()))
+    assert world.call(cache.put_message(message, world.now()))
     assert -1 != world.redis.pttl(world.message_key(1)) <= 100
     began = world.now()
-    assert world.do(cache.append(message, began))
+    assert world.call(cache.append_to_window(message, began))
     assert began // 1000 + 99 <= world.expires_ms <= began // 1000 + 100
 
 
 def test_an_empty_conversation(world: World) -> None:
-    """A conversation without messages is read, and leaves no key."""
+    """Reading a conversation without messages leaves no key."""
     world.read().finish()
     assert not world.redis.exists(world.key)
 
 
 def test_a_changed_message_is_cached_in_its_highest_version(world: World) -> None:
-    """Of two changes that come in the wrong order the key of the message holds the later one, with a new life."""
+    """If two changes arrive in the wrong order, the entry holds the later one, with a new TTL."""
     cache = world.processes[0].cache
     world.send().finish()
-    second = world.do(cache.message(world.messages[0].id))
+    second = world.call(cache.message(world.messages[0].id))
     third = msgspec.structs.replace(second, version=3)
-    world.redis.pexpire(world.message_key(1), GRACE)
-    assert world.do(cache.keep_changed(third, world.now()))
-    assert not world.do(cache.keep_changed(second, world.now()))
+    world.redis.pexpire(world.message_key(1), GRACE_MS)
+    assert world.call(cache.put_changed_message(third, world.now()))
+    assert not world.call(cache.put_changed_message(second, world.now()))
     assert world.redis.get(world.message_key(1)) == third.json
-    assert GRACE < world.redis.pttl(world.message_key(1)) <= TTL
+    assert GRACE_MS < world.redis.pttl(world.message_key(1)) <= TTL_MS

@@ -1,9 +1,10 @@
-"""A world around the conversation window, in which the test decides what happens when.
+"""A simulated world around the conversation window, in which the test decides the order of events.
 
-Real: `Service` and `Cache` of two processes, the scripts of `window.lua`, a Redis. Plain Python: a list of messages in place of MongoDB.
-Time is the test's own. It stands still except for `World.wait` and a few microseconds for each look at the clock, so neither the scripts
-nor the expiry of the window depend on the speed of the machine. Every query to the store and every command to the window waits in
-`World.steps` until the schedule lets it happen, loses it, or lets it come too late. Every finished read is checked.
+Real are the `Service` and the `Cache` of two processes, the scripts of `window.lua`, and Redis. MongoDB is replaced by a
+list of messages. Time is simulated: it advances by `World.wait`, and by a few microseconds whenever somebody reads the
+clock. So neither the scripts nor the expiry of the window depend on the speed of the machine. Every query to the store and
+every command to the window waits in `World.steps` until the schedule runs it, loses it, or runs it too late. Each finished
+read is checked.
 """
 
 import asyncio
@@ -13,14 +14,20 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import msgspec
 import redis
 
-import chatlab.store.store
+import chatlab.store.messages
 from chatlab.accounts import Accounts
-from chatlab.cache.cache import SOURCE, Cache, grace_ms, scripts_in
+from chatlab.cache.cache import Cache
+from chatlab.cache.clock import RedisClock
+from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.scripts import Scripts
+from chatlab.cache.window import SOURCE, scripts_in
+from chatlab.connections.mongo import Document
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.connections.redis import connect
 from chatlab.connections.resp import TRANSACTION, Command
@@ -28,20 +35,24 @@ from chatlab.domain.ids import UserId
 from chatlab.domain.message import Draft, Message, create_draft, from_document
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import EventBus
+from chatlab.history import History
 from chatlab.protect.breaker import CircuitBreaker
 from chatlab.realtime.broadcast import Broadcast
-from chatlab.service import History, Service
+from chatlab.service import Service
 from chatlab.settings import load_settings
-from chatlab.store.store import Document, Doubts, Saved, Store
+from chatlab.store.group_commit import Saved
+from chatlab.store.messages import MessageStore
+from chatlab.store.store import Store
 
 ALICE, BOB = UserId("alice"), UserId("bob")
-TTL, GRACE = 5000, grace_ms(5000)  # milliseconds
+TTL_MS = 5000
+GRACE_MS = grace_period_ms(TTL_MS)
 
 OWN_CLOCK = "local function clock()\n  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\nend\n"
 WORLD_CLOCK = "local function clock()\n  return tonumber(redis.call('GET', string.match(KEYS[1], '^[^:]+:') .. 'now'))\nend\n"
 
-# Before a command: set the clock of the scripts to ARGV[1] (microseconds), and give the window ARGV[2] milliseconds to live (-1: none).
-# After it: answer what the window has left, and keep Redis from ending it while the test does something else.
+# Before each command: set the clock of the scripts to ARGV[1] (microseconds), and the TTL of the window to ARGV[2] (ms, -1: none).
+# After it: return the remaining TTL of the window, and set a long one, so that Redis does not expire it in real time.
 THAW = """
 redis.call('SET', KEYS[2], ARGV[1], 'EX', 3600)
 if tonumber(ARGV[2]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
@@ -51,7 +62,7 @@ local left = redis.call('PTTL', KEYS[1])
 if left >= 0 then redis.call('PEXPIRE', KEYS[1], 86400000) end
 return left
 """
-TICK_US = 10  # what passes from one look at the clock to the next, so that no two things happen at once
+TICK_US = 10  # time between two readings of the clock, so that no two events have the same time
 
 
 def on_world_clock(source: str) -> str:
@@ -65,13 +76,13 @@ WRITES = ("send", "change")
 Versions = dict[int, int]  # seq: version
 
 
-def at_least(one: Versions, other: Versions) -> Versions:
-    """What a reader must see who must see both."""
+def newest_of(one: Versions, other: Versions) -> Versions:
+    """Return the higher version of each message: what a reader must see that must see both."""
     return {seq: max(one.get(seq, 0), other.get(seq, 0)) for seq in one.keys() | other.keys()}
 
 
 def selected(page: Page, last: int) -> list[int]:
-    """The seqs of a page of a conversation that ends at `last`, as the contract says it."""
+    """Return the seqs of a page of a conversation with `last` messages, as the contract defines it."""
     seqs = [seq for seq in range(1, last + 1) if (page.before is None or seq < page.before) and (page.after is None or seq > page.after)]
     if page.limit is None:
         return seqs
@@ -80,66 +91,66 @@ def selected(page: Page, last: int) -> list[int]:
 
 @dataclass(eq=False)
 class Step:
-    """One thing that waits to happen: a question to the store, or a command to the window."""
+    """A query to the store, or a command to the window, that waits for the schedule."""
 
     actor: "Actor"
     act: Callable[[], Any]
     answer: "asyncio.Future[Any]"
-    script: str  # of a command; empty for a question
+    script: str  # the script of a command; empty for a query
 
 
 ACTOR: contextvars.ContextVar["Actor"] = contextvars.ContextVar("actor")
 
 
 async def whole(history: History) -> bytes:
-    """A history as one JSON list; for short ones."""
+    """Return a short history as one JSON list."""
     if isinstance(history.pieces, bytes):
         return b"[" + history.pieces + b"]"
     return b"[" + b",".join([piece async for piece in history.pieces if piece]) + b"]"
 
 
 class Actor:
-    """A request on its way through a process."""
+    """A request that one process handles."""
 
     def __init__(self, world: "World", process: "Process", work: Callable[["Actor"], Coroutine[Any, Any, None]]) -> None:
         self.world, self.process = world, process
         context = contextvars.copy_context()
         context.run(ACTOR.set, self)
-        self.found: list[dict[str, Any]] = []  # the answer of a read
+        self.found: list[dict[str, Any]] = []  # the response to a read
         self.task = world.loop.create_task(work(self), context=context)
-        world.settle()
+        world.run_until_idle()
 
     @property
     def waiting(self) -> list[Step]:
         return [step for step in self.world.steps if step.actor is self]
 
     def step(self, times: int = 1) -> "Actor":
-        """Let what it waits for happen, and whatever follows from it at once."""
+        """Run the step that the request waits for, until it waits for the next one."""
         for _ in range(times):
-            self.world.let_happen(self.waiting[0])
+            self.world.run_step(self.waiting[0])
         return self
 
-    def come(self, far: int) -> "Actor":
-        """So many steps, or all there are."""
-        while far and self.waiting:
+    def advance(self, max_steps: int) -> "Actor":
+        """Run up to this number of steps."""
+        while max_steps and self.waiting:
             self.step()
-            far -= 1
+            max_steps -= 1
         return self
 
     def lose(self) -> "Actor":
-        """The write it waits for is answered and lost all the same (a replica took over that did not have it): a fault."""
+        """Acknowledge the write that the request waits for, but lose it, as a failover can. This is a fault."""
         self.world.lose(self.waiting[0])
         return self
 
     def finish(self) -> "Actor":
-        """Let all of it happen."""
+        """Run all steps of the request."""
         while not self.task.done():
-            self.world.let_happen((self.waiting or self.world.steps)[0])  # one that shares a query waits for another's steps
+            self.world.run_step((self.waiting or self.world.steps)[0])  # it may wait for the steps of a request whose query it shares
         return self
 
 
-class Gate(AutoPipeline):
-    """Where the commands of a process to the window wait for the schedule; other commands are done at once."""
+class ScheduledPipeline(AutoPipeline):
+    """Commands of requests to the window wait for the schedule. All other commands run at once."""
 
     def __init__(self, process: "Process", breaker: CircuitBreaker) -> None:
         self.process, self._breaker = process, breaker
@@ -151,14 +162,14 @@ class Gate(AutoPipeline):
     def _enqueue(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
         world, first = self.process.world, command[1] if command[0] == TRANSACTION else command
         script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
-        if ACTOR.get(None) and script not in ("", "fence"):  # a fence is the first thing after an outage: nothing gets before it
+        if ACTOR.get(None) and script not in ("", "fence"):  # a fence runs at once: after an outage it is sent before anything else
             step = world.wait_for(lambda: world.command(command), script)
             step.add_done_callback(lambda answered: self._answer(command, replies, answered.result()))
         else:
             self._answer(command, replies, world.command(command))
 
     def _answer(self, command: Command, replies: list["asyncio.Future[Any]"], reply: Any) -> None:
-        self._coalesced.pop(command, None)  # it has left
+        self._coalesced.pop(command, None)  # it has been sent
         for future in replies:
             future.set_result(reply)
 
@@ -166,26 +177,38 @@ class Gate(AutoPipeline):
         pass
 
 
-class TimedCache(Cache):
-    """The cache, with the world's time and the world's schedule."""
+class ScheduledCache(Cache):
+    """The cache, with the simulated time and the scheduled pipeline."""
 
     def __init__(self, process: "Process", source: str, window_size: int) -> None:
         world = process.world
-        settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL / 1000, window_size=window_size)
+        settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL_MS / 1000, window_size=window_size)
         super().__init__(connect("redis://nowhere", reply_timeout_s=None), settings, EventBus(), source=source)
-        self._world, self.pipe = world, Gate(process, self.breaker)
-        self._digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
-        world.scripts |= {digest: name for name, digest in self._digests.items()}
+        self.pipe, self.clock = ScheduledPipeline(process, self.breaker), SimulatedClock(world)
+        self._scripts = Scripts(self.pipe, source)
+        self._scripts.digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
+        world.scripts |= {digest: name for name, digest in self._scripts.digests.items()}
 
-    def clock(self) -> int:
+
+class SimulatedClock(RedisClock):
+    """The clock of the world instead of the clock of Redis."""
+
+    def __init__(self, world: "World") -> None:
+        self.trusted_since = 0
+        self._world = world
+
+    def now_us(self) -> int:
         return self._world.now()
 
+    def learn(self, redis_time_us: int) -> None:
+        pass
 
-class PlainStore(Store):
+
+class InMemoryMessages(MessageStore):
     """A list of messages, newest last, instead of MongoDB."""
 
     def __init__(self, world: "World") -> None:
-        self.world, self.doubts = world, Doubts(self, world.now)
+        self.world = world
 
     async def save(self, draft: Draft) -> Saved:
         began = self.world.now()
@@ -203,31 +226,31 @@ class PlainStore(Store):
         message: Message = await self.world.wait_for(changed)
         return message
 
-    async def message(self, message_id: str) -> Message | None:
+    async def find(self, message_id: str) -> Message | None:
         return next((message for message in self.world.messages if message.id == message_id), None)
 
-    async def stretch(self, conversation: str, lowest: int, highest: int | None, limit: int) -> list[Message]:
+    async def find_range(self, conversation: str, lowest: int, highest: int | None, limit: int) -> list[Message]:
         return await self._seen(
             lambda: [one for one in self.world.messages if lowest <= one.seq and (highest is None or one.seq <= highest)][:limit]
         )
 
-    async def _chunk(self, conversation: str, lowest: int, highest: int | None) -> list[Message]:
-        return await self.stretch(conversation, lowest, highest, chatlab.store.store.CHUNK)
+    async def _read_chunk(self, conversation: str, lowest: int, highest: int | None) -> list[Message]:
+        return await self.find_range(conversation, lowest, highest, chatlab.store.messages.CHUNK_MESSAGES)
 
-    async def newest(self, conversation: str, limit: int, below: int | None = None) -> list[Message]:
+    async def find_newest(self, conversation: str, limit: int, below: int | None = None) -> list[Message]:
         return await self._seen(lambda: [one for one in self.world.messages if below is None or one.seq < below][-limit:])
 
-    async def last_seqs(self, conversations: list[Any]) -> dict[Any, int]:
+    async def find_last_seqs(self, conversations: list[Any]) -> dict[Any, int]:
         return await self._seen(lambda: dict.fromkeys(conversations, len(self.world.messages)))
 
     async def _seen(self, look: Callable[[], Seen]) -> Seen:
-        """What is there at one moment, answered at a later one."""
+        """Run the query in one step, and deliver its result in a later one."""
         seen: Seen = await self.world.wait_for(look)
         await self.world.wait_for(lambda: None)
         return seen
 
 
-class Silence:
+class SilentStandIn:
     """A broadcast without sockets, and accounts that know every user."""
 
     async def emit(self, event: str, payload: bytes, users: object) -> None:
@@ -238,39 +261,40 @@ class Silence:
 
 
 class Process:
-    """One process of the service. `floor`: what it must show after an outage, whatever the other processes know."""
+    """One process of the service. `required`: the versions that it must show because it noticed an outage."""
 
     def __init__(self, world: "World", source: str, window_size: int) -> None:
-        self.world, self.floor = world, Versions()
-        self.cache = TimedCache(self, source, window_size)
-        silence = Silence()
-        self.service = Service(PlainStore(world), self.cache, cast(Broadcast, silence), cast(Accounts, silence))
-        self.cache.epoch = world.now()
+        self.world, self.required = world, Versions()
+        self.cache = ScheduledCache(self, source, window_size)
+        stand_in = SilentStandIn()
+        store = cast(Store, SimpleNamespace(messages=InMemoryMessages(world)))
+        self.service = Service(store, self.cache, cast(Broadcast, stand_in), cast(Accounts, stand_in))
+        self.cache.clock.trusted_since = world.now()
 
     @property
-    def out(self) -> bool:
+    def has_lost_redis(self) -> bool:
         return self.cache.breaker.is_open
 
     def lose_redis(self) -> None:
-        """Nothing is answered any more. What is under way may still happen, later."""
+        """Open the breaker. Commands in flight get no reply, but may still run later."""
         self.cache.breaker.is_open = True
         for step in self.world.steps:
             if step.actor.process is self and step.script and not step.answer.done():
                 step.answer.set_result(None)
-        self.world.settle()
+        self.world.run_until_idle()
 
     def probe(self) -> None:
-        """Redis has answered the probe; the breaker is still open."""
-        self.cache.epoch = self.world.now()
-        self.floor = at_least(self.floor, self.world.committed())
+        """Let the probe succeed. The breaker is still open."""
+        self.cache.clock.trusted_since = self.world.now()
+        self.required = newest_of(self.required, self.world.committed())
 
     def find_redis(self) -> None:
-        """The breaker is closed."""
+        """Close the breaker."""
         self.cache.breaker.is_open = False
-        self.cache._mend()
+        self.cache._fence_missed_windows()
 
     def short_outage(self) -> None:
-        """From its beginning to its end."""
+        """Lose Redis and find it again."""
         self.lose_redis()
         self.probe()
         self.find_redis()
@@ -278,7 +302,7 @@ class Process:
 
 @dataclass
 class World:
-    """`exact`: nothing is lost, so each read must show all that was acknowledged before it began."""
+    """`exact`: no write is lost, so each read must show everything that was acknowledged before it began."""
 
     redis: redis.Redis
     source: str = SOURCE
@@ -300,7 +324,7 @@ class World:
         self.processes = [Process(self, on_world_clock(self.source), self.window_size) for _ in range(2)]
 
     def close(self) -> None:
-        """Nothing that is under way happens any more."""
+        """Cancel what is in flight, and delete the keys."""
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -314,13 +338,13 @@ class World:
         return self.processes[0].cache.keys.message(self.messages[seq - 1].id)
 
     def save(self, count: int) -> list[Message]:
-        """Messages that are in the store and nowhere else."""
+        """Add messages to the store, but not to Redis."""
         first = len(self.messages) + 1
         drafts = [create_draft(ALICE, BOB, f"text {seq}", None) for seq in range(first, first + count)]
         return [self.commit(from_document(draft.document(seq))) for seq, draft in enumerate(drafts, first)]
 
-    def do(self, work: Awaitable[Any]) -> Any:
-        """A call of the cache outside of any request: its commands wait for no step."""
+    def call(self, work: Awaitable[Any]) -> Any:
+        """Return the result of a call of the cache outside of any request. Its commands run at once."""
         return self.loop.run_until_complete(asyncio.ensure_future(work, loop=self.loop))
 
     # --- time ------------------------------------------------------------------------------------------------------------------
@@ -331,7 +355,7 @@ class World:
         return self._now_us
 
     def wait(self, milliseconds: int) -> None:
-        """Let time pass, and the window expire if its time has come."""
+        """Let time pass. The window expires if its TTL ends meanwhile."""
         self._now_us += milliseconds * 1000
         self._expire()
         self.check_key()
@@ -341,23 +365,23 @@ class World:
             self.evict()
 
     def evict(self) -> None:
-        """Delete the window. Before its expiry this is a fault."""
+        """Delete the window. This is a fault if it happens before the expiry."""
         self.redis.delete(self.key)
         self.expires_ms = -1
 
-    # --- what happens ----------------------------------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------------------------------
 
     def wait_for(self, act: Callable[[], Any], script: str = "") -> "asyncio.Future[Any]":
         step = Step(ACTOR.get(), act, self.loop.create_future(), script)
         self.steps.append(step)
         return step.answer
 
-    def let_happen(self, step: Step) -> None:
+    def run_step(self, step: Step) -> None:
         self.steps.remove(step)
         answer = step.act()
         if not step.answer.done():
             step.answer.set_result(answer)
-        self.settle()
+        self.run_until_idle()
         self.check_key()
 
     def command(self, command: Command) -> Any:
@@ -386,10 +410,10 @@ class World:
     def lose(self, step: Step) -> None:
         assert step.script in WRITES
         step.act = lambda: b"window"
-        self.let_happen(step)
+        self.run_step(step)
 
-    def settle(self) -> None:
-        """Until every request waits for a step again, or is done; a request that failed fails the test."""
+    def run_until_idle(self) -> None:
+        """Run until every request waits for a step or is finished. A request that raises fails the test."""
         for _ in range(10):  # more than the longest chain of futures in `Service.read`
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
@@ -404,10 +428,10 @@ class World:
         return message
 
     def committed(self, until: int | None = None) -> Versions:
-        """What the store had at that time."""
+        """Return what the store held at that time."""
         return {seq: version for at, seq, version in self.history if until is None or at <= until}
 
-    # --- who does it -----------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------------
 
     def _act(self, process: int, work: Callable[[Actor], Coroutine[Any, Any, None]]) -> Actor:
         actor = Actor(self, self.processes[process], work)
@@ -426,9 +450,9 @@ class World:
 
     async def _acked(self, actor: Actor, writing: Awaitable[Message]) -> None:
         message = await writing
-        self.acked = at_least(self.acked, {message.seq: message.version})
-        if actor.process.out:
-            actor.process.floor = at_least(actor.process.floor, {message.seq: message.version})
+        self.acked = newest_of(self.acked, {message.seq: message.version})
+        if actor.process.has_lost_redis:
+            actor.process.required = newest_of(actor.process.required, {message.seq: message.version})
 
     def read(self, process: int = 0, page: Page | None = None) -> Actor:
         return self._act(process, lambda actor: self._read(actor, page or Page()))
@@ -439,22 +463,22 @@ class World:
         actor.found = json.loads(await whole(history))
         self.check_read(page, {message["seq"]: message["version"] for message in actor.found}, must)
 
-    # --- what must be true -----------------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------------------------
 
     def must_show(self, process: Process) -> Versions:
-        """What a read that begins now must show, with a tolerance of 2 ms for expiries in whole milliseconds."""
-        old = self.committed(self.now() - (TTL + 2) * 1000)
-        return at_least(at_least(old, process.floor), self.acked if self.exact else {})
+        """Return what a read that begins now must show. Expiries are whole milliseconds: the tolerance is 2 ms."""
+        old = self.committed(self.now() - (TTL_MS + 2) * 1000)
+        return newest_of(newest_of(old, process.required), self.acked if self.exact else {})
 
     def check_read(self, page: Page, found: Versions, must: Versions) -> None:
-        """In order, without gaps, up to an end that is new enough, each message in a version that is new enough."""
+        """Check that the messages are in order, without gaps, and new enough in number and version."""
         ends = range(max(must, default=0), len(self.messages) + 1)
         assert list(found) in [selected(page, end) for end in ends], ("missing messages", page, found, must)
         stale = {seq: version for seq, version in found.items() if version < must.get(seq, 0)}
         assert not stale, ("stale messages", page, stale, must)
 
     def check_key(self) -> None:
-        """The key, if there is one, is a well formed window, it ends when it must, and a read that begins now may trust it."""
+        """Check that the key, if it exists, is a well-formed window that expires in time and holds no stale message."""
         entries = cast(list[bytes], self.redis.lrange(self.key, 0, -1))
         if not entries:
             return
@@ -462,10 +486,10 @@ class World:
         held = {message["seq"]: message["version"] for message in map(json.loads, entries[1:])}
         assert list(held) == list(range(oldest, oldest + len(held))), ("not consecutive", entries)
         assert len(held) <= self.window_size, ("too long", entries)
-        life = self.expires_ms - born / 1000
-        assert TTL - 3 <= life <= TTL + 1, ("ends at the wrong time", life)  # expiries are in whole milliseconds
+        lifetime_ms = self.expires_ms - born / 1000
+        assert TTL_MS - 3 <= lifetime_ms <= TTL_MS + 1, ("expires at the wrong time", lifetime_ms)  # expiries are in whole milliseconds
         for process in self.processes:
-            if held and not process.out and born >= process.cache.epoch:
+            if held and not process.has_lost_redis and born >= process.cache.clock.trusted_since:
                 must = self.must_show(process)
                 stale = {seq: version for seq, version in held.items() if version < must.get(seq, 0)}
                 assert not stale, ("stale messages in the window", stale, must)

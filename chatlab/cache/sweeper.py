@@ -1,8 +1,9 @@
-"""The background worker: every second it looks at `message:*` and tells what it finds.
+"""The background worker: every second it looks at all keys `message:*` and logs what it finds.
 
-It does not keep the caches right (versions and the window do that) and it does not delete: Redis does. It tells the story of each key,
-and makes it come on time, since a SCAN deletes the expired keys it passes. A key is told as cleaned once it is gone after its deadline,
-never because a TTL reads 0: Redis rounds, and 0 there means "less than half a second, and alive".
+It deletes nothing and keeps nothing consistent: Redis deletes expired keys, and the window protocol
+keeps reads exact. It makes expiry punctual, because SCAN deletes the expired keys that it meets. A
+key is logged as cleaned once it is gone after its deadline, never because a TTL reads 0: Redis
+rounds, and 0 means "alive, with less than half a second left".
 """
 
 import asyncio
@@ -10,240 +11,225 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from redis.asyncio import Redis
 
 from chatlab import metrics
-from chatlab.cache.cache import Keys
-from chatlab.connections.pipeline import Command, Line
+from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
+from chatlab.cache.keys import Keys
+from chatlab.connections.resp import Command, RedisConnection
 from chatlab.domain.trace import EventBus
 from chatlab.settings import Settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("chatlab.sweeper")  # the name that the contract promises
 
-GONE, NO_EXPIRY = -2, -1  # what PTTL answers for a key that is not there, and for one that would live for ever
-MANY = 20  # keys in a sweep above which each is told at DEBUG only
-AT_ONCE = 500  # keys looked at in one round trip: others have their turn in between
-
-
-class Told(NamedTuple):
-    """What one sweep found. `late_by_ms`: for each cleaned key, from its deadline to now."""
-
-    live: dict[str, int]
-    cleaned: dict[str, float]
-    lost: list[str]
-    leaked: list[str]
-
-
-class Ledger:
-    """The deadline of every key that has been seen and not yet told as gone. Times are in seconds of one clock, given by the caller."""
-
-    def __init__(self) -> None:
-        self._deadlines: dict[str, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
-    def copy(self) -> dict[str, float]:
-        """All keys with their deadlines, as they are now."""
-        return self._deadlines.copy()
-
-    def expect(self, key: str, deadline: float) -> None:
-        """A key that is known to live until then, before anybody has looked at it."""
-        self._deadlines[key] = deadline
-
-    def doubtful(self, keys: Iterable[str], now: float) -> list[str]:
-        """Those of these living keys that only Redis can tell of: new ones, and those whose time is up."""
-        return [key for key in keys if self._deadlines.get(key, 0.0) <= now]
-
-    def note(self, pttls: dict[str, int], now: float, told: Told | None = None) -> Told:
-        """Take in what PTTL answered for each key, and tell (or add to `told`) what follows from it. A key is told as gone once."""
-        told = told or Told({}, {}, [], [])
-        for key, pttl in pttls.items():
-            if pttl == GONE:
-                self._gone(key, now, told)
-            elif pttl == NO_EXPIRY:
-                told.leaked.append(key)
-            else:
-                told.live[key] = pttl
-                self._deadlines[key] = now + pttl / 1000
-        return told
-
-    def _gone(self, key: str, now: float, told: Told) -> None:
-        deadline = self._deadlines.pop(key, None)
-        if deadline is None:  # expired between SCAN and PTTL, never seen alive
-            deadline = now
-        if now >= deadline - CLOCK_ERROR:
-            told.cleaned[key] = max(0.0, now - deadline) * 1000
-        else:
-            told.lost.append(key)
-
-
-REST = 0.002  # seconds between two stretches of many keys: 100,000 take half of a beat, and nobody waits for more than a stretch
-CLOCK_ERROR = 0.05  # seconds: a PTTL is read a round trip after Redis wrote it
+MANY_KEYS = 20  # above this number per sweep, lines about single keys are DEBUG
+KEYS_PER_ROUND_TRIP = 500  # few enough that requests of other clients hardly wait
+PAUSE_S = 0.002  # between two round trips if there are many keys: 100,000 keys take half a second
 
 
 class Sweeper:
-    """One beat every `interval` seconds, without drift. Of several processes one sweeps at a time."""
+    """Sweep once per interval, without drift. Of several processes, one sweeps at a time."""
 
-    def __init__(self, redis: Redis, settings: Settings, flow: EventBus, *, clock: Callable[[], float] = time.time) -> None:
-        self._line, self._flow, self._clock = Line(redis), flow, clock
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        events: EventBus,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._connection, self._events, self._clock = RedisConnection(redis), events, clock
         self._keys = Keys(settings.key_prefix)
-        self._interval, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
-        self._ledger, self._me = Ledger(), secrets.token_hex(6)
-        self._away, self._sweeps = False, True
+        self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
+        self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
+        self._redis_is_away, self._is_sweeping = False, True
 
     async def run(self) -> None:
-        """Sweep until cancelled; then let another process take over at once."""
-        began, beat = time.monotonic(), 0
+        """Sweep until cancelled, then let another process take over at once."""
+        started, tick = time.monotonic(), 0
         try:
             while True:
-                await self.beat()
-                beat = max(beat + 1, int((time.monotonic() - began) / self._interval))  # a beat that was missed is not made up for
-                await asyncio.sleep(max(0.0, began + beat * self._interval - time.monotonic()))
+                await self.tick()
+                elapsed_ticks = int((time.monotonic() - started) / self._interval_s)
+                tick = max(tick + 1, elapsed_ticks)  # a tick that was missed is skipped
+                await asyncio.sleep(max(0.0, started + tick * self._interval_s - time.monotonic()))
         finally:
             with contextlib.suppress(Exception):
-                await asyncio.shield(self._hand_over())
-            await self._line.close()
+                await asyncio.shield(self._release_lock())
+            await self._connection.close()
 
-    async def beat(self) -> Told | None:
-        """One sweep, if it is this process's turn and Redis answers."""
+    async def tick(self) -> SweepResult | None:
+        """Sweep once. Returns None if another process sweeps or Redis does not answer."""
         try:
-            if not await self._is_my_turn():
-                if self._sweeps:  # until now, or at the start
-                    log.info("another process sweeps; waiting for its turn")
-                self._ledger, self._sweeps = Ledger(), False  # another process tells the rest of these stories
+            if not await self._take_lock():
+                self._stand_by()
                 return None
-            self._sweeps = True
-            told = await self.sweep()
-        except Exception as error:  # noqa: BLE001 - refused, silent, or talking nonsense: the worker goes on
-            if not self._away:
-                log.warning("Redis does not answer (%s); sweeping again when it does", type(error).__name__)
-            self._away = True
+            self._is_sweeping = True
+            result = await self.sweep()
+        except Exception as error:  # noqa: BLE001 - refused, silent or nonsense: try again at the next tick
+            if not self._redis_is_away:
+                log.warning(
+                    "Redis does not answer (%s); sweeping again when it does", type(error).__name__
+                )
+            self._redis_is_away = True
             return None
-        self._away = False
-        return told
+        self._redis_is_away = False
+        return result
 
-    async def _is_my_turn(self) -> bool:
-        """Hold the lock, which ends by itself if this process dies."""
-        life = max(1000, round(self._interval * 2500))
-        taken, holder = await self._ask([("SET", self._keys.sweeping, self._me, "PX", life, "NX"), ("GET", self._keys.sweeping)])
-        if taken is None and holder == self._me.encode():
-            await self._ask([("PEXPIRE", self._keys.sweeping, life)])
-        return bool(holder == self._me.encode())
+    def _stand_by(self) -> None:
+        """Forget all deadlines: the other process reports these keys."""
+        if self._is_sweeping:
+            log.info("another process sweeps; waiting for its turn")
+        self._tracker, self._is_sweeping = DeadlineTracker(), False
 
-    async def _hand_over(self) -> None:
-        if await self._ask([("GET", self._keys.sweeping)]) == [self._me.encode()]:
-            await self._ask([("DEL", self._keys.sweeping)])
+    async def _take_lock(self) -> bool:
+        """Take or extend the lock. It expires by itself if this process dies."""
+        key, ttl_ms = self._keys.sweep_lock, max(1000, round(self._interval_s * 2500))
+        taken, holder = await self._execute(
+            [("SET", key, self._id, "PX", ttl_ms, "NX"), ("GET", key)]
+        )
+        if taken is None and holder == self._id.encode():
+            await self._execute([("PEXPIRE", key, ttl_ms)])
+        return bool(holder == self._id.encode())
+
+    async def _release_lock(self) -> None:
+        if await self._execute([("GET", self._keys.sweep_lock)]) == [self._id.encode()]:
+            await self._execute([("DEL", self._keys.sweep_lock)])
 
     def expect(self, key: str, ttl_ms: int) -> None:
-        """A key has begun its life in this process. Without this, one that lives for less than a beat would never be met."""
-        if self._sweeps:
-            self._ledger.expect(key, self._clock() + ttl_ms / 1000)
+        """Track a key that this process has just written.
 
-    async def sweep(self) -> Told:
-        """Look at every key there is and every key there was; tell; mend those without an expiry.
+        Its TTL may be shorter than the interval between two sweeps.
+        """
+        if self._is_sweeping:
+            self._tracker.expect(key, self._clock() + ttl_ms / 1000)
 
-        Of many keys only the doubtful ones are asked about: the others live to the deadline in the ledger.
+    async def sweep(self) -> SweepResult:
+        """Look at all existing and all tracked keys, give leaked keys a TTL, and report.
+
+        If there are many keys, those whose deadline is known and still to come are not asked about.
         """
         started = time.perf_counter()
-        told, unnamed, asked = Told({}, {}, [], []), self._ledger.copy(), set[str]()
-        async for names in self._names():
+        result, tracked, asked = SweepResult(), dict.fromkeys(self._tracker.keys()), set[str]()
+        async for names in self._scan():
             for name in names:
-                unnamed.pop(name, None)
-            fresh = [name for name in names if name not in asked]  # a SCAN may name a key twice
-            if max(len(names), len(self._ledger)) > MANY and not log.isEnabledFor(logging.DEBUG):
-                fresh = self._ledger.doubtful(fresh, self._clock())
-            asked.update(fresh)
-            await self._look_at(fresh, told)
-        rest = list(unnamed)
-        for start in range(0, len(rest), AT_ONCE):
-            await self._look_at(rest[start : start + AT_ONCE], told)
-        for key in told.leaked:
-            await self._ask([("PEXPIRE", _raw(key), self._ttl_ms, "NX")])
-        self._tell(told, len(self._ledger), (time.perf_counter() - started) * 1000)
-        return told
+                tracked.pop(name, None)
+            new = [name for name in names if name not in asked]  # SCAN may return a key twice
+            if max(len(names), len(self._tracker)) > MANY_KEYS and not log.isEnabledFor(
+                logging.DEBUG
+            ):
+                new = self._tracker.needing_pttl(new, self._clock())
+            asked.update(new)
+            await self._look_at(new, result)
+        not_found = list(tracked)
+        for start in range(0, len(not_found), KEYS_PER_ROUND_TRIP):
+            await self._look_at(not_found[start : start + KEYS_PER_ROUND_TRIP], result)
+        for key in result.leaked:
+            await self._execute([("PEXPIRE", _as_bytes(key), self._ttl_ms, "NX")])
+        self._report(result, len(self._tracker), (time.perf_counter() - started) * 1000)
+        return result
 
-    async def _names(self) -> AsyncIterator[list[str]]:
-        """Every key of a message. SCAN, a stretch at a time: KEYS would stop Redis for everyone, and all names at once this process."""
-        cursor, many = b"0", len(self._ledger) > MANY
+    async def _scan(self) -> AsyncIterator[list[str]]:
+        """Yield all keys of message entries, one SCAN reply at a time.
+
+        KEYS would block Redis until it has found all.
+        """
+        cursor, many = b"0", len(self._tracker) > MANY_KEYS
         while True:
-            (answer,) = await self._ask([("SCAN", cursor, "MATCH", self._keys.all_messages, "COUNT", AT_ONCE)])
-            yield [name.decode("utf-8", "surrogateescape") for name in answer[1]]
-            if (cursor := answer[0]) == b"0":
+            command = (
+                "SCAN",
+                cursor,
+                "MATCH",
+                self._keys.message_pattern,
+                "COUNT",
+                KEYS_PER_ROUND_TRIP,
+            )
+            ((cursor, names),) = await self._execute([command])
+            yield [name.decode("utf-8", "surrogateescape") for name in names]
+            if cursor == b"0":
                 return
             if many:
-                await asyncio.sleep(REST)
+                await asyncio.sleep(PAUSE_S)
 
-    async def _look_at(self, keys: list[str], told: Told) -> None:
-        """Ask about these, and take in what follows."""
-        self._ledger.note(await self._pttls(keys), self._clock(), told)
+    async def _look_at(self, keys: list[str], result: SweepResult) -> None:
+        if keys:
+            pttls = await self._execute([("PTTL", _as_bytes(key)) for key in keys])
+            self._tracker.record(dict(zip(keys, pttls, strict=True)), self._clock(), result)
 
-    async def _pttls(self, keys: list[str]) -> dict[str, int]:
-        """Milliseconds each key has left, or GONE, or NO_EXPIRY."""
-        if not keys:
-            return {}
-        return dict(zip(keys, await self._ask([("PTTL", _raw(key)) for key in keys]), strict=True))
-
-    async def _ask(self, commands: list[Command]) -> list[Any]:
-        replies = await self._line.ask(commands)
+    async def _execute(self, commands: list[Command]) -> list[Any]:
+        """Return the replies. Raises the first error among them."""
+        replies = await self._connection.execute(commands)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
-    # --- telling -------------------------------------------------------------------------------------------------------------
+    # --- log, events, metrics ----------------------------------------------------------------
 
-    def _tell(self, told: Told, live: int, took_ms: float) -> None:
+    def _report(self, result: SweepResult, live: int, took_ms: float) -> None:
         now = self._clock()
-        level = logging.INFO if live + len(told.cleaned) <= MANY else logging.DEBUG
+        level = logging.INFO if live + len(result.cleaned) <= MANY_KEYS else logging.DEBUG
         if log.isEnabledFor(level):
-            self._tell_each(told, level, now)
-        for key in told.leaked:
-            log.warning("Cache leaked %s had no expiry; it has %d ms now", _plain(key), self._ttl_ms)
-        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", live, len(told.cleaned), len(told.leaked), took_ms)
-        if self._flow:
-            self._tell_flow(told, live, now, took_ms)
-        self._count(told, live, took_ms)
+            _log_keys(result, level, now)
+        for key in result.leaked:
+            log.warning(
+                "Cache leaked %s had no expiry; it has %d ms now", _on_one_line(key), self._ttl_ms
+            )
+        counts = {"live": live, "cleaned": len(result.cleaned), "leaked": len(result.leaked)}
+        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", *counts.values(), took_ms)
+        if self._events:
+            self._publish_cleaned(result, now)
+            self._events.publish(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
+        _count(result, live, took_ms)
 
-    def _tell_each(self, told: Told, level: int, now: float) -> None:
-        for key, pttl in told.live.items():
-            log.log(level, "Cache hit %s remaining=%dms", _plain(key), pttl)
-        for key, lag in told.cleaned.items():
-            log.log(level, "Cache cleaned %s deadline=%s lag=%.0fms", _plain(key), _clock_time(now - lag / 1000), lag)
-        for key in told.lost:
-            log.log(level, "Cache lost %s before its deadline (deleted or evicted by someone)", _plain(key))
-
-    def _tell_flow(self, told: Told, live: int, now: float, took_ms: float) -> None:
-        for key, lag in told.cleaned.items():
-            message_id = _plain(key).rpartition(":")[2]
-            about: dict[str, Any] = {"key": _plain(key), "messageId": message_id}
-            self._flow.publish(message_id, "cache", "expired", deadline=round(now * 1000 - lag, 3), **about)
-            self._flow.publish(message_id, "cache", "cleaned", lagMs=round(lag, 3), **about)
-        counts = {"live": live, "cleaned": len(told.cleaned), "leaked": len(told.leaked)}
-        self._flow.publish(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)
-
-    def _count(self, told: Told, live: int, took_ms: float) -> None:
-        metrics.SWEEPS.inc()
-        metrics.SWEEP_SECONDS.observe(took_ms / 1000)
-        metrics.SWEPT.inc(live)
-        metrics.CLEANED.inc(len(told.cleaned))
-        metrics.LEAKED.inc(len(told.leaked))
-        for lag in told.cleaned.values():
-            metrics.CLEAN_LAG_SECONDS.observe(lag / 1000)
+    def _publish_cleaned(self, result: SweepResult, now: float) -> None:
+        for key, lag_ms in result.cleaned.items():
+            message_id = _on_one_line(key).rpartition(":")[2]
+            about: dict[str, Any] = {"key": _on_one_line(key), "messageId": message_id}
+            self._events.publish(
+                message_id, "cache", "expired", deadline=round(now * 1000 - lag_ms, 3), **about
+            )
+            self._events.publish(message_id, "cache", "cleaned", lagMs=round(lag_ms, 3), **about)
 
 
-def _raw(key: str) -> bytes:
-    """The key as Redis has it: names are bytes, not all of them text."""
+def _log_keys(result: SweepResult, level: int, now: float) -> None:
+    for key, pttl in result.live.items():
+        log.log(level, "Cache hit %s remaining=%dms", _on_one_line(key), pttl)
+    for key, lag_ms in result.cleaned.items():
+        deadline = _time_of_day(now - lag_ms / 1000)
+        log.log(
+            level, "Cache cleaned %s deadline=%s lag=%.0fms", _on_one_line(key), deadline, lag_ms
+        )
+    for key in result.lost:
+        log.log(
+            level,
+            "Cache lost %s before its deadline (deleted or evicted by someone)",
+            _on_one_line(key),
+        )
+
+
+def _count(result: SweepResult, live: int, took_ms: float) -> None:
+    metrics.SWEEPS.inc()
+    metrics.SWEEP_SECONDS.observe(took_ms / 1000)
+    metrics.SWEPT.inc(live)
+    metrics.CLEANED.inc(len(result.cleaned))
+    metrics.LEAKED.inc(len(result.leaked))
+    for lag_ms in result.cleaned.values():
+        metrics.CLEAN_LAG_SECONDS.observe(lag_ms / 1000)
+
+
+def _as_bytes(key: str) -> bytes:
+    """Return the name of the key as Redis has it. Names are bytes, and need not be valid UTF-8."""
     return key.encode("utf-8", "surrogateescape")
 
 
-def _plain(key: str) -> str:
-    """The key on one line, whatever somebody has put into its name."""
+def _on_one_line(key: str) -> str:
+    """Return the name of the key, with control characters escaped: it must not forge a log line."""
     return key if key.isprintable() else ascii(key)[1:-1]
 
 
-def _clock_time(moment: float) -> str:
+def _time_of_day(moment: float) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(moment)) + f".{int(moment * 1000) % 1000:03d}Z"

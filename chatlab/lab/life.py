@@ -7,7 +7,7 @@ worker's word. A `Life` is told what was seen and draws nothing but its own snap
 from dataclasses import dataclass
 from typing import Any
 
-from chatlab.cache.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
+from chatlab.cache.deadline_tracker import CLOCK_ERROR_S, GONE, NO_EXPIRY
 from chatlab.domain.trace import StageEvent
 
 NEAR = 100  # milliseconds before its deadline from which a key is asked for often
@@ -51,14 +51,14 @@ class Life:
     @property
     def to_deadline(self) -> bool:
         """True when the last look before the deadline found it, and the first after it did not: it ended there, wherever the looks fell."""
-        error = CLOCK_ERROR * 1000
+        error = CLOCK_ERROR_S * 1000
         return self.state in ("expired", "gone") and self.alive_ms <= self.deadline_ms + error and self.ended_ms >= self.deadline_ms - error
 
     def looked(self, pttl: int, now: float) -> bool:
         """Take in what PTTL answered. True when it is news."""
         before = (self.state, self.deadline_ms)
         if pttl == GONE:
-            self.state = "expired" if now >= self.deadline_ms - CLOCK_ERROR * 1000 else "lost"
+            self.state = "expired" if now >= self.deadline_ms - CLOCK_ERROR_S * 1000 else "lost"
             self.ended_ms, self.end_code = now, pttl
         elif pttl == NO_EXPIRY:
             self.state = "kept"

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import socketio
 from fastapi import FastAPI
+from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
@@ -22,9 +23,10 @@ from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
 from chatlab.realtime.presence import Presence
-from chatlab.service import Service
+from chatlab.service import Service, finish_send
 from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
+from chatlab.store.users import UserStore
 from chatlab.web.exit_deadline import ExitDeadline
 from chatlab.web.fast_path import FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
@@ -99,14 +101,23 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         mongo_url, redis_url = await _server_urls(settings, stack)
 
         events = _event_bus(settings)
-        cache = Cache(connect(redis_url, reply_timeout_s=CALL_LIMIT_S), settings, events)
-        store = Store(mongo_url, settings.database, clock=cache.clock)
-        accounts = _accounts(store, settings)
+        sweeper_redis = connect(redis_url, reply_timeout_s=None)
+        sweeper = Sweeper(sweeper_redis, settings, events) if settings.sweeper else None
+        cache = Cache(
+            connect(redis_url, reply_timeout_s=CALL_LIMIT_S),
+            settings,
+            events,
+            # A lambda, because `presence` is created below: it needs the pipeline of the cache.
+            has_peers=lambda: presence.had_peers_recently(),  # noqa: PLW0108
+            on_cached=sweeper.expect if sweeper else None,
+        )
         sockets = create_socket_server(settings.max_body)
         presence = Presence(sockets, cache.pipe, settings.key_prefix)
-        cache.others = presence.had_peers_recently
         subscriber = connect(redis_url, reply_timeout_s=SUBSCRIBE_TIMEOUT_S, connect_timeout_s=SUBSCRIBE_TIMEOUT_S)
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
+        on_found = functools.partial(finish_send, cache, broadcast)
+        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found)
+        accounts = _accounts(store.users, settings)
         service = Service(store, cache, broadcast, accounts)
         app.state.store, app.state.cache = store, cache
 
@@ -115,7 +126,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         stack.push_async_callback(close_within, STORE_CLOSE_LIMIT_S, store.close)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, broadcast.close)
         await asyncio.gather(cache.open(), store.open())
-        watching = asyncio.create_task(Watchdog(store.calls, store.pool).run())
+        watching = asyncio.create_task(Watchdog(store.mongo.calls, store.mongo.pool).run())
         stack.callback(watching.cancel)
         await broadcast.open()
 
@@ -135,8 +146,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         app.websockets = _guarded(sockets, settings)
         app.mount(SOCKET_PATH.rstrip("/"), app.websockets)
 
-        if settings.sweeper:
-            _start_sweeper(redis_url, settings, events, cache, stack)
+        if sweeper:
+            _start_sweeper(sweeper, sweeper_redis, stack)
         yield
 
 
@@ -176,9 +187,9 @@ def _log_event(event: StageEvent) -> None:
     flow_log.info("%s %s %s %s", event["trace"], event["door"], event["stage"], details)
 
 
-def _accounts(store: Store, settings: Settings) -> Accounts:
+def _accounts(users: UserStore, settings: Settings) -> Accounts:
     return Accounts(
-        store,
+        users,
         login_limit=settings.login_limit,
         session_days=settings.session_days,
         rate_limit=settings.rate_limit,
@@ -193,16 +204,7 @@ def _guarded(sockets: socketio.AsyncServer, settings: Settings) -> SocketGuard:
     )
 
 
-def _start_sweeper(
-    redis_url: str,
-    settings: Settings,
-    events: EventBus,
-    cache: Cache,
-    stack: contextlib.AsyncExitStack,
-) -> None:
-    redis = connect(redis_url, reply_timeout_s=None)
-    sweeper = Sweeper(redis, settings, events)
-    cache.on_kept = sweeper.expect
+def _start_sweeper(sweeper: Sweeper, redis: Redis, stack: contextlib.AsyncExitStack) -> None:
     sweeping = asyncio.create_task(sweeper.run())
 
     async def stop() -> None:

@@ -112,7 +112,7 @@ class HttpApi:
     async def users(self, request: Request) -> Response:
         """Return the other users, the most recent conversation first."""
         user = await self._reader.authenticate(request)
-        return json_response(await self._service.people(user))
+        return json_response(await self._service.contacts(user))
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class HttpApi:
         fresh = "no-cache" in header(request, b"cache-control").lower()
         history = await self._service.read(user, partner.userId, page, fresh=fresh, trace=trace)
         response = await history_response(history)
-        trace.record("respond", cache=history.cache)
+        trace.record("respond", cache=history.outcome)
         return response
 
     async def edit(self, request: Request) -> Response:

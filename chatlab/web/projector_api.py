@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from chatlab.cache.cache import Cache
+from chatlab.cache.live_keys import remaining_ttls_ms
 from chatlab.domain.requests import LabSettings
 from chatlab.errors import Conflict, Forbidden
 from chatlab.settings import Settings
@@ -40,7 +41,7 @@ class ProjectorApi:
         return routes
 
     async def settings(self, request: Request) -> Response:
-        """Return the current settings, those at start-up, and whether the client may change them."""
+        """Return the current settings, those at start-up, and if the client may change them."""
         await self._reader.authenticate(request)
         return json_response(self._current_settings(request))
 
@@ -60,7 +61,7 @@ class ProjectorApi:
                 )
             seconds = wanted.cacheTtl
             ttl_ms = self._cache.ttl_ms if seconds is None else round(seconds * 1000)
-            await self._cache.retune(ttl_ms, wanted.cacheMode or self._cache.mode)
+            await self._cache.reconfigure(ttl_ms, wanted.cacheMode or self._cache.mode)
         return json_response(self._current_settings(request))
 
     async def keys(self, request: Request) -> Response:
@@ -70,7 +71,7 @@ class ProjectorApi:
         """
         await self._reader.authenticate(request)
         require_loopback(request)
-        pttls = await self._cache.lives()
+        pttls = await remaining_ttls_ms(self._cache.pipe, self._cache.keys.pattern)
         keys = None if pttls is None else dict(itertools.islice(pttls.items(), MAX_KEYS))
         return json_response(
             {
@@ -92,7 +93,7 @@ class ProjectorApi:
 
     @property
     def _has_own_cache(self) -> bool:
-        return self._settings.workers == 1 and not self._cache.others()
+        return self._settings.workers == 1 and not self._cache.has_peers()
 
 
 def is_loopback(address: str) -> bool:

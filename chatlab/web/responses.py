@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from chatlab import metrics
 from chatlab.domain.message import Message
 from chatlab.domain.trace import Trace
-from chatlab.service import History
+from chatlab.history import History
 from chatlab.web.fast_path import FastJsonResponse
 
 MAX_JOINED_PIECES = 2  # a history of more pieces is streamed
@@ -32,14 +32,14 @@ async def history_response(history: History) -> Response:
     The first pieces are read before the status is sent, so an outage of MongoDB is still a 503.
     """
     if isinstance(history.pieces, bytes):
-        return FastJsonResponse(b"[%b]" % history.pieces, X_CACHE_HEADERS[history.cache])
+        return FastJsonResponse(b"[%b]" % history.pieces, X_CACHE_HEADERS[history.outcome])
     first = await _take(history.pieces, MAX_JOINED_PIECES + 1)
     if len(first) <= MAX_JOINED_PIECES:
         body = b"[%b]" % b",".join(filter(None, first))
-        return FastJsonResponse(body, X_CACHE_HEADERS[history.cache])
+        return FastJsonResponse(body, X_CACHE_HEADERS[history.outcome])
     return StreamingResponse(
         _json_array(first, history.pieces),
-        headers={"x-cache": history.cache, **NO_STORE},
+        headers={"x-cache": history.outcome, **NO_STORE},
         media_type="application/json",
     )
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from chatlab.cache.cache import SOURCE, grace_ms, scripts_in
+from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json
 from chatlab.domain.message import now
 from chatlab.lab.claims import Claim, Claims, holds
@@ -183,7 +184,7 @@ async def service_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> boo
     began = lab.redis_clock()
     message = save(lab, trace, text)
     await pause("has saved")
-    common = (0, LIFE, grace_ms(LIFE), lab.settings.window_size, began)
+    common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, began)
     kept = lab.redis("EVAL", SCRIPTS["message_change"], 1, trace.key, *common, _json(message))
     lab.redis("EVAL", SCRIPTS["change"], 1, WINDOW, *common, message["seq"], _json(message))
     return bool(kept)

@@ -9,7 +9,7 @@ import string
 import time
 from typing import Any, NamedTuple
 
-from chatlab.cache.cache import Keys, grace_ms
+from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.domain.ids import conversation_of
 from chatlab.errors import EngineError
 from chatlab.lab.claims import TIMED, Claim, Claims, holds
@@ -132,7 +132,7 @@ async def all_at_once(lab: Lab, one: Person, other: Person) -> Rows:
         lab.redis("DEL", key_of(one.id, other.id))
         began = time.monotonic()
         await asyncio.gather(*(_nth_send(one, other, number) for number in range(AT_ONCE)))
-        if time.monotonic() - began < (LIFE - grace_ms(LIFE)) / 1000:  # within one life
+        if time.monotonic() - began < (LIFE - grace_period_ms(LIFE)) / 1000:  # within one life
             return _counted(window(lab, one, other))
     raise TOO_SLOW
 
@@ -181,8 +181,8 @@ class Lives(NamedTuple):
 async def lives(lab: Lab, one: Person, other: Person) -> Lives:
     """Three sends to a new window: the second after 2 s, the third when less than 1 s is left."""
     first, second = await _two_sends(lab, one, other, SECOND_AT, LIFE / 1000 - 2 * SECOND_AT)
-    while (left := window(lab, one, other).pttl) > grace_ms(LIFE):  # noqa: ASYNC110 - Redis tells nobody
-        await asyncio.sleep((left - grace_ms(LIFE) + 50) / 1000)
+    while (left := window(lab, one, other).pttl) > grace_period_ms(LIFE):  # noqa: ASYNC110 - Redis tells nobody
+        await asyncio.sleep((left - grace_period_ms(LIFE) + 50) / 1000)
     return Lives(first, second, await _sent(lab, one, other, "third"))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.client import PubSub
 
-from chatlab.cache.sweeper import GONE, NO_EXPIRY
+from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY
 from chatlab.errors import EngineError
 from chatlab.lab.claims import DEPENDS, FAILS, TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give

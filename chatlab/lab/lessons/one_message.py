@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from typing import Any, NamedTuple
 
-from chatlab.cache.sweeper import GONE, NO_EXPIRY
+from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY
 from chatlab.lab.claims import DEPENDS, TIMED, Claim, Claims, holds
 from chatlab.lab.given import command_of, give
 from chatlab.lab.life import Life

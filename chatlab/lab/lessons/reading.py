@@ -5,7 +5,8 @@ import json
 from collections.abc import Awaitable, Callable, Sized
 from typing import Any, NamedTuple
 
-from chatlab.cache.cache import SOURCE, grace_ms, scripts_in
+from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json, ReadResult
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
 from chatlab.lab.said import Said
@@ -207,7 +208,7 @@ async def service_read(lab: Lab, reader: Person, other: Person, pause: Pause) ->
 
 def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
     """What became of a fill with this token, in the script's word."""
-    common = (0, LIFE, grace_ms(LIFE), lab.settings.window_size, token)
+    common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, token)
     texts = [json.dumps(message, separators=(",", ":"), ensure_ascii=False) for message in messages]
     return str(lab.redis("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts))
 

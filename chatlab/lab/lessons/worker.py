@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from redis.connection import Connection
 
-from chatlab.cache.sweeper import CLOCK_ERROR, GONE, NO_EXPIRY
+from chatlab.cache.deadline_tracker import CLOCK_ERROR_S, GONE, NO_EXPIRY
 from chatlab.lab.claims import TIMED, Claim, Claims, holds
 from chatlab.lab.given import give
 from chatlab.lab.life import Life
@@ -98,7 +98,7 @@ class Watched(NamedTuple):
 
     @property
     def told_after_the_end(self) -> bool:
-        return len(self.cleaned) == 1 and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR * 1000
+        return len(self.cleaned) == 1 and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR_S * 1000
 
     def __repr__(self) -> str:
         once = "once, after the deadline" if self.told_after_the_end else f"{len(self.cleaned)} times"

@@ -1,0 +1,28 @@
+"""The Redis keys of the cache, and the grace period that belongs to a TTL."""
+
+
+class Keys:
+    """Build the name of every key. `prefix` is the setting `CHATLAB_KEY_PREFIX`."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.message_pattern = f"{prefix}message:*"
+        self.pattern = f"{prefix}message*:*"  # message entries and conversation windows
+        self.probe = f"{prefix}probe"
+        self.sweep_lock = f"{prefix}sweeping"
+
+    def message(self, message_id: str) -> str:
+        """Return the key of a message cache entry."""
+        return f"{self.prefix}message:{message_id}"
+
+    def window(self, conversation: str) -> str:
+        """Return the key of a conversation window."""
+        return f"{self.prefix}messages:{conversation}"
+
+
+def grace_period_ms(ttl_ms: int) -> int:
+    """Return how long a fill may take, which is also the least TTL that a write leaves to a window.
+
+    It is 1 s, or a fifth of a TTL below 5 s: a fence must be able to outlive every pending fill.
+    """
+    return min(1000, ttl_ms // 5)

@@ -1,5 +1,6 @@
-# Everything from a fresh clone that has nothing but Python 3.11, 3.12 or 3.13. The first target makes .venv and installs what
-# requirements.lock pins, hashes checked; afterwards only when the lock, pyproject.toml or PYTHON changes. uv does it if it is on the PATH.
+# All common tasks, in a fresh clone that needs only Python 3.11, 3.12 or 3.13. The first target creates .venv and
+# installs the packages of requirements.lock, with hashes checked. Later targets do this again only if the lock,
+# pyproject.toml or PYTHON has changed. uv is used if it is on the PATH.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
-# Of .venv itself: is it there, whole, and of the Python that was asked for?
+# Exits with 0 if .venv exists, works, and has the same Python as the one given.
 SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout; \
 	sys.exit(out.strip() != sys.version.strip())
 
@@ -17,33 +18,33 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 .DELETE_ON_ERROR:
 .PHONY: help demo lab serve doctor test test-quick test-slow check browser format lock clean
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  PYTHON=/path/to/python3.12 takes that Python; ARGS="--port 9000" goes on to serve (or lab, demo, doctor), to pytest in test;'
-	@echo '  JOBS=1 runs the tests one after the other (most of them wait more than they compute)'
+	@echo '  PYTHON=/path/to/python3.12 uses that Python; ARGS="--port 9000" is passed to serve (lab, demo, doctor), or to pytest by test;'
+	@echo '  JOBS=1 runs the tests one after the other (default: 4 at a time)'
 
-demo: $(INSTALLED) ## one message through each door, and its life from 0 to 6 seconds
+demo: $(INSTALLED) ## send one message over each transport, and follow it through the cache for 6 seconds
 	@$(BIN)/chatlab demo $(ARGS)
 
-lab: $(INSTALLED) ## JupyterLab on the notebooks, with the service running
+lab: $(INSTALLED) ## open the notebooks in JupyterLab, with the service running
 	@$(BIN)/chatlab lab $(ARGS)
 
-serve: $(INSTALLED) ## the service, on http://127.0.0.1:8000
+serve: $(INSTALLED) ## run the service on http://127.0.0.1:8000
 	@$(BIN)/chatlab serve $(ARGS)
 
-doctor: $(INSTALLED) ## what is installed, what is missing, and the command that mends it
+doctor: $(INSTALLED) ## show what is installed, what is missing, and how to fix it
 	@$(BIN)/chatlab doctor $(ARGS)
 
-test: check browser ## check, then all tests and all notebooks, but for the slow ones
+test: check browser ## run check, then all tests and notebooks except the slow ones
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-test-quick: $(INSTALLED) ## the tests that need no browser, no notebook and no servers of their own; under a minute
+test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and no servers of their own; under a minute
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not servers and not browser and not notebook" tests $(ARGS)
 
-test-slow: $(INSTALLED) browser ## the tests that `make test` leaves out: every solution and wrong answer of the notebooks, every benchmark
+test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
 
-check: $(INSTALLED) ## format, lint, spelling, types, and the layers of the package
+check: $(INSTALLED) ## check format, lint rules, spelling, types, and the layers of the package
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/codespell
@@ -53,19 +54,20 @@ check: $(INSTALLED) ## format, lint, spelling, types, and the layers of the pack
 browser: $(INSTALLED)
 	@$(BIN)/python tests/find_browser.py
 
-format: $(INSTALLED) ## what `make check` can mend by itself
+format: $(INSTALLED) ## format the code and apply the automatic fixes of ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# The first lock is everything; the second, for docker-compose.yml, is its part that the service alone needs. UPGRADE=1 takes newer versions.
+# The first lock has all dependencies. The second, for docker-compose.yml, has only those of the service, in the same
+# versions. UPGRADE=1 updates to newer versions.
 LOCK = uv pip compile --no-config --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock' \
 	--no-emit-index-url --no-emit-find-links --group build pyproject.toml
-lock: ## pin every dependency again, with hashes, for all platforms (needs uv)
+lock: ## pin all dependencies again, with hashes, for all platforms (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
 	$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade)
 	$(LOCK) --constraint requirements.lock --output-file requirements-service.lock --upgrade
 
-clean: ## remove what was made here: .venv and caches (messages stay: they are in the data folder)
+clean: ## remove .venv and all caches; your messages stay, because they are in the data folder
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find chatlab tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -75,13 +77,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	if [ -x $(BIN)/python ] && $(BIN)/python -c '$(if $(PYTHON),$(SAME),$(SUITS))' "$$python" 2>/dev/null; then exit 0; fi; \
 	uv=$$(command -v uv); \
 	if [ -z "$$python$$uv" ] || [ -z "$$python" -a -n "$(PYTHON)" ]; then \
-		echo 'chatlab needs Python 3.11, 3.12 or 3.13, found none as: $(CANDIDATES). Install one, or say where it is: make PYTHON=/path/to/python' >&2; exit 1; fi; \
+		echo 'chatlab needs Python 3.11, 3.12 or 3.13, but found none as: $(CANDIDATES). Install one, or run make PYTHON=/path/to/python' >&2; exit 1; fi; \
 	rm -rf $(VENV); \
 	if [ -n "$$uv" ]; then uv venv --quiet --python "$${python:->=3.11,<3.14}" $(VENV); exit; fi; \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot make virtual environments. Debian and Ubuntu: sudo apt-get install python3-venv; or install uv" >&2; exit 1; fi; \
 	"$$python" -m venv $(VENV)
-	@echo "chatlab: installing what requirements.lock pins into $(VENV), $$($(BIN)/python --version); once, about a minute" >&2
+	@echo "chatlab: installing the packages of requirements.lock into $(VENV) ($$($(BIN)/python --version)); this takes about a minute, once" >&2
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \

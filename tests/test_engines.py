@@ -456,7 +456,7 @@ def too_little_disk(folder: Path) -> Iterator[None]:
 
 
 def test_a_disk_that_fills_up_during_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk becomes full while mongod starts, the error says so."""
+    """When the disk becomes full while mongod starts, the error names the cause."""
     monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 0)
     monkeypatch.setattr(data_folder, "USED_FOLDER_DISK_BYTES", 0)
     folder.mkdir()

@@ -278,7 +278,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def detach(log: Path) -> None:
-    """Go on in a child process whose output goes to the log.
+    """Continue in a child process whose output goes to the log.
 
     The parent exits, so the starter can continue. The child then has no parent that must reap it.
     """

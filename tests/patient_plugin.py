@@ -1,4 +1,4 @@
-"""The fixture `patient_shared`. To use it, a module sets `pytest_plugins = ["patient_plugin"]` and has a fixture `shared` that returns it."""
+"""The fixture `patient_shared`. To use it, set `pytest_plugins = ["patient_plugin"]` and define a fixture `shared` that returns it."""
 
 import secrets
 from collections.abc import Iterator

@@ -27,14 +27,14 @@ HISTORY = 4_000  # messages, which the service reads in four chunks
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines of this file."""
+    """Private servers of this file."""
     with open_deployment(tmp_path_factory.mktemp("dropped")) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
-    """One process with its default settings."""
+    """One process without a limit for log-ins."""
     return deployment.start(LOGIN_LIMIT="0")
 
 

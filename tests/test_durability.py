@@ -21,7 +21,7 @@ from waiting import LIMIT_S, wait_until
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines that may be broken."""
+    """Private servers that a test may break."""
     with open_deployment(tmp_path_factory.mktemp("durability")) as deployment:
         yield deployment
 
@@ -53,7 +53,7 @@ async def more_answers(account: Account, count: int) -> None:
 
 @contextlib.asynccontextmanager
 async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> AsyncIterator[Account]:
-    """Run eight writers of one conversation: both users, transports and processes, with client ids and without. Check at the end."""
+    """Run eight writers of one conversation (both users, transports and processes, with and without client ids), and check the result."""
     account = Account()
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     people = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
@@ -76,7 +76,7 @@ async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> A
 
 @contextlib.asynccontextmanager
 async def sends_in_flight(deployment: Deployment, account: Account, services: tuple[Service, ...]) -> AsyncIterator[None]:
-    """Freeze MongoDB, and wait until a send waits for an answer of each of these processes."""
+    """Freeze MongoDB, and wait until each of these processes has a send that waits for MongoDB."""
     with frozen(deployment.pid("mongo")):
         await wait_until(lambda: set(services) <= set(account.waiting.values()), "sends in flight")
         yield
@@ -88,7 +88,7 @@ def is_replaced(deployment: Deployment, killed: int) -> bool:
 
 
 async def test_killing_mongodb_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """SIGKILL of mongod, twice, with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
+    """After SIGKILL of mongod with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
     async with under_load(deployment, pair) as account:
         for _ in range(2):
             async with sends_in_flight(deployment, account, pair):
@@ -99,7 +99,7 @@ async def test_killing_mongodb_loses_nothing(deployment: Deployment, pair: tuple
 
 
 async def test_killing_the_service_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """SIGKILL of each process with sends in flight: every answered message is saved once, the others at most once, no seq is missing."""
+    """After SIGKILL of a process with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
     async with under_load(deployment, pair) as account:
         for service in pair:
             async with sends_in_flight(deployment, account, (service,)):
@@ -110,7 +110,7 @@ async def test_killing_the_service_loses_nothing(deployment: Deployment, pair: t
 
 @pytest.mark.parametrize("point", ["request", "reply"])
 async def test_killing_the_service_between_insert_and_answer(deployment: Deployment, proxy: Proxy, behind: Service, point: Point) -> None:
-    """SIGKILL before MongoDB receives the insert, or before the process receives its reply: a repeat is answered with one message."""
+    """After SIGKILL before MongoDB receives the insert, or before the service gets its reply, a repeat saves no second message."""
     alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await alice.send(bob, "before")
     with proxy.holding("in flight", point) as hold:
@@ -139,7 +139,7 @@ async def say(sender: User, receiver: User, text: str, client_id: str) -> httpx.
 
 
 async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """A hundred sends with one client id, on both transports of two processes at once: one message, one answer, one event."""
+    """A hundred concurrent sends with one client id, over both transports of two processes, save one message and emit one event."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     there = await alice.at(pair[1])
     await meet(alice, there, bob)
@@ -154,7 +154,7 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deplo
 
 
 async def test_a_client_id_is_never_forgotten(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """After restarts, an edit and a deletion, a repeat returns the first message as it is now, and another text is 409."""
+    """After restarts, an edit and a deletion, a repeat returns the first message in its current state, and another text gets 409."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     first = (await say(alice, bob, "first", "c")).json()
     for service in pair:
@@ -171,7 +171,7 @@ async def test_a_client_id_is_never_forgotten(deployment: Deployment, pair: tupl
 
 
 async def test_a_repeat_is_found_by_an_index(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """MongoDB examines one document to find the message of a client id, in a long conversation too."""
+    """MongoDB examines one document to find the message of a client id, even in a long conversation."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     await asyncio.gather(*(say(alice, bob, f"number {number}", f"c{number}") for number in range(100)))
     last = (await say(alice, bob, "last", "c")).json()
@@ -186,7 +186,7 @@ async def test_a_repeat_is_found_by_an_index(deployment: Deployment, pair: tuple
 
 
 async def test_a_client_id_belongs_to_a_sender_in_a_conversation(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """A client id with another text is 409, even at the same time; from another sender or in another conversation it is a new message."""
+    """A client id with another text gets 409, even concurrently. With another sender or conversation it is a new message."""
     alice, bob, carol = deployment.create_user(pair[0]), deployment.create_user(pair[1]), deployment.create_user(pair[1])
     both = await asyncio.gather(say(alice, bob, "one", "c"), say(alice, bob, "two", "c"))
     assert sorted(answer.status_code for answer in both) == [200, 409]
@@ -219,13 +219,13 @@ async def test_a_send_is_completed_after_its_sender_disconnects(
 
 
 def connections(service: Service) -> int:
-    """Return the number of connections of clients that this process has open."""
+    """Return the number of open client connections of this process."""
     found = psutil.Process(service.process.pid).net_connections("tcp")
     return sum(bool(connection.raddr) and connection.laddr.port == service.port for connection in found)
 
 
 async def hang_up(sender: User, receiver: User, transport: str, is_reached: threading.Event) -> None:
-    """Send a message, and drop the connection once the named point is reached."""
+    """Send a message, and close the connection when `is_reached` is set."""
     request = {"receiverId": receiver.id, "text": "hung up"}
     if transport == "http":
         sending = asyncio.create_task(sender.http.post("/api/messages/send", json=request))

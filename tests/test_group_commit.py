@@ -47,7 +47,7 @@ class WatchedStore(MessageStore):
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines, so that the counters of MongoDB are exact."""
+    """Private servers, so that no other test changes the counters of MongoDB."""
     with open_deployment(tmp_path_factory.mktemp("groups")) as deployment:
         yield deployment
 

@@ -17,7 +17,7 @@ Outage = Callable[[Deployment], contextlib.AbstractContextManager[None]]
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines that may be broken."""
+    """Private servers that a test may break."""
     with open_deployment(tmp_path_factory.mktemp("mongodb")) as deployment:
         yield deployment
 
@@ -85,7 +85,7 @@ async def sends_again(sender: User, receiver: User, text: str, client_id: str | 
 
 
 def is_open(service: Service) -> bool:
-    """Return whether the circuit breaker of MongoDB is open: requests are refused without asking MongoDB."""
+    """Return whether the circuit breaker of MongoDB is open: requests are rejected without asking MongoDB."""
     metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
     return bool(re.search(r'^chatlab_breaker_open\{part="mongodb"\} 1\.0$', metrics, re.MULTILINE))
 
@@ -115,7 +115,7 @@ async def test_an_outage_is_a_503_and_ends_by_itself(
 async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(
     deployment: Deployment, service: Service, pair: tuple[User, User]
 ) -> None:
-    """A hundred sends of one conversation wait, one behind the other, for MongoDB: one insert without an answer refuses all of them."""
+    """When a hundred sends of one conversation wait for MongoDB, the first insert without a reply rejects all of them."""
     alice, bob = pair
     with black_holed(deployment):
         await asyncio.gather(*(refused(alice, bob, f"one of many {number}") for number in range(100)))
@@ -128,7 +128,7 @@ async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(
 
 @pytest.mark.parametrize("client_id", ["the same", None])
 async def test_an_uncertain_write_is_finished(deployment: Deployment, pair: tuple[User, User], client_id: str | None) -> None:
-    """A message saved by MongoDB after the 503 is in every read, a repeat returns it, and the receiver gets one event."""
+    """A message that MongoDB saves after the 503 is in every read, a repeat returns it, and the receiver gets one event."""
     alice, bob = pair
     with black_holed(deployment):
         await refused(alice, bob, "saved after the 503", client_id)
@@ -145,7 +145,7 @@ async def test_an_uncertain_write_is_finished(deployment: Deployment, pair: tupl
 
 
 async def test_a_service_starts_without_mongodb(deployment: Deployment) -> None:
-    """A service that starts without MongoDB answers 503 until MongoDB is there, and then creates the indexes before any message."""
+    """A service that starts without MongoDB answers 503 until MongoDB is up, and creates the indexes before it saves a message."""
     with stopped(deployment):
         late = deployment.start(DATABASE=f"{deployment.space}late")
         async with httpx.AsyncClient(base_url=late.url, timeout=LIMIT_S) as client:

@@ -45,7 +45,7 @@ class WatchedStore(MessageStore):
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines that may be frozen."""
+    """Private servers that a test may freeze."""
     with open_deployment(tmp_path_factory.mktemp("finds")) as deployment:
         yield deployment
 

@@ -127,7 +127,7 @@ class AutoPipeline:
         return None
 
     async def disconnect(self) -> None:
-        """Close the connection, so that a late reply cannot be read as the reply to a new command."""
+        """Close the connection, so that no new command can get a late reply as its own."""
         await self._connection.close()
 
     async def drain(self) -> None:

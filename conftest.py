@@ -1,4 +1,6 @@
-"""For all tests: the data folder of the notebooks, the markers, and which tests run in the same process."""
+"""For all tests: the data folder of the notebooks, the markers, and which tests run in the same
+process.
+"""
 
 import os
 import shutil
@@ -49,7 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the private servers before the first notebook, so that not every kernel starts and stops them."""
+    """Start the private servers before the first notebook, so that not every kernel starts and
+    stops them.
+    """
     if _runs_a_notebook(item) and _engines not in item.config.stash:
         item.config.stash[_engines] = open_engines(load_settings())
 
@@ -81,7 +85,10 @@ def _runs_a_notebook(item: pytest.Item) -> bool:
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
-    """Keep the tests of a file in one process, because they share services. Tests of whole notebooks share nothing."""
+    """Keep the tests of a file in one process, because they share services.
+
+    Tests of whole notebooks share nothing.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid if SOLUTIONS in nodeid else nodeid.partition("::")[0]

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real servers, a database and key prefix per test, services as child processes, users."""
+"""Fixtures for all tests: real servers, a database per test, services as child processes, users."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,10 @@ from chatlab.settings import load_settings
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """Return a real MongoDB and a real Redis for this test run. If one is missing, tests fail; they are never skipped."""
+    """Return a real MongoDB and a real Redis for this test run.
+
+    If one is missing, tests fail; they are never skipped.
+    """
     with open_engines(load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)) as found:
         yield found
 
@@ -41,7 +44,10 @@ def database(engines: Engines, space: str) -> Iterator[Database[dict[str, Any]]]
 
 @pytest.fixture
 def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
-    """Return Redis, to read and change keys without the service. After the test, all its keys must have an expiry."""
+    """Return Redis, to read and change keys without the service.
+
+    After the test, all its keys must have an expiry.
+    """
     with redis.Redis.from_url(engines.redis.url) as client:
         yield client
         leaked = [key for key in client.scan_iter(f"{space}:*") if client.pttl(key) == -1]
@@ -90,7 +96,10 @@ async def sign_up(request: pytest.FixtureRequest, space: str) -> AsyncIterator[S
 
 @pytest.fixture(scope="session")
 def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """Return the service shared by all tests that need no special settings. It has data of other tests."""
+    """Return the service shared by all tests that need no special settings.
+
+    It has data of other tests.
+    """
     with start_shared_service(engines, tmp_path_factory.mktemp("shared") / "service.log") as shared:
         yield shared
 

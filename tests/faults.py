@@ -1,4 +1,4 @@
-"""Fault injection: private servers that a test may stop or freeze, and a proxy that can delay, corrupt or drop traffic."""
+"""Fault injection: private servers to stop or freeze, and a proxy that disturbs the traffic."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ from chatlab.settings import load_settings
 
 @dataclass
 class Deployment:
-    """MongoDB and Redis for one test file, which it may stop or freeze, and the processes of one service on them."""
+    """MongoDB and Redis that a test may stop or freeze, and the processes of one service on them."""
 
     engines: Engines
     database: Database[dict[str, Any]]
@@ -56,7 +56,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def mongo_proxy(self) -> Iterator["Proxy"]:
-        """Open a proxy in front of MongoDB; start a service behind it with `MONGO_URL=proxy.mongo_url`."""
+        """Open a proxy in front of MongoDB. A service uses it with `MONGO_URL=proxy.mongo_url`."""
         proxy = Proxy(unquote(urlsplit(self.engines.mongo.url).netloc))
         try:
             yield proxy
@@ -83,9 +83,9 @@ def open_deployment(folder: Path) -> Iterator[Deployment]:
 
 @contextlib.contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Freeze a process with SIGSTOP until the block ends: its connections stay open, but it answers nothing.
+    """Freeze a process with SIGSTOP until the block ends.
 
-    The process may be killed meanwhile.
+    Its connections stay open, but it answers nothing. It may be killed meanwhile.
     """
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -101,7 +101,10 @@ Point = Literal["request", "reply"]
 
 
 class Hold:
-    """A point at which a proxy stops: before it passes the request that contains `text` on, or the reply to it."""
+    """A point at which a proxy stops.
+
+    That is before it passes on the request that contains `text`, or before the reply to it.
+    """
 
     def __init__(self, text: bytes, point: Point) -> None:
         self.text, self.point = text, point
@@ -117,7 +120,8 @@ class Hold:
 class Proxy:
     """A TCP proxy in front of a unix socket.
 
-    `garble` changes each reply. If it is None, nothing passes in either direction. `holding` stops a request or its reply.
+    `garble` changes each reply. If it is None, nothing passes in either direction. `holding` stops
+    a request or its reply.
     """
 
     def __init__(self, target: str) -> None:
@@ -131,7 +135,10 @@ class Proxy:
 
     @contextlib.contextmanager
     def holding(self, text: str, point: Point) -> Iterator[Hold]:
-        """Hold the request that contains this text, or the reply to it. When the block ends, the bytes pass."""
+        """Hold the request that contains this text, or the reply to it.
+
+        When the block ends, the bytes pass.
+        """
         hold = self._hold = Hold(text.encode(), point)
         try:
             yield hold

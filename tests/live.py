@@ -25,7 +25,10 @@ def free_port() -> int:
 
 
 class Service:
-    """One process of the service. `settings` are environment variables without the prefix, e.g. `CACHE_TTL="1"`."""
+    """One process of the service.
+
+    `settings` are environment variables without the prefix, e.g. `CACHE_TTL="1"`.
+    """
 
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
         self.port = free_port()

@@ -1,4 +1,6 @@
-"""Many concurrent writers over both transports of any number of processes, and a record of their answers."""
+"""Many concurrent writers over both transports of any number of processes, and a record of their
+answers.
+"""
 
 import asyncio
 import secrets
@@ -16,7 +18,10 @@ RETRY_DELAY_S = 0.05  # after a send that was not answered
 
 @dataclass
 class Account:
-    """A record of sends: answered, not answered, and waiting for an answer. Each send has a unique text."""
+    """A record of sends: answered, not answered, and waiting for an answer.
+
+    Each send has a unique text.
+    """
 
     answered: dict[str, Message] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
@@ -88,7 +93,9 @@ async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
 
 
 def check(account: Account, conversation: list[Message]) -> None:
-    """Check that no answered message was lost or changed, none was saved twice, and no seq is missing."""
+    """Check that no answered message was lost or changed, none was saved twice, and no seq is
+    missing.
+    """
     assert [message["seq"] for message in conversation] == list(range(1, len(conversation) + 1))
     found: dict[str, Message] = {}
     for message in conversation:

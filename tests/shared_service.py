@@ -1,4 +1,6 @@
-"""A running service that many tests share, and users created without the slow password hash of a sign-up."""
+"""A running service that many tests share, and users created without the slow password hash of a
+sign-up.
+"""
 
 import asyncio
 import contextlib

@@ -51,7 +51,9 @@ def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch:
 
 @pytest.mark.parametrize("service", OURS)
 def test_urls_point_to_the_services_of_the_file(service: str) -> None:
-    """The URLs have the names of the services, the replica set of MongoDB, and the ports of the images."""
+    """The URLs have the names of the services, the replica set of MongoDB, and the ports of the
+    images.
+    """
     given = given_settings(service)
     mongo, redis = parse_uri(given["mongo_url"]), urlsplit(given["redis_url"])
     assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == ([("mongo", 27017)], option("mongo", "--replSet"))
@@ -64,7 +66,9 @@ def test_urls_point_to_the_services_of_the_file(service: str) -> None:
 
 
 def test_redis_is_configured_like_the_private_one(tmp_path: Path) -> None:
-    """With Docker and without, Redis stores nothing on disk, evicts what expires soonest, and reports expired keys."""
+    """With Docker and without, Redis stores nothing on disk, evicts what expires soonest, and
+    reports expired keys.
+    """
     flags = ("maxmemory", "maxmemory-policy", "save", "appendonly", "notify-keyspace-events")
     with open_engines(load_settings(data_dir=tmp_path)) as engines, Redis.from_url(engines.redis.url, decode_responses=True) as redis:
         private = {flag: redis.config_get(flag)[flag] for flag in flags}
@@ -75,7 +79,9 @@ def test_redis_is_configured_like_the_private_one(tmp_path: Path) -> None:
 
 
 def test_health_check_creates_the_replica_set() -> None:
-    """The health check initiates the replica set with the name of --replSet and a member name that clients can resolve."""
+    """The health check initiates the replica set with the name of --replSet and a member name that
+    clients can resolve.
+    """
     script = SERVICES["mongo"]["healthcheck"]["test"][-1]
     assert re.findall(r'_id: "(\w+)"', script) == [option("mongo", "--replSet")]
     assert re.findall(r'host: "([^"]+)"', script) == ["mongo:27017"]
@@ -100,14 +106,18 @@ def test_the_health_check_requests_an_existing_route() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_only_our_ports_are_published_and_only_on_loopback(service: str) -> None:
-    """MongoDB and Redis are reachable only from other containers, our own ports only from this machine."""
+    """MongoDB and Redis are reachable only from other containers, our own ports only from this
+    machine.
+    """
     published = cast("list[str]", SERVICES[service].get("ports", []))
     port = {"service": given_settings("service")["port"], "lab": "8888"}.get(service)
     assert published == ([f"127.0.0.1:{port}:{port}"] if port else [])
 
 
 def test_the_notebooks_have_jupyterlab_behind_a_profile() -> None:
-    """JupyterLab starts only with its profile, listens on the published port, and requires its token."""
+    """JupyterLab starts only with its profile, listens on the published port, and requires its
+    token.
+    """
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["lab"]
     command = " ".join(SERVICES["lab"]["command"])
     assert "--ip=0.0.0.0 --port=8888" in command
@@ -115,7 +125,9 @@ def test_the_notebooks_have_jupyterlab_behind_a_profile() -> None:
 
 
 def test_the_image_is_made_of_files_that_exist() -> None:
-    """The Dockerfile copies only files of the repository, among them each lock file that it installs."""
+    """The Dockerfile copies only files of the repository, among them each lock file that it
+    installs.
+    """
     copied = [word for line in DOCKERFILE.splitlines() if line.startswith("COPY") for word in shlex.split(line)[1:-1]]
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert {service["build"]["args"]["LOCK"] for service in OURS.values()} <= set(copied)

@@ -38,7 +38,9 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def test_nothing_is_missing_on_this_machine(tmp_path: Path) -> None:
-    """With everything installed nothing is reported missing, and both servers are listed with their versions."""
+    """With everything installed nothing is reported missing, and both servers are listed with their
+    versions.
+    """
     findings = diagnose(settings_for(tmp_path / "data"))
     assert [finding for finding in findings if finding.ok is False] == []
     for area, name in (("MongoDB", "mongo"), ("Redis", "redis")):
@@ -55,14 +57,19 @@ def test_libraries_are_those_of_the_project() -> None:
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
 def test_fix_installs_the_wheel_of_the_project(name: programs.Name) -> None:
-    """The fix for a missing server installs the wheel that the markers in pyproject.toml choose on this machine."""
+    """The fix for a missing server installs the wheel that the markers in pyproject.toml choose on
+    this machine.
+    """
     chosen = [Requirement(text) for text in PROJECT["optional-dependencies"]["engines"]]
     here = {f"{one.name}{one.specifier}" for one in chosen if one.marker is None or one.marker.evaluate()}
     assert programs.wheel_for(name).strip("'") in here
 
 
 def test_report(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each fix is printed under its finding. A missing thing makes the exit code 1; a warning does not."""
+    """Each fix is printed under its finding.
+
+    A missing thing makes the exit code 1; a warning does not.
+    """
     well, warning = Finding("a", True, "fine"), Finding("b", None, "old", "renew it")
     assert report([well, warning]) == 0
     assert report([well, Finding("c", False, "gone", "fetch it")]) == 1
@@ -86,7 +93,7 @@ def test_runs_without_any_library(tmp_path: Path) -> None:
         sys.executable,
         "-IS",
         "-c",
-        f"import sys; sys.path.append({str(source)!r}); from chatlab.run.doctor import main; sys.exit(main())",
+        f"import sys; sys.path.append({str(source)!r}); import chatlab.run.doctor as d; sys.exit(d.main())",
     ]
     result = subprocess.run(bare, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (result.returncode, result.stderr) == (1, "")
@@ -110,7 +117,9 @@ def test_a_wrong_setting_is_reported(tmp_path: Path, command: list[str]) -> None
 
 
 def test_a_mongod_that_does_not_run(tmp_path: Path) -> None:
-    """A mongod that does not run is reported missing, and so is a data folder that cannot be created."""
+    """A mongod that does not run is reported missing, and so is a data folder that cannot be
+    created.
+    """
     (tmp_path / "file").touch()
     findings = diagnose(settings_for(tmp_path / "file" / "data", mongod=tmp_path / "mongod"))
     assert finding_about("MongoDB", findings).ok is False
@@ -145,7 +154,9 @@ class OtherServer(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(("title", "ok"), [("chatlab", True), ("something else", None)])
 def test_a_taken_port(tmp_path: Path, title: str, ok: bool | None) -> None:
-    """A port where chatlab answers is fine; one that another program uses is a warning, with another port as the fix."""
+    """A port where chatlab answers is fine; one that another program uses is a warning, with
+    another port as the fix.
+    """
     with http.server.HTTPServer(("127.0.0.1", 0), type("Named", (OtherServer,), {"title": title})) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         finding = finding_about("port", diagnose(settings_for(tmp_path, port=server.server_port)))

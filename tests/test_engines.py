@@ -1,4 +1,4 @@
-"""Private MongoDB and Redis servers: how they are found, started, shared, stopped and restarted, and their errors."""
+"""Private servers: how they are found, started, shared, stopped, restarted, and their errors."""
 
 import concurrent.futures
 import contextlib
@@ -58,7 +58,10 @@ except EngineError as error:
 
 
 class ClientProcess:
-    """Another process that uses the servers of a data folder. `before` is put in front of its command."""
+    """Another process that uses the servers of a data folder.
+
+    `before` is put in front of its command.
+    """
 
     def __init__(self, folder: Path, *before: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
@@ -130,7 +133,10 @@ def write_document(url: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Return a data folder for this test. A process that still runs in it afterwards fails the test and is killed."""
+    """Return a data folder for this test.
+
+    A process that still runs in it afterwards fails the test and is killed.
+    """
     folder = tmp_path / "data"
     yield folder
     try:
@@ -166,7 +172,9 @@ def test_mongodb_is_a_replica_set(engines: Engines) -> None:
 
 
 def test_redis_is_configured_as_a_cache(engines: Engines) -> None:
-    """Redis stores nothing on disk, evicts the keys that expire soonest when it is full, and reports expired keys."""
+    """Redis stores nothing on disk, evicts the keys that expire soonest when it is full, and
+    reports expired keys.
+    """
     with Redis.from_url(engines.redis.url) as redis:
         wanted = {"save": "", "appendonly": "no", "maxmemory": str(256 * 2**20), "maxmemory-policy": "volatile-ttl", "port": "0"}
         assert {name: redis.config_get(name)[name] for name in wanted} == wanted
@@ -174,7 +182,9 @@ def test_redis_is_configured_as_a_cache(engines: Engines) -> None:
 
 
 def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
-    """The servers and the supervisor have no internet socket, and their unix sockets are in a folder only this user can open."""
+    """The servers and the supervisor have no internet socket, and their unix sockets are in a
+    folder only this user can open.
+    """
     run = DataFolder(settings_for(folder)).run
     assert run.stat().st_mode & 0o777 == 0o700
     for process in processes(folder):
@@ -236,7 +246,9 @@ def slow_to_stop(program: Path, gate: Path) -> Path:
 
 
 def test_a_client_waits_while_the_servers_stop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that opens the folder while the supervisor stops the servers waits for that, and gets new servers."""
+    """A client that opens the folder while the supervisor stops the servers waits for that, and
+    gets new servers.
+    """
     gate = tmp_path / "gate"
     monkeypatch.setenv("CHATLAB_REDIS_SERVER", str(slow_to_stop(tmp_path / "redis-server", gate)))
     leaver = ClientProcess(folder, "env", f"CHATLAB_REDIS_SERVER={tmp_path / 'redis-server'}")
@@ -269,7 +281,9 @@ def test_a_killed_server_is_restarted(engines: Engines, name: programs.Name) -> 
 
 
 def test_a_killed_supervisor_is_replaced(engines: Engines, folder: Path) -> None:
-    """After SIGKILL of the supervisor its client starts another one, and the same URLs work again with all documents."""
+    """After SIGKILL of the supervisor its client starts another one, and the same URLs work again
+    with all documents.
+    """
     write_document(engines.mongo.url)
     old = process_of(folder, "supervisor.py")
     old.kill()
@@ -278,7 +292,9 @@ def test_a_killed_supervisor_is_replaced(engines: Engines, folder: Path) -> None
 
 
 def test_start_after_everything_was_killed(folder: Path) -> None:
-    """After SIGKILL of the client, the supervisor and both servers, no stale lock stops the next start, and all documents are there."""
+    """After SIGKILL of the client, the supervisor and both servers, no stale lock stops the next
+    start, and all documents are there.
+    """
     client = ClientProcess(folder)
     write_document(client.result()["mongo"])
     everything = [
@@ -293,7 +309,9 @@ def test_start_after_everything_was_killed(folder: Path) -> None:
 
 
 def test_a_leftover_server_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next start finds a server that outlived its supervisor by its pid file and stops it cleanly, even a frozen one."""
+    """The next start finds a server that outlived its supervisor by its pid file and stops it
+    cleanly, even a frozen one.
+    """
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", LIMIT_S)  # a slow machine must not get to SIGKILL
     with open_engines(settings_for(folder)) as engines:
         write_document(engines.mongo.url)
@@ -323,7 +341,9 @@ def test_another_process_with_the_pid_is_not_stopped(folder: Path) -> None:
 
 
 def test_a_stopped_server_stays_stopped(engines: Engines, folder: Path) -> None:
-    """A server stopped on purpose stays stopped for all clients; a new client gets a warning; `start` restores it with its data."""
+    """A server stopped on purpose stays stopped for all clients; a new client gets a warning;
+    `start` restores it with its data.
+    """
     write_document(engines.mongo.url)
     engines.stop("mongo")
     assert engines.pid("mongo") is None
@@ -337,7 +357,9 @@ def test_a_stopped_server_stays_stopped(engines: Engines, folder: Path) -> None:
 
 @pytest.mark.parametrize("file", ["lock", "supervisor.sock", "mongo.pid", "mongod.sock"])
 def test_ctrl_c_during_the_start(folder: Path, file: str) -> None:
-    """Ctrl-C at any moment of the start, here when a file appears, leaves no process behind, and the next start works."""
+    """Ctrl-C at any moment of the start, here when a file appears, leaves no process behind, and
+    the next start works.
+    """
     home = DataFolder(settings_for(folder))
     client = ClientProcess(folder)
     block_until((home.lock if file == "lock" else home.run / file).exists, file)
@@ -350,7 +372,7 @@ def test_ctrl_c_during_the_start(folder: Path, file: str) -> None:
 
 @pytest.mark.parametrize("name", ["Ä b%3C?#'", "x" * 120], ids=["odd", "too-long-for-a-socket"])
 def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
-    """A folder may have spaces, percent signs and umlauts in its name, or a path too long for a socket."""
+    """The name may have spaces, percent signs and umlauts, or be too long for a socket."""
     folder = tmp_path / name
     with open_engines(settings_for(folder)) as engines:
         assert accept_writes(engines)
@@ -372,7 +394,7 @@ def test_a_moved_folder_is_the_same_replica_set(folder: Path, tmp_path: Path) ->
 
 
 def test_a_socket_folder_that_is_not_private_is_rejected(tmp_path: Path) -> None:
-    """A link, or a folder open to others, in the place of the socket folder is not used; the error names it."""
+    """A link or a folder that others can open is not used for sockets; the error names it."""
     folder = tmp_path / ("x" * 120)
     run = DataFolder(settings_for(folder)).run
     run.symlink_to(tmp_path)
@@ -405,7 +427,10 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Make a folder read-only: by its mode, or for root, who may ignore modes, by a read-only mount."""
+    """Make a folder read-only: by its mode, or for root, by a read-only mount.
+
+    Root may write in spite of the mode.
+    """
     if os.geteuid() == 0:
         with mounted(folder, "ro,size=1m"):
             yield
@@ -425,7 +450,9 @@ def test_a_read_only_folder(folder: Path) -> None:
 
 
 def test_too_little_disk_space_is_noticed_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With too little disk space nothing is started, and the error names the folder and the space that is needed."""
+    """With too little disk space nothing is started, and the error names the folder and the space
+    that is needed.
+    """
     monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 2**60)
     error = start_error(folder)
     assert str(folder) in error.detail
@@ -517,7 +544,9 @@ def test_configured_servers_are_not_touched(engines: Engines, folder: Path) -> N
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never-answers"])
 def test_configured_servers_that_are_down(tmp_path: Path, listens: bool) -> None:
-    """Configured servers that refuse connections or never answer cause a warning, not an error: they may start later."""
+    """Configured servers that refuse connections or never answer cause a warning, not an error:
+    they may start later.
+    """
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # without `listen` the kernel refuses every connection
         if listens:
@@ -540,7 +569,9 @@ def test_the_supervisor_survives_a_full_disk(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_long_logs_are_rotated(folder: Path) -> None:
-    """A long log is renamed and replaces the previous one, so a folder has at most two logs per server."""
+    """A long log is renamed and replaces the previous one, so a folder has at most two logs per
+    server.
+    """
     home = DataFolder(settings_for(folder))
     home.create()
     for log in ("mongo.log", "redis.log"):

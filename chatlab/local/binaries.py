@@ -168,4 +168,5 @@ def old_version(name: Name, version: str) -> str | None:
     if not number or safe is None or number >= safe:
         return None
     since = ".".join(map(str, safe))
-    return f"{KINDS[name].label} {version} is older than {since}, which closes known security holes: for one person on one machine only"
+    risk = "which closes known security holes: for one person on one machine only"
+    return f"{KINDS[name].label} {version} is older than {since}, {risk}"

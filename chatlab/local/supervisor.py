@@ -5,8 +5,8 @@
     notebook ─┘   (in a 0700 folder)               └── redis-server
 
 Each client keeps one connection open. The kernel closes it when the client dies, also after
-`kill -9`. When the last connection is closed, the supervisor stops the servers and exits. So a client
-that ends never stops the servers of another client, and no server is left running without a client.
+`kill -9`. When the last connection is closed, the supervisor stops the servers and exits. So a
+client that ends never stops the servers of another client, and no server runs without a client.
 The supervisor restarts a server that dies. It runs in a session of its own, so Ctrl-C in a terminal
 does not reach it. There is one supervisor per data folder: the process that starts it passes on the
 lock of the folder.

@@ -33,7 +33,8 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
         )
     child = ChildService(settings)
     where = "opens on notebook 00" if open_browser else "prints its address below"
-    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab {where}. Ctrl-C, twice, stops both.")
+    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab {where}.")
+    console.print("Press Ctrl-C twice to stop both.")
     os.set_inheritable(child.lifeline_fd, True)  # inherited by JupyterLab: they end together
     command = _command(port, open_browser=open_browser)
     config_path = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))

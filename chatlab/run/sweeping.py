@@ -21,8 +21,8 @@ def sweep(settings: Settings, console: Console) -> None:
     """Sweep until Ctrl-C or SIGTERM."""
     with _open_redis(settings) as redis:
         console.print(
-            f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s; Ctrl-C stops.",
-            describe_engine(redis),
+            f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s.",
+            f"Ctrl-C stops. {describe_engine(redis)}",
         )
         logging.config.dictConfig(log_config(settings.log_level))
         with contextlib.suppress(KeyboardInterrupt):

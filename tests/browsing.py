@@ -1,4 +1,4 @@
-"""A real browser for tests: users at their pages, and a watch on everything a page must never do."""
+"""A real browser for tests, and a check that no page does what it must not do."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,21 @@ from live import Service, User
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 from waiting import LIMIT_S
 
-LIMIT_MS = LIMIT_S * 1000  # for everything a test waits for in a browser
+LIMIT_MS = LIMIT_S * 1000  # for each wait in a browser
 expect.set_options(timeout=LIMIT_MS)
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+}
 WATCH = """
     window.violations = [];
     addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
@@ -29,7 +39,10 @@ WATCH = """
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    """One Chromium for a module's tests, which all run in the module's event loop: `pytest.mark.asyncio(loop_scope="module")`."""
+    """One Chromium for all tests of a module.
+
+    The tests must share the event loop of the module: `pytest.mark.asyncio(loop_scope="module")`.
+    """
     async with async_playwright() as playwright, contextlib.AsyncExitStack() as stack:
         chromium = await playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         stack.push_async_callback(chromium.close)
@@ -37,26 +50,36 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @dataclass
-class Desk:
-    """One browser (its own storage) at a service, with any number of tabs, all of them watched."""
+class BrowserSession:
+    """One browser with its own storage and any number of tabs.
+
+    It records what the pages request and log.
+    """
 
     context: BrowserContext
     url: str  # of the page, with its path prefix and a final slash
     requests: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)  # of the console: errors and warnings
+    console_errors: list[str] = field(default_factory=list)  # and warnings
 
     @classmethod
-    async def at(cls, browser: Browser, url: str, person: User | None = None, **options: Any) -> "Desk":
-        """Where a person, if one is named, is logged in already."""
+    async def start(
+        cls, browser: Browser, url: str, user: User | None = None, **options: Any
+    ) -> "BrowserSession":
+        """Start a browser for the page at this URL.
+
+        If a user is given, the user is logged in already.
+        """
         url = url if url.endswith("/") else f"{url}/"
-        context = await browser.new_context(storage_state=_logged_in(url, person) if person else None, **options)
+        context = await browser.new_context(
+            storage_state=_logged_in(url, user) if user else None, **options
+        )
         context.set_default_timeout(LIMIT_MS)
-        desk = cls(context, url)
+        session = cls(context, url)
         await context.add_init_script(WATCH)
-        context.on("request", lambda request: desk.requests.append(request.url))
-        context.on("page", desk._watch)
-        return desk
+        context.on("request", lambda request: session.requests.append(request.url))
+        context.on("page", session._watch)
+        return session
 
     def _watch(self, page: Page) -> None:
         async def dialog_came(dialog: Any) -> None:
@@ -64,8 +87,13 @@ class Desk:
             await dialog.dismiss()
 
         page.on("dialog", dialog_came)
-        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
-        page.on("console", lambda line: self.complaints.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.console_errors.append(f"uncaught: {error}"))
+        page.on(
+            "console",
+            lambda line: (
+                self.console_errors.append(line.text) if line.type in ("error", "warning") else None
+            ),
+        )
         page.on("websocket", lambda socket: self.requests.append(socket.url))
 
     async def open(self, path: str = "") -> "Tab":
@@ -73,20 +101,27 @@ class Desk:
         await page.goto(self.url + path)
         return Tab(page)
 
-    async def talk(self, other: User) -> "Tab":
-        """A new tab with a conversation open."""
+    async def open_conversation(self, other: User) -> "Tab":
+        """Open a new tab with this conversation."""
         tab = await self.open(f"#/{other.id}")
         await tab.has_loaded()
         return tab
 
-    async def is_clean(self, *, but: tuple[str, ...] = ()) -> None:
-        """Nothing was executed that was written by a person, nothing asked of anybody else, and nobody complained (`but` of these)."""
+    async def assert_clean(self, *, ignore: tuple[str, ...] = ()) -> None:
+        """Assert that no page ran text as code, called another server or logged an error.
+
+        Errors that contain one of the texts in `ignore` are allowed.
+        """
         origin = urlsplit(self.url)
-        here = [f"{scheme}://{origin.netloc}{origin.path}" for scheme in ("http", "https", "ws", "wss")] + ["blob:", "data:"]
+        here = [
+            f"{scheme}://{origin.netloc}{origin.path}" for scheme in ("http", "https", "ws", "wss")
+        ] + ["blob:", "data:"]
         foreign = [url for url in self.requests if not url.startswith(tuple(here))]
         assert not foreign, foreign
-        complaints = [line for line in self.complaints if not any(known in line for known in but)]
-        assert not self.dialogs + complaints, self.dialogs + complaints
+        errors = [
+            line for line in self.console_errors if not any(known in line for known in ignore)
+        ]
+        assert not self.dialogs + errors, self.dialogs + errors
         for page in self.context.pages:
             violations = await page.evaluate("window.violations ?? []")
             assert not violations, violations
@@ -95,27 +130,29 @@ class Desk:
 
 @dataclass
 class Tab:
-    """One page of the chat, as a person sees it."""
+    """One page of the chat."""
 
     page: Page
 
-    def row(self, person: User | str) -> Locator:
-        """Somebody in the list."""
-        return self.page.locator(f'[data-user="{person if isinstance(person, str) else person.id}"]')
+    def row(self, user: User | str) -> Locator:
+        """Return the entry of this user in the list of users."""
+        return self.page.locator(f'[data-user="{user if isinstance(user, str) else user.id}"]')
 
-    async def talk_to(self, person: User | str) -> None:
-        """Open a conversation from the list. The row is marked as current once the page has left the former conversation."""
-        await self.row(person).click()
-        await expect(self.row(person)).to_have_attribute("aria-current", "page")
+    async def open_conversation(self, user: User | str) -> None:
+        """Open a conversation from the list, and wait until the page has left the one before."""
+        await self.row(user).click()
+        await expect(self.row(user)).to_have_attribute("aria-current", "page")
         await self.has_loaded()
 
     async def has_loaded(self) -> None:
-        """Wait until the open conversation shows its newest page, or why it cannot."""
+        """Wait until the open conversation shows its newest messages, or an error."""
         await expect(self.page.locator(".conversation .top")).not_to_have_text("Loading…")
 
     async def scroll_to(self, top: int) -> None:
-        """Scroll the open conversation to so many pixels from its top."""
-        await self.page.locator(".scroller").evaluate("(node, top) => { node.scrollTop = top; }", top)
+        """Scroll the open conversation to this distance from its top, in pixels."""
+        await self.page.locator(".scroller").evaluate(
+            "(node, top) => { node.scrollTop = top; }", top
+        )
 
     async def write(self, text: str) -> None:
         await self.page.locator("textarea").fill(text)
@@ -132,32 +169,38 @@ class Tab:
         return await self.page.locator("li.message .text").all_text_contents()
 
     async def act(self, text: str, button: str) -> None:
-        """Point at a message and press one of its buttons."""
+        """Hover over a message and click one of its buttons."""
         await self.message(text).locator(".bubble").hover()
         await self.message(text).get_by_role("button", name=button, exact=True).click()
 
 
-def _logged_in(url: str, person: User) -> Any:
-    """What a browser keeps of a session: see session.js."""
+def _logged_in(url: str, user: User) -> Any:
+    """Return what session.js stores for a user who is logged in."""
     parts = urlsplit(url)
-    session = {"token": person.token, "user": {"id": person.id, "displayName": person.id.title()}}
+    session = {"token": user.token, "user": {"id": user.id, "displayName": user.id.title()}}
     stored = {"name": f"chatlab {parts.path} ", "value": json.dumps(session)}
-    return {"cookies": [], "origins": [{"origin": f"{parts.scheme}://{parts.netloc}", "localStorage": [stored]}]}
+    return {
+        "cookies": [],
+        "origins": [{"origin": f"{parts.scheme}://{parts.netloc}", "localStorage": [stored]}],
+    }
 
 
-# --- in front of the service -------------------------------------------------------------------------------------------------
+# --- a reverse proxy ------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
-async def behind(service: Service, prefix: str) -> AsyncIterator[str]:
-    """A reverse proxy as JupyterHub's: it takes the prefix off, and knows nothing else. Its address, prefix included."""
+async def reverse_proxy(service: Service, prefix: str) -> AsyncIterator[str]:
+    """Run a reverse proxy that removes a path prefix, as JupyterHub does.
+
+    Yield its URL, with the prefix.
+    """
     async with aiohttp.ClientSession(auto_decompress=False) as client:
 
-        async def pass_on(request: web.Request) -> web.StreamResponse:
-            return await _pass_on(request, client, service)
+        async def forward(request: web.Request) -> web.StreamResponse:
+            return await _forward(request, client, service)
 
         app = web.Application()
-        app.router.add_route("*", prefix + "{path:.*}", pass_on)
+        app.router.add_route("*", prefix + "{path:.*}", forward)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -168,22 +211,32 @@ async def behind(service: Service, prefix: str) -> AsyncIterator[str]:
             await runner.cleanup()
 
 
-async def _pass_on(request: web.Request, client: aiohttp.ClientSession, service: Service) -> web.StreamResponse:
+async def _forward(
+    request: web.Request, client: aiohttp.ClientSession, service: Service
+) -> web.StreamResponse:
     target = f"{service.url}/{request.match_info['path']}"
     target += f"?{request.query_string}" if request.query_string else ""
     if request.headers.get("upgrade", "").lower() == "websocket":
-        return await _pass_socket_on(request, client, target)
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection", "if-none-match")}
-    async with client.request(request.method, target, headers=headers, data=await request.read(), allow_redirects=False) as answer:
+        return await _forward_websocket(request, client, target)
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if name.lower() not in ("host", "connection", "if-none-match")
+    }
+    async with client.request(
+        request.method, target, headers=headers, data=await request.read(), allow_redirects=False
+    ) as response:
         kept = {
             name: value
-            for name, value in answer.headers.items()
+            for name, value in response.headers.items()
             if name.lower() not in ("content-length", "transfer-encoding", "connection")
         }
-        return web.Response(status=answer.status, headers=kept, body=await answer.read())
+        return web.Response(status=response.status, headers=kept, body=await response.read())
 
 
-async def _pass_socket_on(request: web.Request, client: aiohttp.ClientSession, target: str) -> web.StreamResponse:
+async def _forward_websocket(
+    request: web.Request, client: aiohttp.ClientSession, target: str
+) -> web.StreamResponse:
     here = web.WebSocketResponse()
     await here.prepare(request)
     async with client.ws_connect(target) as there:

@@ -1,4 +1,4 @@
-"""A real JupyterLab in Chromium, with nobody's settings and folders of its own."""
+"""A real JupyterLab in Chromium, with its own folders and without the settings of this machine."""
 
 import asyncio
 import contextlib
@@ -16,34 +16,73 @@ from live import free_port
 from playwright.async_api import Page, async_playwright, expect
 from waiting import wait_until
 
-QUIET = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}}
+QUIET = {
+    "@jupyterlab/apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    }
+}
 
 
 def environment(home: Path, **chatlab: str) -> dict[str, str]:
-    """Every folder JupyterLab knows is below this one. `chatlab`: settings of the kernels, without the prefix."""
+    """Return an environment in which all folders of JupyterLab are below `home`.
+
+    `chatlab` has settings for the kernels, without the prefix CHATLAB_.
+    """
     for name, settings in QUIET.items():
         file = home / "user-settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(settings))
-    folders = {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    lab = {"JUPYTERLAB_SETTINGS_DIR": str(home / "user-settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    folders = {
+        f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")
+    }
+    lab = {
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "user-settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
     own = {f"CHATLAB_{name}": value for name, value in chatlab.items()}
-    return os.environ | folders | lab | own | {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_NO_CONFIG": "1"}
+    return (
+        os.environ
+        | folders
+        | lab
+        | own
+        | {"IPYTHONDIR": str(home / "ipython"), "JUPYTER_NO_CONFIG": "1"}
+    )
 
 
 @contextlib.asynccontextmanager
 async def jupyterlab(home: Path, folder: Path, **chatlab: str) -> AsyncIterator[str]:
-    """A JupyterLab on a copy of these notebooks; its URL. Its kernels, and what they started, end with it."""
+    """Run JupyterLab on a copy of these notebooks, and yield its URL.
+
+    Its kernels, and the processes they started, end with it.
+    """
     notebooks, url = home / "notebooks", f"http://127.0.0.1:{(port := free_port())}"
     shutil.copytree(folder, notebooks)
-    options = [f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token="]
-    options += ["--no-browser", f"--ServerApp.root_dir={notebooks}", "--allow-root", "--LabApp.expose_app_in_browser=True"]
+    options = [
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=",
+    ]
+    options += [
+        "--no-browser",
+        f"--ServerApp.root_dir={notebooks}",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     with (home / "jupyterlab.log").open("wb") as log:
         server = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "jupyterlab", *options, env=environment(home, **chatlab), stdout=log, stderr=log
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            *options,
+            env=environment(home, **chatlab),
+            stdout=log,
+            stderr=log,
         )
         try:
-            await until_it_answers(url)
+            await wait_until_ready(url)
             yield url
         finally:
             server.terminate()
@@ -53,8 +92,8 @@ async def jupyterlab(home: Path, folder: Path, **chatlab: str) -> AsyncIterator[
                 server.kill()
 
 
-async def until_it_answers(url: str) -> None:
-    """Wait for the server."""
+async def wait_until_ready(url: str) -> None:
+    """Wait until JupyterLab answers."""
     async with httpx.AsyncClient() as client:
 
         async def answers() -> bool:
@@ -68,7 +107,7 @@ async def until_it_answers(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, notebook: str) -> AsyncIterator[Page]:
-    """A notebook in a browser of this test's own."""
+    """Open a notebook in a new browser, and wait until its kernel is idle."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         try:
@@ -88,15 +127,19 @@ async def run_all(page: Page) -> None:
 
 
 async def theme(page: Page, name: str) -> None:
-    """`JupyterLab Light` or `JupyterLab Dark`."""
-    await page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+    """Switch to the theme `JupyterLab Light` or `JupyterLab Dark`."""
+    await page.evaluate(
+        "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", name
+    )
     await page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=name)
 
 
-async def nothing_went_wrong(page: Page) -> None:
-    """No widget that cannot be drawn or complains, no traceback, nothing on stderr."""
+async def assert_no_errors(page: Page) -> None:
+    """Assert that every widget is drawn, and that no cell has a traceback or output on stderr."""
     await expect(page.get_by_text("Error displaying widget")).to_have_count(0)
     await expect(page.locator(".cl-error:visible")).to_have_count(0)
     await expect(
-        page.locator("[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']")
+        page.locator(
+            "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
+        )
     ).to_have_count(0)

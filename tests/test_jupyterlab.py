@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import series
-from front_end import jupyterlab, nothing_went_wrong, opened, run_all
+from front_end import assert_no_errors, jupyterlab, opened, run_all
 from playwright.async_api import Page, expect
 
 WATCH_BAR = """() => {
@@ -35,10 +35,10 @@ async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
         assert len(set(widths)) > 2
         assert widths == sorted(widths, reverse=True)
         assert widths[-1] == 0
-        await expect(bar).to_contain_text("cleaned, told by the worker at")
+        await expect(bar).to_contain_text("cleaned: the sweeper logged it at")
         await expect(page.locator(".cl-lit")).to_have_count(7)
         await page.screenshot(path=tmp_path / "gone.png")
 
         await expect(page.get_by_text("The service has ended. Left: 0 keys, 0 messages.")).to_be_attached()
-        await nothing_went_wrong(page)
+        await assert_no_errors(page)
         await page.screenshot(path=tmp_path / "end.png")

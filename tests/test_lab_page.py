@@ -1,4 +1,4 @@
-"""The page /lab in a real browser: what it lights, counts and turns is what the service really did."""
+"""The page /lab in a real browser: it draws what the service really does."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from browsing import Desk, behind, browser
+from browsing import BrowserSession, browser, reverse_proxy
 from live import PASSWORD, User
 from playwright.async_api import Browser, Page, Route, expect
 from shared_service import SharedService, start_shared_service
@@ -52,126 +52,167 @@ WATCH_KEYS = """
     new MutationObserver(look).observe(board, { attributeFilter: ["data-state"], childList: true, subtree: true });
 """
 PANES_DO_NOT_POLL = """
-    if (new URLSearchParams(location.search).has("pane")) window.setInterval = () => 0;  // their reads would be counted, too
+    if (new URLSearchParams(location.search).has("pane")) window.setInterval = () => 0;  // the page would count their reads too
 """
 LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 
 @pytest.fixture(scope="module")
-def home(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """The service that the page shows, with nobody in it but the people of this module."""
-    with start_shared_service(engines, tmp_path_factory.mktemp("home") / "service.log", RATE_LIMIT="0") as shared:
+def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+    """The service that the page shows. Its only users are those of this module."""
+    with start_shared_service(
+        engines, tmp_path_factory.mktemp("shared") / "service.log", RATE_LIMIT="0"
+    ) as shared:
         yield shared
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def teacher(home: SharedService) -> AsyncIterator[User]:
-    """The user who shows the page. The settings are restored afterwards, and the cache is emptied."""
-    person = home.create_user()
-    yield person
-    await turn(person, cacheTtl=5, cacheMode="window")
-    for key in [f"{home.prefix}{key}" for kind in ("message:*", "messages:*") for key in home.keys_of(kind)]:
-        home.keys.delete(key)
-    await person.close()
+async def teacher(shared: SharedService) -> AsyncIterator[User]:
+    """The user who opens the page.
+
+    The settings are restored afterwards, and the cache is emptied.
+    """
+    user = shared.create_user()
+    yield user
+    await change_settings(user, cacheTtl=5, cacheMode="window")
+    for key in [
+        f"{shared.prefix}{key}"
+        for kind in ("message:*", "messages:*")
+        for key in shared.keys_of(kind)
+    ]:
+        shared.keys.delete(key)
+    await user.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(browser: Browser, home: SharedService, teacher: User) -> AsyncIterator[Page]:
-    """The page, open. Neither it nor its panes may ask for anything foreign or log a complaint."""
-    desk = await Desk.at(browser, home.service.url, teacher, **PROJECTOR)
-    await desk.context.add_init_script(PANES_DO_NOT_POLL)
-    page = (await desk.open("lab")).page
-    await settled(page)
+async def stage(browser: Browser, shared: SharedService, teacher: User) -> AsyncIterator[Page]:
+    """The open page.
+
+    Neither it nor its panes may send a request to another server or log an error.
+    """
+    session = await BrowserSession.start(browser, shared.service.url, teacher, **PROJECTOR)
+    await session.context.add_init_script(PANES_DO_NOT_POLL)
+    page = (await session.open("lab")).page
+    await wait_until_ready(page)
     yield page
-    await desk.is_clean()
-    await desk.context.close()
+    await session.assert_clean()
+    await session.context.close()
 
 
-async def settled(page: Page) -> None:
+async def wait_until_ready(page: Page) -> None:
     """Wait until both panes are open, flow events arrive, and key presses reach the controls."""
     for name in ("Ada", "Ben"):
-        await expect(page.frame_locator(f"iframe[title='The chat of {name}']").locator("textarea")).to_be_visible()
-    await expect(page.locator(".p-beat")).to_contain_text("Beat")
+        await expect(
+            page.frame_locator(f"iframe[title='The chat of {name}']").locator("textarea")
+        ).to_be_visible()
+    await expect(page.locator(".p-beat")).to_contain_text("Sweep")
     await expect(page.locator(".p-label")).to_be_empty()
     await page.wait_for_function("() => document.activeElement.tagName !== 'IFRAME'")
 
 
-async def turn(person: User, **asked: object) -> httpx.Response:
-    return await person.http.put("/api/lab/settings", json=asked)
+async def change_settings(user: User, **settings: object) -> httpx.Response:
+    return await user.http.put("/api/lab/settings", json=settings)
 
 
 async def number(page: Page, name: str) -> int:
     return int((await page.locator(f"[data-number={name}]").inner_text()).replace(",", ""))
 
 
-async def test_each_bar_is_a_key_and_shrinks(stage: Page, home: SharedService, teacher: User) -> None:
-    """A send shows two bars, of its message and of its conversation. Redis has both keys, and the bars get shorter."""
-    await turn(teacher, cacheTtl=LONG_TTL_S)
+async def test_each_bar_is_a_key_and_shrinks(
+    stage: Page, shared: SharedService, teacher: User
+) -> None:
+    """A send shows two bars, one for its message and one for its conversation.
+
+    Redis has both keys, and the bars shrink.
+    """
+    await change_settings(teacher, cacheTtl=LONG_TTL_S)
     await stage.keyboard.press("h")
     names = stage.locator(".cl-key[data-state=live] .cl-name")
     await expect(names).to_have_count(2)
     keys = await names.all_inner_texts()
-    assert home.keys.exists(*keys) == 2
+    assert shared.keys.exists(*keys) == 2
     width = "parseFloat(document.querySelectorAll('.cl-fill')[1].style.width)"
     first = await stage.evaluate(width)
     await stage.wait_for_function(f"first => {width} < first", arg=first)
     assert 0 < await stage.evaluate(width) < first <= 100
 
 
-async def test_a_bar_shows_the_end_of_its_key(stage: Page, home: SharedService) -> None:
-    """The sweeper reports the end of a message's key, so its bar ends as gone. A conversation's bar just ends with its key."""
+async def test_a_bar_shows_the_end_of_its_key(stage: Page, shared: SharedService) -> None:
+    """The sweeper reports the expiry of a message entry, so its bar ends as "gone".
+
+    A window's bar ends with its key.
+    """
     await stage.evaluate(WATCH_KEYS)
     await stage.keyboard.press("h")
     ended = "() => Object.values(states).length === 2 && Object.values(states).every((told) => told.at(-1) === 'removed')"
     await stage.wait_for_function(ended)
     states = await stage.evaluate("states")
-    (message,) = [told for key, told in states.items() if key.startswith(f"{home.prefix}message:")]
-    (window,) = [told for key, told in states.items() if key.startswith(f"{home.prefix}messages:")]
+    (message,) = [
+        told for key, told in states.items() if key.startswith(f"{shared.prefix}message:")
+    ]
+    (window,) = [
+        told for key, told in states.items() if key.startswith(f"{shared.prefix}messages:")
+    ]
     assert (message[0], message[-2:]) == ("live", ["gone", "removed"])
     assert window[0] == "live"
     assert "gone" not in window
-    assert home.keys.exists(*states) == 0
+    assert shared.keys.exists(*states) == 0
 
 
 async def test_a_send_lights_the_boxes_in_order(stage: Page) -> None:
-    """A real message through either door lights its door and then each box, in the diagram's order, and stands in both panes."""
+    """A message lights its transport and then each box in order, and appears in both panes."""
     await stage.evaluate(WATCH_BOXES)
-    doors = [("Send by HTTP", "HTTP POST"), ("Send by WebSocket", "WebSocket event")]
-    for count, (button, door) in enumerate(doors, 1):
+    transports = [("Send by HTTP", "HTTP POST"), ("Send by WebSocket", "WebSocket event")]
+    for count, (button, transport) in enumerate(transports, 1):
         await stage.get_by_role("button", name=button).click()
-        await expect(stage.locator(".p-send .cl-used")).to_contain_text(door)
+        await expect(stage.locator(".p-send .cl-used")).to_contain_text(transport)
         await expect(stage.locator(".p-send .cl-lit")).to_have_count(len(SEND))
         assert await stage.evaluate("lit.splice(0)") == SEND
-        assert all(time.endswith(" ms") for time in await stage.locator(".p-send .cl-time").all_inner_texts())
+        assert all(
+            time.endswith(" ms")
+            for time in await stage.locator(".p-send .cl-time").all_inner_texts()
+        )
         for pane in await stage.locator("iframe").all():
             await expect(pane.content_frame.locator("li.message")).to_have_count(count)
         await expect(stage.locator("[data-number=saves]")).to_have_text(str(count))
 
 
-async def test_a_slow_class_is_labelled_and_real(stage: Page, home: SharedService, teacher: User) -> None:
-    """A longer life holds for what is cached from now on, is said on every such page as long as it holds, and ends with a click."""
+async def test_a_slow_class_is_labelled_and_real(
+    stage: Page, shared: SharedService, teacher: User
+) -> None:
+    """A longer TTL applies to new keys.
+
+    Every such page shows it while it applies, and a click restores the usual TTL.
+    """
     await stage.keyboard.press("l")
     label = stage.locator(".p-label")
-    await expect(label).to_have_text("SLOW CLASS: a key lives 20 s here, not 5 s")
+    await expect(label).to_have_text("SLOW CLASS: the TTL is 20 s, not 5 s")
     other = await stage.context.new_page()
     await other.goto(stage.url)
     await expect(other.locator(".p-label")).to_contain_text("SLOW CLASS")
     sent = await teacher.send(teacher, "slow")
-    key = f"{home.prefix}message:{sent['_id']}"
-    assert 5_000 < home.keys.pttl(key) <= 20_000
-    await expect(stage.locator(".cl-key", has_text=key).locator(".cl-track")).to_have_attribute("aria-valuemax", "20")
+    key = f"{shared.prefix}message:{sent['_id']}"
+    assert 5_000 < shared.keys.pttl(key) <= 20_000
+    await expect(stage.locator(".cl-key", has_text=key).locator(".cl-track")).to_have_attribute(
+        "aria-valuemax", "20"
+    )
     await stage.get_by_role("button", name="Usual speed").click()
     await expect(label).to_be_empty()
     await expect(other.locator(".p-label")).to_be_empty()
     again = await teacher.send(teacher, "usual")
-    assert home.keys.pttl(f"{home.prefix}message:{again['_id']}") <= 5_000
+    assert shared.keys.pttl(f"{shared.prefix}message:{again['_id']}") <= 5_000
     await other.close()
 
 
-async def test_modes_are_the_services(stage: Page, home: SharedService, teacher: User) -> None:
-    """Mode window reads from Redis, drawn asks MongoDB, off writes no key; and no window from before knows less than MongoDB after it."""
-    await turn(teacher, cacheTtl=LONG_TTL_S)
-    friend = home.create_user()
+async def test_the_cache_mode_applies_to_the_service(
+    stage: Page, shared: SharedService, teacher: User
+) -> None:
+    """Mode `window` reads from Redis, `drawn` reads from MongoDB, `off` writes no key.
+
+    No window from before is stale afterwards.
+    """
+    await change_settings(teacher, cacheTtl=LONG_TTL_S)
+    friend = shared.create_user()
     await teacher.send(friend, "one")
     assert (await friend.read(teacher)).headers["x-cache"] == "hit"
     for mode in ("drawn", "off"):
@@ -179,11 +220,15 @@ async def test_modes_are_the_services(stage: Page, home: SharedService, teacher:
         await expect(stage.locator(".p-label")).to_contain_text(f"CACHE {mode.upper()}, not window")
         assert (await friend.read(teacher)).headers["x-cache"] == "bypass"
     hidden = await teacher.send(friend, "two")
-    assert not home.keys.exists(f"{home.prefix}message:{hidden['_id']}")
+    assert not shared.keys.exists(f"{shared.prefix}message:{hidden['_id']}")
     await stage.get_by_label("window").check()
     await expect(stage.locator(".p-label")).not_to_contain_text("CACHE")
     first, then = await friend.read(teacher), await friend.read(teacher)
-    assert [message["text"] for message in first.json()] == [message["text"] for message in then.json()] == ["one", "two"]
+    assert (
+        [message["text"] for message in first.json()]
+        == [message["text"] for message in then.json()]
+        == ["one", "two"]
+    )
     assert (first.headers["x-cache"], then.headers["x-cache"]) == ("miss", "hit")
     await expect(stage.locator("[data-number=bypass]")).to_have_text("2")
     await expect(stage.locator(".p-read .cl-skipped")).to_contain_text("Query MongoDB")
@@ -191,18 +236,24 @@ async def test_modes_are_the_services(stage: Page, home: SharedService, teacher:
 
 
 @pytest.mark.slow
-async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: User) -> None:
-    """The page draws numbers during a burst of 500 messages. Only a few keys get rows; all others are counted, and drawn as cells."""
-    await turn(teacher, cacheTtl=LONG_TTL_S)
+async def test_the_page_keeps_drawing_during_a_burst(stage: Page, teacher: User) -> None:
+    """The counters change during a burst of 500 messages.
+
+    Only a few keys get rows; the others are counted and drawn as cells.
+    """
+    await change_settings(teacher, cacheTtl=LONG_TTL_S)
     drawn = asyncio.Event()
 
     async def hold(route: Route) -> None:
         await drawn.wait()
         await route.continue_()
 
-    await stage.route("**/api/messages/send", hold)  # the burst cannot end before the page has drawn a part of it
+    # The burst must not end before the page has drawn a part of it.
+    await stage.route("**/api/messages/send", hold)
     await stage.get_by_role("button", name="Burst").click()
-    await stage.wait_for_function("() => document.querySelector('[data-number=sends]').textContent !== '0'")
+    await stage.wait_for_function(
+        "() => document.querySelector('[data-number=sends]').textContent !== '0'"
+    )
     assert 0 < await number(stage, "sends") < 500
     drawn.set()
     await expect(stage.locator("[data-number=sends]")).to_have_text("500")
@@ -211,8 +262,11 @@ async def test_a_burst_leaves_the_page_alive(stage: Page, teacher: User) -> None
     assert await stage.locator(".cl-key").count() <= 7
 
 
-async def test_a_stopped_picture_stands_still(stage: Page, teacher: User) -> None:
-    """Paused, nothing moves and the service goes on; afterwards the page is where the service is."""
+async def test_a_paused_page_does_not_change(stage: Page, teacher: User) -> None:
+    """While it is paused, the page does not change and the service keeps running.
+
+    Afterwards the page is up to date.
+    """
     await stage.keyboard.press("p")
     await expect(stage.locator(".p-label")).to_contain_text("PAUSED")
     before = await number(stage, "sends")
@@ -223,59 +277,89 @@ async def test_a_stopped_picture_stands_still(stage: Page, teacher: User) -> Non
     await expect(stage.locator("[data-number=sends]")).to_have_text(str(before + 1))
 
 
-async def test_one_joins_behind_a_proxy(browser: Browser, home: SharedService) -> None:
-    """Under a path prefix a newcomer signs up on the page itself and sees it live; no address ever holds a token."""
-    async with behind(home.service, "/user/kim/proxy/8000/") as url:
-        desk = await Desk.at(browser, url, **PROJECTOR)
-        page = (await desk.open("lab")).page
+async def test_a_new_user_joins_behind_a_proxy(browser: Browser, shared: SharedService) -> None:
+    """Under a path prefix, a new user signs up on the page and sees the live diagram.
+
+    No URL contains a token.
+    """
+    async with reverse_proxy(shared.service, "/user/kim/proxy/8000/") as url:
+        session = await BrowserSession.start(browser, url, **PROJECTOR)
+        page = (await session.open("lab")).page
         await page.get_by_role("button", name="Create an account").click()
         await page.get_by_label("User name").fill("kim")
         await page.get_by_label("Password").fill(PASSWORD)
         await page.get_by_role("button", name="Create account").click()
-        await settled(page)
+        await wait_until_ready(page)
         await page.keyboard.press("s")
         await expect(page.locator(".p-send .cl-lit")).to_have_count(len(SEND))
-        stored = [json.loads(text)["token"] for text in await page.evaluate("Object.values(localStorage)")]
+        stored = [
+            json.loads(text)["token"] for text in await page.evaluate("Object.values(localStorage)")
+        ]
         assert len(stored) == 5
-        assert not [asked for asked in desk.requests if any(token in asked for token in stored)]
-        await desk.is_clean()
-        await desk.context.close()
+        assert not [url for url in session.requests if any(token in url for token in stored)]
+        await session.assert_clean()
+        await session.context.close()
 
 
-async def test_settings_are_checked(home: SharedService, teacher: User, tmp_path: Path) -> None:
-    """A wrong value, nobody, and a process that is not alone with its cache are refused, and nothing is turned."""
+async def test_settings_are_checked(shared: SharedService, teacher: User, tmp_path: Path) -> None:
+    """Wrong values, missing tokens and changes in a shared cache are rejected."""
     before = (await teacher.http.get("/api/lab/settings")).json()
-    assert before == {"cacheTtl": 5, "cacheMode": "window", "usualTtl": 5, "usualMode": "window", "canTurn": True}
+    assert before == {
+        "cacheTtl": 5,
+        "cacheMode": "window",
+        "usualTtl": 5,
+        "usualMode": "window",
+        "canTurn": True,
+    }
     for wrong in ({"cacheTtl": 0}, {"cacheTtl": "9"}, {"cacheTtl": 1e9}, {"cacheMode": "fast"}):
-        assert (await turn(teacher, **wrong)).status_code == 422
-    async with httpx.AsyncClient(base_url=home.service.url) as nobody:
-        assert (await nobody.put("/api/lab/settings", json={"cacheMode": "off"})).status_code == 401
-        assert (await nobody.get("/api/lab/keys")).status_code == 401
-    with home.another_process(tmp_path / "second.log", KEY_PREFIX=home.prefix):
-        address, headers = f"{home.service.url}/api/lab/settings", dict(teacher.http.headers)
-        await wait_until(lambda: not httpx.get(address, headers=headers).json()["canTurn"], "the service to notice the second process")
-        assert (await turn(teacher, cacheMode="off")).status_code == 409
+        assert (await change_settings(teacher, **wrong)).status_code == 422
+    async with httpx.AsyncClient(base_url=shared.service.url) as stranger:
+        assert (
+            await stranger.put("/api/lab/settings", json={"cacheMode": "off"})
+        ).status_code == 401
+        assert (await stranger.get("/api/lab/keys")).status_code == 401
+    with shared.another_process(tmp_path / "second.log", KEY_PREFIX=shared.prefix):
+        address, headers = f"{shared.service.url}/api/lab/settings", dict(teacher.http.headers)
+        await wait_until(
+            lambda: not httpx.get(address, headers=headers).json()["canTurn"],
+            "the service to notice the second process",
+        )
+        assert (await change_settings(teacher, cacheMode="off")).status_code == 409
         assert (await teacher.http.get("/api/lab/settings")).json() == before | {"canTurn": False}
 
 
 @pytest.mark.parametrize(
     ("address", "here"),
     [("127.0.0.1", True), ("127.8.9.10", True), ("::1", True), ("::ffff:127.0.0.1", True)]
-    + [(far, False) for far in ("10.0.0.7", "172.17.0.1", "::ffff:10.0.0.7", "2001:db8::1", "localhost.example", "")],
+    + [
+        (far, False)
+        for far in (
+            "10.0.0.7",
+            "172.17.0.1",
+            "::ffff:10.0.0.7",
+            "2001:db8::1",
+            "localhost.example",
+            "",
+        )
+    ],
 )
-async def test_only_the_own_machine_turns(address: str, here: bool) -> None:
-    """Settings are turned and keys are seen from the loopback alone: not from a neighbour, nor from what has no address."""
+async def test_only_the_own_machine_may_change_settings(address: str, here: bool) -> None:
+    """Only clients on the loopback interface may change settings and see keys."""
     request = Request({"type": "http", "client": (address, 1) if address else None})
     assert is_loopback(address) == here
     with contextlib.nullcontext() if here else pytest.raises(Forbidden):
         require_loopback(request)
 
 
-async def test_it_is_there_only_with_the_flow(home: SharedService, tmp_path: Path) -> None:
-    """Without CHATLAB_FLOW neither the page nor its addresses exist."""
-    with home.another_process(tmp_path / "quiet.log", FLOW="0") as quiet:
-        person = quiet.create_user()
-        with contextlib.closing(httpx.Client(base_url=quiet.service.url, headers={"authorization": f"Bearer {person.token}"})) as http:
+async def test_the_page_exists_only_with_the_flow(shared: SharedService, tmp_path: Path) -> None:
+    """Without CHATLAB_FLOW, neither the page nor its API exists."""
+    with shared.another_process(tmp_path / "quiet.log", FLOW="0") as quiet:
+        user = quiet.create_user()
+        with contextlib.closing(
+            httpx.Client(
+                base_url=quiet.service.url, headers={"authorization": f"Bearer {user.token}"}
+            )
+        ) as http:
             for address in ("/lab", "/api/lab/settings", "/api/lab/keys"):
                 assert http.get(address).status_code == 404
-        await person.close()
+        await user.close()

@@ -1,4 +1,4 @@
-"""Presence: who is online, with several sockets for one user, several processes, and a process that stops or is killed."""
+"""Presence with several sockets of a user and several processes, which stop or are killed."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def test_the_first_event_lists_who_is_online(new_user: UserMaker) -> None:
 
 
 async def test_a_user_goes_offline_with_the_last_socket(new_user: UserMaker) -> None:
-    """A user with three sockets stays online until the last one is closed, in events and in the list of users."""
+    """A user with three sockets goes offline, in events and lists, with the last one."""
     ann, bob = new_user(), new_user()
     sockets = [await ann.connect() for _ in range(3)]
     await bob.connect()
@@ -42,12 +42,17 @@ async def test_a_user_goes_offline_with_the_last_socket(new_user: UserMaker) -> 
     assert await is_online(bob, ann)
     await sockets[2].disconnect()
     await wait_until(lambda: not sees(bob, ann), "Bob to see Ann offline")
-    assert all(ann.id in online for online in bob.received("onlineUsers")[:-1]), "offline once, after the last socket"
+    assert all(ann.id in online for online in bob.received("onlineUsers")[:-1]), (
+        "offline once, after the last socket"
+    )
     assert not await is_online(bob, ann)
 
 
 async def test_presence_and_events_cross_processes(start: ServiceMaker, database: Any) -> None:
-    """A user at another process is online here, receives what is sent here, and goes offline after that process is killed."""
+    """A user of another process is online here and receives messages.
+
+    When that process is killed, the user goes offline.
+    """
     here, there = start(), start()
     ann, bob = create_user(database, here), create_user(database, there)
     await meet(ann, bob)
@@ -61,8 +66,10 @@ async def test_presence_and_events_cross_processes(start: ServiceMaker, database
     await asyncio.gather(ann.close(), bob.close(), return_exceptions=True)
 
 
-async def test_a_process_that_stops_says_so(start: ServiceMaker, database: Any, keys: redis.Redis, space: str) -> None:
-    """A process that stops publishes an empty list of its users: the other processes need not wait until it has been silent for long."""
+async def test_a_process_that_stops_reports_it(
+    start: ServiceMaker, database: Any, keys: redis.Redis, space: str
+) -> None:
+    """A process that stops publishes an empty list, so that the others see it at once."""
     here, there = start(), start()
     ann, bob = create_user(database, here), create_user(database, there)
     with keys.pubsub() as channel:  # type: ignore[no-untyped-call]  # redis has no types for it
@@ -71,12 +78,18 @@ async def test_a_process_that_stops_says_so(start: ServiceMaker, database: Any, 
         assert await asyncio.to_thread(there.stop) == 0
         await wait_until(lambda: not sees(ann, bob), "Ann to see Bob offline")
         lists: defaultdict[str, list[list[str]]] = defaultdict(list)
-        await wait_until(lambda: lists_of(bob, channel, lists), "an empty list", is_reached=lambda last: last[-1:] == [[]])
+        await wait_until(
+            lambda: lists_of(bob, channel, lists),
+            "an empty list",
+            is_reached=lambda last: last[-1:] == [[]],
+        )
     await asyncio.gather(ann.close(), bob.close(), return_exceptions=True)
 
 
-def lists_of(user: User, channel: redis.client.PubSub, lists: defaultdict[str, list[list[str]]]) -> list[list[str]]:
-    """Add what the processes have published to `lists`, and return the lists of the process that had this user."""
+def lists_of(
+    user: User, channel: redis.client.PubSub, lists: defaultdict[str, list[list[str]]]
+) -> list[list[str]]:
+    """Add the published lists to `lists`, and return those of the process that had this user."""
     while message := channel.get_message():
         if message["type"] == "message":
             process, users, _is_new = json.loads(message["data"])

@@ -1,4 +1,4 @@
-"""Several processes of one service: one order of messages for all writers, and workers that may be killed."""
+"""Several processes of one service share one order of messages. Workers may be killed."""
 
 import asyncio
 import contextlib
@@ -18,12 +18,12 @@ from load import Account, check, write
 from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
 
-EACH = 12  # messages of one writer
+MESSAGES_PER_WRITER = 12
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private engines for this file."""
+    """Private servers for the tests of this module."""
     with open_deployment(tmp_path_factory.mktemp("processes")) as deployment:
         yield deployment
 
@@ -34,35 +34,63 @@ def pair(deployment: Deployment) -> tuple[Service, Service]:
     return deployment.start(), deployment.start()
 
 
-async def test_eight_writers_make_one_order(deployment: Deployment, pair: tuple[Service, Service]) -> None:
-    """Eight writers of one conversation, on both transports of two processes: everyone reads and hears the same messages, seq 1 to n."""
+async def test_eight_writers_make_one_order(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
+    """Eight writers use both transports of two processes.
+
+    Everyone reads and receives the same messages, seq 1 to n.
+    """
     alice, bob, carol = (deployment.create_user(pair[place % 2]) for place in range(3))
     account, aside = Account(), Account()
-    writers = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
-    hearers = [await person.at(service) for person in (alice, bob) for service in pair]
-    await meet(*hearers)
+    writers = [
+        await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)
+    ]
+    receivers = [await person.at(service) for person in (alice, bob) for service in pair]
+    await meet(*receivers)
     other = {alice.id: bob.id, bob.id: alice.id}
     work = [
-        write(account, person, other[person.id], transport=("http", "socket")[place % 2], repeat=place % 4 < 2, count=EACH)
+        write(
+            account,
+            person,
+            other[person.id],
+            transport=("http", "socket")[place % 2],
+            repeat=place % 4 < 2,
+            count=MESSAGES_PER_WRITER,
+        )
         for place, person in enumerate(writers)
     ]
-    work += [write(aside, carol, receiver.id, transport="http", repeat=True, count=EACH) for receiver in (alice, carol)]
+    work += [
+        write(aside, carol, receiver.id, transport="http", repeat=True, count=MESSAGES_PER_WRITER)
+        for receiver in (alice, carol)
+    ]
     await asyncio.gather(*work)
-    for hearer in hearers:
-        await hears_each_once(hearer, alice, bob)
-    for reader, partner, fresh in ((alice, bob, False), (alice, bob, True), (bob, alice, False), (bob, alice, True)):
+    for receiver in receivers:
+        await receives_each_once(receiver, alice, bob)
+    for reader, partner, fresh in (
+        (alice, bob, False),
+        (alice, bob, True),
+        (bob, alice, False),
+        (bob, alice, True),
+    ):
         check(account, (await reader.read(partner, fresh=fresh)).json())
     for partner in (alice, carol):
-        assert [message["seq"] for message in (await carol.read(partner)).json()] == list(range(1, EACH + 1))
-    await asyncio.gather(*(person.close() for person in [alice, bob, carol, *writers, *hearers]))
+        assert [message["seq"] for message in (await carol.read(partner)).json()] == list(
+            range(1, MESSAGES_PER_WRITER + 1)
+        )
+    await asyncio.gather(*(person.close() for person in [alice, bob, carol, *writers, *receivers]))
 
 
-async def hears_each_once(hearer: User, alice: User, bob: User) -> None:
-    """Wait until this socket has received each message of the conversation exactly once: no fewer events than messages, and no more."""
+async def receives_each_once(receiver: User, alice: User, bob: User) -> None:
+    """Wait until this socket has received each message of the conversation exactly once."""
     participants = {alice.id, bob.id}
 
     async def difference() -> list[Any]:
-        heard = [message for message in hearer.received("newMessage") if {message["senderId"], message["receiverId"]} == participants]
+        heard = [
+            message
+            for message in receiver.received("newMessage")
+            if {message["senderId"], message["receiverId"]} == participants
+        ]
         saved = (await alice.read(bob, fresh=True)).json()
         heard.sort(key=lambda message: message["seq"])
         return [] if heard == saved else [len(heard), len(saved), heard[-1:], saved[-1:]]
@@ -70,12 +98,19 @@ async def hears_each_once(hearer: User, alice: User, bob: User) -> None:
     await wait_until(difference, "one event for each message", is_reached=lambda seen: not seen)
 
 
-# --- workers of one parent -------------------------------------------------------------------------------------------------------
+# --- workers of one parent ------------------------------------------------------------------------
 
 
 def workers_of(service: Service) -> list[psutil.Process]:
-    """Return the processes that serve. The parent has one more child: the resource tracker of Python."""
-    return [child for child in psutil.Process(service.process.pid).children() if is_running(child) and is_worker(child)]
+    """Return the processes that serve.
+
+    The parent has one more child: the resource tracker of Python.
+    """
+    return [
+        child
+        for child in psutil.Process(service.process.pid).children()
+        if is_running(child) and is_worker(child)
+    ]
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -94,20 +129,27 @@ def is_running(process: psutil.Process) -> bool:
 
 def metric(service: Service, name: str) -> float:
     """Return one value of /metrics, requested on a new connection: any worker may answer."""
-    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text, re.MULTILINE)
+    found = re.search(
+        rf"^{re.escape(name)} (\S+)$",
+        httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text,
+        re.MULTILINE,
+    )
     return float(found[1]) if found else 0.0
 
 
 @contextlib.contextmanager
 def only(worker: psutil.Process, service: Service) -> Iterator[None]:
-    """Let one of two workers accept all connections: freeze the other one, and the parent, which would replace a worker that is silent."""
+    """Let one of two workers accept all connections, by freezing the other one.
+
+    The parent is frozen too: it would replace a worker that does not answer.
+    """
     (other,) = (one for one in workers_of(service) if one.pid != worker.pid)
     with frozen(service.process.pid), frozen(other.pid):
         yield
 
 
 async def clients(user: User, worker: psutil.Process, service: Service) -> list[User]:
-    """Return four clients of this user, each with a socket and an HTTP connection to this worker."""
+    """Return four clients of this user, connected to this worker over both transports."""
     found = [await user.at(service) for _ in range(4)]
     with only(worker, service):
         await asyncio.gather(*(client.connect() for client in found))
@@ -116,42 +158,66 @@ async def clients(user: User, worker: psutil.Process, service: Service) -> list[
 
 
 @pytest.fixture
-def crowd(deployment: Deployment) -> Service:
-    """One service with two workers, both of them up: each one has subscribed to the presence channel."""
-    prefix = f"crowd{secrets.token_hex(4)}:"
+def service(deployment: Deployment) -> Service:
+    """One service with two workers. Both have subscribed to the presence channel."""
+    prefix = f"workers{secrets.token_hex(4)}:"
     service = deployment.start(WORKERS="2", KEY_PREFIX=prefix)
-    block_until(lambda: deployment.keys.pubsub_numsub(f"{prefix}presence"), "two workers", is_reached=lambda channels: channels[0][1] == 2)
+    block_until(
+        lambda: deployment.keys.pubsub_numsub(f"{prefix}presence"),
+        "two workers",
+        is_reached=lambda channels: channels[0][1] == 2,
+    )
     return service
 
 
-async def test_a_killed_worker_comes_back(deployment: Deployment, crowd: Service) -> None:
-    """After SIGKILL of one worker the other one serves on, a new one starts, counters keep their values, and lost sockets do not count."""
-    alice, bob = deployment.create_user(crowd), deployment.create_user(crowd)
-    killed, survivor = workers_of(crowd)
-    lost, kept = await clients(alice, killed, crowd), await clients(bob, survivor, crowd)
-    await asyncio.gather(*(client.send(bob, "before") for client in lost), *(client.send(alice, "before") for client in kept))
-    assert {metric(crowd, 'chatlab_sends_total{door="http"}') for _ in range(8)} == {8}
-    assert metric(crowd, "chatlab_sockets") == 8
+async def test_a_killed_worker_comes_back(deployment: Deployment, service: Service) -> None:
+    """After SIGKILL of a worker, the other one keeps serving and a new one starts.
+
+    Counters keep their values, and the sockets of the killed worker are no longer counted.
+    """
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
+    killed, survivor = workers_of(service)
+    lost, kept = await clients(alice, killed, service), await clients(bob, survivor, service)
+    await asyncio.gather(
+        *(client.send(bob, "before") for client in lost),
+        *(client.send(alice, "before") for client in kept),
+    )
+    assert {metric(service, 'chatlab_sends_total{door="http"}') for _ in range(8)} == {8}
+    assert metric(service, "chatlab_sockets") == 8
 
     killed.kill()
-    await wait_until(lambda: {worker.pid for worker in workers_of(crowd)} - {killed.pid, survivor.pid}, "a new worker")
     await wait_until(
-        lambda: metric(crowd, "chatlab_sockets"), "the sockets of the killed worker to go", is_reached=lambda count: count == 4
+        lambda: {worker.pid for worker in workers_of(service)} - {killed.pid, survivor.pid},
+        "a new worker",
     )
-    await wait_until(lambda: not any(client.sockets[0].connected for client in lost), "the clients of the killed worker to notice")
+    await wait_until(
+        lambda: metric(service, "chatlab_sockets"),
+        "the sockets of the killed worker to go",
+        is_reached=lambda count: count == 4,
+    )
+    await wait_until(
+        lambda: not any(client.sockets[0].connected for client in lost),
+        "the clients of the killed worker to notice",
+    )
     assert all(client.sockets[0].connected for client in kept)
     await alice.send(bob, "after")
-    assert metric(crowd, 'chatlab_sends_total{door="http"}') == 9
+    assert metric(service, 'chatlab_sends_total{door="http"}') == 9
     await asyncio.gather(*(person.close() for person in [alice, bob, *lost, *kept]))
-    assert crowd.stop() == 0
+    assert service.stop() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_no_worker_outlives_its_parent(deployment: Deployment, crowd: Service, how: signal.Signals) -> None:
-    """Every child ends, however the parent ends."""
-    family = psutil.Process(crowd.process.pid).children(recursive=True)
+async def test_no_worker_outlives_its_parent(
+    deployment: Deployment, service: Service, how: signal.Signals
+) -> None:
+    """All child processes end, however the parent ends."""
+    family = psutil.Process(service.process.pid).children(recursive=True)
     assert len(family) >= 2
-    os.kill(crowd.process.pid, how)
-    status = await asyncio.to_thread(crowd.process.wait, LIMIT_S)
+    os.kill(service.process.pid, how)
+    status = await asyncio.to_thread(service.process.wait, LIMIT_S)
     assert status == (-signal.SIGKILL if how is signal.SIGKILL else 0)
-    await wait_until(lambda: [child for child in family if is_running(child)], "all children to end", is_reached=lambda left: not left)
+    await wait_until(
+        lambda: [child for child in family if is_running(child)],
+        "all children to end",
+        is_reached=lambda left: not left,
+    )

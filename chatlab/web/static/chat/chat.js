@@ -1,10 +1,10 @@
-/* The chat page: who is logged in decides what is shown. */
+/* The chat page: the log-in form without a session, the workspace with one. */
 
 import { announce, notice } from "./dom.js";
-import * as doors from "./door.js";
+import { Api } from "./api.js";
 import * as session from "./session.js";
-import { welcome } from "./welcome.js";
-import { plainly } from "./words.js";
+import { welcomeCard } from "./welcome.js";
+import { describeError } from "./format.js";
 import { Workspace } from "./workspace.js";
 
 const app = document.querySelector("#app");
@@ -13,33 +13,33 @@ let workspace = null;
 function show(current, reason = "") {
   workspace?.close();
   workspace = current && new Workspace(current, { leave, ended });
-  app.replaceChildren(workspace ? workspace.element : welcome(enter, reason));
+  app.replaceChildren(workspace ? workspace.element : welcomeCard(enter, reason));
   if (workspace) workspace.open();
   else document.title = "chatlab";
 }
 
 function enter(current) {
-  session.store(current);
+  session.save(current);
   show(current);
   announce(`Logged in as ${current.user.displayName}.`);
 }
 
-/** Log out. The session is forgotten here even when the service cannot be told. */
+/** Log out. The session is removed from this browser even if the service does not answer. */
 async function leave() {
-  const door = new doors.Door(session.stored()?.token);
-  session.forget();
+  const api = new Api(session.load()?.token);
+  session.clear();
   history.replaceState(null, "", document.location.pathname + document.location.search);
   show(null);
-  await door.logOut().catch((error) => {
-    if (error.code !== "unauthenticated") notice(`Logged out here only. ${plainly(error)}`);
+  await api.logOut().catch((error) => {
+    if (error.code !== "unauthenticated") notice(`Logged out in this browser only. ${describeError(error)}`);
   });
 }
 
-/** The service no longer knows our token. */
+/** The service rejected our token: the session has ended. */
 function ended() {
-  session.forget();
+  session.clear();
   show(null, "Your session has ended. Log in again.");
 }
 
-session.onElsewhere(() => show(session.stored()));
-show(session.stored());
+session.onChangeInOtherTab(() => show(session.load()));
+show(session.load());

@@ -1,19 +1,19 @@
-/* Where one writes: a new message, or a new text for an old one. */
+/* The text field for a new message, or for the new text of an existing one. */
 
-import { el, icon, iconButton, say } from "./dom.js";
-import { lengthOf } from "./words.js";
+import { el, icon, iconButton, setText } from "./dom.js";
+import { countCharacters } from "./format.js";
 
-const LONGEST = 4000; // characters, as the contract says
-const TELL_EVERY = 3000; // ms between two signs that one is typing
+const MAX_CHARACTERS = 4000; // the service rejects longer messages
+const TYPING_INTERVAL_MS = 3000; // between two `typing` events while the user types
 
 export class Composer {
-  #told = 0; // when we last said that we type
+  #typingSentAt = 0; // 0: the other user does not see "typing"
 
-  /** `acts` has send(text), edit(message, text), typing(bool), editLast(). */
-  constructor(name, acts) {
-    this.acts = acts;
+  /** `actions`: send(text), edit(message, text), typing(bool), editLast(). */
+  constructor(name, actions) {
+    this.actions = actions;
     this.editing = null;
-    this.kept = "";
+    this.savedDraft = ""; // the draft, while another message is edited
     this.input = el("textarea", {
       rows: "1", "aria-label": `Message to ${name}`, placeholder: "Write a message", "aria-describedby": "composer-count",
       oninput: () => this.#changed(), onkeydown: (event) => this.#key(event), onblur: () => this.#stopTyping(),
@@ -31,14 +31,14 @@ export class Composer {
     this.#changed();
   }
 
-  /** What is being written, but for an edit. */
+  /** The text of the new message, without an edit. */
   get draft() {
-    return this.editing ? this.kept : this.input.value;
+    return this.editing ? this.savedDraft : this.input.value;
   }
 
   set(text) {
     this.input.value = text;
-    this.#changed({ quietly: true });
+    this.#changed({ isTyping: false });
   }
 
   focus() {
@@ -46,7 +46,7 @@ export class Composer {
   }
 
   edit(message) {
-    if (!this.editing) this.kept = this.input.value;
+    if (!this.editing) this.savedDraft = this.input.value;
     this.editing = message;
     this.banner.hidden = false;
     this.set(message.text);
@@ -57,7 +57,7 @@ export class Composer {
   cancel() {
     this.editing = null;
     this.banner.hidden = true;
-    this.set(this.kept);
+    this.set(this.savedDraft);
     this.focus();
   }
 
@@ -65,53 +65,55 @@ export class Composer {
     this.#stopTyping();
   }
 
-  #changed({ quietly = false } = {}) {
-    const length = lengthOf(this.input.value);
-    this.button.disabled = length === 0 || length > LONGEST;
-    say(this.count, length > LONGEST ? `${length - LONGEST} too many` : length > LONGEST - 400 ? `${LONGEST - length} left` : "");
-    this.count.classList.toggle("over", length > LONGEST);
+  #changed({ isTyping = true } = {}) {
+    const length = countCharacters(this.input.value);
+    const left = MAX_CHARACTERS - length;
+    this.button.disabled = length === 0 || left < 0;
+    setText(this.count, left < 0 ? `${-left} too many` : left < 400 ? `${left} left` : "");
+    this.count.classList.toggle("over", left < 0);
     this.#fit();
-    if (!quietly && !this.editing) this.#tellTyping(length > 0);
+    if (isTyping && !this.editing) this.#sendTyping(length > 0);
   }
 
-  /** As tall as what is written; the style sheet says when it scrolls. */
+  /** Make the field as tall as its text. The style sheet limits its height. */
   #fit() {
     this.input.style.height = "auto";
     if (this.input.scrollHeight) this.input.style.height = `${this.input.scrollHeight}px`;
   }
 
-  #tellTyping(typing) {
+  #sendTyping(typing) {
     if (!typing) return this.#stopTyping();
-    if (Date.now() - this.#told < TELL_EVERY) return;
-    this.#told = Date.now();
-    this.acts.typing(true);
+    if (Date.now() - this.#typingSentAt < TYPING_INTERVAL_MS) return;
+    this.#typingSentAt = Date.now();
+    this.actions.typing(true);
   }
 
   #stopTyping() {
-    if (this.#told) this.acts.typing(false);
-    this.#told = 0;
+    if (this.#typingSentAt) this.actions.typing(false);
+    this.#typingSentAt = 0;
   }
 
   #key(event) {
     const plain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
-    const touch = matchMedia("(pointer: coarse)").matches; // there Enter makes a new line, and the button sends
+    const touch = matchMedia("(pointer: coarse)").matches; // on a phone, Enter starts a new line
     if (event.key === "Enter" && plain && !touch) this.#submit(event);
     else if (event.key === "Escape" && this.editing) this.cancel();
     else if (event.key === "ArrowUp" && plain && !this.input.value) {
       event.preventDefault();
-      this.acts.editLast();
+      this.actions.editLast();
     }
   }
 
   async #submit(event) {
     event.preventDefault();
-    const text = this.input.value.toWellFormed?.().trim() ?? this.input.value.trim(); // half a surrogate pair is no text
+    // Half a surrogate pair is not valid text: the service would reject it.
+    const text = this.input.value.toWellFormed?.().trim() ?? this.input.value.trim();
     if (this.button.disabled) return;
     if (!this.editing) {
       this.set("");
       this.#stopTyping();
-      this.acts.send(text);
-    } else if (text === this.editing.text || (await this.acts.edit(this.editing, text))) this.cancel();
+      this.actions.send(text);
+    } else if (text === this.editing.text || (await this.actions.edit(this.editing, text))) this.cancel();
     this.focus();
   }
 }

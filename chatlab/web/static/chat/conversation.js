@@ -1,23 +1,24 @@
-/* What is known of one conversation: an unbroken stretch of its messages by seq, and what waits to be sent. No DOM here.
+/* One conversation: its loaded messages, without gaps in seq, and the messages that wait to be sent.
+   This module does not touch the DOM.
 
-   Events are hints. A message that does not follow the last one shows that some were missed; then MongoDB is asked for all
-   after the last. The higher version of a message wins, whichever way it came. */
+   Events are hints. A message that does not follow the last one shows that some were missed; then all
+   messages after the last one are requested. Of two versions of a message, the higher one is kept. */
 
-const PAGE = 50; // messages loaded as one scrolls up
-const CATCH_UP = 200; // messages asked for at once after an absence
+const PAGE_SIZE = 50; // messages loaded at once when the user scrolls up
+const CATCH_UP_SIZE = 200; // messages requested at once after a lost connection
 
 export class Conversation {
-  #wanted = 0; // highest seq heard of
+  #highestSeq = 0; // of all messages and events received
   #catchingUp = null;
   #loadingOlder = null;
 
-  /** `changed` is called after anything has changed. */
-  constructor(me, other, door, changed) {
-    Object.assign(this, { me, other, door, changed });
+  /** `me` and `other` are user ids. `changed` is called after each change. */
+  constructor(me, other, api, changed) {
+    Object.assign(this, { me, other, api, changed });
     this.messages = []; // oldest first, seq without gaps
     this.pending = []; // {clientId, text, createdAt, state: "sending" | "failed", error}
     this.loaded = false;
-    this.trouble = null; // why older messages could not be loaded
+    this.loadError = null; // why older messages could not be loaded
   }
 
   get first() {
@@ -36,16 +37,14 @@ export class Conversation {
     return this.#loadingOlder !== null;
   }
 
-  // --- what comes in ---------------------------------------------------------------------------------------------------
-
-  /** A message from an event, an ack or a page. */
+  /** Add a message from an event, an acknowledgement or a page. */
   take(message) {
-    this.#wanted = Math.max(this.#wanted, message.seq);
+    this.#highestSeq = Math.max(this.#highestSeq, message.seq);
     if (!this.loaded) return;
     if (message.seq === this.last + 1) this.messages.push(message);
     else if (message.seq <= this.last) this.#replace(message);
     else return void this.catchUp();
-    this.#settle(message);
+    this.#removePending(message);
     this.changed();
   }
 
@@ -54,20 +53,18 @@ export class Conversation {
     if (place >= 0 && this.messages[place].version < message.version) this.messages[place] = message;
   }
 
-  /** What waited under this client id has arrived. */
-  #settle(message) {
+  /** Remove the pending message with this client id: it has been saved. */
+  #removePending(message) {
     if (message.senderId === this.me && message.clientId) {
       this.pending = this.pending.filter((waiting) => waiting.clientId !== message.clientId);
     }
   }
 
-  // --- what is asked for -----------------------------------------------------------------------------------------------
-
-  /** The newest page at first, else the next one above. */
+  /** Load the newest page, or the page before the first loaded message. */
   loadOlder() {
     if (!this.#loadingOlder && !this.complete) {
-      this.trouble = null;
-      this.#loadingOlder = this.#loadOlder().catch((error) => (this.trouble = error)).finally(() => {
+      this.loadError = null;
+      this.#loadingOlder = this.#loadOlder().catch((error) => (this.loadError = error)).finally(() => {
         this.#loadingOlder = null;
         this.changed();
       });
@@ -77,15 +74,16 @@ export class Conversation {
   }
 
   async #loadOlder() {
-    const page = await this.door.messages(this.other, this.loaded ? { limit: PAGE, before: this.first } : { limit: PAGE });
+    const where = this.loaded ? { before: this.first } : {};
+    const page = await this.api.messages(this.other, { limit: PAGE_SIZE, ...where });
     if (this.loaded && page.length && page.at(-1).seq !== this.first - 1) return;
     this.messages.unshift(...page);
     this.loaded = true;
-    page.forEach((message) => this.#settle(message));
-    if (this.last < this.#wanted) this.catchUp();
+    page.forEach((message) => this.#removePending(message));
+    if (this.last < this.#highestSeq) this.catchUp();
   }
 
-  /** All after the last message. Failing is harmless: the next connection, or message, asks again. */
+  /** Load all messages after the last one. A failure is harmless: the next connection or message tries again. */
   catchUp() {
     if (!this.loaded) return this.loadOlder();
     this.#catchingUp ??= this.#catchUp().catch(() => {}).finally(() => (this.#catchingUp = null));
@@ -93,20 +91,20 @@ export class Conversation {
   }
 
   async #catchUp() {
-    let page, asked;
+    let page, highestBefore;
     do {
-      asked = this.#wanted;
-      page = await this.door.messages(this.other, { after: this.last, limit: CATCH_UP });
+      highestBefore = this.#highestSeq;
+      page = await this.api.messages(this.other, { after: this.last, limit: CATCH_UP_SIZE });
       this.#takeAll(page);
-    } while (page.length === CATCH_UP || this.#wanted > Math.max(asked, this.last));
+    } while (page.length === CATCH_UP_SIZE || this.#highestSeq > Math.max(highestBefore, this.last));
   }
 
-  /** After an absence: load what is new, retry the older page that the absence cost, then update the stretch that is shown. */
+  /** After a lost connection: load new messages, retry a failed older page, then update the loaded messages. */
   async refresh() {
     await this.catchUp();
-    if (this.trouble?.code === "offline") await this.loadOlder();
-    for (let after = this.first - 1; this.loaded && after < this.last; after += CATCH_UP) {
-      const page = await this.door.messages(this.other, { after, limit: CATCH_UP });
+    if (this.loadError?.code === "offline") await this.loadOlder();
+    for (let after = this.first - 1; this.loaded && after < this.last; after += CATCH_UP_SIZE) {
+      const page = await this.api.messages(this.other, { after, limit: CATCH_UP_SIZE });
       this.#takeAll(page);
     }
   }

@@ -1,30 +1,30 @@
-/* The open conversation: who it is with, the messages, and where one writes. */
+/* The open conversation: its header, its messages and the composer. */
 
-import { arrange, el, icon, iconButton, say } from "./dom.js";
+import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { Composer } from "./composer.js";
 import { MessageRow } from "./message_row.js";
-import { MessageTools, sure } from "./message_tools.js";
-import { avatar, nameOf } from "./people_view.js";
-import { dayName, plainly, sameDay } from "./words.js";
+import { MessageTools, confirmDialog } from "./message_tools.js";
+import { avatar, labelOf } from "./contacts_view.js";
+import { describeError, formatDay, isSameDay } from "./format.js";
 
-const TOGETHER = 5 * 60_000; // ms within which messages of one sender stand close
-const NEAR = 400; // px from the top at which older messages are loaded
-const BOTTOM = 48; // px from the end that count as the end
+const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
+const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
+const END_DISTANCE_PX = 48; // from the end: this still counts as the end
 
 export class ConversationView {
   #rows = new Map(); // key -> MessageRow
   #lines = new Map(); // day, or "new" -> line between messages
-  #stuck = true; // at the end, and staying there
-  #endedAt = 0; // scrollTop after our last scroll to the end
-  #seen = 0; // last seq that has been on the screen
-  #newFrom = null; // first message that was unread when the conversation was opened
+  #followsEnd = true; // show new messages at the end
+  #endScrollTop = 0; // scrollTop after the last scroll to the end
+  #lastSeenSeq = 0; // the last message that was on the screen
+  #firstUnreadSeq = null; // when the conversation was opened; 0: none; null: not known yet
 
-  /** `workspace` does what is asked of a message. */
-  constructor(conversation, people, workspace) {
-    Object.assign(this, { conversation, people, workspace });
-    this.person = people.get(conversation.other) ?? { id: conversation.other, displayName: conversation.other };
-    this.unreadAtFirst = this.person.unread ?? 0;
-    this.composer = new Composer(this.person.displayName, {
+  /** `workspace` sends and changes messages. */
+  constructor(conversation, contacts, workspace) {
+    Object.assign(this, { conversation, contacts, workspace });
+    this.partner = contacts.get(conversation.other) ?? { id: conversation.other, displayName: conversation.other };
+    this.unreadAtFirst = this.partner.unread ?? 0;
+    this.composer = new Composer(this.partner.displayName, {
       send: (text) => this.#send(text),
       edit: (message, text) => workspace.edit(message, text),
       typing: (typing) => workspace.typing(conversation, typing),
@@ -42,15 +42,13 @@ export class ConversationView {
     return this.composer.draft;
   }
 
-  // --- life ------------------------------------------------------------------------------------------------------------
-
   open(draft) {
     this.composer.set(draft);
-    this.watcher = new ResizeObserver(() => this.#staysAtEnd() && this.#toEnd());
+    this.watcher = new ResizeObserver(() => this.#checkFollowsEnd() && this.#scrollToEnd());
     this.watcher.observe(this.scroller);
     if (!this.conversation.loaded) this.conversation.loadOlder();
     this.draw();
-    if (!matchMedia("(pointer: coarse)").matches) this.composer.focus(); // on a phone the keyboard would cover half of it
+    if (!matchMedia("(pointer: coarse)").matches) this.composer.focus(); // on a phone the keyboard would hide the messages
   }
 
   close() {
@@ -73,7 +71,7 @@ export class ConversationView {
       onclick: (event) => this.#clicked(event),
     });
     this.scroller = el("div.scroller", { onscroll: () => this.#scrolled() }, this.top, this.list);
-    this.jump = el("button.jump", { type: "button", hidden: true, onclick: () => this.#toEnd() });
+    this.jump = el("button.jump", { type: "button", hidden: true, onclick: () => this.#scrollToEnd() });
     this.element = el(
       "section.conversation", {},
       el(
@@ -88,55 +86,55 @@ export class ConversationView {
   // --- drawing ---------------------------------------------------------------------------------------------------------
 
   draw() {
-    this.person = this.people.get(this.conversation.other) ?? this.person;
-    const held = this.#staysAtEnd() ? null : this.#firstInSight();
-    const place = held?.getBoundingClientRect().top;
+    this.partner = this.contacts.get(this.conversation.other) ?? this.partner;
+    const anchor = this.#checkFollowsEnd() ? null : this.#firstVisibleRow();
+    const top = anchor?.getBoundingClientRect().top;
     this.#drawHeader();
     this.#drawTop();
-    this.#noteNew();
-    arrange(this.list, this.#nodes());
-    if (this.#stuck) this.#toEnd();
-    else if (held?.isConnected) this.scroller.scrollTop += held.getBoundingClientRect().top - place; // what is read does not move
-    this.tools.check();
-    this.#afterwards();
+    this.#findFirstUnread();
+    setChildren(this.list, this.#nodes());
+    if (this.#followsEnd) this.#scrollToEnd();
+    else if (anchor?.isConnected) this.scroller.scrollTop += anchor.getBoundingClientRect().top - top; // the message being read does not move
+    this.tools.update();
+    this.#updateAfterScroll();
   }
 
   #drawHeader() {
-    if (this.name.textContent !== nameOf(this.person)) this.#introduce();
-    const typing = this.people.typing.has(this.person.id);
-    const self = this.person.self;
-    say(this.presence, typing ? "typing…" : self ? "Notes only you see" : this.person.online ? "online" : "offline");
-    this.presence.classList.toggle("online", Boolean(this.person.online) && !self);
+    if (this.name.textContent !== labelOf(this.partner)) this.#drawPartner();
+    const typing = this.contacts.typing.has(this.partner.id);
+    const self = this.partner.self;
+    setText(this.presence, typing ? "typing…" : self ? "Notes that only you can see" : this.partner.online ? "online" : "offline");
+    this.presence.classList.toggle("online", Boolean(this.partner.online) && !self);
     this.presence.classList.toggle("typing", typing);
   }
 
-  /** Who it is: known at once, or once the list of people has come. */
-  #introduce() {
-    const { displayName } = this.person;
-    say(this.name, nameOf(this.person));
-    this.face.replaceChildren(avatar(this.person));
+  /** Show the name and the avatar. They are known at once, or when the list of users has been loaded. */
+  #drawPartner() {
+    const { displayName } = this.partner;
+    setText(this.name, labelOf(this.partner));
+    this.face.replaceChildren(avatar(this.partner));
     this.list.setAttribute("aria-label", `Messages with ${displayName}`);
     this.composer.input.setAttribute("aria-label", `Message to ${displayName}`);
   }
 
   #drawTop() {
-    const { loading, complete, trouble, messages, pending } = this.conversation;
-    if (trouble) this.top.replaceChildren(plainly(trouble), " ", el("button.link", { type: "button", onclick: () => this.conversation.loadOlder() }, "Try again"));
-    else if (loading) say(this.top, "Loading…");
-    else if (complete && (messages.length || pending.length)) say(this.top, `This is where your conversation with ${nameOf(this.person)} begins.`);
-    else if (complete) this.top.replaceChildren(avatar(this.person), el("p", {}, `Say hello to ${this.person.displayName}.`));
-    else say(this.top, "");
-    this.top.classList.toggle("hello", complete && !messages.length && !pending.length && !trouble && !loading);
+    const { loading, complete, loadError, messages, pending } = this.conversation;
+    if (loadError) this.top.replaceChildren(describeError(loadError), " ", el("button.link", { type: "button", onclick: () => this.conversation.loadOlder() }, "Try again"));
+    else if (loading) setText(this.top, "Loading…");
+    else if (complete && (messages.length || pending.length)) setText(this.top, `This is where your conversation with ${labelOf(this.partner)} begins.`);
+    else if (complete) this.top.replaceChildren(avatar(this.partner), el("p", {}, `Say hello to ${this.partner.displayName}.`));
+    else setText(this.top, "");
+    this.top.classList.toggle("hello", complete && !messages.length && !pending.length && !loadError && !loading);
   }
 
-  /** Where what was unread at first begins. */
-  #noteNew() {
-    if (this.#newFrom !== null || !this.conversation.loaded) return;
-    const theirs = this.conversation.messages.filter((message) => message.senderId === this.person.id);
-    this.#newFrom = this.unreadAtFirst && !this.person.self ? (theirs.at(-Math.min(this.unreadAtFirst, theirs.length))?.seq ?? 0) : 0;
+  /** Find the first message that was unread when the conversation was opened. */
+  #findFirstUnread() {
+    if (this.#firstUnreadSeq !== null || !this.conversation.loaded) return;
+    const received = this.conversation.messages.filter((message) => message.senderId === this.partner.id);
+    this.#firstUnreadSeq = this.unreadAtFirst && !this.partner.self ? (received.at(-Math.min(this.unreadAtFirst, received.length))?.seq ?? 0) : 0;
   }
 
-  /** The rows and the lines between them, in order; rows that are gone are forgotten. */
+  /** The rows and the lines between them, in order. Rows of removed messages are deleted. */
   #nodes() {
     const { messages, pending } = this.conversation;
     const nodes = [], used = new Set();
@@ -149,57 +147,57 @@ export class ConversationView {
       before = item;
     }
     for (const key of this.#rows.keys()) if (!used.has(key)) this.#rows.delete(key);
-    this.#rove();
+    this.#updateTabOrder();
     return nodes;
   }
 
   #linesBefore(item, before) {
     const lines = [];
-    if (!before || !sameDay(before.createdAt, item.createdAt)) lines.push(this.#line(new Date(item.createdAt).toDateString(), dayName(item.createdAt)));
-    if (item.seq && item.seq === this.#newFrom) lines.push(this.#line("new", "New"));
+    if (!before || !isSameDay(before.createdAt, item.createdAt)) lines.push(this.#line(new Date(item.createdAt).toDateString(), formatDay(item.createdAt)));
+    if (item.seq && item.seq === this.#firstUnreadSeq) lines.push(this.#line("new", "New"));
     return lines;
   }
 
   #line(key, text) {
     if (!this.#lines.has(key)) this.#lines.set(key, el(key === "new" ? "li.line.new" : "li.line", {}, el("span")));
     const line = this.#lines.get(key);
-    say(line.firstChild, text);
+    setText(line.firstChild, text);
     return line;
   }
 
   #row(item, before, apart) {
-    const sender = item.senderId ?? this.people.me.id;
-    const mine = sender === this.people.me.id;
+    const sender = item.senderId ?? this.contacts.me.id;
+    const mine = sender === this.contacts.me.id;
     const key = mine && item.clientId ? `c${item.clientId}` : `m${item._id}`;
-    if (!this.#rows.has(key)) this.#rows.set(key, new MessageRow(key, this.#rowActs()));
+    if (!this.#rows.has(key)) this.#rows.set(key, new MessageRow(key, this.#rowActions()));
     const row = this.#rows.get(key);
-    const close = before && new Date(item.createdAt) - new Date(before.createdAt) < TOGETHER;
-    const follows = Boolean(!apart && close && (before.senderId ?? this.people.me.id) === sender);
-    const read = mine && !this.person.self && item.seq <= (this.person.readUpTo ?? 0);
-    const names = (id) => this.people.get(id)?.displayName ?? id;
-    row.draw(item, { mine, read, follows, names, me: this.people.me.id, speaks: this.person.displayName });
+    const isClose = before && new Date(item.createdAt) - new Date(before.createdAt) < GROUP_MS;
+    const follows = Boolean(!apart && isClose && (before.senderId ?? this.contacts.me.id) === sender);
+    const read = mine && !this.partner.self && item.seq <= (this.partner.readUpTo ?? 0);
+    const names = (id) => this.contacts.get(id)?.displayName ?? id;
+    row.draw(item, { mine, read, follows, names, me: this.contacts.me.id, sender: this.partner.displayName });
     return row;
   }
 
-  #rowActs() {
+  #rowActions() {
     return {
       react: (message, emoji) => this.workspace.react(message, emoji),
-      retry: (waiting) => this.workspace.retry(this.conversation, waiting),
-      discard: (waiting) => this.workspace.discard(this.conversation, waiting),
+      retry: (pending) => this.workspace.retry(this.conversation, pending),
+      discard: (pending) => this.workspace.discard(this.conversation, pending),
     };
   }
 
-  /** What being on the screen brings with it: read marks, the jump button, older messages. */
-  #afterwards() {
+  /** Update what depends on the scroll position: read marks, the jump button, older messages. */
+  #updateAfterScroll() {
     const { conversation } = this;
-    if (this.#stuck && !document.hidden) {
-      this.#seen = conversation.last;
+    if (this.#followsEnd && !document.hidden) {
+      this.#lastSeenSeq = conversation.last;
       this.workspace.markRead(conversation);
     }
-    const below = conversation.messages.filter((message) => message.seq > this.#seen && message.senderId === this.person.id).length;
-    this.jump.hidden = this.#stuck;
+    const below = conversation.messages.filter((message) => message.seq > this.#lastSeenSeq && message.senderId === this.partner.id).length;
+    this.jump.hidden = this.#followsEnd;
     this.jump.replaceChildren(icon("down"), below ? `${below} new` : "", el("span.unseen", {}, below ? " messages, go to the end" : "Go to the end"));
-    if (this.scroller.scrollTop < NEAR && conversation.loaded && !conversation.complete && !conversation.trouble && this.scroller.clientHeight) {
+    if (this.scroller.scrollTop < LOAD_DISTANCE_PX && conversation.loaded && !conversation.complete && !conversation.loadError && this.scroller.clientHeight) {
       conversation.loadOlder();
     }
   }
@@ -207,49 +205,49 @@ export class ConversationView {
   // --- scrolling -------------------------------------------------------------------------------------------------------
 
   #scrolled() {
-    this.#stuck = this.#isAtEnd();
-    this.#afterwards();
+    this.#followsEnd = this.#isAtEnd();
+    this.#updateAfterScroll();
   }
 
   #isAtEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    return scrollHeight - scrollTop - clientHeight < BOTTOM;
+    return scrollHeight - scrollTop - clientHeight < END_DISTANCE_PX;
   }
 
-  /** Whether the view still follows the end. A scroll event comes a frame after its scroll, so a redraw in between must not rely on it. */
-  #staysAtEnd() {
-    const scrolledUp = this.scroller.scrollTop < this.#endedAt && !this.#isAtEnd();
-    if (scrolledUp) this.#stuck = false;
-    return this.#stuck;
+  /** Whether the view still follows the end. A scroll event comes one frame after the scroll, and a redraw may happen in between. */
+  #checkFollowsEnd() {
+    const scrolledUp = this.scroller.scrollTop < this.#endScrollTop && !this.#isAtEnd();
+    if (scrolledUp) this.#followsEnd = false;
+    return this.#followsEnd;
   }
 
-  #firstInSight() {
+  #firstVisibleRow() {
     const { top } = this.scroller.getBoundingClientRect();
     return [...this.list.querySelectorAll("li.message")].find((row) => row.getBoundingClientRect().bottom > top);
   }
 
-  #toEnd() {
-    this.#stuck = true;
+  #scrollToEnd() {
+    this.#followsEnd = true;
     this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.#endedAt = this.scroller.scrollTop; // the browser sets less than it was asked for
+    this.#endScrollTop = this.scroller.scrollTop; // the browser limits the value
   }
 
-  // --- acting ----------------------------------------------------------------------------------------------------------
+  // --- actions ---------------------------------------------------------------------------------------------------------
 
   #send(text) {
-    this.#toEnd();
+    this.#scrollToEnd();
     this.workspace.send(this.conversation, text);
   }
 
   #editLast() {
-    const mine = (message) => message.senderId === this.people.me.id && !message.deletedAt;
+    const mine = (message) => message.senderId === this.contacts.me.id && !message.deletedAt;
     const last = this.conversation.messages.findLast(mine);
     if (last) this.composer.edit(last);
   }
 
   async #remove(message) {
-    const both = this.person.self ? "It will be gone for good." : "It will be gone for both of you.";
-    if (await sure(`Delete this message? ${both}`, "Delete")) this.workspace.remove(message);
+    const warning = this.partner.self ? "This cannot be undone." : "It will be deleted for both of you.";
+    if (await confirmDialog(`Delete this message? ${warning}`, "Delete")) this.workspace.remove(message);
   }
 
   // --- pointer and keyboard --------------------------------------------------------------------------------------------
@@ -259,7 +257,7 @@ export class ConversationView {
   }
 
   #attach(row) {
-    this.tools.attach(row, row?.item.senderId === this.people.me.id);
+    this.tools.attach(row, row?.item.senderId === this.contacts.me.id);
   }
 
   #point(target) {
@@ -272,23 +270,23 @@ export class ConversationView {
     const row = this.#rowOf(target);
     if (!row) return;
     this.current = row.element.dataset.key;
-    this.#rove();
+    this.#updateTabOrder();
     this.#attach(row);
   }
 
-  /** Phones do not focus what is tapped. */
+  /** Focus the message: phones do not focus an element that is tapped. */
   #clicked(event) {
     const selecting = !getSelection().isCollapsed;
     if (!selecting && !event.target.closest("button")) this.#rowOf(event.target)?.element.focus({ preventScroll: true });
   }
 
-  /** One message is in the tab order: the one that had the focus, else the last. */
-  #rove() {
+  /** Keep exactly one message in the tab order: the last focused one, or the newest. */
+  #updateTabOrder() {
     const key = this.#rows.has(this.current) ? this.current : this.newest;
     for (const [name, row] of this.#rows) row.element.tabIndex = name === key ? 0 : -1;
   }
 
-  /** Arrows go from message to message, Escape back to writing. */
+  /** The arrow keys move between messages; Escape returns to the composer. */
   #key(event) {
     const items = [...this.list.querySelectorAll("li.message")];
     const place = items.indexOf(event.target.closest("li.message"));

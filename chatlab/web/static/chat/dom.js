@@ -1,6 +1,6 @@
-/* Elements made of names, attributes and text. Nothing in these pages is ever parsed as HTML: what a person wrote stays text. */
+/* Helpers that create and change elements. These pages never parse HTML: what a user wrote stays text. */
 
-/** `el("p.note", {title: "x"}, "text", node)`; `on...` are listeners, true and false switch an attribute. */
+/** Create an element: `el("p.note", {title: "x"}, "text", node)`. `on...` adds a listener; true and false switch an attribute. */
 export function el(name, attributes = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const node = document.createElement(tag);
@@ -16,7 +16,7 @@ export function el(name, attributes = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the symbols in index.html. Decoration: the words are beside it. */
+/** One of the symbols in index.html. It is decoration: screen readers get the text next to it. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
@@ -27,18 +27,18 @@ export function icon(name) {
   return svg;
 }
 
-/** A button that shows an icon and says its name. */
+/** A button with an icon. `label` is its accessible name. */
 export function iconButton(name, label, onclick, attributes = {}) {
   return el("button.icon-button", { type: "button", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
 }
 
-/** Set a text only when it differs, so that nothing is drawn or read out twice. */
-export function say(node, text) {
+/** Set the text if it differs, so that a screen reader does not read the same text twice. */
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Bring a parent's children into this order, touching only those that are not in place. */
-export function arrange(parent, nodes) {
+/** Make `nodes` the children of `parent`. Nodes that are in place already are not moved. */
+export function setChildren(parent, nodes) {
   let next = parent.firstChild;
   for (const node of nodes) {
     if (node === next) next = next.nextSibling;
@@ -51,14 +51,14 @@ export function arrange(parent, nodes) {
   }
 }
 
-/** Read something out to those who listen instead of looking. */
+/** Let screen readers read this text. */
 export function announce(text) {
   const line = el("p", {}, text);
   document.querySelector("#announcer").append(line);
   setTimeout(() => line.remove(), 5000);
 }
 
-/** A short notice at the edge of the page, for what went wrong. */
+/** Show an error for a few seconds at the edge of the page. */
 export function notice(text) {
   const line = el("p.notice", {}, text);
   const notices = document.querySelector("#notices");

@@ -1,30 +1,31 @@
-/* One message in the list, or one that waits to be sent. */
+/* One message in the list, sent or pending. */
 
 import { el, icon } from "./dom.js";
-import { fullTime, plainly, timeOfDay } from "./words.js";
+import { formatFullTime, describeError, formatTime } from "./format.js";
 
 export class MessageRow {
   #drawn = "";
 
-  /** `acts` has react, retry and discard. */
-  constructor(key, acts) {
-    this.acts = acts;
+  /** `actions`: react, retry, discard. */
+  constructor(key, actions) {
+    this.actions = actions;
     this.content = el("div.content");
-    this.body = el("div.body", {}, this.content); // the tools come here too
+    this.body = el("div.body", {}, this.content); // the toolbar is appended here
     this.element = el("li.message", { tabindex: "-1", "data-key": key }, this.body);
   }
 
-  /** `item` is a message or a waiting one; `mine`, `read`, `follows` (close behind one of the same sender), `names` (id -> name), `me`. */
-  draw(item, how) {
-    const state = [item.version, item.state, item.error?.code, item.error?.detail, how.read, how.follows, Object.values(item.reactions ?? {})];
-    const wanted = JSON.stringify(state);
-    if (wanted === this.#drawn) return;
-    this.#drawn = wanted;
+  /** Draw a sent or pending message. `context`: mine, read, follows (the message before is of the same sender and
+      close in time), names (user id -> name), me, sender. */
+  draw(item, context) {
+    const state = [item.version, item.state, item.error?.code, item.error?.detail, context.read, context.follows, Object.values(item.reactions ?? {})];
+    const key = JSON.stringify(state);
+    if (key === this.#drawn) return;
+    this.#drawn = key;
     this.item = item;
-    this.#classes(item, how);
-    const held = this.content.contains(document.activeElement);
-    this.content.replaceChildren(...this.#parts(item, how));
-    if (held) this.element.focus({ preventScroll: true });
+    this.#classes(item, context);
+    const hadFocus = this.content.contains(document.activeElement);
+    this.content.replaceChildren(...this.#parts(item, context));
+    if (hadFocus) this.element.focus({ preventScroll: true });
   }
 
   #classes(item, { mine, follows }) {
@@ -32,9 +33,9 @@ export class MessageRow {
     for (const [name, on] of Object.entries(flags)) this.element.classList.toggle(name, on);
   }
 
-  #parts(item, how) {
-    const parts = [el("div.bubble", {}, speaker(how), text(item), meta(item, how))];
-    if (item.reactions && Object.keys(item.reactions).length) parts.push(this.#reactions(item, how));
+  #parts(item, context) {
+    const parts = [el("div.bubble", {}, sender(context), text(item), meta(item, context))];
+    if (item.reactions && Object.keys(item.reactions).length) parts.push(this.#reactions(item, context));
     if (item.state === "failed") parts.push(this.#failure(item));
     return parts;
   }
@@ -44,23 +45,23 @@ export class MessageRow {
       const who = users.map((id) => (id === me ? "you" : names(id))).join(", ");
       const attributes = { type: "button", "aria-pressed": String(users.includes(me)), title: who, "aria-label": `${emoji} by ${who}` };
       const parts = [el("span.glyph", {}, emoji), el("span.times", {}, String(users.length))];
-      return el("button.reaction", { ...attributes, onclick: () => this.acts.react(message, emoji) }, ...parts);
+      return el("button.reaction", { ...attributes, onclick: () => this.actions.react(message, emoji) }, ...parts);
     });
     return el("div.reactions", { role: "group", "aria-label": "Reactions" }, ...chips);
   }
 
-  #failure(waiting) {
+  #failure(pending) {
     return el(
-      "div.failure", { role: "alert" }, icon("alert"), el("span", {}, `Not sent. ${plainly(waiting.error)}`),
-      el("button.link", { type: "button", onclick: () => this.acts.retry(waiting) }, "Try again"),
-      el("button.link", { type: "button", onclick: () => this.acts.discard(waiting) }, "Discard"),
+      "div.failure", { role: "alert" }, icon("alert"), el("span", {}, `Not sent. ${describeError(pending.error)}`),
+      el("button.link", { type: "button", onclick: () => this.actions.retry(pending) }, "Try again"),
+      el("button.link", { type: "button", onclick: () => this.actions.discard(pending) }, "Discard"),
     );
   }
 }
 
-/** Who speaks, for those who do not see on which side it stands. */
-function speaker({ mine, speaks }) {
-  return el("span.unseen", {}, `${mine ? "You" : speaks}: `);
+/** The name of the sender, for screen readers: others see it from the side the message is on. */
+function sender({ mine, sender: name }) {
+  return el("span.unseen", {}, `${mine ? "You" : name}: `);
 }
 
 function text(item) {
@@ -68,8 +69,8 @@ function text(item) {
 }
 
 function meta(item, { mine, read }) {
-  const parts = [el("time", { datetime: item.createdAt, title: fullTime(item.createdAt) }, timeOfDay(item.createdAt))];
-  if (item.editedAt && !item.deletedAt) parts.unshift(el("span.edited", { title: fullTime(item.editedAt) }, "edited"));
+  const parts = [el("time", { datetime: item.createdAt, title: formatFullTime(item.createdAt) }, formatTime(item.createdAt))];
+  if (item.editedAt && !item.deletedAt) parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
   if (mine && item.state !== "failed") parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
   return el("span.meta", {}, ...parts);
 }

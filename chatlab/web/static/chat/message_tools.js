@@ -1,4 +1,4 @@
-/* What can be done with a message: one small bar that goes to the message under the pointer, or with the focus. */
+/* The toolbar of a message. There is one; it moves to the message under the pointer or with the focus. */
 
 import { el, iconButton } from "./dom.js";
 
@@ -7,21 +7,21 @@ const PALETTE = {
 };
 
 export class MessageTools {
-  /** `acts` has react, edit, remove. */
-  constructor(acts) {
-    this.acts = acts;
+  /** `actions`: react, edit, remove. */
+  constructor(actions) {
+    this.actions = actions;
     this.row = null;
     this.element = el("div.tools", { role: "toolbar", "aria-label": "Message" });
   }
 
-  /** Go to a row that shows a sent message; away from any other. */
+  /** Show the toolbar at this row if it has a sent message, and hide it otherwise. */
   attach(row, mine) {
     const message = row?.item;
     if (!message?._id || message.deletedAt) return this.detach();
     if (this.row === row && this.element.isConnected) return;
     this.row = row;
     this.mine = mine;
-    this.#offer();
+    this.#showButtons();
     row.body.append(this.element);
   }
 
@@ -31,42 +31,42 @@ export class MessageTools {
     this.element.remove();
   }
 
-  /** The message may have been deleted under the bar. */
-  check() {
+  /** Hide the toolbar if its message has been deleted. */
+  update() {
     if (this.row?.item.deletedAt || !this.element.isConnected) this.detach();
   }
 
-  #offer() {
-    const buttons = [iconButton("smile", "React", () => this.#palette())];
+  #showButtons() {
+    const buttons = [iconButton("smile", "React", () => this.#showPalette())];
     if (this.mine) {
-      buttons.push(iconButton("pencil", "Edit", () => this.#act(this.acts.edit)));
-      buttons.push(iconButton("bin", "Delete", () => this.#act(this.acts.remove)));
+      buttons.push(iconButton("pencil", "Edit", () => this.#run(this.actions.edit)));
+      buttons.push(iconButton("bin", "Delete", () => this.#run(this.actions.remove)));
     }
     this.element.classList.remove("palette");
     this.element.replaceChildren(...buttons);
   }
 
-  #palette() {
+  #showPalette() {
     const buttons = Object.entries(PALETTE).map(([emoji, name]) =>
-      el("button.emoji", { type: "button", "aria-label": `React with ${name}`, onclick: () => this.#act((message) => this.acts.react(message, emoji)) }, emoji),
+      el("button.emoji", { type: "button", "aria-label": `React with ${name}`, onclick: () => this.#run((message) => this.actions.react(message, emoji)) }, emoji),
     );
     const old = [...this.element.children];
     this.element.classList.add("palette");
     this.element.append(...buttons);
-    buttons[0].focus({ preventScroll: true }); // before the old ones go: the focus never leaves the bar
+    buttons[0].focus({ preventScroll: true }); // before the old buttons are removed: the focus must stay in the toolbar
     old.forEach((button) => button.remove());
   }
 
-  #act(act) {
+  #run(action) {
     const { item, element } = this.row;
-    element.focus({ preventScroll: true }); // before the button goes: the focus stays with the message
-    this.#offer();
-    act(item);
+    element.focus({ preventScroll: true }); // before the button is removed: the focus stays with the message
+    this.#showButtons();
+    action(item);
   }
 }
 
-/** Ask before something is gone; resolves to true or false. */
-export function sure(question, yes) {
+/** Ask the user to confirm. Resolves to true or false. */
+export function confirmDialog(question, yes) {
   return new Promise((resolve) => {
     const dialog = el(
       "dialog", { "aria-label": question }, el("p", {}, question),

@@ -1,15 +1,18 @@
-/* Who is logged in here.
+/* The session of this browser: which user is logged in.
 
-   The token lives in localStorage, so that every tab of this browser is the same person, a reload or a restarted browser stays
-   logged in, and a log-out in one tab is one in all. (sessionStorage would ask for the password in each new tab, and keep nothing
-   from a script that runs here; against those stand the content security policy and text that is only ever text.)
-   Its key holds the path, so that two services behind one proxy do not mix, and the name of the pane: `?pane=left` and
-   `?pane=right` are two people side by side in one window. The token itself is never part of an address. */
+   The token is in localStorage. So all tabs of a browser share one session, it survives a reload and a restart,
+   and a log-out in one tab logs out all of them. sessionStorage would ask for the password in each new tab, and
+   would not hide the token from a script on this page either. What protects it is the content security policy,
+   and that texts of users are never parsed as HTML.
+
+   The storage key contains the path, so that two services behind one proxy stay apart, and the pane:
+   `?pane=left` and `?pane=right` are two users in one window. The token is never part of a URL. */
 
 const PANE = new URL(document.baseURI).searchParams.get("pane") ?? "";
 const KEY = `chatlab ${new URL(".", document.baseURI).pathname} ${PANE}`;
 
-export function stored() {
+/** Return the stored session `{user, token}`, or null. */
+export function load() {
   try {
     const session = JSON.parse(localStorage.getItem(KEY));
     return session?.token && session.user?.id ? session : null;
@@ -18,17 +21,17 @@ export function stored() {
   }
 }
 
-export function store(session) {
+export function save(session) {
   localStorage.setItem(KEY, JSON.stringify(session));
 }
 
-export function forget() {
+export function clear() {
   localStorage.removeItem(KEY);
 }
 
-/** Called when another tab has logged in or out. */
-export function onElsewhere(heard) {
+/** Call `changed` when another tab has logged in or out. */
+export function onChangeInOtherTab(changed) {
   addEventListener("storage", ({ key }) => {
-    if (key === KEY || key === null) heard();
+    if (key === KEY || key === null) changed();
   });
 }

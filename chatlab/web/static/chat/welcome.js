@@ -1,17 +1,17 @@
-/* Sign up and log in. */
+/* The forms to log in and to sign up. */
 
-import * as doors from "./door.js";
-import { el, say } from "./dom.js";
-import { plainly } from "./words.js";
+import * as api from "./api.js";
+import { el, setText } from "./dom.js";
+import { describeError } from "./format.js";
 
 const HANDLE = "[a-z0-9][a-z0-9_\\-]{0,31}";
 
-/** The card; `enter` gets the session, `reason` says why one stands here again. */
-export function welcome(enter, reason) {
-  const trouble = el("p.trouble", { role: "alert" }, reason);
+/** The card with both forms. `enter` receives the session; `reason` explains why the user was logged out. */
+export function welcomeCard(enter, reason) {
+  const problem = el("p.trouble", { role: "alert" }, reason);
   const card = el("main.card", {}, el("img.logo", { src: "static/chat/icon.svg", alt: "", width: "52", height: "52" }), el("h1", {}, "chatlab"));
   const swap = (make) => {
-    say(trouble, "");
+    setText(problem, "");
     const form = make();
     card.querySelector("form").replaceWith(form);
     form.querySelector("input").focus();
@@ -20,23 +20,23 @@ export function welcome(enter, reason) {
     form({
       title: "Log in",
       fields: [name("current"), password("current-password")],
-      submit: (given) => doors.logIn(given.username, given.password),
+      submit: (given) => api.logIn(given.username, given.password),
       other: ["New here?", "Create an account", () => swap(signingUp)],
     });
   const signingUp = () =>
     form({
       title: "Create account",
       fields: [name("new"), displayName(), password("new-password")],
-      submit: (given) => doors.signUp(given.username, given.password, given.displayName.trim()),
-      other: ["You have an account?", "Log in", () => swap(loggingIn)],
+      submit: (given) => api.signUp(given.username, given.password, given.displayName.trim()),
+      other: ["Already have an account?", "Log in", () => swap(loggingIn)],
     });
-  const form = (parts) => makeForm(parts, trouble, enter);
-  card.append(trouble, loggingIn());
+  const form = (parts) => makeForm(parts, problem, enter);
+  card.append(problem, loggingIn());
   queueMicrotask(() => card.querySelector("input").focus());
   return el("div.welcome", {}, card);
 }
 
-function makeForm({ title, fields, submit, other }, trouble, enter) {
+function makeForm({ title, fields, submit, other }, problem, enter) {
   const button = el("button.primary", { type: "submit" }, title);
   const [question, answer, go] = other;
   const form = el(
@@ -46,11 +46,11 @@ function makeForm({ title, fields, submit, other }, trouble, enter) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
-    say(trouble, "");
+    setText(problem, "");
     try {
       enter(await submit(Object.fromEntries(new FormData(form))));
     } catch (error) {
-      say(trouble, plainly(error));
+      setText(problem, describeError(error));
       button.disabled = false;
     }
   });
@@ -65,10 +65,10 @@ function field(label, attributes, hint = "") {
 }
 
 function name(kind) {
-  const hint = "Small letters, digits, - and _";
-  const strict = kind === "new" ? { pattern: HANDLE, title: "1 to 32 small letters, digits, - and _, beginning with a letter or a digit" } : {};
-  const typed = { autocomplete: "username", autocapitalize: "none", spellcheck: "false", maxlength: "32", ...strict };
-  return field("User name", { name: "username", ...typed }, kind === "new" ? hint : "");
+  const hint = "Lower-case letters, digits, - and _";
+  const strict = kind === "new" ? { pattern: HANDLE, title: "1 to 32 lower-case letters, digits, - and _, starting with a letter or a digit" } : {};
+  const input = { autocomplete: "username", autocapitalize: "none", spellcheck: "false", maxlength: "32", ...strict };
+  return field("User name", { name: "username", ...input }, kind === "new" ? hint : "");
 }
 
 function displayName() {

@@ -1,112 +1,110 @@
-/* The chat of somebody who is logged in: the list of people, the open conversation, and the live connection that feeds both. */
+/* The page of a user who is logged in: the list of users, the open conversation, and the connection that updates both. */
 
-import { announce, el, notice, say } from "./dom.js";
+import { announce, el, notice, setText } from "./dom.js";
 import { Conversation } from "./conversation.js";
 import { ConversationView } from "./conversation_view.js";
-import { Door } from "./door.js";
-import { Live } from "./live.js";
-import { People } from "./people.js";
-import { PeopleView } from "./people_view.js";
-import { plainly } from "./words.js";
+import { Api } from "./api.js";
+import { Connection } from "./connection.js";
+import { Contacts } from "./contacts.js";
+import { ContactsView } from "./contacts_view.js";
+import { describeError } from "./format.js";
 
-const LOOK_AGAIN = 30_000; // ms between two looks at the list while the page is seen: an event may have been lost
+const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
+const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 
 export class Workspace {
-  /** `session` is `{user, token}`; `leave` logs out, `ended` is for a session that the service has ended. */
+  /** The first argument is the session. `leave` logs out; `ended` is called when the service has ended the session. */
   constructor({ user, token }, { leave, ended }) {
     this.me = user;
-    this.door = new Door(token);
+    this.api = new Api(token);
     this.ended = ended;
     this.conversations = new Map();
-    this.stale = new Set(); // conversations that may have missed something
+    this.stale = new Set(); // conversations that may have missed events
     this.openId = null;
     this.view = null;
     this.drafts = new Map();
     this.closing = new AbortController();
 
-    this.people = new People(user, this.door, () => this.draw());
-    this.peopleView = new PeopleView(this.people, leave);
-    this.connection = el("div.connection", { role: "status", hidden: true });
+    this.contacts = new Contacts(user, this.api, () => this.draw());
+    this.contactsView = new ContactsView(this.contacts, leave);
+    this.banner = el("div.connection", { role: "status", hidden: true });
     this.stage = el("main.stage", { "aria-label": "Conversation" });
-    this.element = el("div.workspace", {}, this.connection, this.peopleView.element, this.stage);
-    this.live = new Live(token, this.#hears());
+    this.element = el("div.workspace", {}, this.banner, this.contactsView.element, this.stage);
+    this.connection = new Connection(token, this.#handlers());
   }
-
-  // --- life ------------------------------------------------------------------------------------------------------------
 
   open() {
     const { signal } = this.closing;
-    addEventListener("hashchange", () => this.#navigate(), { signal });
-    document.addEventListener("visibilitychange", () => document.hidden || this.#lookAgain(), { signal });
-    this.timer = setInterval(() => document.hidden || this.#lookAgain(), LOOK_AGAIN);
-    this.#waitForConnection();
-    this.#navigate();
-    this.#lookAgain();
+    addEventListener("hashchange", () => this.#openFromAddress(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), { signal });
+    this.timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_INTERVAL_MS);
+    this.#showBannerLater();
+    this.#openFromAddress();
+    this.#refresh();
   }
 
   close() {
     this.closing.abort();
     clearInterval(this.timer);
-    clearTimeout(this.waiting);
-    this.live.close();
+    clearTimeout(this.bannerTimer);
+    this.connection.close();
     this.view?.close();
   }
 
-  #hears() {
+  #handlers() {
     return {
       connected: () => this.#connected(),
       lost: () => this.#lost(),
       ended: () => this.ended(),
       newMessage: (message) => this.#newMessage(message),
       messageUpdated: (message) => this.#take(message),
-      messagesRead: (read) => this.people.takeRead(read),
-      typing: ({ userId, typing }) => this.people.setTyping(userId, typing),
-      onlineUsers: (ids) => this.people.setOnline(ids),
+      messagesRead: (read) => this.contacts.takeRead(read),
+      typing: ({ userId, typing }) => this.contacts.setTyping(userId, typing),
+      onlineUsers: (ids) => this.contacts.setOnline(ids),
     };
   }
 
   // --- the connection --------------------------------------------------------------------------------------------------
 
-  /** Everything may have happened meanwhile: look at the list, catch up, send what waits. */
+  /** After a new connection: reload the list, catch up in the open conversation, send pending messages. */
   async #connected() {
-    clearTimeout(this.waiting);
-    this.connection.hidden = true;
+    clearTimeout(this.bannerTimer);
+    this.banner.hidden = true;
     this.stale = new Set(this.conversations.values());
-    await this.#lookAgain();
-    for (const conversation of this.conversations.values()) this.#sendWaiting(conversation); // conversations do not wait for each other
+    await this.#refresh();
+    for (const conversation of this.conversations.values()) this.#sendPending(conversation); // not awaited: conversations are independent
   }
 
   #lost() {
-    this.people.lost();
-    this.#waitForConnection();
+    this.contacts.lost();
+    this.#showBannerLater();
   }
 
-  /** A short break is not worth a word. */
-  #waitForConnection() {
-    clearTimeout(this.waiting);
-    this.waiting = setTimeout(() => {
-      say(this.connection, "No connection. Trying again…");
-      this.connection.hidden = false;
-    }, 1000);
+  #showBannerLater() {
+    clearTimeout(this.bannerTimer);
+    this.bannerTimer = setTimeout(() => {
+      setText(this.banner, "No connection. Trying again…");
+      this.banner.hidden = false;
+    }, BANNER_DELAY_MS);
   }
 
-  async #lookAgain() {
+  async #refresh() {
     try {
-      await Promise.all([this.people.refresh(), this.#freshen()]);
-      this.#missed();
+      await Promise.all([this.contacts.refresh(), this.#refreshOpenConversation()]);
+      this.#takeNewest();
     } catch (error) {
       if (error.code === "unauthenticated") this.ended();
     }
   }
 
-  /** The list knows of a message that the open conversation does not have. */
-  #missed() {
+  /** The list may have a newer message than the open conversation. */
+  #takeNewest() {
     const conversation = this.conversations.get(this.openId);
-    const newest = this.people.get(this.openId)?.lastMessage;
+    const newest = this.contacts.get(this.openId)?.lastMessage;
     if (conversation && newest) conversation.take(newest);
   }
 
-  async #freshen() {
+  async #refreshOpenConversation() {
     const conversation = this.conversations.get(this.openId);
     if (!conversation || !this.stale.delete(conversation)) return;
     try {
@@ -117,23 +115,23 @@ export class Workspace {
     }
   }
 
-  // --- what comes in ---------------------------------------------------------------------------------------------------
+  // --- events ----------------------------------------------------------------------------------------------------------
 
   #take(message) {
-    this.conversations.get(this.people.otherIn(message))?.take(message);
-    return this.people.take(message);
+    this.conversations.get(this.contacts.partnerOf(message))?.take(message);
+    return this.contacts.take(message);
   }
 
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
-    const name = this.people.get(message.senderId)?.displayName ?? message.senderId;
+    const name = this.contacts.get(message.senderId)?.displayName ?? message.senderId;
     announce(message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`);
   }
 
-  // --- where one is ----------------------------------------------------------------------------------------------------
+  // --- navigation ------------------------------------------------------------------------------------------------------
 
-  /** The address names the open conversation, `#/alice`: the back button works, and so does a reload. */
-  #navigate() {
+  /** The URL names the open conversation, `#/alice`, so that the back button and a reload work. */
+  #openFromAddress() {
     const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? null;
     if (id !== this.openId || !this.view) this.#show(id);
   }
@@ -142,68 +140,68 @@ export class Workspace {
     if (this.view) this.drafts.set(this.openId, this.view.draft);
     this.view?.close();
     this.openId = id;
-    this.view = id ? new ConversationView(this.#conversation(id), this.people, this) : null;
+    this.view = id ? new ConversationView(this.#conversation(id), this.contacts, this) : null;
     this.stage.replaceChildren(this.view ? this.view.element : nothingOpen());
     this.element.classList.toggle("in-conversation", Boolean(id));
     this.view?.open(this.drafts.get(id) ?? "");
-    this.#freshen().catch(() => {});
+    this.#refreshOpenConversation().catch(() => {});
     this.draw();
   }
 
   #conversation(id) {
     if (!this.conversations.has(id)) {
-      this.conversations.set(id, new Conversation(this.me.id, id, this.door, () => this.draw()));
+      this.conversations.set(id, new Conversation(this.me.id, id, this.api, () => this.draw()));
     }
     return this.conversations.get(id);
   }
 
-  /** Draw once after all that happens together. */
+  /** Draw once after all changes of the current task. */
   draw() {
     if (this.drawing) return;
     this.drawing = true;
     queueMicrotask(() => {
       this.drawing = false;
       if (this.closing.signal.aborted) return;
-      this.peopleView.draw(this.openId);
+      this.contactsView.draw(this.openId);
       this.view?.draw();
-      const { unread } = this.people;
+      const { unread } = this.contacts;
       document.title = unread ? `(${unread}) chatlab` : "chatlab";
     });
   }
 
-  // --- what goes out ---------------------------------------------------------------------------------------------------
+  // --- actions ---------------------------------------------------------------------------------------------------------
 
-  /** Shown at once; the message that comes back under its client id takes its place. */
+  /** Show the message at once as pending. The saved message with the same client id replaces it. */
   send(conversation, text) {
     const clientId = newId();
-    const waiting = { clientId, text, createdAt: new Date().toISOString(), state: "sending", error: null };
-    conversation.pending.push(waiting);
-    this.retry(conversation, waiting);
+    const pending = { clientId, text, createdAt: new Date().toISOString(), state: "sending", error: null };
+    conversation.pending.push(pending);
+    this.retry(conversation, pending);
   }
 
-  /** The client id makes a repeat harmless: it is the same message, whether the first try arrived or not. */
-  async retry(conversation, waiting) {
-    Object.assign(waiting, { state: "sending", error: null });
+  /** Send a pending message, perhaps again. Because of its client id the service saves it only once. */
+  async retry(conversation, pending) {
+    Object.assign(pending, { state: "sending", error: null });
     this.draw();
     try {
-      this.#take(await this.live.ask("sendMessage", { receiverId: conversation.other, text: waiting.text, clientId: waiting.clientId }));
+      this.#take(await this.connection.request("sendMessage", { receiverId: conversation.other, text: pending.text, clientId: pending.clientId }));
     } catch (error) {
-      Object.assign(waiting, { state: "failed", error });
+      Object.assign(pending, { state: "failed", error });
       if (error.code === "unauthenticated") this.ended();
       this.draw();
     }
   }
 
-  discard(conversation, waiting) {
-    conversation.pending = conversation.pending.filter((one) => one !== waiting);
+  discard(conversation, pending) {
+    conversation.pending = conversation.pending.filter((one) => one !== pending);
     this.draw();
   }
 
-  /** Send again what failed only because there was no connection. Each message waits for the one before, which keeps their order. */
-  async #sendWaiting(conversation) {
-    for (const waiting of [...conversation.pending]) {
-      const isDiscarded = !conversation.pending.includes(waiting);
-      if (!isDiscarded && waiting.error?.code === "offline") await this.retry(conversation, waiting);
+  /** Send the messages that failed for lack of a connection, one after the other, which keeps their order. */
+  async #sendPending(conversation) {
+    for (const pending of [...conversation.pending]) {
+      const isDiscarded = !conversation.pending.includes(pending);
+      if (!isDiscarded && pending.error?.code === "offline") await this.retry(conversation, pending);
     }
   }
 
@@ -220,29 +218,29 @@ export class Workspace {
     return this.#change(mine ? "removeReaction" : "addReaction", { messageId: message._id, emoji });
   }
 
-  /** True when it was done; a refusal is told. */
+  /** Change a message. Returns whether it was changed; shows the error otherwise. */
   async #change(event, payload) {
     try {
-      this.#take(await this.live.ask(event, payload));
+      this.#take(await this.connection.request(event, payload));
       return true;
     } catch (error) {
       if (error.code === "unauthenticated") this.ended();
-      else notice(plainly(error));
+      else notice(describeError(error));
       return false;
     }
   }
 
-  /** What the open conversation shows has been seen. */
+  /** Mark the messages of this conversation as read. */
   markRead(conversation) {
-    const person = this.people.get(conversation.other);
-    if (!person || !person.unread || person.self || !conversation.last || !this.live.connected) return;
-    person.unread = 0;
-    this.live.tell("markRead", { userId: conversation.other, seq: conversation.last });
+    const partner = this.contacts.get(conversation.other);
+    if (!partner || !partner.unread || partner.self || !conversation.last || !this.connection.connected) return;
+    partner.unread = 0;
+    this.connection.emit("markRead", { userId: conversation.other, seq: conversation.last });
     this.draw();
   }
 
   typing(conversation, typing) {
-    if (conversation.other !== this.me.id) this.live.tell("typing", { receiverId: conversation.other, typing });
+    if (conversation.other !== this.me.id) this.connection.emit("typing", { receiverId: conversation.other, typing });
   }
 }
 
@@ -250,12 +248,12 @@ function nothingOpen() {
   return el(
     "div.empty", {},
     el("img", { src: "static/chat/icon.svg", alt: "", width: "64", height: "64" }),
-    el("h2", {}, "Choose somebody to talk to"),
-    el("p", {}, "Your conversations stand on the left. Messages arrive as they are written."),
+    el("h2", {}, "Choose a user to chat with"),
+    el("p", {}, "Your conversations are on the left. New messages appear at once."),
   );
 }
 
-/** `crypto.randomUUID` is missing on plain-http pages of another machine. */
+/** A random client id. `crypto.randomUUID` exists only on HTTPS pages and on localhost. */
 function newId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,16 +1,17 @@
-// The flow map: the boxes of a diagram, each lit because a message passed it, with the time it took.
+// The flow map: the boxes of the diagram. Each box lights up when a request has passed its stage, and shows the time it took.
 //
-// A model: {trace, door: "http" | "socket" | null, boxes: [{stage, title, note, tookMs}]}, in the diagram's order. tookMs is null until the
-// box is passed; another trace is another message, and begins anew. The first box has two faces, one for each door. What really lies a
-// fraction of a millisecond apart is lit PACE apart, to be seen.
-// A box may also have `skipped: true` (this message's way does not lead through it), `passed`, how many have gone through it so far, and
-// `aside`, a word beside it.
-// Options: `big`; `faces`, the words on the doors; `apart`, which draws the doors as boxes of their own; `speak: false`, where so much passes
-// that nobody wants to hear of each.
+// The model: {trace, door: "http" | "socket" | null, boxes: [{stage, title, note, tookMs}]}, in the order of the diagram.
+// tookMs is null until the request has passed the stage. Another trace is another request, and clears the map. The first
+// box shows both transports. Stages that are fractions of a millisecond apart light up LIGHT_INTERVAL_MS apart, to be seen.
+// A box may also have `skipped: true` (this request does not pass the stage), `passed` (how many requests have passed it)
+// and `aside` (a remark).
+//
+// Options: `big`; `faces`, the labels of the transports; `apart`, which draws the transports as separate boxes;
+// `speak: false`, which turns off the summary for screen readers where many requests pass.
 
 import { add, say } from "./parts.js";
 
-const PACE = 120; // milliseconds
+const LIGHT_INTERVAL_MS = 120;
 const FACES = { http: "HTTP POST", socket: "WebSocket event" };
 
 export function flowMap(root, model, { big = false, faces = FACES, apart = false, speak = true, label = "The boxes a message passes" } = {}) {
@@ -19,17 +20,17 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
   map.classList.toggle("cl-apart", apart);
   map.setAttribute("aria-label", label);
   const list = add(map, "ol", "cl-boxes");
-  const said = add(map, "p", "cl-said");
-  if (speak) said.setAttribute("aria-live", "polite");
+  const summary = add(map, "p", "cl-said");
+  if (speak) summary.setAttribute("aria-live", "polite");
   const boxes = new Map();
   const timers = new Set();
-  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
   let trace;
-  let free = 0; // when the next box may be lit
+  let nextLightAt = 0; // when the next box may light up
 
   function update(changed) {
-    if (changed.trace !== trace) forget();
+    if (changed.trace !== trace) clear();
     trace = changed.trace;
     for (const box of changed.boxes) show(boxes.get(box.stage) ?? newBox(box), box);
     const lit = changed.boxes.filter((box) => box.tookMs !== null && !boxes.get(box.stage).lit);
@@ -37,7 +38,7 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     if (changed.boxes.every((box) => box.tookMs !== null || box.skipped)) {
       const passed = changed.boxes.filter((box) => !box.skipped);
       const took = passed.reduce((sum, box) => sum + box.tookMs, 0);
-      say(said, `${passed.length < changed.boxes.length ? passed.length : `All ${passed.length}`} boxes passed in ${took.toFixed(1)} milliseconds.`);
+      say(summary, `${passed.length < changed.boxes.length ? passed.length : `All ${passed.length}`} boxes passed in ${took.toFixed(1)} milliseconds.`);
     }
   }
 
@@ -46,7 +47,7 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     element.tabIndex = 0;
     element.dataset.stage = box.stage;
     const shown = { element, lit: false };
-    if (box.stage === "request") shown.doors = newDoors(element);
+    if (box.stage === "request") shown.transports = newTransports(element);
     else add(element, "strong", "cl-title", box.title);
     shown.note = add(element, "span", "cl-note", box.note);
     shown.time = add(element, "span", "cl-time", "");
@@ -56,12 +57,12 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     return shown;
   }
 
-  function newDoors(element) {
-    const doors = add(element, "span", "cl-doors");
-    return Object.fromEntries(Object.entries(faces).map(([door, face]) => [door, add(doors, "strong", "cl-door", face)]));
+  function newTransports(element) {
+    const transports = add(element, "span", "cl-doors");
+    return Object.fromEntries(Object.entries(faces).map(([name, face]) => [name, add(transports, "strong", "cl-door", face)]));
   }
 
-  // What does not wait for its turn to be lit.
+  // Update what does not wait until the box lights up.
   function show(shown, box) {
     say(shown.note, box.note);
     if (shown.passed) say(shown.passed, box.passed ? `${box.passed.toLocaleString("en")} so far` : "");
@@ -73,18 +74,18 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     later(() => {
       shown.element.classList.add("cl-skipped");
       say(shown.time, "not asked");
-    }, Math.max(performance.now(), free));
+    }, Math.max(performance.now(), nextLightAt));
   }
 
-  function light(box, door) {
+  function light(box, transport) {
     const shown = boxes.get(box.stage);
     shown.lit = true;
-    const at = Math.max(performance.now(), free);
-    free = at + (calm.matches ? 0 : PACE);
+    const at = Math.max(performance.now(), nextLightAt);
+    nextLightAt = at + (reducedMotion.matches ? 0 : LIGHT_INTERVAL_MS);
     later(() => {
       shown.element.classList.add("cl-lit");
       say(shown.time, `${box.tookMs.toFixed(box.tookMs < 100 ? 2 : 0)} ms`);
-      shown.doors?.[door]?.classList.add("cl-used");
+      shown.transports?.[transport]?.classList.add("cl-used");
     }, at);
   }
 
@@ -96,30 +97,30 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     timers.add(timer);
   }
 
-  function forget() {
+  function clear() {
     for (const timer of timers) clearTimeout(timer);
     timers.clear();
     for (const shown of boxes.values()) darken(shown);
-    free = 0;
-    said.textContent = "";
+    nextLightAt = 0;
+    summary.textContent = "";
   }
 
   function darken(shown) {
     shown.lit = shown.skipped = false;
     shown.element.classList.remove("cl-lit", "cl-skipped");
     say(shown.time, "");
-    for (const door of Object.values(shown.doors ?? {})) door.classList.remove("cl-used");
+    for (const transport of Object.values(shown.transports ?? {})) transport.classList.remove("cl-used");
   }
 
   update(model);
   return {
     update,
-    /** Milliseconds of `performance.now()` until which boxes are still being lit. */
+    /** The time, as of `performance.now()`, until which boxes are still lighting up. */
     get busyUntil() {
-      return free;
+      return nextLightAt;
     },
     close() {
-      forget();
+      clear();
       map.remove();
     },
   };

@@ -1,4 +1,4 @@
-// What the drawings are made with.
+// Helpers of the drawings.
 
 export function add(parent, tag, className, text) {
   const element = document.createElement(tag);
@@ -8,19 +8,19 @@ export function add(parent, tag, className, text) {
   return element;
 }
 
-// Only what has changed is written, so that a screen reader hears nothing twice.
+// Set the text if it differs, so that a screen reader does not read the same text twice.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Draws once a frame for as long as `draw` says that something moves; `begin` again when there is news.
+// Call `draw` once a frame while it returns true, that is, while something moves. Call `begin` after each change.
 export function animation(draw) {
   let frame = 0;
-  let resting = false;
+  let stopped = false;
 
   function tick() {
     frame = 0;
-    if (!resting && draw()) frame = requestAnimationFrame(tick);
+    if (!stopped && draw()) frame = requestAnimationFrame(tick);
   }
 
   return {
@@ -28,10 +28,10 @@ export function animation(draw) {
       if (!frame) tick();
     },
     rest() {
-      resting = true;
+      stopped = true;
     },
     close() {
-      resting = true;
+      stopped = true;
       cancelAnimationFrame(frame);
     },
   };

@@ -1,15 +1,16 @@
-// The TTL board: one bar for each cached key, full when it is cached, empty at its deadline. It is told of changes only (a key was cached,
-// Redis no longer has it, the worker told of it); what lies between two changes is drawn here, from the clock, sixty times a second.
+// The TTL board: one bar for each cached key, full when the key is cached and empty at its deadline. The board receives only
+// changes: a key was cached, Redis no longer has it, the sweeper logged it. In between, it draws from the clock, 60 times a second.
 //
-// A model: {items: [{key, ttlMs, cachedMs, deadlineMs, state, endedMs, toldMs}]}, times in milliseconds since 1970 on the clock of `now`.
-//   state "live"     in Redis, until deadlineMs
-//         "expired"  Redis was asked at endedMs and no longer has it
-//         "gone"     the worker told of it at toldMs
-//         "lost"     gone at endedMs, before its deadline: deleted or evicted by somebody
-//         "kept"     it has no expiry at all
-
-// With `most`, so many keys have a row, which keeps its place until its story has been told; each of the others is one cell of a field below,
-// as high as the life it has left; an item with `always` has a row all the same, on top. So thousands of keys are as smooth as one.
+// The model: {items: [{key, ttlMs, cachedMs, deadlineMs, state, endedMs, toldMs}]}. Times are milliseconds since 1970 on the clock `now`.
+//   state "live"     in Redis until deadlineMs
+//         "expired"  a request at endedMs showed that Redis no longer has it
+//         "gone"     the sweeper logged it at toldMs
+//         "lost"     gone at endedMs, before its deadline: deleted or evicted
+//         "kept"     it has no expiry
+//
+// With the option `most`, at most this many keys have a row, until their end has been shown. Each other key is a cell in a field
+// below, filled by the share of its TTL that is left. An item with `always: true` has a row in any case, at the top. So the board
+// draws thousands of keys as smoothly as one.
 
 import { add, animation } from "./parts.js";
 
@@ -19,40 +20,40 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
   board.setAttribute("aria-label", "Cached keys and the time they have left");
   const empty = add(board, "p", "cl-empty", "No key is cached yet.");
   const list = add(board, "ul", "cl-keys");
-  const said = add(board, "p", "cl-said");
-  said.setAttribute("aria-live", "polite");
+  const summary = add(board, "p", "cl-said");
+  summary.setAttribute("aria-live", "polite");
   const field = Number.isFinite(most) ? newField(board) : null;
-  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
   const rows = new Map();
-  let others = []; // living keys without a row
+  let others = []; // live keys without a row
   const { begin, close } = animation(drawAll);
 
   function update(changed) {
     const items = changed.items ?? [];
     empty.hidden = items.length > 0;
     const known = new Map(items.map((item) => [item.key, item]));
-    for (const [key, row] of rows) if (!known.has(key)) drop(key, row);
+    for (const [key, row] of rows) if (!known.has(key)) remove(key, row);
     const plain = [...rows.keys()].filter((key) => !known.get(key).always);
-    for (const key of plain.splice(most)) drop(key, rows.get(key));
+    for (const key of plain.splice(most)) remove(key, rows.get(key));
     let free = most - plain.length;
     for (const item of known.values()) if (rows.has(item.key) || item.always || free-- > 0) show(item);
     others = field ? items.filter((item) => item.state === "live" && !rows.has(item.key)) : [];
     begin();
   }
 
-  function drop(key, row) {
+  function remove(key, row) {
     row.element.remove();
     rows.delete(key);
   }
 
   function show(item) {
     const row = rows.get(item.key) ?? newRow(item);
-    const news = !row.item || row.item.state !== item.state;
+    const hasChanged = !row.item || row.item.state !== item.state;
     row.item = item;
     row.shown = undefined;
     row.element.dataset.state = item.state;
     row.what.textContent = sentence(item);
-    if (news && !field) said.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
+    if (hasChanged && !field) summary.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
   }
 
   function newRow(item) {
@@ -78,7 +79,7 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     return moving || others.length > 0;
   }
 
-  // True while the row moves by itself. For whoever asked for less motion it moves once a second.
+  // Returns whether the bar still moves. With reduced motion it moves once a second.
   function draw(row) {
     const { item } = row;
     const left = leftOf(item);
@@ -88,18 +89,18 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
       const share = item.state === "kept" ? 1 : Math.min(1, drawn / item.ttlMs);
       row.fill.style.width = `${(share * 100).toFixed(2)}%`;
       row.fill.dataset.left = LEFT[colourOf(share)];
-      row.left.textContent = item.state === "live" && left > 0 ? `${(left / 1000).toFixed(calm.matches ? 0 : 1)} s left` : word(item);
-      speak(row, left);
+      row.left.textContent = item.state === "live" && left > 0 ? `${(left / 1000).toFixed(reducedMotion.matches ? 0 : 1)} s left` : word(item);
+      describe(row, left);
     }
     return item.state === "live" && left > 0;
   }
 
   const leftOf = (item) => (item.state === "live" ? Math.max(0, item.deadlineMs - now()) : 0);
-  const inSteps = (left) => (calm.matches ? Math.ceil(left / 1000) * 1000 : left);
+  const inSteps = (left) => (reducedMotion.matches ? Math.ceil(left / 1000) * 1000 : left);
   const share = (item) => Math.min(1, inSteps(leftOf(item)) / item.ttlMs);
 
-  // A screen reader that stands on the bar hears whole seconds.
-  function speak({ track, item }, left) {
+  // Screen readers get whole seconds.
+  function describe({ track, item }, left) {
     track.setAttribute("aria-valuemax", String(Math.round(item.ttlMs / 1000)));
     track.setAttribute("aria-valuenow", String(Math.ceil(left / 1000)));
     track.setAttribute("aria-valuetext", left > 0 ? `${Math.ceil(left / 1000)} seconds left` : sentence(item));
@@ -115,11 +116,11 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
   };
 }
 
-const LEFT = ["little", "some", "much"];
+const LEFT = ["little", "some", "much"]; // the values of `data-left`
 const COLOURS = ["--late", "--some", "--live"];
 const colourOf = (share) => (share > 0.4 ? 2 : share > 0.2 ? 1 : 0);
 
-// The field of cells: a canvas, since thousands of elements would not be smooth.
+// The field of cells. It is a canvas: thousands of elements would be slow.
 function newField(board) {
   const more = add(board, "p", "cl-more", "");
   const canvas = add(board, "canvas", "cl-field");
@@ -153,29 +154,29 @@ function newField(board) {
     if (!shares.length || !width || !height) return;
     readColours();
     const cell = cellFor(shares.length, width, height);
-    const gap = cell * GAP;
+    const gap = cell * GAP_RATIO;
     const across = Math.max(1, Math.floor(width / cell));
-    shares.forEach((left, place) => {
-      const x = (place % across) * cell;
-      const y = Math.floor(place / across) * cell * TALL;
-      const tall = cell * TALL - gap;
+    shares.forEach((left, index) => {
+      const x = (index % across) * cell;
+      const y = Math.floor(index / across) * cell * HEIGHT_RATIO;
+      const cellHeight = cell * HEIGHT_RATIO - gap;
       pen.fillStyle = track;
-      pen.fillRect(x, y, cell - gap, tall);
+      pen.fillRect(x, y, cell - gap, cellHeight);
       pen.fillStyle = colours[colourOf(left)];
-      pen.fillRect(x, y + tall * (1 - left), cell - gap, tall * left);
+      pen.fillRect(x, y + cellHeight * (1 - left), cell - gap, cellHeight * left);
     });
   }
 
   return { draw };
 }
 
-const TALL = 2; // times its width is the height of a cell
-const GAP = 0.14; // of a cell is the space to the next one
+const HEIGHT_RATIO = 2; // height of a cell / its width
+const GAP_RATIO = 0.14; // space between two cells / width of a cell
 
-// The widest cell of which so many fit.
+// The width of the largest cells with which `count` of them fit into the field.
 function cellFor(count, width, height) {
-  let cell = Math.min(28, Math.sqrt((width * height) / (count * TALL)));
-  while (cell > 3 && Math.floor(width / cell) * Math.floor(height / (cell * TALL)) < count) cell *= 0.97;
+  let cell = Math.min(28, Math.sqrt((width * height) / (count * HEIGHT_RATIO)));
+  while (cell > 3 && Math.floor(width / cell) * Math.floor(height / (cell * HEIGHT_RATIO)) < count) cell *= 0.97;
   return cell;
 }
 
@@ -188,10 +189,10 @@ function sentence(item) {
   const expired = () => `expired: at ${since(item.endedMs)} Redis no longer had it`;
   return {
     live: () => `in Redis for ${seconds(item.ttlMs)}${item.deadlineMs - item.cachedMs > item.ttlMs + 500 ? "; its deadline was moved" : ""}`,
-    expired: () => `${expired()}; the worker has not told of it yet`,
-    gone: () => `${expired()} · gone: cleaned, told by the worker at ${since(item.toldMs)}`,
-    lost: () => `gone at ${since(item.endedMs)}, before its deadline: somebody deleted it`,
-    kept: () => "it has no expiry: it would stay for ever",
+    expired: () => `${expired()}; the sweeper has not logged it yet`,
+    gone: () => `${expired()} · cleaned: the sweeper logged it at ${since(item.toldMs)}`,
+    lost: () => `gone at ${since(item.endedMs)}, before its deadline: it was deleted`,
+    kept: () => "it has no expiry, so Redis never removes it",
   }[item.state]();
 }
 

@@ -1,23 +1,25 @@
-/* What the instructor does: send, burst, read, stop the picture, and turn the service's two settings. Each has a key. */
+/* The controls of the teacher: send, read, send a burst, pause the page, and change two settings of the service.
+   Each button has a key. */
 
-import { el, say } from "../chat/dom.js";
-import { plainly } from "../chat/words.js";
+import { el, setText } from "../chat/dom.js";
+import { describeError } from "../chat/format.js";
 
-const AT_ONCE = 24; // messages of a burst under way
-const SLOWER = 4; // times the usual life, in a slow class
+const BURST_CONCURRENCY = 24; // messages of a burst that wait for their response
+const SLOW_FACTOR = 4; // the TTL in a slow class is this many times the usual one
 const MODES = ["window", "drawn", "off"];
-const LINES = ["Hello!", "Did it arrive?", "Watch the boxes.", "And now?", "Five seconds…", "Still there?", "It will be gone soon.", "In MongoDB it stays."];
+const TEXTS = ["Hello!", "Did it arrive?", "Watch the boxes.", "And now?", "Five seconds…", "Is it still cached?", "It will expire soon.", "MongoDB keeps it."];
 const seconds = (number) => `${Number(number.toFixed(2))} s`;
 
 export class Controls {
-  #line = 0;
-  #running = false; // a burst is under way
+  #sent = 0; // messages sent by button
+  #isBursting = false;
   #closing = new AbortController();
-  #now = null; // the settings as they are
-  #troubles = new Map(); // what to say besides them
+  #settings = null; // of the service
+  #notices = new Map(); // what differs from the usual state, by topic
 
-  constructor(people, { turn, pause }) {
-    Object.assign(this, { people, turn, pause, paused: false });
+  /** `change` sends new settings to the service; `pause` stops or continues the drawing. */
+  constructor(players, { change, pause }) {
+    Object.assign(this, { players, change, pause, paused: false });
     this.last = el("p.p-last", { role: "status" }, "");
     this.label = el("p.p-label", { role: "status" }, "");
     this.size = el("select", { "aria-label": "Messages in a burst" }, ...[50, 500, 2000].map((size) => el("option", { selected: size === 500 }, String(size))));
@@ -26,28 +28,28 @@ export class Controls {
       s: this.#button("s", "Send by WebSocket", () => this.#send("socket")),
       r: this.#button("r", "Read", () => this.#read()),
       b: this.#button("b", "Burst", () => this.#burst()),
-      p: this.#button("p", "Pause picture", () => this.#pause()),
-      l: this.#button("l", "Slow class", () => this.#slow()),
+      p: this.#button("p", "Pause page", () => this.#pause()),
+      l: this.#button("l", "Slow class", () => this.#toggleSlow()),
     };
     const { h, s, r, b, p, l } = this.buttons;
-    this.modes = this.#modes();
+    this.modes = this.#buildModes();
     this.element = el(
       "header.p-head", {},
-      el("h1", {}, "The diagram alive"),
+      el("h1", {}, "Live diagram"),
       el("div.p-controls", { role: "toolbar", "aria-label": "Controls" }, h, s, r, el("span.p-pair", {}, b, this.size), p, l),
       el("div.p-says", {}, this.modes, this.label, this.last),
     );
   }
 
   #button(key, text, act) {
-    const words = el("span", {}, text);
-    const button = el("button", { type: "button", "aria-keyshortcuts": key, onclick: act }, words, el("kbd", { "aria-hidden": "true" }, key.toUpperCase()));
-    return Object.assign(button, { words });
+    const label = el("span", {}, text);
+    const button = el("button", { type: "button", "aria-keyshortcuts": key, onclick: act }, label, el("kbd", { "aria-hidden": "true" }, key.toUpperCase()));
+    return Object.assign(button, { label });
   }
 
-  #modes() {
+  #buildModes() {
     const choices = MODES.map((mode) => {
-      const input = el("input", { type: "radio", name: "mode", value: mode, onchange: () => this.#turn({ cacheMode: mode }) });
+      const input = el("input", { type: "radio", name: "mode", value: mode, onchange: () => this.#change({ cacheMode: mode }) });
       return el("label", {}, input, mode);
     });
     return el("fieldset.p-modes", {}, el("legend", {}, "Cache"), ...choices);
@@ -64,115 +66,121 @@ export class Controls {
 
   close() {
     this.#closing.abort();
-    this.#running = false;
+    this.#isBursting = false;
   }
 
   // --- messages ------------------------------------------------------------------------------------------------------------
 
-  /** Ada and Ben take turns. */
-  async #send(door) {
-    const { left, right } = this.people;
-    const [from, to] = this.#line % 2 ? [right, left] : [left, right];
-    const text = LINES[this.#line++ % LINES.length];
+  /** Send a message. Ada and Ben take turns. */
+  async #send(transport) {
+    const { left, right } = this.players;
+    const [from, to] = this.#sent % 2 ? [right, left] : [left, right];
+    const text = TEXTS[this.#sent++ % TEXTS.length];
     const began = performance.now();
     await this.#try(async () => {
-      await from.send(door, to.id, text);
-      return `${from.name} sent by ${door === "http" ? "HTTP" : "WebSocket"}: answered in ${(performance.now() - began).toFixed(0)} ms`;
+      await from.send(transport, to.id, text);
+      return `${from.name} sent over ${transport === "http" ? "HTTP" : "WebSocket"}: answered in ${(performance.now() - began).toFixed(0)} ms`;
     });
   }
 
   async #read() {
-    const { left, right } = this.people;
+    const { left, right } = this.players;
     await this.#try(async () => {
       const { body, cache, tookMs } = await left.read(right);
       return `${left.name} read ${body.length} messages. X-Cache: ${cache}, ${tookMs.toFixed(0)} ms`;
     });
   }
 
-  /** The crowd writes to each other by both doors, as fast as the service takes it; its messages are in nobody's pane. */
+  /** Let two users who are in no pane send each other messages over both transports, as fast as the service answers. */
   async #burst() {
-    if (this.#running) return void (this.#running = false);
-    const crowd = [this.people["crowd-1"], this.people["crowd-2"]];
+    if (this.#isBursting) return void (this.#isBursting = false);
+    const crowd = [this.players["crowd-1"], this.players["crowd-2"]];
     const total = Number(this.size.value);
-    this.#running = true;
-    say(this.buttons.b.words, "Stop burst");
-    let begun = 0;
+    this.#isBursting = true;
+    setText(this.buttons.b.label, "Stop burst");
+    let started = 0;
     let done = 0;
-    const told = setInterval(() => say(this.last, `Burst: ${done} of ${total} answered`), 500);
-    const one = async () => {
-      while (this.#running && begun < total) {
-        const number = begun++;
-        await crowd[number % 2].send(number % 4 < 2 ? "http" : "socket", crowd[(number + 1) % 2].id, `message ${number + 1}`, () => this.#running);
+    const progress = setInterval(() => setText(this.last, `Burst: ${done} of ${total} answered`), 500);
+    const sender = async () => {
+      while (this.#isBursting && started < total) {
+        const number = started++;
+        const transport = number % 4 < 2 ? "http" : "socket";
+        await crowd[number % 2].send(transport, crowd[(number + 1) % 2].id, `message ${number + 1}`, () => this.#isBursting);
         done += 1;
       }
     };
     const began = performance.now();
     await this.#try(async () => {
-      await Promise.all(Array.from({ length: AT_ONCE }, one));
+      await Promise.all(Array.from({ length: BURST_CONCURRENCY }, sender));
       return `Burst: ${done} messages answered in ${((performance.now() - began) / 1000).toFixed(1)} s`;
     });
-    clearInterval(told);
-    this.#running = false;
-    say(this.buttons.b.words, "Burst");
+    clearInterval(progress);
+    this.#isBursting = false;
+    setText(this.buttons.b.label, "Burst");
   }
 
-  // --- the picture and the service -------------------------------------------------------------------------------------------
+  // --- the page and the settings ---------------------------------------------------------------------------------------------
 
   #pause() {
     this.paused = !this.paused;
-    say(this.buttons.p.words, this.paused ? "Go on" : "Pause picture");
+    setText(this.buttons.p.label, this.paused ? "Resume page" : "Pause page");
     this.buttons.p.setAttribute("aria-pressed", String(this.paused));
-    this.#trouble("paused", this.paused && "PAUSED: the picture stands still, the service goes on");
+    this.#setNotice("paused", this.paused && "PAUSED: this page does not update, the service keeps running");
     this.pause(this.paused);
   }
 
-  #slow() {
-    if (this.#now) this.#turn({ cacheTtl: this.#now.cacheTtl === this.#now.usualTtl ? this.#now.usualTtl * SLOWER : this.#now.usualTtl });
+  #toggleSlow() {
+    if (!this.#settings) return;
+    const { cacheTtl, usualTtl } = this.#settings;
+    this.#change({ cacheTtl: cacheTtl === usualTtl ? usualTtl * SLOW_FACTOR : usualTtl });
   }
 
-  async #turn(asked) {
+  async #change(settings) {
     await this.#try(async () => {
-      await this.turn(asked);
-      return asked.cacheMode ? `Cache: ${asked.cacheMode}` : `A cached key now lives ${seconds(this.#now.cacheTtl)}`;
+      await this.change(settings);
+      return settings.cacheMode ? `Cache: ${settings.cacheMode}` : `The TTL is now ${seconds(this.#settings.cacheTtl)}`;
     });
-    if (this.#now) this.settings(this.#now);
+    if (this.#settings) this.showSettings(this.#settings);
   }
 
-  /** The settings as the service has them; what differs from the usual is said as long as it does. */
-  settings(now) {
-    this.#now = now;
-    const slow = now.cacheTtl !== now.usualTtl;
-    say(this.buttons.l.words, slow ? "Usual speed" : "Slow class");
+  /** Show the settings of the service. What differs from its start is shown as long as it differs. */
+  showSettings(settings) {
+    this.#settings = settings;
+    const { cacheTtl, usualTtl, cacheMode, usualMode, canTurn } = settings;
+    const slow = cacheTtl !== usualTtl;
+    setText(this.buttons.l.label, slow ? "Usual speed" : "Slow class");
     this.buttons.l.setAttribute("aria-pressed", String(slow));
-    this.#trouble("slow", slow && `SLOW CLASS: a key lives ${seconds(now.cacheTtl)} here, not ${seconds(now.usualTtl)}`);
-    this.#trouble("mode", now.cacheMode !== now.usualMode && `CACHE ${now.cacheMode.toUpperCase()}, not ${now.usualMode}`);
-    this.#trouble("fixed", !now.canTurn && "Mode and life cannot be turned from here: only on the service's own machine, where one process has the cache");
+    this.#setNotice("slow", slow && `SLOW CLASS: the TTL is ${seconds(cacheTtl)}, not ${seconds(usualTtl)}`);
+    this.#setNotice("mode", cacheMode !== usualMode && `CACHE ${cacheMode.toUpperCase()}, not ${usualMode}`);
+    this.#setNotice("fixed", !canTurn && "The cache mode and the TTL can be changed only on the service's own machine, and only if no other process uses the cache");
     for (const input of this.modes.querySelectorAll("input")) {
-      input.checked = input.value === now.cacheMode;
-      input.disabled = !now.canTurn;
+      input.checked = input.value === cacheMode;
+      input.disabled = !canTurn;
     }
-    this.buttons.l.disabled = !now.canTurn;
+    this.buttons.l.disabled = !canTurn;
   }
 
-  connected(connected) {
-    this.#trouble("connection", !connected && "No connection to the service. Trying again…");
+  showConnection(connected) {
+    this.#setNotice("connection", !connected && "No connection to the service. Trying again…");
   }
 
-  redis(answers) {
-    this.#trouble("redis", !answers && "Redis does not answer: everything comes from MongoDB");
+  showRedis(isUp) {
+    this.#setNotice("redis", !isUp && "Redis does not answer: every read goes to MongoDB");
   }
 
-  #trouble(what, text) {
-    if (text) this.#troubles.set(what, text);
-    else this.#troubles.delete(what);
-    say(this.label, [...this.#troubles.values()].join(" · "));
+  /** Show a notice on this topic, or remove it if `text` is false. */
+  #setNotice(topic, text) {
+    if (text) this.#notices.set(topic, text);
+    else this.#notices.delete(topic);
+    setText(this.label, [...this.#notices.values()].join(" · "));
   }
 
-  async #try(act) {
+  /** Run an action and show the text it returns, or its error. */
+  async #try(action) {
     try {
-      say(this.last, await act());
+      setText(this.last, await action());
     } catch (error) {
-      say(this.last, plainly(error));
+      setText(this.last, describeError(error));
     }
   }
 }

@@ -1,10 +1,10 @@
-/* The two ways through the diagram, as the seed draws them, each showing one message at a time: what really takes a few milliseconds is
-   shown long enough to be seen, and what passes meanwhile is counted at each box. */
+/* The diagrams of a send and of a read. Each one shows one request at a time, long enough to be seen: a request takes a few
+   milliseconds. The requests that pass meanwhile are counted at each box. */
 
 import { flowMap } from "../lab/flow_map.js";
 
-const HOLD = 900; // ms that a finished way stays lit before another takes its place
-const STUCK = 6_000; // ms after which a way that does not end gives its place
+const SHOW_FINISHED_MS = 900; // before the next request is shown
+const SHOW_UNFINISHED_MS = 6_000; // the same, for a request that does not end
 
 const SEND = {
   kind: "send",
@@ -16,7 +16,7 @@ const SEND = {
     ["save", "Save to MongoDB", "persistent storage"],
     ["cache_message", "Cache in Redis", "message:{_id}"],
     ["cache_conversation", "Update conversation cache", "messages:{id1}:{id2}"],
-    ["emit", "Emit via Socket.IO", "newMessage to both people"],
+    ["emit", "Emit via Socket.IO", "newMessage to both users"],
     ["respond", "Response to client", "200 OK, or the ack"],
   ],
 };
@@ -33,51 +33,48 @@ const READ = {
   ],
 };
 
-export const sendDiagram = (root, story) => new Diagram(root, story, SEND);
-export const readDiagram = (root, story) => new Diagram(root, story, READ);
+export const sendDiagram = (root, flow) => new Diagram(root, flow, SEND);
+export const readDiagram = (root, flow) => new Diagram(root, flow, READ);
 
 class Diagram {
   #map;
-  #way = null;
-  #since = 0;
+  #request = null; // the one that is shown
+  #shownSince = 0;
 
-  constructor(root, story, plan) {
-    Object.assign(this, { story, plan });
+  constructor(root, flow, plan) {
+    Object.assign(this, { flow, plan });
     this.#map = flowMap(root, this.#model(), { faces: plan.faces, apart: true, label: plan.label });
   }
 
   draw() {
-    const latest = this.story.latest[this.plan.kind];
-    if (latest && latest !== this.#way && this.#free()) {
-      this.#way = latest;
-      this.#since = performance.now();
+    const latest = this.flow.latest[this.plan.kind];
+    if (latest && latest !== this.#request && this.#canReplace()) {
+      this.#request = latest;
+      this.#shownSince = performance.now();
     }
     this.#map.update(this.#model());
   }
 
-  /** What this diagram says of the way it shows, once it is done. */
-  get shown() {
-    return this.#way;
-  }
-
-  #free() {
+  /** Whether the request that is shown has been visible long enough. */
+  #canReplace() {
     const now = performance.now();
-    if (!this.#way) return true;
-    return this.#way.done ? now > Math.max(this.#map.busyUntil, this.#since) + HOLD : now > this.#since + STUCK;
+    if (!this.#request) return true;
+    if (this.#request.done) return now > Math.max(this.#map.busyUntil, this.#shownSince) + SHOW_FINISHED_MS;
+    return now > this.#shownSince + SHOW_UNFINISHED_MS;
   }
 
   #model() {
-    const way = this.#way;
-    const passed = this.story.passed[this.plan.kind];
+    const request = this.#request;
+    const passed = this.flow.passed[this.plan.kind];
     const boxes = this.plan.boxes.map(([stage, title, note]) => ({
       stage,
       title,
-      note: stage === "respond" && way?.cache ? `X-Cache: ${way.cache}` : note,
-      tookMs: way?.took[stage] ?? null,
-      skipped: Boolean(way?.done && way.took[stage] === undefined),
+      note: stage === "respond" && request?.cache ? `X-Cache: ${request.cache}` : note,
+      tookMs: request?.took[stage] ?? null,
+      skipped: Boolean(request?.done && request.took[stage] === undefined),
       passed: passed[stage] ?? 0,
     }));
-    return { trace: way?.trace ?? null, door: way?.door ?? null, boxes };
+    return { trace: request?.trace ?? null, door: request?.door ?? null, boxes };
   }
 
   close() {

@@ -1,8 +1,8 @@
-/* The page /lab: who is logged in (as on the chat page) sees the diagram; who is not joins first. */
+/* The page /lab: the log-in form without a session, the live diagram with one. The session is that of the chat page. */
 
 import * as session from "../chat/session.js";
-import { welcome } from "../chat/welcome.js";
-import { bringPeople } from "./people.js";
+import { welcomeCard } from "../chat/welcome.js";
+import { createPlayers } from "./players.js";
 import { Stage } from "./stage.js";
 
 const app = document.querySelector("#app");
@@ -12,37 +12,37 @@ async function show(current, reason = "") {
   stage?.close();
   stage = null;
   document.documentElement.classList.toggle("joining", !current);
-  if (!current) return void app.replaceChildren(welcome(enter, reason));
+  if (!current) return void app.replaceChildren(welcomeCard(enter, reason));
   try {
-    const people = await bringPeople(current.token);
-    stage = new Stage(current, people, () => ended());
+    const players = await createPlayers(current.token);
+    stage = new Stage(current, players, () => ended());
     app.replaceChildren(stage.element);
     stage.open();
   } catch (error) {
     if (error.code === "unauthenticated") ended();
-    else app.replaceChildren(...welcomeLater(error));
+    else app.replaceChildren(retryLater(error));
   }
 }
 
 function enter(current) {
-  session.store(current);
+  session.save(current);
   show(current);
 }
 
 function ended() {
-  session.forget();
+  session.clear();
   show(null, "Your session has ended. Log in again.");
 }
 
-/** The service is away: the page tries again by itself. */
-function welcomeLater(error) {
+/** The service did not answer: show why, and try again. */
+function retryLater(error) {
   const line = document.createElement("p");
   line.className = "p-wait";
   line.setAttribute("role", "alert");
   line.textContent = error.code === "offline" ? "No connection to the service. Trying again…" : `${error.detail || error.code}. Trying again…`;
-  setTimeout(() => show(session.stored()), 2000);
-  return [line];
+  setTimeout(() => show(session.load()), 2000);
+  return line;
 }
 
-session.onElsewhere(() => show(session.stored()));
-show(session.stored());
+session.onChangeInOtherTab(() => show(session.load()));
+show(session.load());

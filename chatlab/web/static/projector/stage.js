@@ -1,49 +1,51 @@
-/* The stage: the two ways, the board of keys, the numbers, the two panes, and the controls, drawn from the story once a frame. */
+/* The page of a user who is logged in: the two diagrams, the board of keys, the counters, the two chat panes and the
+   controls. It is drawn from the flow state, once a frame. */
 
 import { el } from "../chat/dom.js";
 import { ttlBoard } from "../lab/ttl_board.js";
-import { ask } from "./ask.js";
+import { request } from "./request.js";
 import { Controls } from "./controls.js";
 import { readDiagram, sendDiagram } from "./diagrams.js";
-import { Numbers } from "./numbers.js";
-import { Story } from "./story.js";
-import { watch } from "./watch.js";
+import { Counters } from "./counters.js";
+import { FlowState } from "./flow_state.js";
+import { watchFlow } from "./flow_socket.js";
 
-const ROWS = 5; // keys of messages with a row of their own
-const LOOK = 250; // ms between two looks at what has ended
-const ASK = 1_000; // ms between two questions for the keys; with many of them, thrice that
-const MANY = 500;
-const SETTLED = 1_500; // ms after which a pane has loaded and asks for the focus no more
-const ASK_SOON = 150; // ms, when a window may have begun a life
+const MAX_ROWS = 5; // keys with a row of their own; windows have rows besides
+const BOARD_INTERVAL_MS = 250; // without new events, the board is redrawn only for keys that have ended
+const KEYS_INTERVAL_MS = 1_000; // between two requests for the keys
+const KEYS_INTERVAL_MANY_MS = 3_000; // the same, with more than MANY_KEYS keys
+const KEYS_INTERVAL_WINDOW_MS = 150; // the same, if a window may have a new expiry
+const MANY_KEYS = 500;
+const FOCUS_TIME_MS = 1_500; // after it has loaded, a pane does not take the focus any more
 
 export class Stage {
-  #paused = null; // the time at which the picture stands still
+  #pausedAt = null; // the time that the paused page shows
   #closed = false;
-  #lookedAt = 0;
-  #askedAt = 0;
-  #asking = false;
+  #drawnAt = 0;
+  #requestedAt = 0;
+  #isRequesting = false;
 
-  constructor({ token }, people, ended) {
-    Object.assign(this, { token, people, ended });
-    this.story = new Story();
-    this.numbers = new Numbers(this.story);
-    this.controls = new Controls(people, {
-      turn: (asked) => ask("PUT", "api/lab/settings", { token, body: asked }).then(({ body }) => this.#settings(body)),
-      pause: (paused) => (this.#paused = paused ? this.story.now() : null),
+  constructor({ token }, players, ended) {
+    Object.assign(this, { token, players, ended });
+    this.flow = new FlowState();
+    this.counters = new Counters(this.flow);
+    this.controls = new Controls(players, {
+      change: (settings) => request("PUT", "api/lab/settings", { token, body: settings }).then(({ body }) => this.#settings(body)),
+      pause: (paused) => (this.#pausedAt = paused ? this.flow.now() : null),
     });
     const [send, read, board] = [el("section.p-send"), el("section.p-read"), el("section.p-board")];
     send.append(el("h2", {}, "Send"));
     read.append(el("h2", {}, "Read"));
-    board.append(el("h2", {}, "Cache in Redis"), this.numbers.lives);
-    this.diagrams = [sendDiagram(send, this.story), readDiagram(read, this.story)];
-    read.append(el("p.p-counted", {}, "All numbers are counted from the flow since this page was opened."), this.numbers.beat);
-    this.board = ttlBoard(board, { items: [] }, { most: ROWS, now: () => this.#paused ?? this.story.now() });
-    this.element = el("div.p-stage", {}, this.controls.element, this.numbers.element, el("main.p-main", {}, send, read, board, this.#panes()));
+    board.append(el("h2", {}, "Cache in Redis"), this.counters.keyCounts);
+    this.diagrams = [sendDiagram(send, this.flow), readDiagram(read, this.flow)];
+    read.append(el("p.p-counted", {}, "All numbers count stage events since this page was opened."), this.counters.sweeper);
+    this.board = ttlBoard(board, { items: [] }, { most: MAX_ROWS, now: () => this.#pausedAt ?? this.flow.now() });
+    this.element = el("div.p-stage", {}, this.controls.element, this.counters.element, el("main.p-main", {}, send, read, board, this.#panes()));
   }
 
   open() {
-    this.stopWatching = watch(this.token, {
-      event: (event) => this.story.hear(event),
+    this.stopWatching = watchFlow(this.token, {
+      event: (event) => this.flow.add(event),
       connected: () => this.#connected(true),
       lost: () => this.#connected(false),
       ended: () => this.ended(),
@@ -58,16 +60,16 @@ export class Stage {
     this.controls.close();
     for (const diagram of this.diagrams) diagram.close();
     this.board.close();
-    for (const person of Object.values(this.people)) person.close();
+    for (const person of Object.values(this.players)) person.close();
   }
 
   #connected(connected) {
-    this.controls.connected(connected);
-    this.#askedAt = 0;
+    this.controls.showConnection(connected);
+    this.#requestedAt = 0;
   }
 
   #settings(settings) {
-    this.controls.settings(settings);
+    this.controls.showSettings(settings);
     this.element.classList.toggle("p-slow", settings.cacheTtl > settings.usualTtl);
   }
 
@@ -77,62 +79,65 @@ export class Stage {
     if (this.#closed) return;
     requestAnimationFrame(() => this.#frame());
     const now = performance.now();
-    if (this.#paused === null) this.#draw(now);
-    const soon = this.story.windowTouched && now - this.#askedAt > ASK_SOON;
-    const pause = this.story.keys.size > MANY ? 3 * ASK : ASK;
-    if (!this.#asking && (soon || now - this.#askedAt > pause)) this.#askForKeys();
+    if (this.#pausedAt === null) this.#draw(now);
+    if (!this.#isRequesting && now - this.#requestedAt > this.#keysInterval()) this.#requestKeys();
+  }
+
+  #keysInterval() {
+    if (this.flow.windowWritten) return KEYS_INTERVAL_WINDOW_MS;
+    return this.flow.keys.size > MANY_KEYS ? KEYS_INTERVAL_MANY_MS : KEYS_INTERVAL_MS;
   }
 
   #draw(now) {
     for (const diagram of this.diagrams) diagram.draw();
-    if (!this.story.changed && now - this.#lookedAt < LOOK) return;
-    this.story.changed = false;
-    this.#lookedAt = now;
-    this.board.update({ items: this.story.items() });
-    this.numbers.draw();
+    if (!this.flow.changed && now - this.#drawnAt < BOARD_INTERVAL_MS) return;
+    this.flow.changed = false;
+    this.#drawnAt = now;
+    this.board.update({ items: this.flow.items() });
+    this.counters.draw();
   }
 
-  async #askForKeys() {
-    this.#asking = true;
-    this.story.windowTouched = false;
-    const began = this.story.now();
+  async #requestKeys() {
+    this.#isRequesting = true;
+    this.flow.windowWritten = false;
+    const began = this.flow.now();
     try {
-      const { body } = await ask("GET", "api/lab/keys", { token: this.token });
-      this.story.behind = Math.min(this.story.behind, Date.now() - body.at);
+      const { body } = await request("GET", "api/lab/keys", { token: this.token });
+      this.flow.clockOffset = Math.min(this.flow.clockOffset, Date.now() - body.at);
       this.#settings(body.settings);
-      this.controls.redis(body.keys !== null);
-      if (body.keys) this.story.compare(body, began);
+      this.controls.showRedis(body.keys !== null);
+      if (body.keys) this.flow.compare(body, began);
     } catch (error) {
       if (error.code === "unauthenticated") this.ended();
-      if (error.code === "forbidden") await this.#askForSettings();
+      if (error.code === "forbidden") await this.#requestSettings();
     }
-    this.#askedAt = performance.now();
-    this.#asking = false;
+    this.#requestedAt = performance.now();
+    this.#isRequesting = false;
   }
 
-  /** Elsewhere than on the service's own machine: no keys, and controls that only show. */
-  async #askForSettings() {
+  /** From another machine the service does not list its keys, and the controls only show the settings. */
+  async #requestSettings() {
     try {
-      this.#settings((await ask("GET", "api/lab/settings", { token: this.token })).body);
+      this.#settings((await request("GET", "api/lab/settings", { token: this.token })).body);
     } catch {
-      // asked again with the next look
+      // tried again with the next request for the keys
     }
   }
 
   // --- the panes -----------------------------------------------------------------------------------------------------------
 
   #panes() {
-    const { left, right } = this.people;
-    return el("section.p-panes", { "aria-label": "Two people chat" }, this.#pane("left", left, right), this.#pane("right", right, left));
+    const { left, right } = this.players;
+    return el("section.p-panes", { "aria-label": "Two users chat" }, this.#pane("left", left, right), this.#pane("right", right, left));
   }
 
-  /** A pane's composer takes the focus when it opens, and would take the keys of the controls with it. */
+  /** Return the focus to this page: the composer of a pane takes it when it opens, and then the keys of the controls do nothing. */
   #keepFocus(frame) {
-    let settled = Infinity;
-    frame.addEventListener("load", () => (settled = performance.now() + SETTLED));
+    let focusEndsAt = Infinity;
+    frame.addEventListener("load", () => (focusEndsAt = performance.now() + FOCUS_TIME_MS));
     const takeBack = () => {
-      const clicked = frame.contentWindow?.navigator.userActivation?.hasBeenActive; // a slow pane may ask late, but nobody has used it yet
-      if (document.activeElement !== frame || (performance.now() > settled && clicked !== false)) return;
+      const wasUsed = frame.contentWindow?.navigator.userActivation?.hasBeenActive; // a slow pane may take the focus late
+      if (document.activeElement !== frame || (performance.now() > focusEndsAt && wasUsed !== false)) return;
       frame.blur();
       window.focus();
     };

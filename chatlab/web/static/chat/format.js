@@ -1,6 +1,6 @@
-/* What is said to a person: errors, times, names. */
+/* Texts for the user: errors, times, names. */
 
-/** What went wrong at a door, or on the way to it. `code` is the contract's, or "offline". */
+/** An error of the service, or of the connection to it. `code` is one of the contract, or "offline". */
 export class ChatError extends Error {
   constructor(code, detail = "") {
     super(detail);
@@ -9,7 +9,7 @@ export class ChatError extends Error {
   }
 }
 
-const INSTEAD = {
+const TEXTS = {
   offline: "No connection to the chat.",
   store_unavailable: "The chat cannot save or read right now. Try again in a moment.",
   internal: "Something went wrong on our side. Try again in a moment.",
@@ -17,18 +17,18 @@ const INSTEAD = {
 };
 const FIELDS = { username: "The user name", password: "The password", displayName: "The name", text: "The message", emoji: "The reaction" };
 
-/** An error in plain words. */
-export function plainly(error) {
-  if (!(error instanceof ChatError)) return INSTEAD.internal;
+/** The text that a user sees for an error. */
+export function describeError(error) {
+  if (!(error instanceof ChatError)) return TEXTS.internal;
   if (error.code === "unauthenticated" && /wrong/.test(error.detail)) return error.detail;
-  return INSTEAD[error.code] ?? (sentence(error.detail) || INSTEAD.internal);
+  return TEXTS[error.code] ?? (sentence(error.detail) || TEXTS.internal);
 }
 
 /** `username: should be ...` becomes `The user name should be ...`. */
 function sentence(detail) {
-  const said = detail.replace(/^(\w+): (?:(?:String|Value|Input) )?(?=should)/, (_, field) => `${FIELDS[field] ?? "What was sent"} `);
-  const told = said.replace(/^(\w+): this name/, "This name");
-  return told && !/[.!?]$/.test(told) ? `${told}.` : told;
+  const named = detail.replace(/^(\w+): (?:(?:String|Value|Input) )?(?=should)/, (_, field) => `${FIELDS[field] ?? "The input"} `);
+  const text = named.replace(/^(\w+): this name/, "This name");
+  return text && !/[.!?]$/.test(text) ? `${text}.` : text;
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
@@ -41,38 +41,38 @@ const full = new Intl.DateTimeFormat(undefined, { dateStyle: "long", timeStyle: 
 const dayOf = (moment) => new Date(moment).setHours(0, 0, 0, 0);
 const daysAgo = (moment) => Math.round((dayOf(Date.now()) - dayOf(moment)) / 86_400_000);
 
-export const sameDay = (one, other) => dayOf(one) === dayOf(other);
-export const timeOfDay = (moment) => clock.format(new Date(moment));
-export const fullTime = (moment) => full.format(new Date(moment));
+export const isSameDay = (one, other) => dayOf(one) === dayOf(other);
+export const formatTime = (moment) => clock.format(new Date(moment));
+export const formatFullTime = (moment) => full.format(new Date(moment));
 
-/** For the list of people: 14:05, then Tue, then 3 May. */
-export function briefTime(moment) {
+/** For the list of users: 14:05 today, Tue within a week, else 3 May. */
+export function formatBriefTime(moment) {
   const ago = daysAgo(moment);
-  if (ago <= 0) return timeOfDay(moment);
+  if (ago <= 0) return formatTime(moment);
   return (ago < 7 ? weekday : shortDay).format(new Date(moment));
 }
 
-/** For the line between two days. */
-export function dayName(moment) {
+/** For the line between the messages of two days. */
+export function formatDay(moment) {
   const ago = daysAgo(moment);
   if (ago <= 0) return "Today";
   if (ago === 1) return "Yesterday";
   return (ago < 300 ? longDay : longDate).format(new Date(moment));
 }
 
-/** One or two letters that stand for a name. */
+/** One or two letters for the avatar of a user. */
 export function initials(name) {
   const words = name.trim().split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word));
   const letters = words.map((word) => word.match(/[\p{L}\p{N}]/u)[0]);
   return (letters.length > 1 ? letters[0] + letters.at(-1) : letters[0] ?? "?").toUpperCase();
 }
 
-/** One of eight tints, always the same for a user id. */
-export function tint(id) {
+/** One of eight colours, always the same one for a user id. */
+export function colourClass(id) {
   let sum = 0;
   for (const letter of id) sum = (sum * 31 + letter.codePointAt(0)) % 9973;
   return `tint-${sum % 8}`;
 }
 
-/** Length as the service counts it: characters, not UTF-16 units. */
-export const lengthOf = (text) => [...text.trim()].length;
+/** The length as the service counts it: characters, not UTF-16 units. */
+export const countCharacters = (text) => [...text.trim()].length;

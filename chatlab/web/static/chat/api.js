@@ -1,0 +1,53 @@
+/* The HTTP API. Every address is relative to the page, so it works under any path prefix. */
+
+import { ChatError } from "./format.js";
+
+const REQUEST_TIMEOUT_MS = 15_000;
+
+async function request(method, path, { token, body } = {}) {
+  const headers = { accept: "application/json" };
+  if (token) headers.authorization = `Bearer ${token}`;
+  if (body) headers["content-type"] = "application/json";
+  // No `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the service would bypass Redis.
+  const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) };
+  let response;
+  try {
+    response = await fetch(new URL(path, document.baseURI), options);
+    if (response.ok) return response.status === 204 ? null : await response.json();
+  } catch {
+    throw new ChatError("offline");
+  }
+  throw await errorOf(response);
+}
+
+/** The error in a response. A proxy may answer without the service's problem JSON. */
+async function errorOf(response) {
+  const problem = await response.json().catch(() => ({}));
+  if (typeof problem.code === "string") return new ChatError(problem.code, String(problem.detail ?? ""));
+  return new ChatError(response.status >= 502 ? "offline" : "internal");
+}
+
+export const signUp = (username, password, displayName) =>
+  request("POST", "api/auth/signup", { body: { username, password, ...(displayName && { displayName }) } });
+
+export const logIn = (username, password) => request("POST", "api/auth/login", { body: { username, password } });
+
+/** The requests of a user who is logged in. */
+export class Api {
+  constructor(token) {
+    this.token = token;
+  }
+
+  logOut() {
+    return request("POST", "api/auth/logout", { token: this.token });
+  }
+
+  users() {
+    return request("GET", "api/users", { token: this.token });
+  }
+
+  /** A page of a conversation, oldest message first. `page`: {limit, before, after}, seqs are exclusive. */
+  messages(userId, page) {
+    return request("GET", `api/messages/${encodeURIComponent(userId)}?${new URLSearchParams(page)}`, { token: this.token });
+  }
+}

@@ -1,0 +1,75 @@
+/* The Socket.IO connection: events from the service, and requests that it acknowledges. */
+
+import { io } from "../vendor/socket.io.esm.min.js";
+import { ChatError } from "./format.js";
+
+const ACK_TIMEOUT_MS = 10_000;
+const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refused the connection
+
+export const EVENTS = ["newMessage", "messageUpdated", "messagesRead", "typing", "onlineUsers"];
+
+export class Connection {
+  /** `handlers` has a function for each of EVENTS, and `connected`, `lost`, `ended` (the session is not valid any more). */
+  constructor(token, handlers) {
+    this.socket = io(document.location.origin, {
+      path: new URL("socket.io", document.baseURI).pathname,
+      transports: ["websocket"],
+      auth: { token },
+      reconnectionDelay: 250,
+      reconnectionDelayMax: 3000,
+      timeout: 8000,
+    });
+    for (const event of EVENTS) this.socket.on(event, (payload) => handlers[event](payload));
+    this.socket.on("connect", () => handlers.connected());
+    this.socket.on("disconnect", (reason) => this.#lost(reason, handlers));
+    this.socket.on("connect_error", (error) => this.#refused(error, handlers));
+  }
+
+  get connected() {
+    return this.socket.connected;
+  }
+
+  /** Emit an event and return the message of its acknowledgement. Throws ChatError: the service's error, or "offline" if the result is unknown. */
+  async request(event, payload) {
+    if (!this.socket.connected) throw new ChatError("offline");
+    let ack;
+    try {
+      ack = await this.socket.timeout(ACK_TIMEOUT_MS).emitWithAck(event, payload);
+    } catch {
+      throw new ChatError("offline");
+    }
+    if (!ack.ok) throw new ChatError(ack.error.code, ack.error.detail);
+    return ack.message;
+  }
+
+  /** Emit an event without waiting for an acknowledgement. */
+  emit(event, payload) {
+    if (this.socket.connected) this.socket.emit(event, payload);
+  }
+
+  close() {
+    clearTimeout(this.reconnectTimer);
+    this.socket.off();
+    this.socket.disconnect();
+  }
+
+  #lost(reason, handlers) {
+    handlers.lost();
+    // The service is stopping, or our session has ended. The next connection shows which.
+    if (reason === "io server disconnect") this.#reconnectLater();
+  }
+
+  #refused(error, handlers) {
+    if (error.data?.code === "unauthenticated") handlers.ended();
+    else {
+      handlers.lost();
+      // The library tries again only if the service was not reached, not if it refused.
+      if (!this.socket.active) this.#reconnectLater();
+    }
+  }
+
+  #reconnectLater() {
+    clearTimeout(this.reconnectTimer);
+    this.reconnectTimer = setTimeout(() => this.socket.connect(), RECONNECT_DELAY_MS);
+  }
+}

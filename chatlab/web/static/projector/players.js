@@ -1,0 +1,97 @@
+/* The users of this page: Ada and Ben in the two panes, and two more who exchange the messages of a burst.
+
+   Each one is an ordinary user with its own session, stored where the chat page of the pane looks for it. */
+
+import { io } from "../vendor/socket.io.esm.min.js";
+import { ChatError } from "../chat/format.js";
+import { request } from "./request.js";
+
+const NAMES = { left: "Ada", right: "Ben", "crowd-1": "Crowd One", "crowd-2": "Crowd Two" };
+const ACK_TIMEOUT_MS = 10_000;
+const MAX_RETRY_DELAY_S = 5;
+
+const keyOf = (pane) => `chatlab ${new URL(".", document.baseURI).pathname} ${pane}`; // as in session.js
+const random = (bytes) => [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Return all four players, by pane. `token` is the teacher's; it is checked first, so that no user is created for an ended session. */
+export async function createPlayers(token) {
+  await request("GET", "api/auth/me", { token });
+  const panes = Object.keys(NAMES);
+  const sessions = await Promise.all(panes.map(sessionOf));
+  return Object.fromEntries(panes.map((pane, index) => [pane, new Player(sessions[index])]));
+}
+
+async function sessionOf(pane) {
+  const known = stored(pane);
+  try {
+    if (known) return await request("GET", "api/auth/me", { token: known.token }).then(() => known);
+  } catch (error) {
+    if (error.code !== "unauthenticated") throw error;
+  }
+  return signUp(pane);
+}
+
+function stored(pane) {
+  try {
+    return JSON.parse(localStorage.getItem(keyOf(pane)));
+  } catch {
+    return null;
+  }
+}
+
+/** Sign up a new user. The password is not stored: when the session has ended, the next user takes over the pane. */
+async function signUp(pane) {
+  const username = `${NAMES[pane].toLowerCase().replace(" ", "-")}-${random(3)}`;
+  const { body } = await request("POST", "api/auth/signup", { body: { username, password: random(16), displayName: NAMES[pane] } });
+  localStorage.setItem(keyOf(pane), JSON.stringify(body));
+  return body;
+}
+
+/** One user, who can use both transports. */
+class Player {
+  #socket = null;
+
+  constructor({ user, token }) {
+    Object.assign(this, { id: user.id, name: user.displayName, token });
+  }
+
+  /** Send a message over `http` or `socket`. After `rate_limited` it waits and tries again while `mayRetry()` is true;
+      the client id makes sure that the message is saved only once. */
+  async send(transport, receiverId, text, mayRetry = () => true) {
+    const payload = { receiverId, text, clientId: random(12) };
+    for (;;) {
+      try {
+        if (transport === "socket") return await this.#sendOverSocket(payload);
+        return await request("POST", "api/messages/send", { token: this.token, body: payload });
+      } catch (error) {
+        if (error.code !== "rate_limited" || !mayRetry()) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfterS ?? 1, MAX_RETRY_DELAY_S)));
+      }
+    }
+  }
+
+  async #sendOverSocket(payload) {
+    let ack;
+    try {
+      ack = await this.#connected().timeout(ACK_TIMEOUT_MS).emitWithAck("sendMessage", payload);
+    } catch {
+      throw new ChatError("offline");
+    }
+    if (!ack.ok) throw new ChatError(ack.error.code, ack.error.detail);
+    return ack;
+  }
+
+  #connected() {
+    const path = new URL("socket.io", document.baseURI).pathname;
+    this.#socket ??= io(document.location.origin, { path, transports: ["websocket"], auth: { token: this.token }, forceNew: true });
+    return this.#socket;
+  }
+
+  read(other) {
+    return request("GET", `api/messages/${other.id}`, { token: this.token });
+  }
+
+  close() {
+    this.#socket?.disconnect();
+  }
+}

@@ -114,7 +114,7 @@ def sweep() -> None:
 
     Each sweep logs which cached messages are alive, and which have expired since the last one.
     """
-    from chatlab.run.serving import sweep as run
+    from chatlab.run.sweeping import sweep as run
 
     run(load_settings(), console)
 
@@ -192,6 +192,6 @@ Browser = Annotated[bool, typer.Option(help="Open JupyterLab in a browser.")]
 @app.command()
 def lab(port: LabPort = 8888, browser: Browser = True) -> None:
     """Start the service, and open the notebooks in JupyterLab."""
-    from chatlab.run.serving import lab as run
+    from chatlab.run.jupyter import lab as run
 
     run(load_settings(), port, open_browser=browser, console=console)

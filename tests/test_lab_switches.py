@@ -143,12 +143,12 @@ async def _reaches_mongodb(user: Person) -> bool:
 
 
 def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
-    """Folders of engines that nobody uses are removed; one whose session lives stays, and so does one whose keeper is still at work."""
+    """Folders of engines that nobody uses are removed; one whose session lives stays, and so does one whose supervisor still runs."""
     for name in ("lab_03", "lab_03_2", "lab_07"):
         (tmp_path / name / "db").mkdir(parents=True)
     space, lock = take_space("03", tmp_path)
-    with (tmp_path / "lab_07" / "lock").open("w") as keeper:
-        fcntl.flock(keeper, fcntl.LOCK_EX)
+    with (tmp_path / "lab_07" / "lock").open("w") as supervisor_lock:
+        fcntl.flock(supervisor_lock, fcntl.LOCK_EX)
         remove_left(tmp_path)
     assert space == "lab_03"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["lab_03", "lab_07"]

@@ -271,10 +271,10 @@ class Lab:
         return self
 
     async def crash_engine(self, name: Name) -> Said:
-        """`kill -9` for an engine, frozen or not. Its keeper starts it again at once: MongoDB with all it had saved, Redis empty."""
+        """`kill -9` for an engine, frozen or not. Its supervisor starts it again at once: MongoDB with all it had saved, Redis empty."""
         former = self._mine.pid(name)
         self._signal(name, signal.SIGKILL)
-        await looked_until(lambda: self._mine.pid(name) not in (None, former), PATIENCE)  # the keeper has to notice
+        await looked_until(lambda: self._mine.pid(name) not in (None, former), PATIENCE)  # the supervisor has to notice
         await asyncio.to_thread(self._mine.start, name)
         return Said(f"{name} was killed, and runs again.")
 

@@ -34,7 +34,7 @@ def take_space(name: str, folder: Path) -> tuple[str, int]:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the engines' data of sessions that were killed: nobody has their name, and no keeper runs in them."""
+    """Remove the engines' data of sessions that were killed: nobody has their name, and no supervisor runs in them."""
     for left in folder.glob("lab_*"):
         if left.is_dir():
             with _taken(folder / f"{left.name}.lock") as free, _taken(left / "lock") as still:

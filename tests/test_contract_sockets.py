@@ -81,14 +81,14 @@ async def test_a_wrong_number_of_payloads_is_invalid(new_user: UserMaker) -> Non
 # --- events ---------------------------------------------------------------------------------------
 
 
-async def with_sockets(*people: User, each: int = 2) -> list[list[tuple[str, Any]]]:
+async def with_sockets(*users: User, each: int = 2) -> list[list[tuple[str, Any]]]:
     """Open `each` sockets for each user, and return a list for each socket.
 
     Events are added as they arrive.
     """
-    lists: list[list[tuple[str, Any]]] = [[] for _ in range(each * len(people))]
+    lists: list[list[tuple[str, Any]]] = [[] for _ in range(each * len(users))]
     for place, heard in enumerate(lists):
-        await people[place // each].connect(heard)
+        await users[place // each].connect(heard)
     return lists
 
 
@@ -249,9 +249,9 @@ async def test_a_socket_that_does_not_authenticate_is_dropped(
     await ann.close()
 
 
-async def authenticated_in_time(person: User, stack: contextlib.AsyncExitStack) -> RawSocket:
+async def authenticated_in_time(user: User, stack: contextlib.AsyncExitStack) -> RawSocket:
     """Return a socket that has sent its token. It is gone if that took too long."""
-    socket = await stack.enter_async_context(raw_socket(person))
+    socket = await stack.enter_async_context(raw_socket(user))
     await socket.is_alive()
     return socket
 
@@ -308,12 +308,12 @@ async def until_dropped(senders: list[User], bob: User, observer: User) -> None:
     assert service.memory_info().rss - memory < 40 << 20
 
 
-def a_socket_that_never_reads(person: User) -> socket.socket:
+def a_socket_that_never_reads(user: User) -> socket.socket:
     """Return an authenticated websocket, by hand, with a small receive buffer."""
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.settimeout(LIMIT_S)
-    plain.connect(("127.0.0.1", person.service.port))
+    plain.connect(("127.0.0.1", user.service.port))
     plain.sendall(
         b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -321,7 +321,7 @@ def a_socket_that_never_reads(person: User) -> socket.socket:
     answer = b""
     while b"pingInterval" not in answer:  # the handshake, and the first packet of Engine.IO
         answer += plain.recv(4096)
-    connect = f"40{json.dumps({'token': person.token})}".encode()
+    connect = f"40{json.dumps({'token': user.token})}".encode()
     # A masked text frame, with a mask of zeros.
     plain.sendall(bytes([0x81, 0x80 | len(connect), 0, 0, 0, 0]) + connect)
     return plain

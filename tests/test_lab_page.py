@@ -144,14 +144,14 @@ async def test_a_bar_shows_the_end_of_its_key(stage: Page, shared: SharedService
     """
     await stage.evaluate(WATCH_KEYS)
     await stage.keyboard.press("h")
-    ended = "() => Object.values(states).length === 2 && Object.values(states).every((told) => told.at(-1) === 'removed')"
+    ended = "() => Object.values(states).length === 2 && Object.values(states).every((history) => history.at(-1) === 'removed')"
     await stage.wait_for_function(ended)
     states = await stage.evaluate("states")
     (message,) = [
-        told for key, told in states.items() if key.startswith(f"{shared.prefix}message:")
+        history for key, history in states.items() if key.startswith(f"{shared.prefix}message:")
     ]
     (window,) = [
-        told for key, told in states.items() if key.startswith(f"{shared.prefix}messages:")
+        history for key, history in states.items() if key.startswith(f"{shared.prefix}messages:")
     ]
     assert (message[0], message[-2:]) == ("live", ["gone", "removed"])
     assert window[0] == "live"

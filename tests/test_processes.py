@@ -44,21 +44,21 @@ async def test_eight_writers_make_one_order(
     alice, bob, carol = (deployment.create_user(pair[place % 2]) for place in range(3))
     account, aside = Account(), Account()
     writers = [
-        await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)
+        await user.at(service) for user in (alice, bob) for service in pair for _ in range(2)
     ]
-    receivers = [await person.at(service) for person in (alice, bob) for service in pair]
+    receivers = [await user.at(service) for user in (alice, bob) for service in pair]
     await meet(*receivers)
     other = {alice.id: bob.id, bob.id: alice.id}
     work = [
         write(
             account,
-            person,
-            other[person.id],
+            user,
+            other[user.id],
             transport=("http", "socket")[place % 2],
             repeat=place % 4 < 2,
             count=MESSAGES_PER_WRITER,
         )
-        for place, person in enumerate(writers)
+        for place, user in enumerate(writers)
     ]
     work += [
         write(aside, carol, receiver.id, transport="http", repeat=True, count=MESSAGES_PER_WRITER)
@@ -78,7 +78,7 @@ async def test_eight_writers_make_one_order(
         assert [message["seq"] for message in (await carol.read(partner)).json()] == list(
             range(1, MESSAGES_PER_WRITER + 1)
         )
-    await asyncio.gather(*(person.close() for person in [alice, bob, carol, *writers, *receivers]))
+    await asyncio.gather(*(user.close() for user in [alice, bob, carol, *writers, *receivers]))
 
 
 async def receives_each_once(receiver: User, alice: User, bob: User) -> None:
@@ -202,7 +202,7 @@ async def test_a_killed_worker_comes_back(deployment: Deployment, service: Servi
     assert all(client.sockets[0].connected for client in kept)
     await alice.send(bob, "after")
     assert metric(service, 'chatlab_sends_total{door="http"}') == 9
-    await asyncio.gather(*(person.close() for person in [alice, bob, *lost, *kept]))
+    await asyncio.gather(*(user.close() for user in [alice, bob, *lost, *kept]))
     assert service.stop() == 0
 
 

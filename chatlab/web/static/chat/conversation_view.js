@@ -1,6 +1,6 @@
 /* The open conversation: its header, its messages and the composer. */
 
-import { el, icon, iconButton, setChildren, setText } from "./dom.js";
+import { el, icon, setChildren, setText } from "./dom.js";
 import { Composer } from "./composer.js";
 import { MessageRow } from "./message_row.js";
 import { MessageTools, confirmDialog } from "./message_tools.js";

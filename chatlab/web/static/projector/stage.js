@@ -60,7 +60,7 @@ export class Stage {
     this.controls.close();
     for (const diagram of this.diagrams) diagram.close();
     this.board.close();
-    for (const person of Object.values(this.players)) person.close();
+    for (const player of Object.values(this.players)) player.close();
   }
 
   #connected(connected) {
@@ -144,12 +144,12 @@ export class Stage {
     addEventListener("blur", () => setTimeout(takeBack));
   }
 
-  #pane(pane, person, other) {
-    const frame = el("iframe", { title: `The chat of ${person.name}`, src: `./?pane=${pane}#/${other.id}` });
+  #pane(pane, player, other) {
+    const frame = el("iframe", { title: `The chat of ${player.name}`, src: `./?pane=${pane}#/${other.id}` });
     const fit = () => frame.contentDocument?.documentElement?.style.setProperty("font-size", getComputedStyle(document.documentElement).fontSize);
     frame.addEventListener("load", fit);
     addEventListener("resize", fit);
     this.#keepFocus(frame);
-    return el("div.p-pane", {}, el("h2", {}, `${person.name}’s screen`), frame);
+    return el("div.p-pane", {}, el("h2", {}, `${player.name}’s screen`), frame);
   }
 }

@@ -1,4 +1,4 @@
-# All common tasks, in a fresh clone that needs only Python 3.11, 3.12 or 3.13. The first target creates .venv and
+# All common tasks, in a fresh clone that needs only Python 3.11 to 3.15. The first target creates .venv and
 # installs the packages of requirements.lock, with hashes checked. Later targets do this again only if the lock,
 # pyproject.toml or PYTHON has changed. uv is used if it is on the PATH.
 
@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 4
 PYTHON ?=
-CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+CANDIDATES := $(or $(PYTHON),python3 python3.15 python3.14 python3.13 python3.12 python3.11)
 INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
-SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 16))
 # Exits with 0 if .venv exists, works, and has the same Python as the one given.
 SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout; \
 	sys.exit(out.strip() != sys.version.strip())
@@ -35,8 +35,10 @@ serve: $(INSTALLED) ## run the service on http://127.0.0.1:8000
 doctor: $(INSTALLED) ## show what is installed, what is missing, and how to fix it
 	@$(BIN)/chatlab doctor $(ARGS)
 
-test: check browser ## run check, then all tests and notebooks except the slow ones
-	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+test: $(INSTALLED) browser ## run check, and all tests and notebooks except the slow ones
+	@$(MAKE) --no-print-directory check & check=$$!; \
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS); tests=$$?; \
+	wait $$check || { echo 'make check failed: see above' >&2; exit 1; }; exit $$tests
 
 test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and no servers of their own; under a minute
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not servers and not browser and not notebook" tests $(ARGS)
@@ -66,30 +68,35 @@ lock: ## pin all dependencies again, with hashes, for all platforms (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
 	$(LOCK) --all-extras --output-file requirements.lock $(if $(UPGRADE),--upgrade)
 	$(LOCK) --constraint requirements.lock --output-file requirements-service.lock --upgrade
+	echo uv | $(subst --group build pyproject.toml,-,$(LOCK)) --output-file requirements-uv.lock $(if $(UPGRADE),--upgrade)
 
 clean: ## remove .venv and all caches; your messages stay, because they are in the data folder
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find chatlab tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.lock pyproject.toml
+# uv installs in a few seconds what takes pip more than a minute, so pip installs uv first. If uv cannot install, pip does.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+$(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 	@rm -f $(VENV)/.installed*
 	@for python in $(CANDIDATES); do "$$python" -c '$(SUITS)' 2>/dev/null && break; python=; done; \
 	if [ -x $(BIN)/python ] && $(BIN)/python -c '$(if $(PYTHON),$(SAME),$(SUITS))' "$$python" 2>/dev/null; then exit 0; fi; \
 	uv=$$(command -v uv); \
 	if [ -z "$$python$$uv" ] || [ -z "$$python" -a -n "$(PYTHON)" ]; then \
-		echo 'chatlab needs Python 3.11, 3.12 or 3.13, but found none as: $(CANDIDATES). Install one, or run make PYTHON=/path/to/python' >&2; exit 1; fi; \
+		echo 'chatlab needs Python 3.11 to 3.15, but found none as: $(CANDIDATES). Install one, or run make PYTHON=/path/to/python' >&2; exit 1; fi; \
 	rm -rf $(VENV); \
-	if [ -n "$$uv" ]; then uv venv --quiet --python "$${python:->=3.11,<3.14}" $(VENV); exit; fi; \
+	if [ -n "$$uv" ]; then uv venv --quiet --python "$${python:->=3.11,<3.16}" $(VENV); exit; fi; \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot make virtual environments. Debian and Ubuntu: sudo apt-get install python3-venv; or install uv" >&2; exit 1; fi; \
 	"$$python" -m venv $(VENV)
-	@echo "chatlab: installing the packages of requirements.lock into $(VENV) ($$($(BIN)/python --version)); this takes about a minute, once" >&2
+	@echo "chatlab: installing the packages of requirements.lock into $(VENV) ($$($(BIN)/python --version)); once, up to a minute" >&2
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
 		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; } && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+		if $(PIP) --require-hashes -r requirements-uv.lock && \
+			$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; then :; \
+		else $(PIP) --require-hashes -r requirements.lock; fi && \
+		$(PIP) --no-deps --no-build-isolation --editable .; \
 	fi
 	@touch $@

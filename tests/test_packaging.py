@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = ["requirements.lock", "requirements-service.lock"]
-SUPPORTED_PYTHONS = ["3.11", "3.12", "3.13"]
+SUPPORTED_PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 
 
 def pins(lock: str) -> list[str]:
@@ -139,8 +139,8 @@ def test_the_command_can_be_called() -> None:
 def test_the_supported_pythons_are_the_same_everywhere() -> None:
     """pyproject.toml, the Makefile and the linters agree on the supported Python versions."""
     range_ = SpecifierSet(PROJECT["project"]["requires-python"])
-    assert [version for version in ("3.10", *SUPPORTED_PYTHONS, "3.14") if version in range_] == SUPPORTED_PYTHONS
-    assert "(3, 11) <= sys.version_info[:2] < (3, 14)" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert [version for version in ("3.10", *SUPPORTED_PYTHONS, "3.16") if version in range_] == SUPPORTED_PYTHONS
+    assert "(3, 11) <= sys.version_info[:2] < (3, 16)" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
     assert PROJECT["tool"]["ruff"]["target-version"] == "py311"
 
@@ -162,7 +162,7 @@ def test_conda_and_binder_install_from_the_lock() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a copy of the files that `make` reads, with a `bin/` of the few tools it needs."""
-    for name in ("Makefile", "pyproject.toml", *LOCKS):
+    for name in ("Makefile", "pyproject.toml", "requirements-uv.lock", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
     for tool in ("sh", "make", "rm", "touch", "awk", "echo"):
@@ -197,7 +197,7 @@ def test_a_missing_python_is_explained_in_one_line(checkout: Path) -> None:
     """Without Python and uv, `make demo` names the Python versions that it looked for."""
     result = make(checkout, "demo")
     assert result.returncode != 0
-    assert result.stderr.splitlines()[0].startswith("chatlab needs Python 3.11, 3.12 or 3.13")
+    assert result.stderr.splitlines()[0].startswith("chatlab needs Python 3.11 to 3.15")
 
 
 def test_an_unsupported_python_is_skipped(checkout: Path) -> None:

@@ -1,4 +1,4 @@
-"""Box "GET": where an answer comes from, paging, long histories, and that a hit asks MongoDB nothing."""
+"""Reading: the header X-Cache, paging, long histories, and that a hit asks MongoDB nothing."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ def shared(patient_shared: SharedService) -> SharedService:
 
 
 def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
-    """A message as the service stores it."""
+    """Return a message document as the service stores it."""
     return {
         "_id": ObjectId(),
         "conversation": conversation_of(one, other),
@@ -47,7 +47,7 @@ def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
 
 
 async def seqs(reader: User, other: User, **page: Any) -> list[int]:
-    """The seqs of a page."""
+    """Read a page and return its seqs."""
     answer = await reader.read(other, **page)
     assert answer.status_code == 200, answer.text
     return [message["seq"] for message in answer.json()]
@@ -55,7 +55,7 @@ async def seqs(reader: User, other: User, **page: Any) -> list[int]:
 
 @pytest.fixture(scope="module", params=["drawn", "off"])
 def in_mode(request: pytest.FixtureRequest, shared: SharedService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """A process of the shared in another cache mode."""
+    """Start another process of the shared service in another cache mode."""
     with shared.another_process(tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param) as other:
         yield other
 
@@ -63,14 +63,14 @@ def in_mode(request: pytest.FixtureRequest, shared: SharedService, tmp_path_fact
 # --- X-Cache -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_x_cache_tells_where_an_answer_came_from(shared: SharedService, new_user: UserMaker) -> None:
-    """Redis alone is a hit, both are a partial, MongoDB alone a miss, and Redis not asked a bypass: each with the same messages."""
+async def test_x_cache_names_the_source_of_a_response(shared: SharedService, new_user: UserMaker) -> None:
+    """Redis alone is a hit, both a partial, MongoDB alone a miss, Redis not asked a bypass. All return the same messages."""
     ann, bob = new_user(), new_user()
     for number in range(3):
         await ann.send(bob, f"old {number}")
     shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     outcomes, bodies = [], set()
-    await ann.send(bob, "new")  # the window begins here: a stretch of one, three older in MongoDB
+    await ann.send(bob, "new")  # a new window starts here: it holds one message, and MongoDB three older ones
     for fresh in (False, False, True):
         answer = await bob.read(ann, fresh=fresh)
         outcomes.append(answer.headers["x-cache"])
@@ -87,7 +87,7 @@ async def test_x_cache_tells_where_an_answer_came_from(shared: SharedService, ne
 
 @pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
 async def test_no_cache_bypasses_redis(new_user: UserMaker, header: str) -> None:
-    """`Cache-Control: no-cache`, alone or among others, in any case, reads MongoDB and does not fill the window."""
+    """`Cache-Control: no-cache`, in upper or lower case, alone or among other values, reads MongoDB and does not fill the window."""
     ann, bob = new_user(), new_user()
     await ann.send(bob, "hello")
     answer = await ann.http.get(f"/api/messages/{bob.id}", headers={"cache-control": header})
@@ -96,7 +96,7 @@ async def test_no_cache_bypasses_redis(new_user: UserMaker, header: str) -> None
 
 
 async def test_an_empty_conversation_is_an_empty_list(new_user: UserMaker) -> None:
-    """Two people who never wrote to each other have a history of no messages."""
+    """The history of two users who never wrote to each other is empty."""
     ann, bob = new_user(), new_user()
     pages: list[dict[str, Any]] = [{}, {"limit": 5}, {"after": 0}, {"before": 9}]
     for page in pages:
@@ -105,7 +105,7 @@ async def test_an_empty_conversation_is_an_empty_list(new_user: UserMaker) -> No
 
 
 async def test_the_other_modes_ask_mongodb_every_time(in_mode: SharedService, new_user: UserMaker) -> None:
-    """`drawn` and `off` answer every read from MongoDB; `drawn` still writes both keys, `off` writes none."""
+    """In the modes `drawn` and `off` every read asks MongoDB. `drawn` still writes both keys, `off` writes none."""
     ann, bob = new_user(at=in_mode.service), new_user(at=in_mode.service)
     sent = await ann.send(bob, "one")
     assert [(await bob.read(ann)).headers["x-cache"] for _ in range(2)] == ["bypass", "bypass"]
@@ -119,14 +119,14 @@ async def test_the_other_modes_ask_mongodb_every_time(in_mode: SharedService, ne
 
 
 def expected(seqs: list[int], limit: int | None, before: int | None, after: int | None) -> list[int]:
-    """What the contract says of a page, on a plain list."""
+    """Return the page of a list of seqs, as the contract defines it."""
     page = [seq for seq in seqs if (before is None or seq < before) and (after is None or seq > after)]
     return page if limit is None else page[:limit] if after is not None else page[-limit:]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 12], ids=["no window", "half a window", "a whole window"])
 async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new_user: UserMaker, kept: int) -> None:
-    """limit, before and after (exclusive), alone and together, give what they give on a list, whatever the window holds."""
+    """Every combination of limit, before and after returns the right page, whatever the window holds."""
     ann, bob = new_user(), new_user()
     key = f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}"
     for number in range(12 - kept):
@@ -134,7 +134,7 @@ async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new
     shared.keys.delete(key)
     for number in range(kept):
         await bob.send(ann, str(number))
-    window, life = shared.keys.lrange(key, 0, -1), TTL_S * 1000
+    window, ttl_ms = shared.keys.lrange(key, 0, -1), TTL_S * 1000
     edges, limits = (None, 0, 1, 5, 9, 10, 12, 13, 99), (None, 1, 4, 12, 99)
     for limit, before, after in itertools.product(limits, edges, edges):
         page = {name: value for name, value in (("limit", limit), ("before", before), ("after", after)) if value is not None}
@@ -142,11 +142,11 @@ async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new
         shared.keys.delete(key)
         if window:
             shared.keys.rpush(key, *window)
-            shared.keys.pexpire(key, life)
+            shared.keys.pexpire(key, ttl_ms)
 
 
 async def test_pages_follow_each_other_without_gap_or_repeat(new_user: UserMaker) -> None:
-    """Walking backwards by `before`, or forwards by `after`, meets every message once."""
+    """Paging backwards by `before`, or forwards by `after`, returns every message once."""
     ann, bob = new_user(), new_user()
     for number in range(23):
         await ann.send(bob, str(number))
@@ -163,12 +163,12 @@ async def test_pages_follow_each_other_without_gap_or_repeat(new_user: UserMaker
 
 
 def memory_of(service: Service) -> int:
-    """Its resident bytes."""
+    """Return the resident memory of the service in bytes."""
     return int(psutil.Process(service.process.pid).memory_info().rss)
 
 
 async def stream(reader: User, other: User, **headers: str) -> tuple[list[int], int, str]:
-    """The seqs of a whole history, the most memory the service grew by meanwhile, and X-Cache."""
+    """Read a whole history. Return its seqs, by how many bytes the service grew meanwhile, and X-Cache."""
     before = most = memory_of(reader.service)
     body = bytearray()
     async with reader.http.stream("GET", f"/api/messages/{other.id}", headers=headers, timeout=LIMIT_S) as answer:
@@ -179,14 +179,14 @@ async def stream(reader: User, other: User, **headers: str) -> tuple[list[int], 
 
 
 class Place(msgspec.Struct):
-    """What is looked at of each of many messages."""
+    """The part of a message that this file decodes."""
 
     seq: int
 
 
 @pytest.fixture(scope="module")
 def long(shared: SharedService) -> tuple[str, str]:
-    """Two people with 100,000 messages between them."""
+    """Return two users with a conversation of 100,000 messages."""
     ann, bob = "ann-the-long", "bob-the-long"
     for start in range(1, LONG, 10_000):
         stretch = [stored(ann, bob, seq, "x" * 200) for seq in range(start, start + 10_000)]
@@ -195,7 +195,7 @@ def long(shared: SharedService) -> tuple[str, str]:
 
 
 async def whole_history(shared: SharedService, new_user: UserMaker, long: tuple[str, str], **headers: str) -> str:
-    """Read it all, look at it, and give X-Cache."""
+    """Read and check the whole history. Return X-Cache."""
     shared.database["users"].delete_many({"_id": {"$in": long}})
     ann, bob = (new_user(name, shared.service) for name in long)
     seqs, grown, outcome = await stream(ann, bob, **headers)
@@ -208,23 +208,21 @@ async def whole_history(shared: SharedService, new_user: UserMaker, long: tuple[
 async def test_a_full_history_of_100000_messages_needs_little_memory(
     shared: SharedService, new_user: UserMaker, long: tuple[str, str]
 ) -> None:
-    """Cold and warm, all 100,000 messages (45 MB) come in order, and the service grows by no more than 12 MiB."""
+    """With and without a window, 100,000 messages (45 MB) arrive in order, and the service grows by less than 12 MiB."""
     assert await whole_history(shared, new_user, long) == "miss"
     assert await whole_history(shared, new_user, long) == "partial"
 
 
-async def test_other_modes_need_as_little(in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
-    """So it is when MongoDB alone answers."""
+async def test_other_modes_need_little_memory_too(in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
+    """The same holds for modes in which MongoDB alone answers."""
     assert await whole_history(in_mode, new_user, long) == "bypass"
 
 
-# --- what a hit asks -----------------------------------------------------------------------------------------------------------
+# --- queries to MongoDB -----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_newest_of_a_long_conversation_is_one_seek_away(
-    shared: SharedService, new_user: UserMaker, long: tuple[str, str]
-) -> None:
-    """Who the people are, with their last messages, costs MongoDB a few keys a conversation, however long it is."""
+async def test_the_user_list_is_cheap_for_long_conversations(shared: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
+    """The list of users with their last messages examines a few index keys per conversation, however long it is."""
     shared.database["users"].delete_many({"_id": {"$in": long}})
     ann, bob = (new_user(name, shared.service) for name in long)
     assert (await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": LONG})).status_code == 204
@@ -241,7 +239,7 @@ async def test_the_newest_of_a_long_conversation_is_one_seek_away(
 
 
 async def test_a_hit_asks_mongodb_nothing(shared: SharedService, new_user: UserMaker) -> None:
-    """MongoDB's own profiler sees the cold read and not one of the warm ones."""
+    """The profiler of MongoDB records the first read and none of the hits."""
     ann, bob = new_user(), new_user()
     for number in range(5):
         await ann.send(bob, str(number))
@@ -249,25 +247,25 @@ async def test_a_hit_asks_mongodb_nothing(shared: SharedService, new_user: UserM
     try:
         shared.database.command("profile", 2)
         assert (await bob.read(ann)).headers["x-cache"] == "miss"
-        cold = asked(shared)
+        cold = queried_collections(shared)
         pages: list[dict[str, Any]] = [{}, {"limit": 2}, {"after": 4}]
         outcomes = {(await bob.read(ann, **page)).headers["x-cache"] for page in pages * 7}
         assert outcomes == {"hit"}
-        assert asked(shared) == cold
+        assert queried_collections(shared) == cold
     finally:
         shared.database.command("profile", 0)
         shared.database.drop_collection("system.profile")
     assert f"{shared.database.name}.messages" in cold
 
 
-def asked(shared: SharedService) -> list[str]:
-    """The collections that were asked since profiling began, one entry a question."""
+def queried_collections(shared: SharedService) -> list[str]:
+    """Return the collection of each query since profiling began."""
     mine = {"ns": {"$ne": f"{shared.database.name}.system.profile"}}
     return [row["ns"] for row in shared.database["system.profile"].find(mine)]
 
 
 async def test_a_read_shows_what_was_acknowledged_before_it_began(new_user: UserMaker) -> None:
-    """Two reads run beside two sends, one through each transport: no read misses a message that was acknowledged before."""
+    """Two reads run at the same time as two sends over both transports. No read lacks a message acknowledged before it."""
     ann, bob = new_user(), new_user()
     for number in range(40):
         answers = await asyncio.gather(

@@ -1,6 +1,6 @@
-"""Redis is an optimisation: when it is refused, silent, full, read-only or garbled, no request fails and no message is lost.
+"""Redis is an optimization: whether it is stopped, silent, full, read-only or garbled, no request fails and no message is lost.
 
-A request that meets a dead Redis opens the breaker. Until it closes no other request asks Redis, so none of them can wait for it.
+A request that gets no valid reply opens the breaker. Until it closes, no other request asks Redis, so none can wait for it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
 
 
 class CountingProxy(Proxy):
-    """A proxy that counts the pipelines of requests: those that hold a script of the window."""
+    """A proxy that counts the pipelines of requests, which are those that run a script."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
@@ -43,7 +43,7 @@ class Three:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    """The processes of this file, on engines that may be broken."""
+    """Start the processes of this file, on servers that the tests may break."""
     with open_deployment(tmp_path_factory.mktemp("redis")) as deployment:
         three = Three(deployment)
         yield three
@@ -51,7 +51,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
 
 
 class Talk:
-    """A conversation that two people lead through two processes, and what must stand in it."""
+    """A conversation of two users, each connected to one process, and the messages that it must contain."""
 
     def __init__(self, deployment: Deployment, here: Service, there: Service) -> None:
         self.alice, self.bob = deployment.create_user(here), deployment.create_user(there)
@@ -72,17 +72,17 @@ class Talk:
         self.note(answer.json())
 
     async def read(self, reader: User) -> str:
-        """Return where the answer came from; it must hold everything."""
+        """Read the conversation, check that it is complete, and return X-Cache."""
         answer = await reader.read(self.bob if reader is self.alice else self.alice)
         assert answer.json() == [self.truth[seq] for seq in sorted(self.truth)], answer.headers.get("x-cache", answer.text)
         return str(answer.headers["x-cache"])
 
     async def sources(self) -> list[str]:
-        """Return where the answers to both came from; each must hold everything."""
+        """Read the conversation as both users, and return X-Cache of both."""
         return [await self.read(self.alice), await self.read(self.bob)]
 
     async def reach_hits(self) -> None:
-        """Read until Redis alone answers both: the reads before fill the window."""
+        """Read until both reads are hits."""
         await wait_until(self.sources, "both reads to be hits", is_reached=lambda sources: sources == ["hit", "hit"])
 
     async def close(self) -> None:
@@ -91,7 +91,7 @@ class Talk:
 
 @contextlib.asynccontextmanager
 async def talk_between(three: Three, here: Service, there: Service) -> AsyncIterator[Talk]:
-    """A talk that is in the cache, with everybody connected."""
+    """Start a conversation that is cached, with both users connected."""
     talk = Talk(three.deployment, here, there)
     await talk.alice.connect()
     await talk.bob.connect()
@@ -109,7 +109,7 @@ async def talk_between(three: Three, here: Service, there: Service) -> AsyncIter
 
 @contextlib.contextmanager
 def stopped(three: Three) -> Iterator[None]:
-    """Connections are refused; what it held is gone."""
+    """Stop Redis: connections are refused, and its data is lost."""
     three.deployment.engines.stop("redis")
     try:
         yield
@@ -119,14 +119,14 @@ def stopped(three: Three) -> Iterator[None]:
 
 @contextlib.contextmanager
 def black_holed(three: Three) -> Iterator[None]:
-    """Connections are accepted, and nothing is said."""
+    """Freeze Redis: connections are accepted, and no reply comes."""
     with frozen(three.deployment.pid("redis")):
         yield
 
 
 @contextlib.contextmanager
 def full(three: Three) -> Iterator[None]:
-    """Reads are answered; writes that need memory are refused, and nothing is evicted for them."""
+    """Fill Redis: reads are answered, and writes that need memory are refused."""
     keys = three.deployment.keys
     before = {name: str(keys.config_get(name)[name]) for name in ("maxmemory", "maxmemory-policy")}
     keys.config_set("maxmemory-policy", "noeviction")
@@ -140,7 +140,7 @@ def full(three: Three) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(three: Three) -> Iterator[None]:
-    """The replica of a master that is not there: reads are answered from what it has, writes are refused."""
+    """Make Redis a replica of a server that does not exist: reads are answered, writes are refused."""
     three.deployment.keys.replicaof("127.0.0.1", "1")  # no server listens there
     try:
         yield
@@ -149,7 +149,7 @@ def read_only(three: Three) -> Iterator[None]:
 
 
 def garbled(garble: Callable[[bytes], bytes] | None) -> Outage:
-    """A proxy that replaces each reply; with None it passes neither requests nor replies."""
+    """Return an outage in which the proxy changes each reply. With None it passes neither requests nor replies."""
 
     @contextlib.contextmanager
     def outage(three: Three) -> Iterator[None]:
@@ -175,7 +175,7 @@ GARBLED = {
 
 @pytest.mark.parametrize("outage", DIRECT.values(), ids=DIRECT.keys())
 async def test_no_outage_of_redis_costs_a_request_or_a_message(three: Three, outage: Outage) -> None:
-    """While Redis is away every request succeeds and every read holds every acknowledged send and edit; then there are hits again."""
+    """While Redis is away, every request succeeds and every read is complete. Afterwards there are hits again."""
     async with talk_between(three, three.one, three.two) as talk:
         with outage(three):
             await work(talk)
@@ -193,9 +193,9 @@ async def test_no_outage_of_redis_costs_a_request_or_a_message(three: Three, out
 
 @pytest.mark.parametrize("outage", GARBLED.values(), ids=GARBLED.keys())
 async def test_no_nonsense_from_redis_costs_a_request_or_a_message(three: Three, outage: Outage) -> None:
-    """A process whose Redis answers nonsense serves right answers without it, and hits again once the answers make sense.
+    """If Redis sends nonsense, responses are right without it, and hits return once the replies are valid.
 
-    One request at most meets the nonsense: the others do not ask Redis.
+    At most one request sends commands to Redis; then the breaker is open.
     """
     async with talk_between(three, three.behind, three.behind) as talk:
         with outage(three):
@@ -219,7 +219,7 @@ def readiness(service: Service) -> tuple[int, str]:
 
 
 async def work(talk: Talk) -> None:
-    """One of everything, with a read by each of the two after each write."""
+    """Do one write of each kind, and read as both users after each."""
     for write in (talk.send(talk.alice), talk.send(talk.bob), talk.send(talk.alice, transport="socket"), talk.edit()):
         await write
         await talk.read(talk.bob)
@@ -228,7 +228,7 @@ async def work(talk: Talk) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.2])
 async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, seconds: float) -> None:
-    """What was sent and edited while Redis was frozen is in the first read after, also through a process that asked nothing meanwhile."""
+    """The first read after a freeze shows what was sent and edited meanwhile, also through a process that was idle."""
     async with talk_between(three, three.one, three.behind) as talk:
         with black_holed(three):
             await talk.send(talk.alice)
@@ -247,7 +247,7 @@ async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, s
 
 
 async def test_redis_may_lose_its_scripts(three: Three) -> None:
-    """After SCRIPT FLUSH, of which no process hears, reads are right and hits come back."""
+    """After SCRIPT FLUSH, which no process notices, reads are right and there are hits again."""
     async with talk_between(three, three.one, three.two) as talk:
         for write in (talk.send(talk.alice), talk.edit(), talk.send(talk.bob)):
             three.deployment.keys.script_flush()
@@ -258,7 +258,7 @@ async def test_redis_may_lose_its_scripts(three: Three) -> None:
 
 
 async def test_redis_may_lose_everything(three: Three) -> None:
-    """After FLUSHALL and a restart with nothing in it, reads are right and hits come back."""
+    """After FLUSHALL, and after a restart with an empty Redis, reads are right and there are hits again."""
     async with talk_between(three, three.one, three.two) as talk:
         three.deployment.keys.flushall()
         await talk.read(talk.bob)
@@ -270,7 +270,7 @@ async def test_redis_may_lose_everything(three: Three) -> None:
 
 
 async def test_what_one_process_could_not_write_the_others_do_not_trust(three: Three) -> None:
-    """When only one process had lost Redis, the windows its writes did not reach are dropped for all as soon as it is back."""
+    """If only one process loses Redis, the windows that it missed are fenced for all processes when it is back."""
     async with talk_between(three, three.behind, three.two) as talk:
         three.proxy.garble = None
         await talk.send(talk.alice)
@@ -283,7 +283,7 @@ async def test_what_one_process_could_not_write_the_others_do_not_trust(three: T
 
 
 async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) -> None:
-    """Sockets of one process hear each other while Redis is away; those of two processes again by themselves when it is back."""
+    """Without Redis, events reach the sockets of the same process. With Redis, they reach those of the other one again."""
     async with talk_between(three, three.one, three.two) as talk:
         beside = three.deployment.create_user(three.one)
         await beside.connect()
@@ -309,7 +309,7 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
 
 
 async def test_a_service_starts_without_redis_and_finds_it_later(three: Three) -> None:
-    """Redis need not be there when a process starts."""
+    """A process starts while Redis is away."""
     with stopped(three):
         late = three.deployment.start()
         assert readiness(late) == (200, "degraded")
@@ -322,7 +322,7 @@ async def test_a_service_starts_without_redis_and_finds_it_later(three: Three) -
 
 
 def test_no_outage_is_an_error_in_the_log(three: Three) -> None:
-    """No process has met an error that it did not expect."""
+    """No process has logged a traceback."""
     for service in three.deployment.services:
         logged = service.log.read_text()
         assert "Traceback" not in logged, logged

@@ -1,4 +1,4 @@
-"""HTTP and Socket.IO are two transports of one service: the same input gives the same answer, documents, keys and events over both."""
+"""The two transports: the same input gives the same response, documents, keys and events over HTTP and Socket.IO."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from chatlab.domain.ids import conversation_of
 
-NOBODYS = "0" * 24  # a message id that no message has
+UNKNOWN_MESSAGE_ID = "0" * 24  # a message id that no message has
 EMOJI = "\N{THUMBS UP SIGN}"
 
 pytest_plugins = ["patient_plugin"]
@@ -31,26 +31,26 @@ def shared(patient_shared: SharedService) -> SharedService:
 
 
 @dataclass
-class Trio:
-    """Ann, who wrote the first message to Bob, and Eve, who has no part in it. What each socket hears is kept apart."""
+class ThreeUsers:
+    """Ann, who sent the first message to Bob, and Eve, an outsider; the events at each socket."""
 
-    people: dict[str, User]
+    users: dict[str, User]
     message: str
     heard: dict[str, list[tuple[str, Any]]]
 
     def named(self, value: Any) -> Any:
-        """The value with `<ann>` and so on for the names, `<message>` for the first message's id."""
-        words = {f"<{name}>": person.id for name, person in self.people.items()} | {"<message>": self.message}
+        """Replace `<ann>`, `<bob>`, `<eve>` and `<message>` in the value by the real ids."""
+        words = {f"<{name}>": user.id for name, user in self.users.items()} | {"<message>": self.message}
         text = json.dumps(value)
         for word, meant in words.items():
             text = text.replace(word, meant)
         return json.loads(text)
 
     def plain(self, value: object) -> str:
-        """The value as text, with roles for names; ids and times, which differ from run to run, as words."""
+        """Return the value as text, with names, ids and times replaced by words, so that two runs can be compared."""
         text = json.dumps(value, default=str, ensure_ascii=False)
-        for name, person in self.people.items():
-            text = text.replace(person.id, name)
+        for name, user in self.users.items():
+            text = text.replace(user.id, name)
         text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME", text)
         return re.sub(r"\b[0-9a-f]{24}\b", "ID", text)
 
@@ -73,12 +73,12 @@ REQUESTS: dict[str, Callable[[Any], tuple[str, str, Any]]] = {
 
 
 def without(payload: dict[str, Any], name: str) -> dict[str, Any]:
-    """The payload without a field that HTTP has in its path."""
+    """Return the payload without a field that is part of the path in HTTP."""
     return {key: value for key, value in payload.items() if key != name}
 
 
 def send(**more: object) -> Step:
-    """Ann writes to Bob; `more` replaces what she says, OUT takes it out."""
+    """Return the step in which Ann sends to Bob. `more` replaces fields of the payload; OUT removes a field."""
     payload = {"receiverId": "<bob>", "text": "hello", **more}
     return ("ann", SEND, {name: value for name, value in payload.items() if value is not OUT})
 
@@ -93,7 +93,7 @@ CASES: dict[str, list[Step]] = {
     "every letter there is": [send(text="žluťoučký кот 猫 \U0001f408 \u202e \u2028 \x00 <b>&amp;</b> \\ \" '")],
     "the longest text": [send(text="x" * 4000)],
     "the longest text of wide letters": [send(text="\U0001f408" * 4000)],
-    "another sender in the payload": [send(senderId="<eve>", _id=NOBODYS, seq=99, version=7, createdAt="2000-01-01T00:00:00Z")],
+    "another sender in the payload": [send(senderId="<eve>", _id=UNKNOWN_MESSAGE_ID, seq=99, version=7, createdAt="2000-01-01T00:00:00Z")],
     "a client id": [send(clientId="one")],
     "a client id again": [send(clientId="one"), send(clientId="one")],
     "a client id for another text": [send(clientId="one"), send(clientId="one", text="other")],
@@ -132,7 +132,7 @@ REFUSED: dict[str, Step] = {
     "receiver in capitals": send(receiverId="Bob"),
     "receiver is a pair": send(receiverId="<ann>:<bob>"),
     "receiver ends with a newline": send(receiverId="<bob>\n"),
-    "receiver nobody has heard of": send(receiverId="nobody-of-this-name"),
+    "an unknown receiver": send(receiverId="unknown-user"),
     "an operator for a receiver": send(receiverId={"$gt": ""}),
     "a longer client id": send(clientId="x" * 65),
     "a client id that is a number": send(clientId=5),
@@ -142,7 +142,7 @@ REFUSED: dict[str, Step] = {
     "null for a payload": ("ann", SEND, None),
     "an edit by the receiver": ("bob", EDIT, {"messageId": "<message>", "text": "worse"}),
     "an edit by an outsider": ("eve", EDIT, {"messageId": "<message>", "text": "worse"}),
-    "an edit of nothing": ("ann", EDIT, {"messageId": NOBODYS, "text": "better"}),
+    "an edit of nothing": ("ann", EDIT, {"messageId": UNKNOWN_MESSAGE_ID, "text": "better"}),
     "an edit of no id": ("ann", EDIT, {"messageId": "send*", "text": "better"}),
     "an edit to nothing": ("ann", EDIT, {"messageId": "<message>", "text": " "}),
     "an edit without text": ("ann", EDIT, {"messageId": "<message>"}),
@@ -156,15 +156,15 @@ REFUSED: dict[str, Step] = {
     "a read mark of a half": ("bob", READ, {"userId": "<ann>", "seq": 0.5}),
     "a read mark of true": ("bob", READ, {"userId": "<ann>", "seq": True}),
     "a read mark of a string": ("bob", READ, {"userId": "<ann>", "seq": "1"}),
-    "a read mark for nobody": ("bob", READ, {"userId": "nobody-of-this-name", "seq": 0}),
+    "a read mark for an unknown user": ("bob", READ, {"userId": "unknown-user", "seq": 0}),
 }
 
 
-async def by_http(person: User, event: str, payload: Any) -> dict[str, Any]:
-    """The answer in the shape of an ack."""
+async def by_http(user: User, event: str, payload: Any) -> dict[str, Any]:
+    """Send the request over HTTP. Return the response in the shape of an acknowledgement."""
     method, path, body = REQUESTS[event](payload)
     content = None if event in (DELETE, ADD, REMOVE) else json.dumps(body)
-    answer = await person.http.request(method, path, content=content)
+    answer = await user.http.request(method, path, content=content)
     if answer.status_code == 204:
         return {"ok": True}
     if answer.status_code == 200:
@@ -172,54 +172,54 @@ async def by_http(person: User, event: str, payload: Any) -> dict[str, Any]:
     return {"ok": False, "error": {"code": answer.json()["code"], "detail": answer.json()["detail"]}}
 
 
-async def by_socket(person: User, event: str, payload: Any) -> dict[str, Any]:
-    """The ack."""
-    ack: dict[str, Any] = await person.ask(event, payload)
+async def by_socket(user: User, event: str, payload: Any) -> dict[str, Any]:
+    """Send the event over Socket.IO. Return the acknowledgement."""
+    ack: dict[str, Any] = await user.ask(event, payload)
     return ack
 
 
-Door = Callable[[User, str, Any], Awaitable[dict[str, Any]]]
+Transport = Callable[[User, str, Any], Awaitable[dict[str, Any]]]
 
 
-async def gather_trio(new_user: UserMaker) -> Trio:
-    """Three people with sockets, and one message."""
-    people = {name: new_user(f"{name}-{secrets.token_hex(6)}") for name in ("ann", "bob", "eve")}
-    message = await people["ann"].send(people["bob"], "first", clientId="first")
-    trio = Trio(people, message["_id"], {})
+async def create_three_users(new_user: UserMaker) -> ThreeUsers:
+    """Create three users with sockets, and one message."""
+    users = {name: new_user(f"{name}-{secrets.token_hex(6)}") for name in ("ann", "bob", "eve")}
+    message = await users["ann"].send(users["bob"], "first", clientId="first")
+    three = ThreeUsers(users, message["_id"], {})
     for name in ("ann", "ann again", "bob", "eve"):
-        heard = trio.heard[name] = []
-        await people[name.split()[0]].connect(heard)
-    return trio
+        heard = three.heard[name] = []
+        await users[name.split()[0]].connect(heard)
+    return three
 
 
-async def everything_heard(trio: Trio) -> dict[str, list[tuple[str, Any]]]:
-    """What each socket has heard, once a last word to everybody has come to all: events of a socket keep their order."""
+async def all_events(three: ThreeUsers) -> dict[str, list[tuple[str, Any]]]:
+    """Return the events at each socket. A last event to every user shows that all earlier ones have arrived."""
     for name, other in (("ann", "bob"), ("bob", "ann"), ("eve", "eve")):
-        await trio.people[name].ask("typing", {"receiverId": trio.people[other].id, "typing": False})
+        await three.users[name].ask("typing", {"receiverId": three.users[other].id, "typing": False})
     await wait_until(
-        lambda: [any(event == "typing" for event, _ in heard) for heard in trio.heard.values()],
+        lambda: [any(event == "typing" for event, _ in heard) for heard in three.heard.values()],
         "the last event at every socket",
         is_reached=all,
     )
-    return {name: [event for event in heard if event[0] not in ("typing", "onlineUsers")] for name, heard in trio.heard.items()}
+    return {name: [event for event in heard if event[0] not in ("typing", "onlineUsers")] for name, heard in three.heard.items()}
 
 
-def documents(shared: SharedService, trio: Trio) -> list[Any]:
-    """What MongoDB holds of these three."""
-    names = {"$in": [person.id for person in trio.people.values()]}
+def documents(shared: SharedService, three: ThreeUsers) -> list[Any]:
+    """Return the documents of these three users."""
+    names = {"$in": [user.id for user in three.users.values()]}
     return [
         *shared.database["messages"].find({"senderId": names}).sort("seq", 1),
         *shared.database["reads"].find({"userId": names}, {"_id": 0}),
     ]
 
 
-def kept(shared: SharedService, trio: Trio) -> tuple[dict[str, Any], dict[str, int]]:
+def cached(shared: SharedService, three: ThreeUsers) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the cache entries of these three, and the PEXPIRETIME of each key that is there."""
-    ids = [str(row["_id"]) for row in documents(shared, trio) if "seq" in row and "text" in row]
+    ids = [str(row["_id"]) for row in documents(shared, three) if "seq" in row and "text" in row]
     names = [f"{shared.prefix}message:{message_id}" for message_id in ids]
     values: dict[str, Any] = {f"message {place}": shared.keys.get(name) for place, name in enumerate(names)}
     for one, other in (("ann", "bob"), ("ann", "ann"), ("ann", "eve"), ("bob", "eve")):
-        name = f"{shared.prefix}messages:{conversation_of(trio.people[one].id, trio.people[other].id)}"
+        name = f"{shared.prefix}messages:{conversation_of(three.users[one].id, three.users[other].id)}"
         names.append(name)
         values[f"{one}:{other}"] = shared.keys.lrange(name, 1, -1)
     expiries = {name: shared.keys.pexpiretime(name) for name in names}
@@ -227,64 +227,64 @@ def kept(shared: SharedService, trio: Trio) -> tuple[dict[str, Any], dict[str, i
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_both_doors_do_the_same(shared: SharedService, new_user: UserMaker, case: str) -> None:
-    """The same steps through HTTP and through a socket give equal answers, documents, cache entries with their TTL, and events."""
-    http = await seen(shared, new_user, by_http, CASES[case])
-    socket = await seen(shared, new_user, by_socket, CASES[case])
+async def test_both_transports_do_the_same(shared: SharedService, new_user: UserMaker, case: str) -> None:
+    """The same steps over both transports give equal responses, documents, cache entries with their TTL, and events."""
+    http = await outcome_of(shared, new_user, by_http, CASES[case])
+    socket = await outcome_of(shared, new_user, by_socket, CASES[case])
     assert http == socket
 
 
-async def seen(shared: SharedService, new_user: UserMaker, door: Door, steps: list[Step]) -> list[str]:
-    """Return what these steps leave: answers, documents, cache entries, and the events at each socket."""
+async def outcome_of(shared: SharedService, new_user: UserMaker, transport: Transport, steps: list[Step]) -> list[str]:
+    """Run the steps. Return the responses, documents, cache entries, and the events at each socket."""
     began = redis_time_ms(shared)
-    trio = await gather_trio(new_user)
-    answers = [await door(trio.people[who], event, trio.named(payload)) for who, event, payload in steps]
-    values, expiries = kept(shared, trio)
+    three = await create_three_users(new_user)
+    answers = [await transport(three.users[who], event, three.named(payload)) for who, event, payload in steps]
+    values, expiries = cached(shared, three)
     for name, expiry in expiries.items():
         slack = 1 if name.startswith(f"{shared.prefix}message:") else GRACE_MS  # a window is as old as the save it knows
         assert began - slack <= expiry - TTL_S * 1000 <= redis_time_ms(shared), name
-    return [trio.plain(part) for part in (answers, documents(shared, trio), values, await everything_heard(trio))]
+    return [three.plain(part) for part in (answers, documents(shared, three), values, await all_events(three))]
 
 
 def redis_time_ms(shared: SharedService) -> int:
-    """Return the clock of Redis."""
+    """Return Redis time in milliseconds."""
     seconds, microseconds = shared.keys.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def test_both_doors_refuse_the_same(shared: SharedService, new_user: UserMaker) -> None:
-    """What is wrong or not allowed gets the same code and the same words at both doors, leaves nothing behind, and nobody hears of it."""
-    left, right = await gather_trio(new_user), await gather_trio(new_user)
-    before = [documents(shared, trio) for trio in (left, right)]
+async def test_both_transports_refuse_the_same(shared: SharedService, new_user: UserMaker) -> None:
+    """Invalid and forbidden requests get the same error over both transports, change nothing, and emit nothing."""
+    left, right = await create_three_users(new_user), await create_three_users(new_user)
+    before = [documents(shared, three) for three in (left, right)]
     for case, (who, event, payload) in REFUSED.items():
-        http = await by_http(left.people[who], event, left.named(payload))
-        socket = await by_socket(right.people[who], event, right.named(payload))
+        http = await by_http(left.users[who], event, left.named(payload))
+        socket = await by_socket(right.users[who], event, right.named(payload))
         assert http == socket, case
         assert (http["ok"], set(http["error"])) == (False, {"code", "detail"}), case
-    assert [documents(shared, trio) for trio in (left, right)] == before
-    for trio in (left, right):
-        assert set(map(len, (await everything_heard(trio)).values())) == {0}
+    assert [documents(shared, three) for three in (left, right)] == before
+    for three in (left, right):
+        assert set(map(len, (await all_events(three)).values())) == {0}
 
 
 async def test_the_same_bytes_go_everywhere(shared: SharedService, new_user: UserMaker) -> None:
-    """The answer, the ack, the event and the value in Redis spell a message alike, field by field, in the same order."""
+    """Response, acknowledgement, event and Redis value are the same bytes, with the fields in the same order."""
     ann, bob = new_user(), new_user()
     await bob.connect()
-    for door in ("http", "socket"):
-        message = await ann.send(bob, "žluť \U0001f408 \\u0000", transport=door)
+    for transport in ("http", "socket"):
+        message = await ann.send(bob, "žluť \U0001f408 \\u0000", transport=transport)
         spelt = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
-        heard = (await bob.wait_for_events("newMessage", 1 if door == "http" else 2))[-1]
+        heard = (await bob.wait_for_events("newMessage", 1 if transport == "http" else 2))[-1]
         assert json.dumps(heard, separators=(",", ":"), ensure_ascii=False).encode() == spelt
         assert shared.keys.get(f"{shared.prefix}message:{message['_id']}") == spelt
         assert shared.keys.lindex(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}", -1) == spelt
 
 
-async def test_a_repeat_with_a_client_id_crosses_the_doors(new_user: UserMaker) -> None:
-    """What was sent by one door and is repeated by the other, at once or later, is one message, heard once."""
+async def test_a_repeat_over_the_other_transport_is_one_message(new_user: UserMaker) -> None:
+    """A send that is repeated over the other transport, at once or later, is one message and one event."""
     ann, bob = new_user(), new_user()
     await bob.connect()
-    doors = ["http", "socket"] * 10
-    sent = await asyncio.gather(*(ann.send(bob, "once", transport=door, clientId="c") for door in doors))
+    transports = ["http", "socket"] * 10
+    sent = await asyncio.gather(*(ann.send(bob, "once", transport=transport, clientId="c") for transport in transports))
     assert {message["_id"] for message in sent} == {sent[0]["_id"]}
     await ann.send(bob, "last")
     heard = await wait_until(

@@ -30,6 +30,8 @@ class Service:
     `settings` are environment variables without the prefix, e.g. `CACHE_TTL="1"`.
     """
 
+    command: tuple[str, ...] = (sys.executable, "-m", "chatlab", "serve")
+
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -41,7 +43,7 @@ class Service:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
         environment |= {f"CHATLAB_{name}": value for name, value in self.settings.items()}
         with self.log.open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", "chatlab", "serve"], env=environment, stdout=log, stderr=log)
+            return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
 
     def wait_until_ready(self) -> "Service":
         """Wait until `/healthz` answers with any status: a service without MongoDB answers 503."""

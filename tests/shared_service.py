@@ -44,7 +44,7 @@ class SharedService:
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
         mongo_url, redis_url = given.pop("MONGO_URL"), given.pop("REDIS_URL")
         del given["PORT"]
-        service = Service(mongo_url, redis_url, log, **given)
+        service = type(self.service)(mongo_url, redis_url, log, **given)
         try:
             yield SharedService(service.wait_until_ready(), self.database, self.keys, prefix)
         finally:
@@ -88,7 +88,7 @@ async def meet(*users: User) -> None:
 
 
 @contextlib.contextmanager
-def start_shared_service(engines: Engines, log: Path, **settings: str) -> Iterator[SharedService]:
+def start_shared_service(engines: Engines, log: Path, service_type: type[Service] = Service, **settings: str) -> Iterator[SharedService]:
     """Start a service with its own database and key prefix, and remove its data at the end.
 
     All keys must have an expiry by then.
@@ -96,11 +96,13 @@ def start_shared_service(engines: Engines, log: Path, **settings: str) -> Iterat
     space = f"shared{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
     with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
-        service = Service(engines.mongo.url, engines.redis.url, log, **given)
+        service = service_type(engines.mongo.url, engines.redis.url, log, **given)
         try:
             yield SharedService(service.wait_until_ready(), mongo[space], keys, f"{space}:")
             leaked = [key for key in keys.scan_iter(f"{space}:*") if keys.pttl(key) == -1]
             assert not leaked, f"keys without an expiry: {leaked}"
+            for key in keys.scan_iter(f"{space}:*"):
+                keys.delete(key)
         finally:
             service.kill()
             mongo.drop_database(space)

@@ -85,7 +85,7 @@ def test_reads_with_the_cache_are_reads_from_the_cache(
             settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:{name}:", "CACHE_TTL": "3600"} | changed
             service = PatientService(engines.mongo.url, engines.redis.url, tmp_path / name, **settings)
             stack.callback(service.kill)
-            urls[name] = service.wait_until_reachable().url
+            urls[name] = service.wait_until_ready().url
         token = sign_up(urls["off"], ["reader", "short", "long"])
         variants = {name: Variant(stack.enter_context(RawHttpClient(url, token)), "nobody") for name, url in urls.items()}
         comparisons = [*compare_short_reads(variants, 0.1), *compare_long_reads(variants, 0.1)]

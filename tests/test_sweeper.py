@@ -273,7 +273,7 @@ async def test_a_service_reports_the_end_of_each_message(
     settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "CACHE_TTL": "0.2", "SWEEP_INTERVAL": "1.5"}
     service = PatientService(engines.mongo.url, engines.redis.url, tmp_path / "log", **settings)
     try:
-        ann = create_user(database, service.wait_until_reachable())
+        ann = create_user(database, service.wait_until_ready())
         sent = [await ann.send(ann, str(number)) for number in range(3)]
         cleaned = [rf"Cache cleaned {space}:message:{message['_id']} deadline=\S+Z lag=\d+ms" for message in sent]
         await wait_until(lambda: [len(logged(service, line)) for line in cleaned], "a report about each message", is_reached=all)

@@ -23,6 +23,7 @@ def sweep(settings: Settings, console: Console) -> None:
         console.print(
             f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s.",
             f"Ctrl-C stops. {describe_engine(redis)}",
+            soft_wrap=True,
         )
         logging.config.dictConfig(log_config(settings.log_level))
         with contextlib.suppress(KeyboardInterrupt):

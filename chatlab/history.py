@@ -144,7 +144,7 @@ class HistoryReader:
     # --- MongoDB -----------------------------------------------------------------------------
 
     async def _query(self, conversation: Conversation, page: Page) -> list[Message]:
-        """Return at most CHUNK_MESSAGES: the first ones after `after`, otherwise the newest ones."""
+        """Return at most CHUNK_MESSAGES: the first ones after `after`, or the newest ones."""
         limit = page.limit or CHUNK_MESSAGES
         if page.after is None:
             return await self._messages.find_newest(conversation, limit, page.before)

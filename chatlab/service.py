@@ -1,7 +1,7 @@
 """The diagram: `send`, `read` and `change`, one stage after another.
 
-The service knows the store, the cache and the broadcast, and nothing of HTTP or Socket.IO. The user
-who asks always comes from the session, never from a payload.
+The service knows the store, the cache and the broadcast, and nothing of HTTP or Socket.IO. The
+acting user always comes from the session, never from a payload.
 """
 
 import asyncio

@@ -234,7 +234,7 @@ async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, s
             await talk.send(talk.alice)
             await talk.edit()
             await talk.send(talk.alice)
-            await asyncio.sleep(seconds)  # the freeze goes on: for longer than GRACE in the last case
+            await asyncio.sleep(seconds)  # the last case is longer than the grace period
             before = three.proxy.pipelines
             reading = asyncio.create_task(talk.read(talk.bob))  # it waits in the socket of Redis too, unless its process has noticed
             await wait_until(

@@ -231,7 +231,7 @@ def the_age_of_a_fill(world: World) -> None:
     world.read().finish()
 
 
-def widening_only_what_is_there(world: World) -> None:
+def widening_only_an_existing_window(world: World) -> None:
     """The window expires while a reader queries the older messages, which must not become a window alone."""
     world.send().finish()
     world.wait(TTL_MS + 1)
@@ -331,7 +331,7 @@ GUARDS: dict[str, tuple[Story, str, str]] = {
     "the fence of a change": (the_fence_of_a_change, "window.fence = now", ""),
     "the fence against a late fill": (the_fence_against_a_late_fill, "if began <= window.fence then", "if false then"),
     "the age of a fill": (the_age_of_a_fill, "if late then", "if false then"),
-    "widening only what is there": (widening_only_what_is_there, "if widen then", "if false then"),
+    "widening only an existing window": (widening_only_an_existing_window, "if widen then", "if false then"),
     "a window as old as what it knows": (a_window_as_old_as_what_it_knows, "start(window, began,", "start(window, now,"),
     "no start on a fence": (no_start_on_a_fence, "if window.exists and window.count == 0 then", "if false then"),
     "no gap": (no_gap, "if last < window.oldest - 1 or first > window.newest + 1 then", "if false then"),

@@ -123,7 +123,7 @@ local last = first + #ARGV - 8
 if late then return 'old' end -- guard: the age of a fill
 if began <= window.fence then return 'fenced' end -- guard: the fence against a late fill
 if window.count == 0 then
-  if widen then return 'nothing to widen' end -- guard: widening only what is there
+  if widen then return 'nothing to widen' end -- guard: widening only an existing window
   window.oldest, window.newest, window.born = first, first - 1, began
 end
 if last < window.oldest - 1 or first > window.newest + 1 then return 'apart' end -- guard: no gap

@@ -150,7 +150,7 @@ def _joined(tail: list[bytes], newest: int, oldest: int, lowest: int, highest: i
 class Capacity(NamedTuple):
     """How much a fill may add to a window.
 
-    Redis spends 1.5 us on each message of a fill and serves nobody meanwhile.
+    Redis spends 1.5 us on each message of a fill, and serves no other client meanwhile.
     """
 
     messages: int

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the rows of the table, one after the other, with a progress bar; results as JSON, and the page made of them."""
+"""`python -m benchmarks`: run benchmarks, write their results as JSON, and update README.md."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,108 +14,116 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.generators import MISSING_WRK, wrk_is_there
+from benchmarks.environment import EXPRESS, HERE, MISSING_EXPRESS, Environment, has_express, open_environment
+from benchmarks.generators import MISSING_WRK, has_wrk
 from benchmarks.page import write_page
+from benchmarks.registry import BENCHMARKS, Benchmark
 from benchmarks.result import MeasurementError
-from benchmarks.rows import ROWS, Row
-from benchmarks.sides import EXPRESS, HERE, MISSING_EXPRESS, Place, express_is_there, open_place
 from chatlab.bench.machine import describe_machine
 from chatlab.errors import EngineError
 
 RESULTS = HERE / "results"
+VERDICTS = {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}
 console = Console(highlight=False)
 
-Rows = Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(ROWS)}; none: all of them.", show_default=False)]
-Without = Annotated[list[str] | None, typer.Option(help="express or plain: leave that peer out.", show_default=False)]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Benchmarks to run: {', '.join(BENCHMARKS)}. Default: all of them.", show_default=False),
+]
+Without = Annotated[list[str] | None, typer.Option(help="Leave out a peer: express or plain.", show_default=False)]
 
 
 def run(
-    rows: Rows = None,
-    seconds: Annotated[float, typer.Option(help="For each side in each round.")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often the sides take turns.")] = 3,
-    users: Annotated[int, typer.Option(min=20, help="Users, in pairs.")] = 500,
+    names: Names = None,
+    seconds: Annotated[float, typer.Option(help="Seconds for each server in each round.")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the servers take turns.")] = 3,
+    users: Annotated[int, typer.Option(min=20, help="Number of users, who write in pairs.")] = 500,
     without: Without = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results and of the page.")] = RESULTS,
-    page: Annotated[bool, typer.Option(help="Make the page of the results that are there; measure only if rows are named.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = RESULTS,
+    page: Annotated[bool, typer.Option(help="Update the page from existing results; run only the benchmarks that are named.")] = False,
 ) -> None:
-    """Measure rows of the table, and write the page. Everything that is started here is stopped, also by Ctrl-C."""
-    wanted = [_known(name) for name in rows or ([] if page else ROWS)]
+    """Run benchmarks and write the page. Everything that was started is stopped, also on Ctrl-C."""
+    selected = [_known(name) for name in names or ([] if page else BENCHMARKS)]
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     out.mkdir(parents=True, exist_ok=True)
-    _say_what_is_missing(set(without or []))
-    if wanted:
-        with open_place(seconds=seconds, rounds=rounds, users=users, without=set(without or [])) as place:
-            _measure(place, wanted, out)
+    _print_missing_programs(set(without or []))
+    if selected:
+        with open_environment(seconds=seconds, rounds=rounds, users=users, without=set(without or [])) as environment:
+            _run_all(environment, selected, out)
     write_page(out, HERE / "README.md" if out == RESULTS else out / "README.md")
 
 
 def _known(name: str) -> str:
-    if name not in ROWS:
-        raise typer.BadParameter(f"{name} is none of {', '.join(ROWS)}")
+    if name not in BENCHMARKS:
+        raise typer.BadParameter(f"{name} is not a benchmark. Choose from {', '.join(BENCHMARKS)}.")
     return name
 
 
-def _say_what_is_missing(without: set[str]) -> None:
-    if not wrk_is_there():
+def _print_missing_programs(without: set[str]) -> None:
+    if not has_wrk():
         console.print(f"[yellow]{MISSING_WRK}[/yellow]")
-    if "express" not in without and not express_is_there():
+    if "express" not in without and not has_express():
         console.print(f"[yellow]{MISSING_EXPRESS}[/yellow]")
 
 
-def _measure(place: Place, wanted: list[str], out: Path) -> None:
-    about = describe_machine(MongoDB=place.engines.mongo.version, Redis=place.engines.redis.version, **_tools())
-    with _progress(len(wanted)) as step:
-        for name in wanted:
-            step(ROWS[name].title)
+def _run_all(environment: Environment, names: list[str], out: Path) -> None:
+    engines = environment.engines
+    machine = describe_machine(MongoDB=engines.mongo.version, Redis=engines.redis.version, **_tool_versions())
+    with _progress_bar(len(names)) as step:
+        for name in names:
+            step(BENCHMARKS[name].title)
             started = time.monotonic()
-            found = _row(place, name, ROWS[name]) | {"machine": about, "took_s": round(time.monotonic() - started, 1)}
-            (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            _tell(found)
+            result = _run_one(environment, name, BENCHMARKS[name])
+            result |= {"machine": machine, "took_s": round(time.monotonic() - started, 1)}
+            (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            _print_result(result)
 
 
-def _row(place: Place, name: str, row: Row) -> dict[str, Any]:
+def _run_one(environment: Environment, name: str, benchmark: Benchmark) -> dict[str, Any]:
     try:
-        result = row.measure(place)
+        result = benchmark.measure(environment)
     finally:
-        place.fresh()
-    settings = result.settings | {"rounds": place.rounds}
-    return {"row": name, "title": row.title, "target": row.target} | result.as_json() | {"settings": settings}
+        environment.stop_servers()
+    settings = result.settings | {"rounds": environment.rounds}
+    heading = {"row": name, "title": benchmark.title, "target": benchmark.target}
+    return heading | result.as_json() | {"settings": settings}
 
 
-def _tell(found: dict[str, Any]) -> None:
-    console.print(f"[bold]{found['title']}[/bold] ({found['took_s']:.0f} s)")
-    for name, side in found["sides"].items():
-        console.print(f"  {name:<60} {side['median']:>12,.3f} {found['unit']}  ({side['low']:,.3f} to {side['high']:,.3f})", soft_wrap=True)
-    for check in found["checks"]:
-        verdict = {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}[check["met"]]
-        console.print(f"  {check['what']:<60} {check['median']:>12.3f} {verdict}", soft_wrap=True)
+def _print_result(result: dict[str, Any]) -> None:
+    console.print(f"[bold]{result['title']}[/bold] ({result['took_s']:.0f} s)")
+    for name, series in result["sides"].items():
+        limits = f"({series['low']:,.3f} to {series['high']:,.3f})"
+        console.print(f"  {name:<60} {series['median']:>12,.3f} {result['unit']}  {limits}", soft_wrap=True)
+    for check in result["checks"]:
+        console.print(f"  {check['what']:<60} {check['median']:>12.3f} {VERDICTS[check['met']]}", soft_wrap=True)
 
 
 @contextlib.contextmanager
-def _progress(count: int) -> Iterator[Any]:
+def _progress_bar(count: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar. Call the yielded function with a title when a benchmark starts."""
     columns = (TextColumn("{task.description:<45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task, first = bar.add_task("", total=count), True
+        task, started = bar.add_task("", total=count), 0
 
         def step(title: str) -> None:
-            nonlocal first
-            bar.update(task, description=title, advance=0 if first else 1)
-            first = False
+            nonlocal started
+            bar.update(task, description=title, completed=started)
+            started += 1
 
         yield step
 
 
-def _tools() -> dict[str, str]:
-    """What else takes part, with its version."""
+def _tool_versions() -> dict[str, str]:
+    """Return the versions of Node, the Express server's packages, and wrk, if installed."""
     tools = {}
-    if express_is_there():
+    if has_express():
         tools["Node"] = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
         packages = ("express", "mongoose", "ioredis", "socket.io")
         versions = {name: json.loads((EXPRESS / "node_modules" / name / "package.json").read_text())["version"] for name in packages}
         tools["peer"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     if wrk := shutil.which("wrk"):
-        told = subprocess.run([wrk, "--version"], capture_output=True, text=True, check=False).stdout
-        tools["wrk"] = told.split()[1] if told else "there"
+        output = subprocess.run([wrk, "--version"], capture_output=True, text=True, check=False).stdout
+        tools["wrk"] = output.split()[1] if output else "unknown version"
     return tools
 
 
@@ -126,5 +134,5 @@ if __name__ == "__main__":
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (EngineError, MeasurementError, OSError) as wrong:
-        raise SystemExit(f"{wrong}") from None
+    except (EngineError, MeasurementError, OSError) as error:
+        raise SystemExit(str(error)) from None

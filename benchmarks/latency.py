@@ -1,144 +1,192 @@
-"""Rows about how long: one request at a time, and at a constant rate. All sides of a row run at once and are asked in turn."""
+"""Benchmarks of latency: one request at a time, and at a constant rate.
+
+All servers of a benchmark run at once and are measured in turn.
+"""
 
 from collections.abc import Callable
 from statistics import median
 
 from benchmarks import generators
-from benchmarks.one_socket import OneSocket
-from benchmarks.people import TEXT, Person, people, reads, sends, talk_in_chatlab, write_requests
-from benchmarks.result import Check, Result, interleaved, ratios
-from benchmarks.sides import CONNECTIONS, MESSAGES, Place, Side, missing
+from benchmarks.environment import CONNECTIONS, MESSAGES, Environment, missing_servers
+from benchmarks.processes import Server
+from benchmarks.raw_socket import RawSocketClient
+from benchmarks.result import Check, Result, interleave, ratios
 from benchmarks.throughput import rate_of
-from chatlab.bench import comparisons
+from benchmarks.users import (
+    TEXT,
+    BenchUser,
+    RequestLine,
+    insert_conversation,
+    make_users,
+    read_requests,
+    send_requests,
+    write_requests,
+)
 from chatlab.bench.claims import Comparison
+from chatlab.bench.comparisons import (
+    SendRequest,
+    Variant,
+    Variants,
+    alternate,
+    compare_long_reads,
+    compare_reactions,
+    compare_sends,
+    compare_short_reads,
+    make_send,
+)
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.bench.samples import share_saved
 
-LENGTHS = (10, 100, 1_000, 100_000)
+LENGTHS = (10, 100, 1_000, 100_000)  # of a conversation, in messages
 
 
-def measure_p99(place: Place) -> Result:
-    """p99 at half of what the peer can at most: sends and cached reads, due at a constant rate, timed from when they were due."""
-    sides = [place.chatlab(messages=MESSAGES), *place.peers(messages=MESSAGES)]
-    peer = next((side for side in sides if side.name == "Express"), sides[-1])
-    found: dict[str, list[float]] = {}
+def measure_p99(environment: Environment) -> Result:
+    """Measure the p99 of sends and cached reads at half of the peer's highest rate.
+
+    Requests are due at a constant rate, and the latency counts from when a request was due.
+    """
+    servers = [environment.chatlab(messages=MESSAGES), *environment.peers(messages=MESSAGES)]
+    peer = next((server for server in servers if server.name == "Express"), servers[-1])
+    figures: dict[str, list[float]] = {}
     checks, rates = [], {}
-    for work, asked in (("send", sends), ("read", lambda who: reads(who, MESSAGES))):
-        rate = rates[work] = max(1, round(rate_of(place, peer, asked(peer.people))() / 2))
-        acts = {f"{side.name}, {work}": _paced(place, side, asked(side.people), rate) for side in sides}
-        found |= interleaved(place.rounds, acts)
-        if peer is not sides[0]:
-            checks.append(
-                Check(f"{work}: chatlab / {peer.name}", ratios(found[f"chatlab, {work}"], found[f"{peer.name}, {work}"]), 1, False)
-            )
-    settings = {"half of": peer.name, "rates": rates, "connections": CONNECTIONS, "seconds": place.seconds, "generator": "benchmarks.load"}
-    return Result("ms, p99", found, checks, settings, missing(place))
+    for kind, requests_of in (("send", send_requests), ("read", lambda users: read_requests(users, MESSAGES))):
+        rate = rates[kind] = max(1, round(rate_of(environment, peer, requests_of(peer.users))() / 2))
+        figures |= interleave(
+            environment.rounds,
+            {f"{server.name}, {kind}": _paced(environment, server, requests_of(server.users), rate) for server in servers},
+        )
+        if peer is not servers[0]:
+            ratio = ratios(figures[f"chatlab, {kind}"], figures[f"{peer.name}, {kind}"])
+            checks.append(Check(f"{kind}: chatlab / {peer.name}", ratio, 1, at_least=False))
+    settings = {
+        "half of": peer.name,
+        "rates": rates,
+        "connections": CONNECTIONS,
+        "seconds": environment.seconds,
+        "generator": generators.OWN_GENERATOR,
+    }
+    return Result("ms, p99", figures, checks, settings, missing_servers(environment))
 
 
-def _paced(place: Place, side: Side, requests: list[list[str]], rate: float) -> Callable[[], float]:
-    path = write_requests(requests, place.folder / f"{side.database}.requests-paced")
-    spec = {"url": side.url, "requests": str(path), "rate": rate, "connections": CONNECTIONS, "seconds": place.seconds}
-    return lambda: generators.own("paced", **spec)["p99"]
+def _paced(environment: Environment, server: Server, requests: list[RequestLine], rate: float) -> Callable[[], float]:
+    path = write_requests(requests, environment.folder / f"{server.database}.requests-paced")
+    seconds = environment.seconds
+    spec = {"url": server.url, "requests": str(path), "rate": rate, "connections": CONNECTIONS, "seconds": seconds}
+    return lambda: generators.run_own("paced", **spec)["p99"]
 
 
-def measure_single(place: Place) -> Result:
-    """One user, one request at a time: the p50 of each kind, the sides in turn, request by request."""
-    cached = [place.chatlab(messages=MESSAGES), *place.peers(messages=MESSAGES)]
-    uncached = [place.chatlab(messages=MESSAGES, CACHE_MODE="off"), *place.peers(messages=MESSAGES, cache=False)]
+def measure_single(environment: Environment) -> Result:
+    """Measure the p50 of each kind of request, one at a time; the servers alternate."""
+    cached = [environment.chatlab(messages=MESSAGES), *environment.peers(messages=MESSAGES)]
+    uncached = [
+        environment.chatlab(messages=MESSAGES, CACHE_MODE="off"),
+        *environment.peers(messages=MESSAGES, cache=False),
+    ]
     kinds = {
         "send": (cached, _one_send),
         "cached read": (cached, _one_read),
         "uncached read": (uncached, _one_read),
         "socket send": (cached, _one_socket_send),
     }
-    found: dict[str, list[float]] = {}
-    for _ in range(place.rounds):
-        for kind, (sides, act) in kinds.items():
-            for name, replies in comparisons.alternate({side.name: act(side) for side in sides}, place.seconds / 2).items():
-                found.setdefault(f"{name}, {kind}", []).append(median(reply.took_ms for reply in replies))
+    figures: dict[str, list[float]] = {}
+    for _ in range(environment.rounds):
+        for kind, (servers, make_request) in kinds.items():
+            requests = {server.name: make_request(server) for server in servers}
+            for name, replies in alternate(requests, environment.seconds / 2).items():
+                figures.setdefault(f"{name}, {kind}", []).append(median(reply.took_ms for reply in replies))
     checks = [
-        Check(f"{kind}: chatlab / Express", ratios(found[f"chatlab, {kind}"], found[f"Express, {kind}"]), 1, False)
+        Check(f"{kind}: chatlab / Express", ratios(figures[f"chatlab, {kind}"], figures[f"Express, {kind}"]), 1, at_least=False)
         for kind in kinds
-        if f"Express, {kind}" in found
+        if f"Express, {kind}" in figures
     ]
-    return Result("ms, p50", found, checks, {"at a time": 1, "messages": MESSAGES}, missing(place))
+    settings = {"requests at a time": 1, "messages": MESSAGES}
+    return Result("ms, p50", figures, checks, settings, missing_servers(environment))
 
 
-def _one_send(side: Side) -> comparisons.SendRequest:
-    return comparisons.make_send(side.wire(), side.people[0].partner, TEXT)
+def _one_send(server: Server) -> SendRequest:
+    return make_send(server.connect(), server.users[0].partner, TEXT)
 
 
-def _one_read(side: Side) -> comparisons.SendRequest:
-    wire = side.wire(2)
-    return lambda: wire.request("GET", f"/api/messages/{side.people[2].partner}?limit={MESSAGES}")
+def _one_read(server: Server) -> SendRequest:
+    return _read_newest(server, server.users[2])
 
 
-def _one_socket_send(side: Side) -> comparisons.SendRequest:
-    one = OneSocket(side.url, side.people[4].token)
-    return lambda: one.send(side.people[4].partner, TEXT)
+def _read_newest(server: Server, reader: BenchUser) -> SendRequest:
+    client = RawHttpClient(server.url, reader.token)
+    return lambda: client.request("GET", f"/api/messages/{reader.partner}?limit={MESSAGES}")
 
 
-def measure_cache(place: Place) -> Result:
-    """The service with its cache beside itself without: the share of time saved, one request at a time."""
-    who = people(place.users)
-    readers = [Person(f"reader-{number}", who[number].token, "short") for number in range(place.rounds)]
-    others = [Person(name, "", "") for name in ("short", "long", "partner-off", "partner-window", "partner-narrow")]
-    everybody = [*readers, *(other._replace(token=f"none-{other.id}") for other in others)]
-    off = place.chatlab("off", who=everybody, CACHE_MODE="off")
-    sides = (off, place.chatlab_beside(off, "window"), place.chatlab_beside(off, "narrow", WINDOW_SIZE="100"))
-    found: dict[str, list[float]] = {}
-    checks: dict[str, list[float]] = {}
+def _one_socket_send(server: Server) -> SendRequest:
+    user = server.users[4]
+    client = RawSocketClient(server.url, user.token)
+    return lambda: client.send(user.partner, TEXT)
+
+
+def measure_cache(environment: Environment) -> Result:
+    """Measure the share of time that the cache saves, one request at a time.
+
+    Each round has its own reader, so that it starts with empty conversations.
+    """
+    tokens = make_users(environment.users)
+    readers = [BenchUser(f"reader-{number}", tokens[number].token, "short") for number in range(environment.rounds)]
+    others = ("short", "long", "partner-off", "partner-window", "partner-narrow")
+    users = [*readers, *(BenchUser(name, f"none-{name}", "") for name in others)]
+    off = environment.chatlab("off", users=users, CACHE_MODE="off")
+    narrow = environment.chatlab_like(off, "narrow", WINDOW_SIZE="100")
+    servers = (off, environment.chatlab_like(off, "window"), narrow)
+    figures: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for reader in readers:
-        seen = {side.name: comparisons.Variant(RawHttpClient(side.url, reader.token), f"partner-{side.name}") for side in sides}
-        for race in _races(seen, place.seconds / 3):
-            title = f"{race.claim.operation}, {race.condition.partition(';')[0]}"
-            found.setdefault(f"off, {title}", []).append(median(race.without_ms))
-            found.setdefault(f"cache, {title}", []).append(median(race.with_cache_ms))
-            checks.setdefault(title, []).append(share_saved(race.without_ms, race.with_cache_ms).middle)
-    targets = dict(zip(checks, (None, 0.6, None, 0.8, 0.5), strict=True))
-    return Result(
-        "ms, p50",
-        found,
-        [Check(f"{title}: share of time saved", shares, targets[title]) for title, shares in checks.items()],
-        {"at a time": 1},
-        ["With CHATLAB_WINDOW_SIZE=100 a read of 500 messages is partial; as shipped it is a hit"],
-    )
+        variants = {one.name: Variant(RawHttpClient(one.url, reader.token), f"partner-{one.name}") for one in servers}
+        for comparison in _compare_all(variants, environment.seconds / 3):
+            title = f"{comparison.claim.operation}, {comparison.condition.partition(';')[0]}"
+            without, with_cache = comparison.without_ms, comparison.with_cache_ms
+            figures.setdefault(f"off, {title}", []).append(median(without))
+            figures.setdefault(f"cache, {title}", []).append(median(with_cache))
+            shares.setdefault(title, []).append(share_saved(without, with_cache).middle)
+    targets = (None, 0.6, None, 0.8, 0.5)  # in the order of the comparisons
+    checks = [
+        Check(f"{title}: share of time saved", rounds, target) for (title, rounds), target in zip(shares.items(), targets, strict=True)
+    ]
+    remark = "With CHATLAB_WINDOW_SIZE=100 a read of 500 messages is partial; with the default it is a hit"
+    return Result("ms, p50", figures, checks, {"requests at a time": 1}, [remark])
 
 
-def _races(sides: comparisons.Variants, seconds: float) -> list[Comparison]:
+def _compare_all(variants: Variants, seconds: float) -> list[Comparison]:
     return [
-        *comparisons.compare_sends(sides, seconds),
-        *comparisons.compare_short_reads(sides, seconds),
-        *comparisons.compare_long_reads(sides, seconds),
-        *comparisons.compare_reactions(sides, seconds),
+        *compare_sends(variants, seconds),
+        *compare_short_reads(variants, seconds),
+        *compare_long_reads(variants, seconds),
+        *compare_reactions(variants, seconds),
     ]
 
 
-def measure_length(place: Place) -> Result:
-    """Conversations of 10 to 100,000 messages: the newest 50, cached, and a send."""
-    lengths = [length for length in LENGTHS if place.full_size or length < 100_000]
-    side = place.chatlab()
-    acts: dict[str, comparisons.SendRequest] = {}
-    for place_in_people, length in enumerate(lengths):
-        reader, writer = side.people[4 * place_in_people], side.people[4 * place_in_people + 2]
-        for one in (reader, writer):
-            talk_in_chatlab(place.mongo[side.database], one.id, one.partner, length)
-        acts[f"read, {length:,} messages"] = _newest(side, reader)
-        acts[f"send, {length:,} messages"] = comparisons.make_send(RawHttpClient(side.url, writer.token), writer.partner, TEXT)
-    found: dict[str, list[float]] = {name: [] for name in sorted(acts, key=lambda name: name.startswith("send"))}
-    for _ in range(place.rounds):
-        for name, replies in comparisons.alternate(acts, 3 * place.seconds).items():
-            found[name].append(median(reply.took_ms for reply in replies))
-    checks = []
-    for work in ("read", "send"):
-        rounds = zip(*(found[name] for name in found if name.startswith(work) and not name.startswith("read, 10 ")), strict=True)
-        checks.append(Check(f"{work}: slowest / quickest length", [max(one) / min(one) for one in rounds], 1.25, False))
-    remarks = [
-        "Flat: the slowest length at most 1.25 times the quickest. A read of 10 messages is a fifth of the others' bytes, and left out."
-    ]
-    return Result("ms, p50", found, checks, {"at a time": 1, "messages read": MESSAGES}, remarks)
+def measure_length(environment: Environment) -> Result:
+    """Measure cached reads of the newest 50 messages, and sends, in conversations of any length."""
+    lengths = [length for length in LENGTHS if environment.full_size or length < 100_000]
+    server = environment.chatlab()
+    reads: dict[str, SendRequest] = {}
+    sends: dict[str, SendRequest] = {}
+    for index, length in enumerate(lengths):
+        reader, writer = server.users[4 * index], server.users[4 * index + 2]
+        for user in (reader, writer):
+            insert_conversation(environment.mongo[server.database], user.id, user.partner, length)
+        reads[f"read, {length:,} messages"] = _read_newest(server, reader)
+        sends[f"send, {length:,} messages"] = make_send(RawHttpClient(server.url, writer.token), writer.partner, TEXT)
+    figures: dict[str, list[float]] = {name: [] for name in (*reads, *sends)}
+    for _ in range(environment.rounds):
+        for name, replies in alternate(reads | sends, 3 * environment.seconds).items():
+            figures[name].append(median(reply.took_ms for reply in replies))
+    # A read of 10 messages transfers a fifth of the bytes of the others, so it is not compared.
+    compared_reads = [figures[name] for name in list(reads)[1:]]
+    checks = [_flatness("read", compared_reads), _flatness("send", [figures[name] for name in sends])]
+    remark = (
+        "The slowest length may take at most 1.25 times the fastest. "
+        "A read of 10 messages transfers a fifth of the bytes of the others, so it is left out."
+    )
+    return Result("ms, p50", figures, checks, {"requests at a time": 1, "messages read": MESSAGES}, [remark])
 
 
-def _newest(side: Side, reader: Person) -> comparisons.SendRequest:
-    wire = RawHttpClient(side.url, reader.token)
-    return lambda: wire.request("GET", f"/api/messages/{reader.partner}?limit={MESSAGES}")
+def _flatness(kind: str, figures: list[list[float]]) -> Check:
+    rounds = [max(one_round) / min(one_round) for one_round in zip(*figures, strict=True)]
+    return Check(f"{kind}: slowest / fastest length", rounds, 1.25, at_least=False)

@@ -1,10 +1,13 @@
-"""The page of the results: a table for each row, a picture, the machine. Only what stands between the two marks is made here."""
+"""Write the results into README.md: tables, a chart for each benchmark, and the machine.
+
+Only the text between the two marks is generated. The rest of the page is written by hand.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import ROWS
+from benchmarks.registry import BENCHMARKS
 from chatlab.bench.charts import Bar, BarGroup, format_figure, render_svg
 
 BEGIN, END = "<!-- results: made by python -m benchmarks -->", "<!-- end of results -->"
@@ -14,30 +17,33 @@ Json = dict[str, Any]
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Put all results that are in the folder into the page, with a picture each."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for name in ROWS if (path := results / f"{name}.json").exists()]
-    for one in found:
-        (results / f"{one['row']}.svg").write_text(_picture(one), encoding="utf-8")
+    """Write all results of the folder into the page, and an SVG next to each result file."""
+    paths = (results / f"{name}.json" for name in BENCHMARKS)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    for result in found:
+        (results / f"{result['row']}.svg").write_text(_chart(result), encoding="utf-8")
     folder = "" if results == page.parent else f"{results.name}/"
-    section = "\n".join([BEGIN, "", *_summary(found), *(line for one in found for line in _row(one, folder)), END])
-    before, after = _around(page)
-    page.write_text(f"{before}{section}{after}", encoding="utf-8")
+    details = [line for result in found for line in _section(result, folder)]
+    before, after = _text_around_results(page)
+    text = "\n".join([BEGIN, "", *_summary_table(found), *details, END])
+    page.write_text(f"{before}{text}{after}", encoding="utf-8")
 
 
-def _around(page: Path) -> tuple[str, str]:
-    """What the page says by hand, before and after."""
+def _text_around_results(page: Path) -> tuple[str, str]:
+    """Return the hand-written text before and after the results."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     before, mark, rest = text.partition(BEGIN)
     return before, rest.partition(END)[2] if mark else "\n"
 
 
-def _summary(found: list[Json]) -> list[str]:
-    lines = ["| work | target | measured | |", "| --- | --- | --- | --- |"]
-    for one in found:
-        judged = [check for check in one["checks"] if check["met"] is not None]
-        told = "; ".join(f"{check['what']} {format_figure(check['median'])}" for check in judged)
-        met = MET[all(check["met"] for check in judged)] if judged else "not measured"
-        lines.append(f"| [{one['title']}](#{_anchor(one['title'])}) | {one['target']} | {told} | {met} |")
+def _summary_table(found: list[Json]) -> list[str]:
+    lines = ["| benchmark | target | measured | |", "| --- | --- | --- | --- |"]
+    for result in found:
+        checks = [check for check in result["checks"] if check["met"] is not None]
+        measured = "; ".join(f"{check['what']} {format_figure(check['median'])}" for check in checks)
+        met = MET[all(check["met"] for check in checks)] if checks else "not measured"
+        title = f"[{result['title']}](#{_anchor(result['title'])})"
+        lines.append(f"| {title} | {result['target']} | {measured} | {met} |")
     return [*lines, ""]
 
 
@@ -46,33 +52,56 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _row(one: Json, folder: str) -> list[str]:
-    settings = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
-    lines = [f"### {one['title']}", "", f"Target: {one['target']}. Settings: {settings}.", ""]
-    lines += [
-        f"![{one['title']}]({folder}{one['row']}.svg)",
+def _section(result: Json, folder: str) -> list[str]:
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    machine = "; ".join(f"{name} {value}" for name, value in result["machine"].items())
+    return [
+        f"### {result['title']}",
         "",
-        f"| | median, {one['unit']} | lowest to highest round |",
-        "| --- | ---: | ---: |",
+        f"Target: {result['target']}. Settings: {settings}.",
+        "",
+        f"![{result['title']}]({folder}{result['row']}.svg)",
+        "",
+        *_figures_table(result),
+        "",
+        *_checks_table(result),
+        "",
+        *(f"* {remark}" for remark in result["remarks"]),
+        "",
+        f"<sub>{machine}</sub>",
+        "",
     ]
-    lines += [
-        f"| {name} | {format_figure(side['median'])} | {format_figure(side['low'])} to {format_figure(side['high'])} |"
-        for name, side in one["sides"].items()
-    ]
-    lines += ["", "| round by round | median | lowest to highest | target | |", "| --- | ---: | ---: | ---: | --- |"]
-    for check in one["checks"]:
-        told = "" if check["target"] is None else f"{'at least' if check['at_least'] else 'at most'} {check['target']:g}"
-        spread = f"{format_figure(check['low'])} to {format_figure(check['high'])}"
-        lines.append(f"| {check['what']} | {format_figure(check['median'])} | {spread} | {told} | {MET[check['met']]} |")
-    lines += ["", *(f"* {remark}" for remark in one["remarks"])]
-    about = "; ".join(f"{name} {value}" for name, value in one["machine"].items())
-    return [*lines, "", f"<sub>{about}</sub>", ""]
 
 
-def _picture(one: Json) -> str:
-    """All sides of one unit on one scale; the thin line is the spread of the rounds. `a, kind` makes a group for each kind."""
+def _figures_table(result: Json) -> list[str]:
+    lines = [f"| | median, {result['unit']} | range of the rounds |", "| --- | ---: | ---: |"]
+    for name, series in result["sides"].items():
+        lines.append(f"| {name} | {format_figure(series['median'])} | {_range(series)} |")
+    return lines
+
+
+def _checks_table(result: Json) -> list[str]:
+    lines = ["| check | median | range of the rounds | target | |", "| --- | ---: | ---: | ---: | --- |"]
+    for check in result["checks"]:
+        bound = "at least" if check["at_least"] else "at most"
+        target = "" if check["target"] is None else f"{bound} {check['target']:g}"
+        median = format_figure(check["median"])
+        lines.append(f"| {check['what']} | {median} | {_range(check)} | {target} | {MET[check['met']]} |")
+    return lines
+
+
+def _range(figures: Json) -> str:
+    return f"{format_figure(figures['low'])} to {format_figure(figures['high'])}"
+
+
+def _chart(result: Json) -> str:
+    """Draw a bar for each series, with a line for the range of the rounds.
+
+    Series named `server, kind` form one group for each kind.
+    """
     groups: dict[str, list[Bar]] = {}
-    for name, side in one["sides"].items():
-        side_name, _, kind = name.partition(", ")
-        groups.setdefault(kind or one["title"], []).append(Bar(side_name, side["median"], side["low"], side["high"]))
-    return render_svg(f"{one['title']}", [BarGroup(title, one["unit"], bars) for title, bars in groups.items()])
+    for name, series in result["sides"].items():
+        server, _, kind = name.partition(", ")
+        bar = Bar(server, series["median"], series["low"], series["high"])
+        groups.setdefault(kind or result["title"], []).append(bar)
+    return render_svg(result["title"], [BarGroup(title, result["unit"], bars) for title, bars in groups.items()])

@@ -1,7 +1,7 @@
--- For wrk: the requests of a file, one after the other and round again; the outcome as one line of JSON.
--- A line of the file: method, path, token and body, with tabs between.
+-- For wrk: send the requests of a file in a loop, and print the figures as one line of JSON.
+-- Each line of the file has a method, a path, a token and a body, separated by tabs.
 
-local requests, turn = {}, 0
+local requests, sent = {}, 0
 
 function init(args)
   for line in io.lines(args[1]) do
@@ -13,8 +13,8 @@ function init(args)
 end
 
 function request()
-  turn = turn % #requests + 1
-  return requests[turn]
+  sent = sent % #requests + 1
+  return requests[sent]
 end
 
 function done(summary, latency)

@@ -1,4 +1,4 @@
-"""What a row of the table found: figures for each side and round, ratios of the same round, and whether the target was met. Pure."""
+"""The result of a benchmark: figures for each round, ratios within a round, and the targets."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 
 class MeasurementError(Exception):
-    """A side did not start, or refused its work: what it did is no measurement."""
+    """A server did not start or rejected requests, so there is nothing to measure."""
 
 
 class Check(NamedTuple):
-    """A target: `rounds` holds the figure that it is about, once a round. `at_least` or at most the target; None: for information."""
+    """A figure for each round and, unless `target` is None, the target for its median.
+
+    The median must be at least the target, or at most if `at_least` is False.
+    """
 
     what: str
     rounds: list[float]
@@ -18,50 +21,59 @@ class Check(NamedTuple):
     at_least: bool = True
 
     @property
-    def middle(self) -> float:
-        """The median round decides."""
+    def median(self) -> float:
+        """Return the median of the rounds, which decides."""
         return median(self.rounds)
 
     @property
     def met(self) -> bool | None:
-        """None when there is no target."""
+        """Return whether the target is met, or None if there is no target."""
         if self.target is None:
             return None
-        return self.middle >= self.target if self.at_least else self.middle <= self.target
+        return self.median >= self.target if self.at_least else self.median <= self.target
 
     def as_json(self) -> dict[str, Any]:
-        """For the results."""
-        spread = {"median": self.middle, "low": min(self.rounds), "high": max(self.rounds)}
+        """Return the check as it is written to a result file."""
+        spread = {"median": self.median, "low": min(self.rounds), "high": max(self.rounds)}
         return self._asdict() | spread | {"met": self.met}
 
 
 class Result(NamedTuple):
-    """`sides`: for each bar its figures in `unit`, one a round. `settings`: how it was measured. `remarks`: what else was seen."""
+    """The measured figures and how they were measured.
+
+    `series` has the figures of each bar in `unit`, one for each round. `remarks` are notes that
+    appear below the tables.
+    """
 
     unit: str
-    sides: dict[str, list[float]]
+    series: dict[str, list[float]]
     checks: list[Check]
     settings: dict[str, Any]
     remarks: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """For the results."""
-        sides = {
-            name: {"median": median(rounds), "low": min(rounds), "high": max(rounds), "rounds": rounds}
-            for name, rounds in self.sides.items()
+        """Return the result as it is written to a result file."""
+        return {
+            "unit": self.unit,
+            "sides": {
+                name: {"median": median(rounds), "low": min(rounds), "high": max(rounds), "rounds": rounds}
+                for name, rounds in self.series.items()
+            },
+            "checks": [check.as_json() for check in self.checks],
+            "settings": self.settings,
+            "remarks": self.remarks,
         }
-        return self._asdict() | {"sides": sides, "checks": [check.as_json() for check in self.checks]}
 
 
-def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """Round by round: what moved the whole machine moved both."""
-    return [one / other for one, other in zip(of, to, strict=True)]
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio within each round. Load on the machine changes both figures of a round."""
+    return [one / other for one, other in zip(numerators, denominators, strict=True)]
 
 
-def interleaved(rounds: int, acts: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """A B C A B C ..., as often as there are rounds."""
-    found: dict[str, list[float]] = {name: [] for name in acts}
+def interleave(rounds: int, measurements: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run A B C A B C ..., once in each round, and return the figures of each."""
+    figures: dict[str, list[float]] = {name: [] for name in measurements}
     for _ in range(rounds):
-        for name, act in acts.items():
-            found[name].append(act())
-    return found
+        for name, measure in measurements.items():
+            figures[name].append(measure())
+    return figures

@@ -1,4 +1,4 @@
-"""Every benchmark runs and reports plausible figures. What they are depends on the machine, so no test checks their size."""
+"""Every benchmark runs and reports figures. They depend on the machine, so no test checks their size."""
 
 import contextlib
 import itertools
@@ -16,12 +16,13 @@ import pytest
 from live import Service, SignUp, User
 from waiting import LIMIT_S, block_until, wait_until
 
-from benchmarks import generators, people
-from benchmarks.load import frame, frames
-from benchmarks.one_socket import OneSocket
+from benchmarks import generators
+from benchmarks.load.websocket import decode_frames, encode_frame
 from benchmarks.page import BEGIN, END, write_page
-from benchmarks.result import Check, MeasurementError, Result, interleaved, ratios
-from benchmarks.rows import ROWS
+from benchmarks.raw_socket import RawSocketClient
+from benchmarks.registry import BENCHMARKS
+from benchmarks.result import Check, MeasurementError, Result, interleave, ratios
+from benchmarks.users import BenchUser, write_requests
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -30,7 +31,7 @@ EXPRESS = ROOT / "benchmarks" / "peers" / "express"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Measure all rows once, as briefly as possible, with the only peer that needs nothing but Python."""
+    """Run all benchmarks once, as briefly as possible, with the peer that is written in Python."""
     folder = tmp_path_factory.mktemp("results")
     command = [*COMMAND, "--seconds", "0.2", "--rounds", "1", "--users", "40", "--without", "express", "--out", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * LIMIT_S, check=False)
@@ -39,36 +40,36 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(11 * LIMIT_S)  # seconds for all rows together
-@pytest.mark.parametrize("row", ROWS)
-def test_each_row_gives_figures(results: Path, row: str) -> None:
-    """Each row of the table has a figure for each side in its round, its target's checks, its settings and the machine."""
-    found = json.loads((results / f"{row}.json").read_text(encoding="utf-8"))
-    assert found["target"] == ROWS[row].target
+@pytest.mark.timeout(11 * LIMIT_S)  # seconds for all benchmarks together
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_gives_figures(results: Path, name: str) -> None:
+    """Each result has figures for each server, the checks of the target, the settings and the machine."""
+    found = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+    assert found["target"] == BENCHMARKS[name].target
     assert found["settings"]["rounds"] == 1
     assert {"cores", "memory", "Python", "MongoDB", "Redis"} <= found["machine"].keys()
     assert found["sides"]
-    assert all(len(side["rounds"]) == 1 for side in found["sides"].values())
+    assert all(len(series["rounds"]) == 1 for series in found["sides"].values())
     assert all(len(check["rounds"]) == 1 for check in found["checks"])
-    if row not in ("sweep", "idle"):  # so few keys and sockets may cost nothing measurable
-        assert all(side["median"] > 0 for side in found["sides"].values())
+    if name not in ("sweep", "idle"):  # the cost of so few keys and sockets may be too small to measure
+        assert all(series["median"] > 0 for series in found["sides"].values())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(11 * LIMIT_S)
-def test_the_page_has_every_row(results: Path) -> None:
-    """The page has a table and a picture for each row, and names no place of this machine."""
+def test_the_page_has_every_benchmark(results: Path) -> None:
+    """The page has a table and a chart for each benchmark, and no path of this machine."""
     text = (results / "README.md").read_text(encoding="utf-8")
-    for name, row in ROWS.items():
-        assert f"### {row.title}" in text
+    for name, benchmark in BENCHMARKS.items():
+        assert f"### {benchmark.title}" in text
         assert f"({name}.svg)" in text
         assert (results / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
     assert str(results) not in text
     assert str(ROOT) not in text
 
 
-def test_what_was_started_ends_with_ctrl_c(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a row leaves no engine, no side and no load behind."""
+def test_ctrl_c_stops_everything_that_was_started(tmp_path: Path) -> None:
+    """Ctrl-C during a benchmark leaves no engine, server or load generator running."""
     command = [*COMMAND, "cached", "--seconds", "600", "--users", "40", "--without", "express", "--out", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     family: set[psutil.Process] = set()
@@ -92,107 +93,107 @@ def _command_of(process: psutil.Process) -> list[str]:
         return []
 
 
-# --- the load ----------------------------------------------------------------------------------------------------------------------
+# --- the load ----------------------------------------------------------------------------------
 
 
-async def test_a_load_of_refused_requests_is_no_measurement(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
-    """A side that answers quickly because it refuses is an error, whichever generator asked."""
+async def test_rejected_requests_are_an_error(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
+    """Quick error responses are not measured as throughput."""
     alice: User = await sign_up("alice")
     good, bad = ([["GET", "/api/auth/me", token, ""]] for token in (alice.token, "no token"))
-    fine = people.write_requests(good, tmp_path / "good")
-    assert generators.own("closed", url=service.url, requests=str(fine), seconds=0.2, connections=2)["rate"] > 0
-    refused = people.write_requests(bad, tmp_path / "bad")
+    fine = write_requests(good, tmp_path / "good")
+    assert generators.run_own("closed", url=service.url, requests=str(fine), seconds=0.2, connections=2)["rate"] > 0
+    refused = write_requests(bad, tmp_path / "bad")
     with pytest.raises(MeasurementError, match="failed"):
-        generators.own("closed", url=service.url, requests=str(refused), seconds=0.2, connections=2)
+        generators.run_own("closed", url=service.url, requests=str(refused), seconds=0.2, connections=2)
 
 
-async def test_a_constant_rate_asks_what_is_due(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
-    """At 100 a second for half a second 50 requests are answered, each timed from when it was due."""
+async def test_a_constant_rate_sends_every_request_that_is_due(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
+    """At 100 requests a second, 50 are answered in half a second, timed from when they were due."""
     alice: User = await sign_up("alice")
-    path = people.write_requests([["GET", "/api/auth/me", alice.token, ""]], tmp_path / "requests")
-    found = generators.own("paced", url=service.url, requests=str(path), seconds=0.5, rate=100, connections=4)
+    path = write_requests([["GET", "/api/auth/me", alice.token, ""]], tmp_path / "requests")
+    found = generators.run_own("paced", url=service.url, requests=str(path), seconds=0.5, rate=100, connections=4)
     assert (found["requests"], found["failed"]) == (50, 0)
     assert 0 < found["p50"] <= found["p95"] <= found["p99"]
 
 
-async def test_the_sockets_of_the_load_send_and_hear(service: Service, sign_up: SignUp) -> None:
-    """Two sockets that write to each other are acknowledged, and each message is heard by the other one."""
+async def test_sockets_of_the_load_send_and_receive(service: Service, sign_up: SignUp) -> None:
+    """Two sockets send to each other. Each send is acknowledged and each message is received."""
     pair = [await sign_up("alice"), await sign_up("bob")]
-    who = [people.Person(one.id, one.token, other.id)._asdict() for one, other in (pair, pair[::-1])]
-    found = generators.own("sockets", url=service.url, people=who, text="hello", seconds=0.3)
+    users = [BenchUser(one.id, one.token, other.id)._asdict() for one, other in (pair, pair[::-1])]
+    found = generators.run_own("sockets", url=service.url, users=users, text="hello", seconds=0.3)
     assert found["lost"] == 0
     assert found["delivered"] >= found["requests"] > 0
 
 
-async def test_one_socket_hears_its_ack(service: Service, sign_up: SignUp) -> None:
-    """The bare Socket.IO connection sends a message that the service stores."""
+async def test_the_raw_socket_client_waits_for_the_ack(service: Service, sign_up: SignUp) -> None:
+    """The client sends a message that the service stores, and reports a rejected one."""
     alice, bob = await sign_up("alice"), await sign_up("bob")
-    with contextlib.closing(OneSocket(service.url, alice.token)) as one:
+    with contextlib.closing(RawSocketClient(service.url, alice.token)) as one:
         assert one.send("bob", "bare").status == 200
         assert one.send("nobody", "to nobody").status == 500
     assert [message["text"] for message in (await bob.read(alice)).json()] == ["bare"]
 
 
-async def test_resting_sockets_are_there_and_go(service: Service, sign_up: SignUp) -> None:
-    """Sockets that rest are online while the block lasts, and gone after it."""
+async def test_idle_sockets_are_open_during_the_block(service: Service, sign_up: SignUp) -> None:
+    """The user is online while the idle sockets are open, and offline after the block."""
     alice = await sign_up("alice")
     bob = await sign_up("bob")
 
     async def online() -> bool:
         return bool((await bob.http.get("/api/users")).json()[0]["online"])
 
-    with generators.resting_sockets(service.url, [people.Person(alice.id, alice.token, bob.id)._asdict()] * 3) as there:
-        assert there == 3
+    with generators.open_idle_sockets(service.url, [BenchUser(alice.id, alice.token, bob.id)._asdict()] * 3) as opened:
+        assert opened == 3
         assert await online()
     await bob.connect()
     await wait_until(lambda: bob.received("onlineUsers")[-1:], "Bob alone online", is_reached=lambda latest: latest == [["bob"]])
     assert not await online()
 
 
-def test_frames_come_whole_however_they_are_cut() -> None:
-    """What a server says is the same, one byte at a time or all at once; long frames too."""
+def test_frames_are_decoded_however_the_data_is_split() -> None:
+    """Frames of all sizes are decoded from data that arrives in pieces of 1000 bytes."""
     texts = [b"2", b"x" * 125, b"y" * 126, b"z" * 70_000]
-    said = b"".join(_from_a_server(text) for text in texts)
+    data = b"".join(_server_frame(text) for text in texts)
     found, rest = list[bytes](), b""
-    for start in range(0, len(said), 1000):
-        some, rest = frames(rest + said[start : start + 1000])
+    for start in range(0, len(data), 1000):
+        some, rest = decode_frames(rest + data[start : start + 1000])
         found += some
     assert (found, rest) == (texts, b"")
 
 
-def _from_a_server(text: bytes) -> bytes:
-    """A frame without a mask."""
+def _server_frame(text: bytes) -> bytes:
+    """Return a frame without a mask."""
     size = len(text)
     if size < 126:
         return bytes([0x81, size]) + text
     return (b"\x81\x7e" + size.to_bytes(2, "big") if size < 65_536 else b"\x81\x7f" + size.to_bytes(8, "big")) + text
 
 
-def test_a_frame_of_a_client_has_a_mask_that_changes_nothing() -> None:
-    """The protocol wants a mask; one of zeros leaves the text readable."""
-    assert frame(b"hello") == b"\x81\x85\0\0\0\0hello"
-    assert frame(b"x" * 200)[:8] == b"\x81\xfe\x00\xc8\0\0\0\0"
+def test_client_frames_have_a_mask_of_zeros() -> None:
+    """The protocol requires a mask. A mask of zeros leaves the text unchanged."""
+    assert encode_frame(b"hello") == b"\x81\x85\0\0\0\0hello"
+    assert encode_frame(b"x" * 200)[:8] == b"\x81\xfe\x00\xc8\0\0\0\0"
 
 
-# --- the results -------------------------------------------------------------------------------------------------------------------
+# --- the results -------------------------------------------------------------------------------
 
 
-def test_sides_take_turns() -> None:
-    """A B A B, not A A B B: what moves the machine moves both."""
+def test_servers_take_turns() -> None:
+    """The order is A B A B, not A A B B, so that load on the machine affects both."""
     turns = itertools.count(1)
-    assert interleaved(2, {"A": lambda: next(turns), "B": lambda: next(turns)}) == {"A": [1, 3], "B": [2, 4]}
+    assert interleave(2, {"A": lambda: next(turns), "B": lambda: next(turns)}) == {"A": [1, 3], "B": [2, 4]}
 
 
 def test_the_median_round_decides() -> None:
-    """A target is met by the median of the ratios, each of one round; without a target there is no verdict."""
+    """The median of the ratios decides whether a target is met. Without a target there is no verdict."""
     assert ratios([4.0, 9.0], [2.0, 3.0]) == [2.0, 3.0]
-    assert Check("quick", [1.0, 5.0, 6.0], 4).met is True
+    assert Check("fast", [1.0, 5.0, 6.0], 4).met is True
     assert Check("slow", [1.0, 5.0, 6.0], 4, at_least=False).met is False
-    assert Check("told", [1.0]).met is None
+    assert Check("no target", [1.0]).met is None
 
 
-def test_the_page_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
-    """Results are put between two marks; the words around them stay."""
+def test_the_page_keeps_the_hand_written_text(tmp_path: Path) -> None:
+    """Results are written between two marks. The text around them does not change."""
     page = tmp_path / "README.md"
     page.write_text(f"by hand\n\n{BEGIN}\nold\n{END}\n\nalso by hand\n", encoding="utf-8")
     found: dict[str, Any] = {"row": "sends", "title": "Sends", "target": "many", "machine": {"cores": "2"}}
@@ -206,19 +207,19 @@ def test_the_page_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
     assert "| chatlab / Express | 3 | 3 to 3 | at least 2 | met |" in text
 
 
-# --- the peers, and what is missing ------------------------------------------------------------------------------------------------
+# --- the peers and the command -----------------------------------------------------------------
 
 
 def test_the_express_peer_names_no_registry() -> None:
-    """Its lock says what, with a hash each, and not from where."""
+    """The lock file has a hash for each package, and no address to download it from."""
     lock = json.loads((EXPRESS / "package-lock.json").read_text(encoding="utf-8"))
     packages = [package for name, package in lock["packages"].items() if name]
     assert packages
     assert all("integrity" in package and "resolved" not in package for package in packages)
 
 
-def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
-    """Without wrk and Node the rows are measured all the same, and it is said which command would bring them."""
+def test_missing_programs_are_named_with_the_command_that_installs_them(tmp_path: Path) -> None:
+    """Without wrk and Node the command works and prints how to install them."""
     python = tmp_path / "bin"
     python.mkdir()
     copy = tmp_path / "chatlab"
@@ -227,13 +228,13 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     command = [*COMMAND, "--page", "--out", str(tmp_path / "results")]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "apt-get install wrk" in said
-    assert "npm ci --prefix benchmarks/peers/express" in said
+    output = " ".join(done.stdout.split())
+    assert "apt-get install wrk" in output
+    assert "npm ci --prefix benchmarks/peers/express" in output
 
 
-def test_a_row_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A wrong name is answered with the right ones, before anything is started."""
+def test_an_unknown_benchmark_is_rejected(tmp_path: Path) -> None:
+    """An unknown name is rejected with the list of benchmarks before anything is started."""
     command = [*COMMAND, "sendz", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 2

@@ -1,1 +1,4 @@
-"""What people would use instead, and the floors: what the engines and the libraries give when next to nothing is done with them."""
+"""Servers to compare chatlab with: two chat servers of the usual kind, and a bare application.
+
+The bare application shows the floor, which is what the libraries and Redis need at least.
+"""

@@ -1,4 +1,7 @@
-"""uvicorn on one of the peers: `python -m benchmarks.peers plain_fastapi PORT`. It ends with its standard input."""
+"""Run a peer on uvicorn: `python -m benchmarks.peers plain_fastapi PORT`.
+
+The process ends when its standard input is closed, so that it never outlives the benchmark.
+"""
 
 import os
 import sys
@@ -7,11 +10,11 @@ import threading
 import uvicorn
 
 
-def _end_with_parent() -> None:
+def _exit_when_stdin_closes() -> None:
     sys.stdin.buffer.read()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
     uvicorn.run(f"benchmarks.peers.{sys.argv[1]}:app", port=int(sys.argv[2]), log_level="warning", access_log=False)

@@ -1,6 +1,7 @@
-"""The floor of a cached read: a bare ASGI application that makes one GET of Redis, through the client that chatlab uses, and nothing else.
+"""The floor of a cached read: a bare ASGI application that sends one GET to Redis.
 
-Settings: REDIS_URL. `/api/messages/{userId}` answers with the value of the key `floor:{userId}`.
+It uses the Redis client that chatlab uses. `/api/messages/{userId}` responds with the value of the
+key `floor:{userId}`. Setting: REDIS_URL.
 """
 
 import os
@@ -14,9 +15,9 @@ redis: list[Redis] = []
 
 
 async def app(scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
-    """One GET, one answer."""
+    """Respond to a request with the value of its key."""
     if scope["type"] == "lifespan":
-        await _live(receive, send)
+        await _run_lifespan(receive, send)
         return
     body = await redis[0].get("floor:" + scope["path"].rpartition("/")[2]) or b"{}"
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -24,7 +25,7 @@ async def app(scope: Event, receive: Callable[[], Awaitable[Event]], send: Calla
     await send({"type": "http.response.body", "body": body})
 
 
-async def _live(receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
+async def _run_lifespan(receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
     await receive()
     redis.append(Redis.from_url(os.environ["REDIS_URL"]))
     await send({"type": "lifespan.startup.complete"})

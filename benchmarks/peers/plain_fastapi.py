@@ -1,6 +1,7 @@
-"""The peer in our own tongue: a plain FastAPI server, one insert and one pipeline a request. No groups, no window, no fences, no limits.
+"""A plain FastAPI server with the same diagram: one insert and one Redis pipeline for each send.
 
-Settings: MONGO_URL, REDIS_URL, DATABASE, CACHE (on or off). uvicorn runs it, as it runs chatlab.
+It has no group commit, no conversation window, no fences and no limits. uvicorn runs it, as it runs
+chatlab. Settings: MONGO_URL, REDIS_URL, DATABASE, CACHE (on or off).
 """
 
 import contextlib
@@ -18,23 +19,23 @@ from pymongo import AsyncMongoClient, WriteConcern
 from redis.asyncio import Redis
 
 TTL = 5  # seconds
-LIMIT = 50  # messages of a conversation that are read, and cached
+LIMIT = 50  # messages of a conversation that are read and cached
 CACHING = os.environ.get("CACHE", "on") == "on"
 
 Json = dict[str, Any]
-known: dict[str, str] = {}  # token -> user id
+users_by_token: dict[str, str] = {}  # filled by the first request with a token
 
 
-class Asked(BaseModel):
-    """What a send asks."""
+class SendBody(BaseModel):
+    """The body of a send."""
 
     receiverId: str
     text: Annotated[str, Field(min_length=1, max_length=4000)]
     clientId: str | None = None
 
 
-class Parts:
-    """MongoDB and Redis, once the event loop runs."""
+class Databases:
+    """The clients of MongoDB and Redis. Create them when the event loop runs."""
 
     def __init__(self) -> None:
         self.mongo = AsyncMongoClient[Json](os.environ["MONGO_URL"])
@@ -46,12 +47,12 @@ class Parts:
 
 @contextlib.asynccontextmanager
 async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-    """Open and close the parts."""
-    parts = api.state.parts = Parts()
-    await parts.messages.create_index([("conversation", 1), ("createdAt", -1)])
+    """Open and close the databases."""
+    databases = api.state.databases = Databases()
+    await databases.messages.create_index([("conversation", 1), ("createdAt", -1)])
     yield
-    await parts.redis.aclose()
-    await parts.mongo.close()
+    await databases.redis.aclose()
+    await databases.mongo.close()
 
 
 api = FastAPI(lifespan=lifespan)
@@ -60,71 +61,71 @@ app = socketio.ASGIApp(sockets, api)
 
 
 async def user_of(token: str) -> str:
-    """Whose token it is. Raises HTTPException."""
-    if token not in known:
-        found = await api.state.parts.tokens.find_one({"_id": token})
+    """Return the id of the user with this token. Raises HTTPException 401."""
+    if token not in users_by_token:
+        found = await api.state.databases.tokens.find_one({"_id": token})
         if found is None:
             raise HTTPException(401)
-        known[token] = found["userId"]
-    return known[token]
+        users_by_token[token] = found["userId"]
+    return users_by_token[token]
 
 
-async def session(authorization: Annotated[str, Header()]) -> str:
-    """The user of this request."""
+async def current_user(authorization: Annotated[str, Header()]) -> str:
+    """Return the user of this request."""
     return await user_of(authorization.removeprefix("Bearer "))
 
 
-User = Annotated[str, Depends(session)]
+CurrentUser = Annotated[str, Depends(current_user)]
 
 
 def key_of(one: str, other: str) -> str:
-    """Where a conversation is cached."""
+    """Return the Redis key of a conversation."""
     return "messages:{}:{}".format(*sorted((one, other)))
 
 
-async def deliver(sender: str, asked: Asked) -> Json:
-    """The diagram: save, cache the message and the conversation, emit."""
-    parts: Parts = api.state.parts
-    key = key_of(sender, asked.receiverId)
-    document = asked.model_dump() | {"conversation": key, "senderId": sender, "reactions": {}, "createdAt": datetime.now(UTC)}
-    await parts.messages.insert_one(document | {"_id": (_id := ObjectId())})
+async def deliver(sender: str, body: SendBody) -> Json:
+    """Follow the diagram: save, cache the message and the conversation, emit."""
+    databases: Databases = api.state.databases
+    key = key_of(sender, body.receiverId)
+    document = body.model_dump() | {"conversation": key, "senderId": sender, "reactions": {}, "createdAt": datetime.now(UTC)}
+    await databases.messages.insert_one(document | {"_id": (_id := ObjectId())})
     message = document | {"_id": str(_id), "createdAt": document["createdAt"].isoformat()}
     if CACHING:
         text = json.dumps(message)
-        pipeline = parts.redis.pipeline(transaction=False)
+        pipeline = databases.redis.pipeline(transaction=False)
         pipeline.setex(f"message:{_id}", TTL, text)
         pipeline.rpush(key, text)
         pipeline.ltrim(key, -LIMIT, -1)
         pipeline.expire(key, TTL)
         await pipeline.execute()
-    for user in {sender, asked.receiverId}:
+    for user in {sender, body.receiverId}:
         await sockets.emit("newMessage", message, room=user)
     return message
 
 
 @api.get("/healthz")
 async def health() -> Json:
-    """It is there."""
+    """Respond when the server is ready."""
     return {"status": "ok"}
 
 
 @api.post("/api/messages/send", response_model=None)
-async def send(asked: Asked, user: User) -> Json:
+async def send(body: SendBody, user: CurrentUser) -> Json:
     """Send a message."""
-    return await deliver(user, asked)
+    return await deliver(user, body)
 
 
 @api.get("/api/messages/{other}", response_model=None)
-async def read(other: str, user: User) -> list[Json]:
-    """The newest messages of a conversation, oldest first."""
-    parts: Parts = api.state.parts
+async def read(other: str, user: CurrentUser) -> list[Json]:
+    """Return the newest messages of a conversation, oldest first."""
+    databases: Databases = api.state.databases
     key = key_of(user, other)
-    if CACHING and (cached := await parts.redis.lrange(key, 0, -1)):
+    if CACHING and (cached := await databases.redis.lrange(key, 0, -1)):
         return [json.loads(text) for text in cached]
-    found = await parts.messages.find({"conversation": key}).sort("createdAt", -1).limit(LIMIT).to_list()
+    found = await databases.messages.find({"conversation": key}).sort("createdAt", -1).limit(LIMIT).to_list()
     messages = [{**one, "_id": str(one["_id"]), "createdAt": one["createdAt"].isoformat()} for one in reversed(found)]
     if CACHING and messages:
-        pipeline = parts.redis.pipeline(transaction=False)
+        pipeline = databases.redis.pipeline(transaction=False)
         pipeline.delete(key)
         pipeline.rpush(key, *(json.dumps(one) for one in messages))
         pipeline.expire(key, TTL)
@@ -134,7 +135,7 @@ async def read(other: str, user: User) -> list[Json]:
 
 @sockets.on("connect")  # type: ignore[untyped-decorator]  # the library has no types
 async def connect(sid: str, _environ: Json, auth: Json) -> None:
-    """Each user has a room."""
+    """Let each user join a room of their own."""
     user = await user_of(auth["token"])
     await sockets.save_session(sid, {"user": user})
     await sockets.enter_room(sid, user)
@@ -144,4 +145,4 @@ async def connect(sid: str, _environ: Json, auth: Json) -> None:
 async def send_message(sid: str, payload: Json) -> Json:
     """Send a message."""
     user = (await sockets.get_session(sid))["user"]
-    return {"ok": True, "message": await deliver(user, Asked(**payload))}
+    return {"ok": True, "message": await deliver(user, SendBody(**payload))}

@@ -1,7 +1,9 @@
-// The peer: the same diagram as an Express + Mongoose + ioredis + Socket.IO server of the usual kind would have it.
-// Where usual servers differ, it takes the quicker way: an index that fits the query, lean reads, a cached list that does not grow,
-// tokens known by heart after the first use. It does not validate, count or limit, as usual servers do not; it is as durable as chatlab.
-// Settings: PORT, MONGO_URL, REDIS_URL, DATABASE, CACHE (on or off). It ends with its standard input.
+// An Express, Mongoose, ioredis and Socket.IO server of the usual kind with the same diagram.
+// Where usual servers differ, it takes the faster way: an index that fits the query, lean reads, a
+// cached list of limited length, and tokens that are kept in memory after the first use. Like usual
+// servers it does not validate, count or limit requests. It is as durable as chatlab.
+// Settings: PORT, MONGO_URL, REDIS_URL, DATABASE, CACHE (on or off). It exits when its standard
+// input is closed.
 
 import { createServer } from 'node:http'
 import express from 'express'
@@ -10,11 +12,11 @@ import mongoose from 'mongoose'
 import { Server } from 'socket.io'
 
 const TTL = 5 // seconds
-const LIMIT = 50 // messages of a conversation that are read, and cached
+const LIMIT = 50 // messages of a conversation that are read and cached
 const { PORT, MONGO_URL, REDIS_URL, DATABASE, CACHE = 'on' } = process.env
 const caching = CACHE === 'on'
 
-// --- the store and the cache ---------------------------------------------------------------------------------------------------
+// --- MongoDB and Redis ------------------------------------------------------------------------
 
 const messageSchema = new mongoose.Schema(
   {
@@ -36,20 +38,20 @@ const redis = url.protocol === 'unix:'
   ? new Redis({ path: decodeURIComponent(url.pathname), db: Number(url.searchParams.get('db') ?? 0) })
   : new Redis(REDIS_URL)
 
-const known = new Map() // token -> user id
+const usersByToken = new Map()
 
 async function userOf (token) {
-  if (!known.has(token)) {
+  if (!usersByToken.has(token)) {
     const found = token && await Token.findById(token).lean()
     if (!found) return null
-    known.set(token, found.userId)
+    usersByToken.set(token, found.userId)
   }
-  return known.get(token)
+  return usersByToken.get(token)
 }
 
 const keyOf = (a, b) => `messages:${a < b ? a : b}:${a < b ? b : a}`
 
-// --- the diagram ---------------------------------------------------------------------------------------------------------------
+// --- the diagram ------------------------------------------------------------------------------
 
 async function send (senderId, { receiverId, text, clientId }) {
   const key = keyOf(senderId, receiverId)
@@ -77,7 +79,7 @@ async function read (userId, otherId) {
   return messages
 }
 
-// --- the doors -----------------------------------------------------------------------------------------------------------------
+// --- the transports ---------------------------------------------------------------------------
 
 const app = express()
 app.disable('x-powered-by')
@@ -111,6 +113,6 @@ io.on('connection', (socket) => {
 })
 
 await mongoose.connect(MONGO_URL, { dbName: DATABASE })
-await Message.init() // its index
+await Message.init() // creates the index
 server.listen(Number(PORT), '127.0.0.1')
 process.stdin.on('end', () => process.exit(0)).resume()

@@ -38,7 +38,11 @@ async def post(service: Service, path: str, body: Any) -> httpx.Response:
 async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
     """Sign-up and log-in return the user and a token. Log-out ends one session, not the other."""
     name = f"new-{time.monotonic_ns()}"
-    signed_up = await post(shared.service, "signup", {"username": name, "password": PASSWORD, "displayName": " Ann B. "})
+    signed_up = await post(
+        shared.service,
+        "signup",
+        {"username": name, "password": PASSWORD, "displayName": " Ann B. "},
+    )
     assert signed_up.status_code == 201
     assert list(signed_up.json()) == ["user", "token"]
     user = signed_up.json()["user"]
@@ -62,7 +66,8 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
 async def test_passwords_and_tokens_are_stored_as_hashes(shared: SharedService) -> None:
     """Neither MongoDB nor the log contains a password or a token in plain text."""
     name, password = f"new-{time.monotonic_ns()}", "hunter2 hunter2"
-    token = (await post(shared.service, "signup", {"username": name, "password": password})).json()["token"]
+    signed_up = await post(shared.service, "signup", {"username": name, "password": password})
+    token = signed_up.json()["token"]
     user = shared.database["users"].find_one({"_id": name}) or {}
     assert user["displayName"] == name
     assert user["passwordHash"].startswith("$argon2id$")
@@ -145,7 +150,9 @@ def accounts_on(store: StubStore) -> Accounts:
     return Accounts(cast(UserStore, store), login_limit=0, session_days=1, rate_limit=0)
 
 
-async def test_an_unknown_name_costs_as_much_as_a_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_name_costs_as_much_as_a_wrong_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each attempt verifies one argon2id hash, so its duration does not reveal known names."""
     verified: list[str] = []
     hashed = PasswordHasher().hash(PASSWORD)
@@ -198,7 +205,10 @@ async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp,
     assert_problem(refused, 429, "rate_limited")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     assert await log_in("bob", PASSWORD) == 200
-    assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [200, 200]
+    assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [
+        200,
+        200,
+    ]
 
 
 async def test_a_forged_client_address_does_not_evade_the_limit(start: ServiceMaker, database: Any) -> None:
@@ -206,8 +216,10 @@ async def test_a_forged_client_address_does_not_evade_the_limit(start: ServiceMa
     service = start(LOGIN_LIMIT="3")
     guess = {"username": "ann", "password": "wrong"}
     async with httpx.AsyncClient(base_url=service.url) as http:
-        told = [await http.post("/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}) for number in range(11)]
-    assert [answer.status_code for answer in told] == [401] * 3 + [429] * 8
+        answers = [
+            await http.post("/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}) for number in range(11)
+        ]
+    assert [answer.status_code for answer in answers] == [401] * 3 + [429] * 8
 
 
 async def test_a_log_out_takes_effect_in_all_processes(start: ServiceMaker, database: Any) -> None:

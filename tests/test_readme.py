@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from chatlab.cli import app
@@ -27,8 +28,9 @@ def test_every_setting_has_a_row(name: str) -> None:
 def test_everything_named_in_the_readme_exists() -> None:
     """Every setting, make target, command and linked file exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    commands = getattr(get_command(app), "commands")  # noqa: B009 - typer's own type does not say that it is a group
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
     assert {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", README)} <= set(Settings.model_fields)
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"make (\w+)", README) if target != "it")
-    assert set(re.findall(r"`chatlab (\w+)", README)) == set(commands)
+    assert set(re.findall(r"`chatlab (\w+)", README)) == set(group.commands)
     assert all((ROOT / path).exists() for path in re.findall(r"\]\(([^)#:]+)\)", README))

@@ -37,9 +37,17 @@ WRONG = {
 def chatlab(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     """Run the `chatlab` command with these settings and no others."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environment |= {PREFIX + name: value for name, value in settings.items()} | {"COLUMNS": "200", "NO_COLOR": "1"}
+    environment |= {PREFIX + name: value for name, value in settings.items()} | {
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
     return subprocess.run(
-        [sys.executable, "-m", "chatlab", *arguments], env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        [sys.executable, "-m", "chatlab", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
     )
 
 
@@ -58,7 +66,12 @@ def test_serve_does_not_start_on_wrong_values() -> None:
     """The command exits with status 2 and one line per wrong value, from wherever it comes."""
     ended = chatlab("serve", CACHE_TTL="-1", PORT="x", CACHE_MODE="[red]")
     assert ended.returncode == 2
-    for part in (f"{PREFIX}CACHE_TTL=-1", f"{PREFIX}PORT=x", f"{PREFIX}CACHE_MODE=[red]", "'window', 'drawn' or 'off'"):
+    for part in (
+        f"{PREFIX}CACHE_TTL=-1",
+        f"{PREFIX}PORT=x",
+        f"{PREFIX}CACHE_MODE=[red]",
+        "'window', 'drawn' or 'off'",
+    ):
         assert part in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 4
@@ -66,7 +79,10 @@ def test_serve_does_not_start_on_wrong_values() -> None:
     assert (ended.returncode, f"{PREFIX}PORT=70000" in ended.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("url", ["http://user:secret@h", "user:secret@h", "mongodb:/user:sec/secret@@h", "x://a:secret\n@h"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:secret@h", "user:secret@h", "mongodb:/user:sec/secret@@h", "x://a:secret\n@h"],
+)
 def test_the_password_of_a_wrong_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Everything before the @ is masked."""
     monkeypatch.setenv(f"{PREFIX}MONGO_URL", url)
@@ -112,7 +128,10 @@ def test_a_taken_port_is_named() -> None:
 CTRL_C_AT_AN_IMPORT = """
 import os, signal, sys
 module = sys.argv.pop(1)
-sys.addaudithook(lambda event, arguments: event == "import" and arguments[0] == module and os.kill(os.getpid(), signal.SIGINT))
+def press_ctrl_c(event, arguments):
+    if event == "import" and arguments[0] == module:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(press_ctrl_c)
 from chatlab.__main__ import main
 main()
 """
@@ -141,8 +160,18 @@ def test_the_defaults_are_those_of_the_contract(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name)
     monkeypatch.setenv(f"{PREFIX}REDIS_URL", "")
     found = load_settings()
-    assert (found.mongo_url, found.redis_url, found.database, found.key_prefix) == (None, None, "chatlab", "")
-    assert (found.cache_ttl, found.sweep_interval, found.cache_mode.value, found.flow) == (5, 1, "window", False)
+    assert (found.mongo_url, found.redis_url, found.database, found.key_prefix) == (
+        None,
+        None,
+        "chatlab",
+        "",
+    )
+    assert (found.cache_ttl, found.sweep_interval, found.cache_mode.value, found.flow) == (
+        5,
+        1,
+        "window",
+        False,
+    )
     assert (found.host, found.port, found.workers, found.max_body) == ("127.0.0.1", 8000, 1, 65_536)
     assert found.ttl_ms == 5000
     assert found.rate_limit > 10  # more than a person needs

@@ -1,4 +1,4 @@
-"""The private servers of `chatlab bench`: MongoDB, Redis, and one service for each cache setting."""
+"""The private servers of `chatlab bench`: MongoDB, Redis, and a service for each cache setting."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Measure how much memory cached messages use in Redis, and what is left after they expire."""
+"""Measure how much memory cached messages use in Redis, and whether it is freed on expiry."""
 
 import json
 import time
@@ -23,7 +23,7 @@ BULK_TTL_MS = 6000  # of the keys that are written directly
 
 
 class MemoryProbe(NamedTuple):
-    """Direct access to Redis, and what is needed to send messages through the service."""
+    """Access to Redis, and a way to send messages through the service to `partners`."""
 
     redis: Redis
     connect: Callable[[], RawHttpClient]

@@ -10,12 +10,12 @@ from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 REPLY_TIMEOUT_S = 20.0
-MAX_IDLE_S = 2.0  # then reconnect before a request, because uvicorn closes idle connections after 5 s
+MAX_IDLE_S = 2.0  # then reconnect first, because uvicorn closes idle connections after 5 s
 END_OF_HEAD, END_OF_CHUNKS = b"\r\n\r\n", b"0\r\n\r\n"
 
 
 class Reply(NamedTuple):
-    """`cache` is the X-Cache header; `took_ms` runs from the first byte sent to the last received."""
+    """`cache` is the X-Cache header; `took_ms` is from the first byte sent to the last received."""
 
     status: int
     cache: str

@@ -1,4 +1,4 @@
-"""Statistics of many samples: the median with an interval, percentiles, and the share of time saved.
+"""Statistics of samples: the median with an interval, percentiles, and the share of time saved.
 
 An interval comes from the bootstrap: the same number of samples is drawn again and again, with
 replacement, and 95 % of the medians of these draws lie in the interval. The random numbers have a

@@ -113,7 +113,9 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         )
         sockets = create_socket_server(settings.max_body)
         presence = Presence(sockets, cache.pipe, settings.key_prefix)
-        subscriber = connect(redis_url, reply_timeout_s=SUBSCRIBE_TIMEOUT_S, connect_timeout_s=SUBSCRIBE_TIMEOUT_S)
+        subscriber = connect(
+            redis_url, reply_timeout_s=SUBSCRIBE_TIMEOUT_S, connect_timeout_s=SUBSCRIBE_TIMEOUT_S
+        )
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
         store = Store(mongo_url, settings.database, cache.clock.now_us, on_found)

@@ -44,7 +44,8 @@ def _stop_once(sentinel: int) -> None:
 def unfinished_work(loop: asyncio.AbstractEventLoop, store: Store | None) -> str:
     """Describe what a service that does not stop is still doing, for the log."""
     tasks = sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks(loop))  # type: ignore[union-attr]  # coroutines have names
-    saves = ""
-    if store:
-        saves = f"{store.messages.unsaved} messages not saved, {store.mongo.calls.under_way} calls to MongoDB, "
-    return f"{saves}{len(tasks)} tasks ({', '.join(dict.fromkeys(tasks))})"
+    running = f"{len(tasks)} tasks ({', '.join(dict.fromkeys(tasks))})"
+    if store is None:
+        return running
+    unsaved, calls = store.messages.unsaved, store.mongo.calls.under_way
+    return f"{unsaved} messages not saved, {calls} calls to MongoDB, {running}"

@@ -15,7 +15,7 @@ LEAD_S = 0.05  # from connecting to the first request at a constant rate
 
 
 class HttpConnection(asyncio.Protocol):
-    """A connection with one request at a time. `on_reply(self, status)` is called for each reply."""
+    """A connection for one request at a time. It calls `on_reply(self, status)` for each reply."""
 
     def __init__(self, on_reply: Callable[["HttpConnection", int], None]) -> None:
         self._on_reply, self._data = on_reply, b""

@@ -135,7 +135,7 @@ def _read_comparison(condition: str, without: list[Reply], with_cache: list[Repl
     share = len(expected_replies) / len(with_cache)
     return Comparison(
         GET,
-        f"{condition}; {share:.1%} of the replies were a {expected}",
+        f"{condition}; {share:.1%} of the replies had X-Cache: {expected}",
         _times_ms(without),
         _times_ms(expected_replies or with_cache),
         (1, 0 if expected == "hit" else 1),

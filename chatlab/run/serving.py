@@ -185,9 +185,11 @@ def _attach(listener: socket.socket) -> None:
 def _stop_at_end_of_input() -> None:
     """Wait until standard input ends, then send SIGTERM to this process every second.
 
-    The first one may arrive before there is anything to stop.
+    The first one may arrive before there is anything to stop. `os.read` takes no lock: this thread
+    would still hold the lock of `sys.stdin` when Python shuts down after a failed start.
     """
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     while True:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)

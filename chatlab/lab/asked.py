@@ -1,6 +1,7 @@
-"""How many questions an act cost: the commands that the service gave to MongoDB and to Redis while it went on.
+"""Count the commands that the service sends to MongoDB and Redis during one operation.
 
-MongoDB's profiler writes down those of one database, Redis's MONITOR all of them, of which only those with the session's prefix count.
+MongoDB's profiler records the commands of one database. Redis's MONITOR reports every command of
+the server, so only commands on keys with the session's prefix are counted.
 """
 
 import contextlib
@@ -14,15 +15,19 @@ from redis.client import Monitor
 
 from chatlab.client import Json
 
-SERVICE = "chatlab"  # what the service calls itself in MongoDB
-WORKER = {"SCAN", "PTTL", "PEXPIRE"}  # the worker's commands, and the looks of this notebook
-SAME_STEP = {"LRANGE"}  # the messages of a window, asked for in one step with the script before it: not one question more
-TOKENS = ".sessions"  # whose a token is, the service asks every few seconds, for open sockets too: that is nobody's act
+SERVICE = "chatlab"  # the appName that the service reports to MongoDB
+# Not counted: these are the commands of the sweeper and of the notebook's own lookups.
+WORKER = {"SCAN", "PTTL", "PEXPIRE"}
+# Not counted: LRANGE reads the messages of a window in the same round trip as the script before it.
+SAME_STEP = {"LRANGE"}
+# Not counted: every few seconds the service checks tokens again, also those of open sockets. These
+# queries do not belong to the measured operation.
+TOKENS = ".sessions"
 LEVEL_ALL, LEVEL_OFF = 2, 0
 
 
 class Asked(NamedTuple):
-    """Commands in their order: `find messages`, `SET message:...`."""
+    """The commands in the order they were sent, such as `find messages` or `SET message:...`."""
 
     mongo: list[str]
     redis: list[str]
@@ -39,7 +44,7 @@ def _told(name: str, commands: list[str]) -> str:
 
 @contextlib.contextmanager
 def listening(mongo: Database[Json], redis: Redis, prefix: str) -> Iterator[Asked]:
-    """What is asked while the block goes on; complete when it has ended."""
+    """Record the commands sent while the block runs. The result is complete when it has ended."""
     asked = Asked([], [])
     mongo.command("profile", LEVEL_ALL, filter={"appName": SERVICE})
     try:
@@ -66,7 +71,7 @@ def _heard(monitor: Monitor, prefix: str) -> Iterator[str]:
 
 
 def _words(command: str) -> list[str]:
-    """Its first words. A message's text may hold anything, quotes too."""
+    """Return the words of a command; a message's text may contain anything, quotes too."""
     try:
         return shlex.split(command)
     except ValueError:

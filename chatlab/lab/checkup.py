@@ -1,15 +1,19 @@
-"""The doctor, in a notebook: what a learner needs, and the command that mends what is missing."""
+"""The doctor in a notebook: what a learner needs, and the command that installs what is missing."""
 
 import html
 
 from chatlab.run.doctor import Finding, diagnose
 from chatlab.settings import SettingsError, load_settings
 
-NOT_NEEDED = ("test libraries", "browser for tests", "port")  # a notebook's service takes a free port
+# a notebook's service picks a free port
+NOT_NEEDED = ("test libraries", "browser for tests", "port")
 
 
 class Checkup:
-    """What is missing, and warnings, each with what mends it: lines that begin with a dot, for they differ from machine to machine."""
+    """What is missing, and warnings, each with its fix.
+
+    Lines that begin with a dot differ from machine to machine; output comparisons ignore them.
+    """
 
     def __init__(self, findings: list[Finding]) -> None:
         self.findings = findings
@@ -26,9 +30,7 @@ class Checkup:
         return self.missing + [finding for finding in self.findings if finding.ok is None]
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [self.headline, *(f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}" for finding in self.remarks)]
-        )
+        return "\n".join([self.headline, *(f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}" for finding in self.remarks)])
 
     def _repr_html_(self) -> str:
         rows = [f"· {html.escape(_told(finding))}{_mend(finding)}<br>" for finding in self.remarks]
@@ -44,7 +46,7 @@ def _mend(finding: Finding) -> str:
 
 
 def doctor() -> Checkup:
-    """Look at everything a notebook needs."""
+    """Check everything that a notebook needs."""
     try:
         findings = diagnose(load_settings())
     except SettingsError as wrong:

@@ -1,17 +1,19 @@
-"""Every claim of the document that a measurement can speak to, in the document's order, and what was found of each.
+"""All measurable claims of the document, in its order, and the result of measuring each.
 
-A notebook ends with the claims it has measured: `Claims`, made by `Lab.found`, which the ledger keeps for notebook 13.
+A notebook ends with the claims it has measured: a `Claims` list made by `Lab.found`. The ledger
+keeps the results for notebook 13.
 """
 
 import html
 from typing import NamedTuple
 
 HOLDS, DEPENDS, FAILS = "holds", "depends", "does not hold"
-TIMED = "≈"  # marks what hangs on the speed of the machine, and so may differ from run to run
+# Marks a result that depends on the speed of the machine, so it may differ from run to run.
+TIMED = "≈"
 
 
 class Says(NamedTuple):
-    """A claim: its name here, the document's part, what it says, and the number of the notebook that measures it."""
+    """A claim: its name in the code, the document's part, its text, and the notebook's number."""
 
     name: str
     part: str
@@ -62,7 +64,7 @@ BY_NAME = {says.name: says for says in DOCUMENT}
 
 
 class Claim(NamedTuple):
-    """What was found of a claim. `timed`: the figure, and so the verdict, hangs on the speed of the machine."""
+    """The result of measuring a claim. `timed`: it depends on the speed of the machine."""
 
     name: str
     measured: str
@@ -75,7 +77,7 @@ class Claim(NamedTuple):
 
 
 class Claims(list[Claim]):
-    """The claims of one notebook. Lines of what is timed begin with a mark."""
+    """The claims of one notebook. Lines with timed results begin with a mark."""
 
     def __repr__(self) -> str:
         return "\n".join(f"{TIMED + ' ' if claim.timed else ''}{claim.verdict:<15} {claim.says}: {claim.measured}" for claim in self)
@@ -89,7 +91,7 @@ def _cells(claim: Claim) -> tuple[str, ...]:
 
 
 def claims_table(heads: tuple[str, ...], rows: list[tuple[bool, tuple[str, ...]]]) -> str:
-    """HTML with one line for each row, so that a timed one can be told by its class."""
+    """Return an HTML table with one line per row; a timed row has a class of its own."""
     head = "".join(f'<th style="text-align:left">{text}</th>' for text in heads)
     lines = [_row(timed, cells) for timed, cells in rows]
     return "\n".join(["<table>", f"<tr>{head}</tr>", *lines, "</table>"])
@@ -101,5 +103,5 @@ def _row(timed: bool, cells: tuple[str, ...]) -> str:
 
 
 def holds(seen: bool) -> str:
-    """The verdict of what was seen to be so, or not."""
+    """Return the verdict for a claim that was confirmed, or was not."""
     return HOLDS if seen else FAILS

@@ -1,4 +1,4 @@
-"""A command of Redis as a learner gives it, on one line: `SET message:mine hello EX 5`."""
+"""A Redis command that a learner types on one line: `SET message:mine hello EX 5`."""
 
 import shlex
 from typing import Any
@@ -16,7 +16,10 @@ KNOWN = {
 
 
 def command_of(answer: Any, key: str) -> list[str]:
-    """Its words. Raises Unusable for what is no command on this key: in words for who gave it."""
+    """Split the command into words.
+
+    Raises Unusable, with a message for the learner, if it is not a command on this key.
+    """
     if not isinstance(answer, str):
         raise Unusable(f'The answer is a command in quotes, such as "GET {key}".')
     try:
@@ -34,7 +37,7 @@ def command_of(answer: Any, key: str) -> list[str]:
 
 
 def give(lab: Lab, words: list[str]) -> Any:
-    """What Redis answers. Raises Unusable with Redis's own words when it refuses."""
+    """Run the command and return Redis's reply. Raises Unusable with Redis's error message."""
     try:
         return lab.redis(*words)
     except RedisError as refused:

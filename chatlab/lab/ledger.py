@@ -1,4 +1,4 @@
-"""The ledger: the latest measurement of every claim, kept in the data folder from notebook to notebook."""
+"""The ledger: the latest measurement of every claim, kept in the data folder across notebooks."""
 
 import fcntl
 import json
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from chatlab.lab.claims import BY_NAME, Claim
 from chatlab.settings import load_settings
 
-WHOLE = "13"  # the notebook that measures whatever is missing
+WHOLE = "13"  # the notebook that measures the claims that are still missing
 
 
-FIELDS = {"measured": str, "verdict": str, "timed": bool, "notebook": str, "at": float}  # of a row in the file
+# the fields of a row in the file
+FIELDS = {"measured": str, "verdict": str, "timed": bool, "notebook": str, "at": float}
 
 
 def _is_whole(row: Any) -> bool:
@@ -25,7 +26,7 @@ def _is_thorough(name: str, notebook: str) -> bool:
 
 
 class Entry(NamedTuple):
-    """A claim as it was found, by the notebook of that name, at `at` (seconds since 1970)."""
+    """The result for a claim, the notebook that measured it, and when (seconds since 1970)."""
 
     claim: Claim
     notebook: str
@@ -33,18 +34,21 @@ class Entry(NamedTuple):
 
     @property
     def thorough(self) -> bool:
-        """True when it was measured as the claim deserves: by its own notebook, or by the one with the whole ledger."""
+        """True if the claim was measured by its own notebook or by notebook 13."""
         return _is_thorough(self.claim.name, self.notebook)
 
 
 class Ledger:
-    """One JSON file; several kernels may write it at the same time."""
+    """One JSON file. Several kernels may write to it at the same time."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = (folder or load_settings().data_dir.expanduser() / "lab") / "ledger.json"
 
     def write(self, notebook: str, claims: list[Claim]) -> None:
-        """Keep these instead of what was known of them; but a first look does not replace what was measured thoroughly."""
+        """Replace the earlier results of these claims.
+
+        A quick first measurement does not replace a thorough one.
+        """
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,14 +62,17 @@ class Ledger:
             new.replace(self._file)
 
     def read(self) -> dict[str, Entry]:
-        """What is known, by the claims' names. A file that cannot be read knows nothing, nor does a row that is not whole."""
+        """Return the results by claim name.
+
+        An unreadable file or an incomplete row counts as missing.
+        """
         return {
             name: Entry(Claim(name, row["measured"], row["verdict"], row["timed"]), row["notebook"], row["at"])
             for name, row in self._rows().items()
         }
 
     def erase(self) -> None:
-        """Forget all measurements."""
+        """Delete all measurements."""
         self._file.unlink(missing_ok=True)
 
     def _rows(self) -> dict[str, dict[str, Any]]:

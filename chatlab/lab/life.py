@@ -1,7 +1,8 @@
-"""The life of one cached key as it was observed: what Redis answered when it was asked, and when the worker told of the end.
+"""The lifetime of one cached key, as observed from outside.
 
-Three moments that are easily taken for one another are kept apart: the deadline, the first time that Redis no longer had the key, and the
-worker's word. A `Life` is told what was seen and draws nothing but its own snapshot; the widgets show it while it runs.
+Three moments are kept apart because they are easily confused: the deadline, the first time that
+Redis no longer had the key, and the sweeper's expiry report. A `Life` only records what it is given
+and renders a static picture; the widgets show it while it runs.
 """
 
 from dataclasses import dataclass
@@ -10,52 +11,64 @@ from typing import Any
 from chatlab.cache.deadline_tracker import CLOCK_ERROR_S, GONE, NO_EXPIRY
 from chatlab.domain.trace import StageEvent
 
-NEAR = 100  # milliseconds before its deadline from which a key is asked for often
-OFTEN, SELDOM = 0.01, 0.5  # seconds between two looks
+# Milliseconds before the deadline. From then on the key is checked often.
+NEAR = 100
+OFTEN, SELDOM = 0.01, 0.5  # seconds between two checks
 
 
 @dataclass
 class Life:
-    """Times are in milliseconds since 1970. `state`: live, kept (no expiry), expired, lost (gone before its deadline), gone (told)."""
+    """The observed lifetime of one key. Times are in milliseconds since 1970.
+
+    `state` is live, kept (no expiry), expired, lost (gone before its deadline) or gone (reported by
+    the sweeper).
+    """
 
     key: str
     ttl_ms: int
     cached_ms: float
     deadline_ms: float
     state: str = "live"
-    alive_ms: float = 0.0  # the last look that found it
-    ended_ms: float = 0.0  # the first look that did not
-    end_code: int = 0  # what PTTL answered then
+    alive_ms: float = 0.0  # the last check that found the key
+    ended_ms: float = 0.0  # the first check that did not
+    end_code: int = 0  # what PTTL returned then
     told_ms: float = 0.0
 
     @classmethod
     def of(cls, event: StageEvent) -> "Life":
-        """The life that a flow event `cached` begins."""
+        """Create the lifetime that starts with a `cached` flow event."""
         return cls(event["key"], event["ttlMs"], event["at"], event["at"] + event["ttlMs"])
 
     @property
     def seconds(self) -> float:
-        """From being cached to the first look that found it gone."""
+        """Seconds from being cached to the first check that found the key gone."""
         return (self.ended_ms - self.cached_ms) / 1000
 
     @property
     def lasted(self) -> float:
-        """Seconds that it lived: to its deadline if it ended there, however late the look that found it gone; else to that look."""
+        """Seconds that the key lived.
+
+        If it expired at its deadline, the deadline counts, however late the check that found it
+        gone. Otherwise that check counts.
+        """
         return (self.deadline_ms - self.cached_ms) / 1000 if self.to_deadline else self.seconds
 
     @property
     def told_at(self) -> float:
-        """Seconds from being cached to the worker's word."""
+        """Seconds from being cached to the sweeper's expiry report."""
         return (self.told_ms - self.cached_ms) / 1000
 
     @property
     def to_deadline(self) -> bool:
-        """True when the last look before the deadline found it, and the first after it did not: it ended there, wherever the looks fell."""
+        """True if the key expired at its deadline.
+
+        The last check before the deadline found it and the first check after it did not.
+        """
         error = CLOCK_ERROR_S * 1000
         return self.state in ("expired", "gone") and self.alive_ms <= self.deadline_ms + error and self.ended_ms >= self.deadline_ms - error
 
     def looked(self, pttl: int, now: float) -> bool:
-        """Take in what PTTL answered. True when it is news."""
+        """Record what PTTL returned. True if this changes the state or the deadline."""
         before = (self.state, self.deadline_ms)
         if pttl == GONE:
             self.state = "expired" if now >= self.deadline_ms - CLOCK_ERROR_S * 1000 else "lost"
@@ -68,20 +81,27 @@ class Life:
         return self.state != before[0] or abs(self.deadline_ms - before[1]) > NEAR
 
     def _deadline(self, latest: float) -> float:
-        """It cannot end later than `latest`. Each look narrows it down; a much later one is another life that somebody gave it."""
+        """Return the corrected deadline: the key cannot end later than `latest`.
+
+        Each check narrows the deadline down. A much later one means that the key was given a new
+        TTL.
+        """
         return latest if latest > self.deadline_ms + NEAR else min(self.deadline_ms, latest)
 
     def told(self, event: StageEvent) -> None:
-        """The worker's `cleaned`."""
+        """Record the sweeper's `cleaned` event."""
         self.state, self.told_ms = "gone", event["at"]
 
     def next_look(self, now: float) -> float:
-        """Seconds until it is worth asking again: often when the end is near, so that the first look after it comes at once."""
+        """Return the seconds until the next check.
+
+        The pause is short near the end, so that the expiry is noticed at once.
+        """
         left = self.deadline_ms - now
         return OFTEN if left < NEAR else min(SELDOM, (left - NEAR / 2) / 1000)
 
     def item(self) -> dict[str, Any]:
-        """As the TTL board wants it."""
+        """Return the row that the TTL board shows."""
         return {
             "key": self.key,
             "ttlMs": self.ttl_ms,
@@ -93,7 +113,7 @@ class Life:
         }
 
     def moments(self) -> list[tuple[float, str]]:
-        """What happened, with its second."""
+        """Return what happened, each with its time in seconds."""
         rows = [(0.0, f"cached, to live {self.ttl_ms / 1000:g} s"), ((self.alive_ms - self.cached_ms) / 1000, "last look that found it")]
         if self.ended_ms:
             rows.append((self.seconds, f"first look that did not: PTTL answers {self.end_code}"))
@@ -112,7 +132,10 @@ WIDTH, LEFT, PER_SECOND = 640, 20, 85.0
 
 
 def life_svg(life: Life) -> str:
-    """The life on a ruler of seconds. A picture for where nothing moves: a saved notebook, a print."""
+    """Draw the lifetime on a ruler of seconds.
+
+    For places without live widgets, such as a saved notebook or a printout.
+    """
     end = life.seconds if life.ended_ms else life.ttl_ms / 1000
     scale = min(PER_SECOND, (WIDTH - 2 * LEFT) / max(end, life.told_at if life.told_ms else 0.0, 0.1))
 
@@ -121,7 +144,8 @@ def life_svg(life: Life) -> str:
 
     moments = life.moments()
     height = 100 + 20 * len(moments)
-    colours = ["#000000", "#000000", *["#c2410c"] * bool(life.ended_ms), *["#1d4ed8"] * bool(life.told_ms)]  # those of the marks
+    # the colours of the marks
+    colours = ["#000000", "#000000", *["#c2410c"] * bool(life.ended_ms), *["#1d4ed8"] * bool(life.told_ms)]
     rows = [
         f'<text x="{LEFT}" y="{100 + 20 * row}" fill="{colour}">{second:.2f} s  {what}</text>'
         for row, ((second, what), colour) in enumerate(zip(moments, colours, strict=True))

@@ -1,7 +1,7 @@
-"""Direct looks at MongoDB and Redis, behind the service's back, with clients of their own.
+"""Read MongoDB and Redis directly, bypassing the service, with separate clients.
 
-Keys are spoken of without the session's prefix, as the service names them for everybody else. Looks only read; `command` is for those
-who want to do something to a key of this session themselves.
+Methods take and return keys without the session's prefix. They only read, except for `erase` and
+for `command`, which can change keys of this session.
 """
 
 import asyncio
@@ -21,14 +21,15 @@ from chatlab.domain.message import from_document
 from chatlab.lab.asked import Asked, listening
 from chatlab.local.engines import Engines
 
-PATIENCE = 2.0  # seconds for an engine's answer
+PATIENCE = 2.0  # seconds to wait for an engine's reply
 EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "REPLICAOF", "SWAPDB", "ACL", "FUNCTION", "SCRIPT", "MONITOR"}
 
 
 async def looked_until(found: Callable[[], Any], within: float, every: float = 0.01) -> bool:
-    """Look again and again until it is so, for what nobody tells of; `within` and `every` are seconds. False when it did not come.
+    """Poll until `found` returns something true; False if that does not happen in time.
 
-    What `found` gives may be awaited.
+    For conditions that no event reports. `within` and `every` are seconds. `found` may also return
+    an awaitable.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
@@ -39,7 +40,7 @@ async def looked_until(found: Callable[[], Any], within: float, every: float = 0
 
 
 class Looks:
-    """`database` and `prefix` are those of one session."""
+    """Direct access to one session's `database` and to its keys, which begin with `prefix`."""
 
     def __init__(self, engines: Engines, database: str, prefix: str) -> None:
         wait = int(PATIENCE * 1000)
@@ -49,7 +50,10 @@ class Looks:
         self._database, self._prefix = self._mongo[database], prefix
 
     def client(self) -> Redis:
-        """One more client of this Redis, for those who need two at a time; the caller closes it. It knows nothing of the prefix."""
+        """Return a new client of this Redis, for work that needs two at a time.
+
+        The caller closes it. It does not add the session's prefix to keys.
+        """
         return Redis.from_url(self._redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, decode_responses=True)
 
     def close(self) -> None:
@@ -71,13 +75,16 @@ class Looks:
         return int(self._redis.pttl(f"{self._prefix}{key}"))
 
     def documents(self, collection: str, fields: dict[str, Any]) -> list[Json]:
-        """Messages as the API gives them, other documents as they are."""
+        """Return matching documents; messages have the form that the API returns."""
         query = {name: ObjectId(value) if name == "_id" and ObjectId.is_valid(value) else value for name, value in fields.items()}
         found = list(self._database[collection].find(query).sort("_id", 1))
         return [json.loads(from_document(document).json) for document in found] if collection == "messages" else found
 
     def command(self, *words: Any) -> Any:
-        """Any command of Redis that touches no more than keys. Words that begin with `message` are keys of this session."""
+        """Run a Redis command that only touches keys of this session.
+
+        Words that begin with `message` are treated as keys and get the session's prefix.
+        """
         name = str(words[0]).upper() if words else ""
         if name in EVERYBODYS:
             raise ValueError(f"{name} would reach others' data too; what can be done here is done to keys")
@@ -93,16 +100,16 @@ class Looks:
         return answer.removeprefix(self._prefix) if isinstance(answer, str) else answer
 
     def listening(self) -> contextlib.AbstractContextManager[Asked]:
-        """What the service asks of both while the block goes on."""
+        """Record the commands that the service sends to both stores while the block runs."""
         return listening(self._database, self._redis, self._prefix)
 
     @property
     def messages(self) -> Collection[Json]:
-        """MongoDB's messages, as documents."""
+        """The collection with the session's messages."""
         return self._database["messages"]
 
     def erase(self) -> None:
-        """The one thing here that writes: it removes this session's database and keys, and nothing else."""
+        """Delete this session's database and keys, and no other data."""
         self._mongo.drop_database(self._database.name)
         for key in self._redis.scan_iter(f"{self._prefix}*", count=1000):
             self._redis.delete(key)

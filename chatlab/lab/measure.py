@@ -1,7 +1,9 @@
-"""Measuring from a notebook: sides that take turns, and figures that say on their face what hangs on the machine.
+"""Measure from a notebook: interleaved samples, and results marked when they depend on the machine.
 
-One request at a time over bare connections, and who begins changes with every turn: whatever else the machine does meets all sides alike.
-The number of turns is fixed, not the time: a slow machine takes longer, and finds as much. Between two turns the kernel is free.
+Requests run one at a time over bare connections, and the order of the sides is reversed on every
+turn, so that other load on the machine affects all sides alike. The number of turns is fixed, not
+the duration: a slow machine takes longer but collects as many samples. Between two turns the kernel
+can do other work.
 """
 
 import asyncio
@@ -20,19 +22,21 @@ from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.live import VIEW
 
 TURNS = 200
-WARM = 10  # turns that do not count
-TRIES = 3  # for one turn, on average, until every reply comes as it is wanted
+WARM = 10  # warm-up turns, which are not counted
+# The average number of attempts per turn until every reply has the wanted X-Cache.
+TRIES = 3
 
-Row = tuple[bool, tuple[str, ...]]  # does it hang on the machine? and its cells
+Row = tuple[bool, tuple[str, ...]]  # does it depend on the machine? and its cells
 
 
 async def in_turn(
     acts: Mapping[str, SendRequest], turns: int = TURNS, wanted: Mapping[str, str] | None = None
 ) -> AsyncIterator[dict[str, float]]:
-    """The milliseconds that each side took, turn by turn; after WARM that do not count.
+    """Yield the milliseconds that each side took, turn by turn, without the WARM warm-up turns.
 
-    `wanted`: the X-Cache of a side's reply. A turn without it (a window that has just ended, say) does not count and is made again.
-    Raises EngineError for a reply that is not 200, or not as wanted too often.
+    `wanted` is the X-Cache value that a side's replies must have. A turn with another value (for
+    example because a window has just expired) is not counted and is repeated. Raises EngineError
+    for a reply that is not 200, or if too many turns must be repeated.
     """
     order, done = list(acts), -WARM
     for _ in range(TRIES * (turns + WARM)):
@@ -40,7 +44,7 @@ async def in_turn(
         if any(reply.status != 200 for reply in replies.values()):
             raise EngineError("The service refused a request of this measurement.", "run the notebook again from its first cell")
         order.reverse()
-        await asyncio.sleep(0)  # for the chart, and all else that lives in this kernel
+        await asyncio.sleep(0)  # lets the chart and everything else in this kernel run
         if any(replies[name].cache != cache for name, cache in (wanted or {}).items()):
             continue
         done += 1
@@ -54,7 +58,7 @@ async def in_turn(
 async def race(
     acts: Mapping[str, SendRequest], chart: Chart, turns: int = TURNS, wanted: Mapping[str, str] | None = None
 ) -> dict[str, list[float]]:
-    """All samples of each side; the chart grows by each."""
+    """Return all samples of each side; each sample is also added to the chart."""
     samples: dict[str, list[float]] = {name: [] for name in acts}
     async for took in in_turn(acts, turns, wanted):
         for name, ms in took.items():
@@ -65,7 +69,7 @@ async def race(
 
 
 async def write(wires: Sequence[RawHttpClient], receiver: str, messages: int, text: str) -> None:
-    """Send so many messages, over these connections at the same time."""
+    """Send `messages` messages, spread over these connections in parallel."""
 
     def work(place: int) -> None:
         send = make_send(wires[place], receiver, text)
@@ -77,16 +81,16 @@ async def write(wires: Sequence[RawHttpClient], receiver: str, messages: int, te
         await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(pool, work, place) for place in range(len(wires))))
 
 
-# --- in words ----------------------------------------------------------------------------------------------------------------
+# --- results as text ------------------------------------------------------------------------------
 
 
 def told(found: Interval, unit: str = "ms") -> str:
-    """`2.61 ms (2.55 to 2.70)`: a median, and between what it would lie if all were measured again."""
+    """Format as `2.61 ms (2.55 to 2.70)`: the median and its confidence interval."""
     return f"{found.middle:.2f} {unit} ({found.low:.2f} to {found.high:.2f})"
 
 
 def share(found: Interval) -> str:
-    """`52 % (48 to 55)`: the share of time that is saved, likewise."""
+    """Format as `52 % (48 to 55)`: the share of time saved and its confidence interval."""
     middle, low, high = (round(100 * value) for value in found)
     return f"{middle} % ({low} to {high})"
 
@@ -96,10 +100,10 @@ def percent(part: float) -> str:
 
 
 class Table:
-    """Rows of words. Those that hang on the machine are marked, as text and as HTML.
+    """Rows of text. Those that depend on the machine are marked, both as text and as HTML.
 
-    `chart`: the one that grew while this was measured. A saved notebook has its last picture with the table; where a front end is alive it
-    stands above already, and the table is shown without.
+    `chart` is the live chart of this measurement. A saved notebook contains its last picture above
+    the table. A live front end already shows the chart, so there the table is shown alone.
     """
 
     def __init__(self, heads: Sequence[str], rows: Sequence[Row], *, chart: Chart | None = None) -> None:
@@ -123,7 +127,7 @@ class Table:
 
 
 def framed(html: str) -> ipywidgets.HTML:
-    """As a widget, and drawn as JupyterLab draws the same HTML elsewhere."""
+    """Wrap HTML in a widget, styled as JupyterLab styles HTML output."""
     return ipywidgets.HTML(dressed(html))
 
 
@@ -132,7 +136,7 @@ def dressed(html: str) -> str:
 
 
 def _marked(cells: Sequence[str]) -> tuple[str, ...]:
-    """With the mark behind the last cell that is not empty."""
+    """Add the mark after the last cell that is not empty."""
     last = max(place for place, cell in enumerate(cells) if cell)
     return (*cells[:last], f"{cells[last]} {TIMED}", *cells[last + 1 :])
 

@@ -1,4 +1,4 @@
-"""A sentence that a cell shows without quotes; and errors in words."""
+"""A sentence that a cell shows without quotes, and the text of an error."""
 
 
 class Said(str):
@@ -9,5 +9,5 @@ class Said(str):
 
 
 def words(wrong: BaseException) -> str:
-    """An error in words; its name where it has none."""
+    """Return the error's message, or its class name if it has none."""
     return str(wrong) or type(wrong).__name__

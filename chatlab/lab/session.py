@@ -1,10 +1,13 @@
-"""A session: one notebook's service, people, and what was seen of both.
+"""A session: the service of one notebook, its users, and everything observed about them.
 
-`start` runs a `chatlab serve` of its own as a child, on the private engines that everybody on this data folder shares, in a database and
-under a key prefix that nobody else has. So a reset cannot touch others' data, settings can differ, and notebooks do not disturb each other.
-The child ends when the kernel does, however that ends; the engines end with the last one who uses them.
+`start` runs `chatlab serve` as a child process. The child uses the private engines that all
+processes on this data folder share, with a database and a key prefix of its own. So a reset cannot
+touch the data of others, settings can differ, and notebooks do not disturb each other. The child
+ends when the kernel ends, even if the kernel is killed. The engines stop when their last user has
+ended.
 
-Everything runs on the kernel's own event loop; nothing here prints. What goes wrong in the background shows in the widgets.
+Everything runs on the kernel's event loop, and nothing here prints. Errors in background tasks are
+shown in the widgets.
 """
 
 import asyncio
@@ -42,10 +45,12 @@ from chatlab.run.child import ChildService
 from chatlab.settings import Settings, load_settings
 
 PASSWORD = "everybody here has this one"  # noqa: S105 - it guards nothing: the service is private and short-lived
-PATIENCE = 2.0  # seconds for a flow event to arrive
-REMEMBERED = 50_000  # flow events
-FOLLOWED = 20  # lives that are followed at a time; under load the others are not
-OWN = {"host": "127.0.0.1", "port": 0, "workers": 1, "rate_limit": 0, "login_limit": 0}  # settings of every session's service
+PATIENCE = 2.0  # seconds to wait for a flow event
+REMEMBERED = 50_000  # flow events kept in memory
+# Keys whose lifetimes are observed at the same time; under load, further keys are not observed.
+FOLLOWED = 20
+# The settings of every session's service.
+OWN = {"host": "127.0.0.1", "port": 0, "workers": 1, "rate_limit": 0, "login_limit": 0}
 
 Found = TypeVar("Found")
 
@@ -53,10 +58,11 @@ _live: dict[str, "Lab"] = {}
 
 
 async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "Lab":
-    """The session of this notebook: the one that runs, its engines too, or a new one without people and messages.
+    """Return the session of this notebook: the running one if its settings match, else a new one.
 
-    `own_engines`: engines that nobody else uses, so that they can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
-    `cache_ttl=20`. Raises EngineError with the command that mends it.
+    A new session has no users and no messages. `own_engines`: use engines that no other session
+    uses, so that they can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
+    `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
     """
     lab = _live.get(name)
     if lab and lab.runs and not lab.turned and (lab.own_engines, lab.given) == (own_engines, settings):
@@ -69,19 +75,23 @@ async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "La
 
 
 class Lab:
-    """Made by `start`. Keys are spoken of without the session's prefix, as the service names them for everybody else."""
+    """A running session, created by `start`.
+
+    Its methods take and return keys without the session's prefix.
+    """
 
     def __init__(self, name: str, given: dict[str, Any], *, own_engines: bool) -> None:
         self.name, self.given, self.own_engines = name, given, own_engines
-        self.turned: dict[str, Any] = {}  # settings that were changed since
+        self.turned: dict[str, Any] = {}  # settings that were changed later
         self.events: deque[StageEvent] = deque(maxlen=REMEMBERED)
         self._people: dict[str, Person] = {}
         self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
-        self._told: dict[str, StageEvent] = {}  # the worker's word of each key
+        self._told: dict[str, StageEvent] = {}  # the sweeper's expiry report for each key
         self._screen = screen_of(name)
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
-        self.counting = asyncio.Lock()  # held while commands are counted: widgets do not look at the stores meanwhile
+        # Held while commands are counted. The widgets do not read the stores meanwhile.
+        self.counting = asyncio.Lock()
         self._closing = contextlib.ExitStack()
         self._engines: Engines | None = None
         self._service: ChildService | None = None
@@ -89,7 +99,7 @@ class Lab:
         self._watch: asyncio.Task[None] | None = None
         self._looks: Looks | None = None
 
-    # --- beginning and end ---------------------------------------------------------------------------------------------------
+    # --- start and end ----------------------------------------------------------------------------
 
     async def open(self) -> None:
         try:
@@ -112,7 +122,7 @@ class Lab:
         self._engines = self._closing.enter_context(open_engines(self.settings))
         self._looks = Looks(self._engines, space, self.settings.key_prefix)
         self._closing.callback(self._looks.close)
-        self._looks.erase()  # what a kernel left that was killed
+        self._looks.erase()  # left over from a kernel that was killed
 
     def _settings(self, **other: Any) -> Settings:
         settings = load_settings(**self._fixed | (other or self.turned))
@@ -120,7 +130,7 @@ class Lab:
 
     async def _open_service(self) -> None:
         await self._start_service()
-        await self.person("observer")  # has the token that /flow wants
+        await self.person("observer")  # its token gives access to /flow
         await self._listen()
 
     async def _start_service(self) -> None:
@@ -133,7 +143,7 @@ class Lab:
         self._complain("")
 
     async def reset(self) -> "Lab":
-        """Forget all people and messages of this session, and start its service again."""
+        """Delete all users and messages of this session, and restart its service."""
         await self._close_service()
         await asyncio.to_thread(self._look.erase)
         self.turned.clear()
@@ -142,7 +152,7 @@ class Lab:
         return self
 
     async def end(self) -> Said:
-        """Stop the service and remove all data of this session. Says what is left."""
+        """Stop the service, delete all data of this session, and report what is left."""
         _live.pop(self.name, None)
         self._screen.rest()
         await self._close_service()
@@ -172,7 +182,7 @@ class Lab:
         try:
             self._look.erase()
             return Said(f"The service has ended. Left: {len(self.redis_keys())} keys, {len(self.mongo_find('messages'))} messages.")
-        except Exception as wrong:  # noqa: BLE001 - the end never fails; the next start removes what is left
+        except Exception as wrong:  # noqa: BLE001 - ending a session never fails; the next start removes leftovers
             return Said(f"The service has ended. What is left cannot be told: {words(wrong)}")
 
     @property
@@ -181,11 +191,11 @@ class Lab:
 
     @property
     def pid(self) -> int | None:
-        """The process of the service."""
+        """The process id of the service, or None if there is no service."""
         return self._service.pid if self._service else None
 
     def log(self, word: str = "") -> list[str]:
-        """The lines of the service's log that hold this word."""
+        """Return the lines of the service's log that contain `word`."""
         lines = self._service.log().splitlines() if self._service else []
         return [line for line in lines if word in line]
 
@@ -197,18 +207,20 @@ class Lab:
         )
         return f"Lab {self.name}: the service runs. {cache}; {len(self.mongo_find('messages'))} messages."
 
-    # --- switches --------------------------------------------------------------------------------------------------------------
+    # --- switches ---------------------------------------------------------------------------------
 
     async def turn(self, *, cache_ttl: float | None = None, cache_mode: str | None = None) -> "Lab":
-        """Another life for cached messages (seconds), another mode of the cache, from now on and without a restart."""
+        """Change the TTL of cached messages (seconds) or the cache mode, without a restart."""
         asked = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
         await self._people["observer"].update_settings({name: value for name, value in asked.items() if value is not None})
         return self._changed(cache_ttl=cache_ttl, cache_mode=cache_mode)
 
     async def restart(self, **changed: Any) -> "Lab":
-        """The service anew at the same address, also after it was killed, with other settings: `sweeper=False`, `window_size=500`.
+        """Restart the service at the same address with changed settings.
 
-        People and messages stay, and what Redis holds; sockets that were open are opened again.
+        For example `sweeper=False` or `window_size=500`. This also works after the service was
+        killed. Users, messages and the contents of Redis stay. Sockets that were open are opened
+        again.
         """
         opened = [person for person in self._people.values() if person.connect_requested]
         await self._stop_watching()
@@ -223,17 +235,19 @@ class Lab:
         return self
 
     async def kill(self) -> Said:
-        """`kill -9` for the service. `restart` brings it back."""
+        """Kill the service with SIGKILL (`kill -9`). `restart` starts it again."""
         await self._stop_watching()
         assert self.pid
         os.kill(self.pid, signal.SIGKILL)
-        await looked_until(lambda: not self.runs, PATIENCE)  # the kernel needs a moment
+        # the kernel of the operating system needs a moment
+        await looked_until(lambda: not self.runs, PATIENCE)
         return Said("The service was killed. await lab.restart() brings it back.")
 
     async def beside(self, name: str, **changed: Any) -> str:
-        """The URL of a second service with other settings, to be compared: on the same people and messages, with a cache of its own.
+        """Start a second service with other settings for a comparison, and return its URL.
 
-        Its keys begin with its name. It reports no flow, and ends with the session.
+        It has the same users and messages but a cache of its own: its keys begin with `name`. It
+        reports no flow events. It ends with the session.
         """
         if name not in self._beside or not self._beside[name].is_running:
             own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
@@ -242,7 +256,7 @@ class Lab:
         return self._beside[name].url
 
     async def alone(self) -> None:
-        """End the services beside."""
+        """Stop the services that `beside` started."""
         services, self._beside = self._beside, {}
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services.values()))
 
@@ -252,17 +266,17 @@ class Lab:
         return self
 
     async def stop_engine(self, name: Name) -> Said:
-        """Stop `redis` or `mongo`, in a session that has its own."""
+        """Stop `redis` or `mongo`. Only a session with its own engines can do this."""
         await asyncio.to_thread(self._mine.stop, name)
         return Said(f"{name} is stopped. await lab.start_engine({name!r}) brings it back.")
 
     async def start_engine(self, name: Name) -> Said:
-        """Start it again; MongoDB with all it had saved, Redis empty."""
+        """Start an engine again. MongoDB still has its saved data; Redis is empty."""
         await asyncio.to_thread(self._mine.start, name)
         return Said(f"{name} runs again.")
 
     async def whole(self) -> "Lab":
-        """With its own engines running, if it has any: what was stopped or frozen and forgotten goes on."""
+        """Start or thaw all of the session's own engines that are stopped or frozen."""
         names: tuple[Name, ...] = ("mongo", "redis") if self.own_engines else ()
         for name in names:
             if self._mine.pid(name):
@@ -271,18 +285,25 @@ class Lab:
         return self
 
     async def crash_engine(self, name: Name) -> Said:
-        """`kill -9` for an engine, frozen or not. Its supervisor starts it again at once: MongoDB with all it had saved, Redis empty."""
+        """Kill an engine with SIGKILL, even a frozen one.
+
+        Its supervisor restarts it at once. MongoDB still has its saved data; Redis is empty.
+        """
         former = self._mine.pid(name)
         self._signal(name, signal.SIGKILL)
-        await looked_until(lambda: self._mine.pid(name) not in (None, former), PATIENCE)  # the supervisor has to notice
+        # the supervisor has to notice
+        await looked_until(lambda: self._mine.pid(name) not in (None, former), PATIENCE)
         await asyncio.to_thread(self._mine.start, name)
         return Said(f"{name} was killed, and runs again.")
 
     def freeze(self, name: Name) -> Said:
-        """It holds its connections and says nothing, until `thaw`: as when a network breaks. It stands still when this returns."""
+        """Freeze an engine until `thaw`: its connections stay open but it does not reply.
+
+        This looks like a broken network. When the method returns, the process has stopped.
+        """
         pid = self._signal(name, signal.SIGSTOP)
         while not _stands_still(pid):
-            time.sleep(0.0005)  # its threads stop one by one, within microseconds
+            time.sleep(0.0005)  # its threads stop one after another, within microseconds
         return Said(f"{name} is frozen. lab.thaw({name!r}) lets it go on.")
 
     def thaw(self, name: Name) -> Said:
@@ -302,10 +323,10 @@ class Lab:
             raise EngineError("Other notebooks use these engines too.", f"await start({self.name!r}, own_engines=True)")
         return self._engines
 
-    # --- people --------------------------------------------------------------------------------------------------------------
+    # --- users ------------------------------------------------------------------------------------
 
     async def person(self, name: str) -> Person:
-        """The user of this name; signed up when asked for the first time."""
+        """Return the user of this name. The first call signs the user up."""
         if name not in self._people:
             person = await Person.sign_up(self._url, name, PASSWORD)
             person.lab = self
@@ -319,20 +340,21 @@ class Lab:
         return self._service.url
 
     def wire(self, person: Person, url: str | None = None) -> RawHttpClient:
-        """A bare HTTP connection of this user for measurements: a general client takes longer for a request than the service.
+        """Open a bare HTTP connection of this user for measurements.
 
-        `url`: of a service `beside`. It is closed with the session.
+        A general HTTP client would take longer for a request than the service does. `url` may be
+        that of a second service started with `beside`. The connection is closed with the session.
         """
         return self._closing.enter_context(RawHttpClient(url or self._url, person.token))
 
-    # --- the flow ------------------------------------------------------------------------------------------------------------
+    # --- flow events ------------------------------------------------------------------------------
 
     def _hear(self, event: StageEvent) -> None:
-        """A flow event: on the kernel's loop, where the socket was opened."""
+        """Handle a flow event. Runs on the kernel's loop, where the socket was opened."""
         if "key" in event:
             event["key"] = event["key"].removeprefix(self.settings.key_prefix)
         self.events.append(event)
-        self._arrived.set()  # wakes all who wait now
+        self._arrived.set()  # wakes all waiting tasks
         self._arrived.clear()
         if event["stage"] == "cached":
             self._begin_life(event)
@@ -341,7 +363,7 @@ class Lab:
         self._screen.hear(event)
 
     async def until(self, found: Callable[[], Found | None], within: float = PATIENCE) -> Found | None:
-        """Wait for flow events until `found` gives something; None after `within` seconds."""
+        """Wait for flow events until `found` returns a value; None after `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while not (result := found()):
@@ -350,7 +372,10 @@ class Lab:
         return None
 
     async def way_of(self, message_id: str) -> list[StageEvent]:
-        """The flow events of the send that made this message. Fewer than the diagram has boxes if one does not arrive."""
+        """Return the flow events of the send that created this message.
+
+        The list is shorter than the diagram if some events do not arrive.
+        """
 
         def passed(stage: str) -> StageEvent | None:
             return next((event for event in self.events if event["stage"] == stage and event.get("messageId") == message_id), None)
@@ -359,7 +384,7 @@ class Lab:
         created = passed("create")
         return [event for event in self.events if created and event["trace"] == created["trace"]]
 
-    # --- lives ---------------------------------------------------------------------------------------------------------------
+    # --- lifetimes of keys ------------------------------------------------------------------------
 
     def _begin_life(self, event: StageEvent) -> None:
         running = [task for _, task in self._lives.values() if not task.done()]
@@ -370,7 +395,10 @@ class Lab:
         self._show(life)
 
     async def _follow(self, life: Life) -> None:
-        """Ask Redis until it no longer has the key, then wait for the worker's word. Asking makes Redis drop an expired key at once."""
+        """Check Redis until it no longer has the key, then wait for the sweeper's expiry report.
+
+        A check makes Redis delete an expired key at once.
+        """
         while life.state in ("live", "kept"):
             pttl = self._pttl_if_it_answers(life.key)
             if pttl is not None and life.looked(pttl, _now()):
@@ -389,11 +417,18 @@ class Lab:
             return None
 
     def _will_be_told(self, life: Life) -> bool:
-        """Without a worker nobody tells of an end, and a key that went before its deadline (Redis was killed) is not told as cleaned."""
+        """Return True if the sweeper will report the end of this key.
+
+        Without a sweeper there is no report, and a key that disappeared before its deadline
+        (because Redis was killed) is not reported as cleaned.
+        """
         return self.settings.sweeper and life.state == "expired"
 
     async def life(self, of: str | Trace) -> Life:
-        """The whole life of a key that was cached in this session; waits for its end. LookupError if it was not seen."""
+        """Wait for the end of a cached key, and return its whole lifetime.
+
+        Raises LookupError if the key was not observed in this session.
+        """
         key = of if isinstance(of, str) else of.key
         if key not in self._lives:
             raise LookupError(f"{key} was not cached in this session, or among too many at once to be followed")
@@ -401,10 +436,13 @@ class Lab:
         await asyncio.wait_for(asyncio.shield(task), self.settings.cache_ttl + 11 * self.settings.sweep_interval + PATIENCE)
         return life
 
-    # --- what was found ------------------------------------------------------------------------------------------------------
+    # --- results for the document's claims --------------------------------------------------------
 
     def found(self, *claims: Claim) -> Claims:
-        """What this notebook found of the document's claims; the ledger keeps it for the last but one."""
+        """Return this notebook's results for the document's claims, and save them to the ledger.
+
+        Notebook 13, the scorecard, reads them there.
+        """
         Ledger(self._folder).write(self.name.partition("_")[0], list(claims))
         return Claims(claims)
 
@@ -412,7 +450,7 @@ class Lab:
     def _folder(self) -> Path:
         return load_settings().data_dir.expanduser() / "lab"
 
-    # --- direct looks, read only -----------------------------------------------------------------------------------------------
+    # --- direct reads of the stores ---------------------------------------------------------------
 
     @property
     def _look(self) -> Looks:
@@ -421,82 +459,106 @@ class Lab:
         return self._looks
 
     def redis_keys(self, pattern: str = "*") -> list[str]:
-        """The keys of this session that Redis has."""
+        """Return the keys of this session in Redis, without the session's prefix."""
         return self._look.keys(pattern)
 
     def redis_get(self, key: str) -> str | list[str] | None:
-        """The value: text, or for a conversation the list of its header and its messages; None when it is not there."""
+        """Return the value of a key, or None if the key does not exist.
+
+        A message is returned as text, a conversation window as the list of its header and its
+        messages.
+        """
         return self._look.value(key)
 
     def redis_ttl(self, key: str) -> int:
-        """What TTL answers: seconds left, rounded; -1 for no expiry, -2 for no such key."""
+        """Return what TTL returns: seconds left, rounded; -1 for no expiry, -2 for no such key."""
         return self._look.ttl(key)
 
     def redis_pttl(self, key: str) -> int:
-        """What PTTL answers: milliseconds left; -1 for no expiry, -2 for no such key."""
+        """Return what PTTL returns: milliseconds left; -1 for no expiry, -2 for no such key."""
         return self._look.pttl(key)
 
     def mongo_find(self, collection: str, **fields: Any) -> list[Json]:
-        """The documents with these fields; messages as the API gives them."""
+        """Return the documents with these fields; messages have the form that the API returns."""
         return self._look.documents(collection, fields)
 
     def redis(self, *words: Any) -> Any:
-        """Any command to Redis on keys of this session: `lab.redis("SET", "message:mine", "hello", "EX", 5)`."""
+        """Run a Redis command on keys of this session.
+
+        For example `lab.redis("SET", "message:mine", "hello", "EX", 5)`.
+        """
         return self._look.command(*words)
 
     def redis_client(self) -> Redis:
-        """One more client of this session's Redis, for two at a time: `with lab.redis_client() as redis`. Its keys have the prefix."""
+        """Return a new client of this session's Redis, for work that needs two at a time.
+
+        Use it as `with lab.redis_client() as redis`. Unlike other methods, it needs keys with the
+        prefix.
+        """
         return self._look.client()
 
     def redis_clock(self) -> int:
-        """Redis's time in microseconds, by which the service dates its windows."""
+        """Return Redis's time in microseconds, the clock by which the service dates its windows."""
         seconds, microseconds = self.redis("TIME")
         return int(seconds) * 1_000_000 + int(microseconds)
 
     @property
     def messages(self) -> Collection[Json]:
-        """MongoDB's messages of this session, as pymongo gives them."""
+        """The collection with this session's messages, as pymongo returns it."""
         return self._look.messages
 
     async def asked(self, act: Awaitable[Any]) -> Asked:
-        """The commands that the service gives to MongoDB and to Redis while this goes on: `await lab.asked(bob.read("alice"))`."""
+        """Return the commands that the service sends to MongoDB and to Redis during `act`.
+
+        For example `await lab.asked(bob.read("alice"))`.
+        """
         async with self.counting:
             with self._look.listening() as asked:
                 await act
         return asked
 
-    # --- widgets -------------------------------------------------------------------------------------------------------------
+    # --- widgets ----------------------------------------------------------------------------------
 
-    # One of each at a time: shown again, it closes the former. `big` is for a projector.
+    # There is one live widget of each kind: showing it again closes the earlier one. `big` is for a
+    # projector.
 
     def ttl_board(self, *, big: bool = False) -> TtlBoard:
-        """Every cached message with the time it has left, live."""
+        """Show every cached message with the time it has left."""
         return self._screen.show(TtlBoard(big=big), self._spawn)
 
     def flow_map(self, *, of: str = "send", big: bool = False) -> FlowMap:
-        """The diagram of a `send`, a `read` or a `change`, lit by each as it passes. A click on a box shows its source."""
+        """Show the diagram of a `send`, a `read` or a `change`.
+
+        Each request lights the stages that it passes. A click on a box shows its source.
+        """
         return self._screen.show(FlowMap(of, big=big), self._spawn)
 
     def timeline(self, *, big: bool = False) -> Timeline:
-        """The worker's beats on a line of time, and each key from being cached to its deadline and to the worker's word."""
+        """Show the sweeps on a time axis, and each key's caching, deadline and expiry report."""
         return self._screen.show(Timeline(self.events, big=big), self._spawn)
 
     def chat(self, left: Person, right: Person, *, big: bool = False) -> Chat:
-        """The screens of two people. What is typed there is sent through the service."""
+        """Show the screens of two users. Messages typed there are sent through the service."""
         return self._screen.show(Chat(left, right, big=big), self._spawn)
 
     def stores(self, of: Trace | str, *, big: bool = False) -> Stores:
-        """One message (its trace, or its id) in MongoDB, under its own key and in its conversation's window, side by side."""
+        """Show one message in MongoDB, in its cache entry and in its conversation window.
+
+        `of` is the message's trace or id.
+        """
         return self._screen.show(Stores(self, of, big=big), self._spawn)
 
     def chart(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, big: bool = False) -> Chart:
-        """A chart that grows while it measures: `add`, `progress`, `mark`; with `lines` `point`, and `x` names what they run along."""
+        """Show a chart that grows during a measurement: `add`, `progress`, `mark`.
+
+        With `lines`, use `point`; `x` is the label of the x axis.
+        """
         return self._screen.show(Chart(title, unit=unit, log=log, x=x, lines=lines, big=big), self._spawn)
 
     def _show(self, life: Life) -> None:
         self._screen.follow(life)
 
-    # --- background work -----------------------------------------------------------------------------------------------------
+    # --- background tasks -------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
@@ -511,7 +573,9 @@ class Lab:
             self._complain(f"Cannot go on showing what happens: {words(wrong)}. Run the first cells again.")
 
     async def _watch_over(self, service: ChildService) -> None:
-        while service.is_running:  # noqa: ASYNC110 - a look at a child process costs nothing, and half a second is soon enough for a person
+        # Checking a child process is cheap, and a delay of half a second is short enough for a
+        # person.
+        while service.is_running:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
         self._complain("The service has ended. Run the cell that starts it again.")
 
@@ -520,7 +584,10 @@ class Lab:
 
 
 def _stands_still(pid: int) -> bool:
-    """Has every thread of this process stopped? Where they cannot be asked one by one, the process is asked."""
+    """Return True if every thread of this process has stopped.
+
+    Where threads cannot be checked one by one, the state of the process is used.
+    """
     threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
     if not threads:
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED

@@ -1,4 +1,7 @@
-"""A name for a session's database and keys that no other running session has, on this machine's data folder."""
+"""Reserve a name for a session's database and keys that no other running session uses.
+
+Names are unique within one data folder.
+"""
 
 import contextlib
 import fcntl
@@ -10,13 +13,15 @@ from pathlib import Path
 
 from chatlab.errors import EngineError
 
-MOST = 100  # sessions of one notebook at a time
+MOST = 100  # sessions of one notebook at the same time
 
 
 def take_space(name: str, folder: Path) -> tuple[str, int]:
-    """`lab_00`, or `lab_00_2` while another kernel has that; and the lock that says so, to be held.
+    """Return a free name and the file descriptor of its lock.
 
-    The service inherits the lock: a name is free again when both the kernel and its service have ended.
+    The name is `lab_00`, or `lab_00_2` while another kernel uses that. The caller keeps the lock
+    open, and the service inherits it: a name is free again when both the kernel and its service
+    have ended.
     """
     if not re.fullmatch(r"[a-z0-9_-]{1,20}", name):
         raise ValueError("a session's name is made of a-z, 0-9, _ and -, 20 at most")
@@ -34,7 +39,10 @@ def take_space(name: str, folder: Path) -> tuple[str, int]:
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the engines' data of sessions that were killed: nobody has their name, and no supervisor runs in them."""
+    """Delete the engine data of sessions that were killed.
+
+    Such a folder has a name that no session has locked, and no supervisor runs in it.
+    """
     for left in folder.glob("lab_*"):
         if left.is_dir():
             with _taken(folder / f"{left.name}.lock") as free, _taken(left / "lock") as still:
@@ -44,7 +52,7 @@ def remove_left(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _taken(path: Path) -> Iterator[bool]:
-    """The lock, for as long as this lasts; False if somebody has it."""
+    """Try to lock a file while the block runs; False if another process holds the lock."""
     with path.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The way of one message: the boxes of the send diagram it really passed, with the time each took, from the service's flow events."""
+"""The trace of one message: the stages it passed, with the time of each, from flow events."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Box(NamedTuple):
-    """A box of a diagram, under the name that flow events give it. `aside` is what the document writes beside it."""
+    """A box of a diagram, named after the stage in flow events.
+
+    `aside` is the note that the document writes next to the box.
+    """
 
     stage: str
     title: str
@@ -49,24 +52,34 @@ STAGES = tuple(box.stage for box in SEND)
 
 
 def boxes_of(events: list[StageEvent], plan: Sequence[Box] = SEND) -> list[dict[str, Any]]:
-    """The boxes of a plan as the flow map wants them. `tookMs` is None for a box that has not been passed; `skipped`: and will not be."""
+    """Return the boxes of a plan in the form that the flow map shows.
+
+    `tookMs` is None for a stage that the request has not passed. `skipped` is True if it will not
+    pass it any more.
+    """
     took = {event["stage"]: event["tookMs"] for event in events}
     done = "respond" in took
     return [{**box._asdict(), "tookMs": took.get(box.stage), "skipped": done and box.stage not in took} for box in plan]
 
 
 def boxes_html(boxes: list[dict[str, Any]]) -> str:
-    """The boxes as a table: the snapshot where nothing is live."""
+    """Return the boxes as an HTML table, the snapshot for places without live widgets."""
     return table(("box", "what it does", "took"), [(box["stage"], f"{box['title']}: {box['note']}", _took(box)) for box in boxes])
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """HTML that reads well in JupyterLab, which would align to the right, and on plainer pages, which drop the styles."""
+    """Return an HTML table that is easy to read in JupyterLab and on pages that drop styles.
+
+    JupyterLab would align the text to the right.
+    """
     return claims_table(tuple(heads), [(False, tuple(row)) for row in rows])
 
 
 class Rows(NamedTuple):
-    """What a cell shows as a small table. What hangs on the machine's speed stands last, and begins with the mark of `claims`."""
+    """Rows that a cell shows as a small table.
+
+    Values that depend on the speed of the machine come last and begin with the mark of `claims`.
+    """
 
     heads: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -88,7 +101,11 @@ def _took(box: dict[str, Any]) -> str:
 
 
 class Trace:
-    """One send. `message` is the answer, `took_ms` how long the client waited for it, `events` are the flow events of its way, in order."""
+    """One send and its flow events.
+
+    `message` is the response, `took_ms` the time that the client waited for it, and `events` are
+    the flow events of the request in order.
+    """
 
     def __init__(self, message: Json, took_ms: float, events: list[StageEvent]) -> None:
         self.message, self.took_ms, self.events = message, took_ms, events
@@ -103,7 +120,7 @@ class Trace:
 
     @property
     def key(self) -> str:
-        """The message's own key in Redis."""
+        """The Redis key of the message's cache entry."""
         return next((event["key"] for event in self.events if event["stage"] == "cache_message"), f"message:{self.id}")
 
     def __repr__(self) -> str:
@@ -115,12 +132,15 @@ class Trace:
 
 
 class Person(client.ChatClient):
-    """Somebody at both doors, whose sends come back with their way."""
+    """A user of both transports. Sends return a trace."""
 
     lab: "Lab"
 
     async def send(self, other: "Person", text: str, *, door: str = "http") -> Trace:
-        """Send by this door (`http` or `socket`). Raises what the service refuses; EngineError once the session has ended."""
+        """Send over this transport (`http` or `socket`).
+
+        Raises the error that the service returns, and EngineError after the session has ended.
+        """
         self._must_be_there()
         if door == "socket" and not self.socket.connected:
             await self.connect()
@@ -128,7 +148,7 @@ class Person(client.ChatClient):
         return Trace(answer.message, answer.took_ms, await self.lab.way_of(answer.message["_id"]))
 
     async def read(self, other: str, *, fresh: bool = False, **page: int) -> client.ReadResult:
-        """As a client reads; EngineError once the session has ended."""
+        """Read as any client does. Raises EngineError after the session has ended."""
         self._must_be_there()
         return await super().read(other, fresh=fresh, **page)
 

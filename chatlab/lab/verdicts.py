@@ -1,6 +1,8 @@
-"""What a check says of an answer. A check asks the running system, says what to try next, and never raises.
+"""The verdict of a check on an answer.
 
-An exercise is a line with `...` where the learner's answer goes; a check that is given `...` says so and asks nothing.
+A check queries the running system, says what to try next, and never raises. An exercise is a line
+with `...` where the learner's answer goes. A check that gets `...` says that there is no answer
+yet, without querying anything.
 """
 
 import functools
@@ -14,7 +16,7 @@ MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", CANNOT_TELL: "⚠�
 
 
 class Verdict(NamedTuple):
-    """What a check found, and what to try next."""
+    """The result of a check, and what to try next."""
 
     kind: str
     text: str
@@ -38,21 +40,30 @@ def not_yet(text: str) -> Verdict:
 
 
 class Unusable(Exception):
-    """An answer that cannot be tried, in words for who gave it. Raised within a check, it is a "Not yet"."""
+    """An answer that cannot be tried; the message is for the learner.
+
+    A check turns it into a "Not yet".
+    """
 
 
 def tried(rule: Any, *given: Any) -> Any:
-    """What the learner's function says to this. Raises Unusable when it is none, or fails."""
+    """Call the learner's function and return its result.
+
+    Raises Unusable if it is not a function, or if it fails.
+    """
     if not callable(rule):
         raise Unusable("The answer is a function: the word lambda, its arguments, a colon, and what it says.")
     try:
         return rule(*given)
-    except Exception as wrong:  # noqa: BLE001 - whatever a learner writes
+    except Exception as wrong:  # noqa: BLE001 - a learner's function may raise anything
         raise Unusable(f"Your function could not be used: {type(wrong).__name__}: {wrong}. Mind its arguments.") from None
 
 
 def number_tried(rule: Any, *given: Any) -> float:
-    """The number that the learner's function says to this. Raises Unusable when it says none, or one that nothing can be held against."""
+    """Call the learner's function and return its number.
+
+    Raises Unusable if it does not return a number that can be compared with others.
+    """
     said = tried(rule, *given)
     if not is_number(said):
         raise Unusable(f"Your function says {said!r} to {', '.join(f'{value:g}' for value in given)}. It is to say a number.")
@@ -60,12 +71,15 @@ def number_tried(rule: Any, *given: Any) -> float:
 
 
 def is_number(answer: Any) -> bool:
-    """A number that others can be compared with: `nan` is none, and neither is True."""
+    """Return True for a number that can be compared with others: not `nan`, not True."""
     return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
 
 
 def check(ask: Check) -> Check:
-    """A check of one answer, its last argument: blank answers are not asked about, and what goes wrong is said, not raised."""
+    """Make a check of one answer, which is its last argument.
+
+    A blank answer is not checked. Errors become a verdict instead of an exception.
+    """
 
     @functools.wraps(ask)
     async def safely(*given: Any) -> Verdict:

@@ -1,12 +1,14 @@
-"""Work that stops at named points: how a race between two of them is made to happen every time, without luck or sleeps.
+"""A task that stops at named points, so that a race between two tasks happens on every run.
 
-async def push(name, pause):                   two senders who read, change and write back one list
-    have = read()
-    await pause("has read")
-    write([*have, name])
+    async def push(name, pause):  # two senders read, change and write back one list
+        have = read()
+        await pause("has read")
+        write([*have, name])
 
-ann, ben = Walk(push, "ann"), Walk(push, "ben")
-await ann.to("has read"); await ben.rest(); await ann.rest()
+    ann, ben = Walk(push, "ann"), Walk(push, "ben")
+    await ann.to("has read"); await ben.rest(); await ann.rest()
+
+It needs neither luck nor sleeps.
 """
 
 import asyncio
@@ -21,17 +23,20 @@ Pause = Callable[[str], Awaitable[None]]
 
 
 class Walk:
-    """`work` is called with what is given, and last with `pause`. It does nothing until `to` or `rest`. Shown, it is its source."""
+    """Call `work` with the given arguments and, as the last one, `pause`.
+
+    The task does not start before `to` or `rest`. A notebook shows the source of `work` for it.
+    """
 
     def __init__(self, work: Callable[..., Awaitable[Any]], *given: Any) -> None:
         self._work, self._given = work, given
         self._go, self._stands = asyncio.Event(), asyncio.Event()
         self._wanted: str | None = None
         self._task: asyncio.Task[Any] | None = None
-        self.passed: list[str] = []  # the points it has come to
+        self.passed: list[str] = []  # the points that it has reached
 
     async def to(self, point: str) -> Self:
-        """Let it go on until it comes to this point, and stand there. LookupError when it ends without."""
+        """Run until this point and stop there. Raises LookupError if the work ends before it."""
         self._wanted = point
         self._let_go()
         assert self._task
@@ -41,20 +46,20 @@ class Walk:
         finally:
             standing.cancel()
         if self._task.done():
-            self._task.result()  # what went wrong in it
+            self._task.result()  # raises the error of the work
         if not self._stands.is_set():
             raise LookupError(f'It did not come to "{point}". It passed: {", ".join(self.passed) or "nothing"}.')
         return self
 
     async def rest(self) -> Any:
-        """Let it go on to its end; what it returns."""
+        """Run to the end, and return the result of the work."""
         self._wanted = None
         self._let_go()
         assert self._task
         return await asyncio.wait_for(self._task, PATIENCE)
 
     async def drop(self) -> None:
-        """It goes no further: as if its process had been killed where it stands."""
+        """Cancel the work where it has stopped, as if its process had been killed there."""
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,10 +1,11 @@
-// From a drawing to a notebook's widget: the model goes in, changes go in, what a hand does goes out, errors of the kernel's background work
-// show. The kernel's clock may not be the browser's: each change says when it was sent, and the drawing is given that clock.
+// Connect a drawing to a notebook's widget: pass the model and its updates to the drawing, send the
+// user's actions to the kernel, and show errors of the kernel's background tasks. The clocks of the
+// kernel and the browser may differ: each update says when it was sent, and the drawing uses that clock.
 
 function widget(draw) {
   return {
     render({ model, el }) {
-      el.dataset.lmSuppressShortcuts = "true"; // a key pressed here is meant for the widget, not for the notebook
+      el.dataset.lmSuppressShortcuts = "true"; // keys pressed here are for the widget, not for the notebook
       let behind = 0;
       const now = () => Date.now() - behind;
       const options = { about: model.get("about"), big: model.get("big"), now, tell: (content) => model.send(content) };

@@ -1,6 +1,7 @@
-// A measurement while it is made. The picture is drawn in the kernel, so that it is the same in a saved notebook; the progress runs here.
+// A chart of a measurement while it runs. The kernel draws the picture, so that a saved notebook has
+// the same one. The browser animates the progress bar.
 //
-// A model: {title, picture: SVG, marks: [text], progress: {done, of, beganMs, toldMs}, said}.
+// The model: {title, picture: SVG, marks: [text], progress: {done, of, beganMs, toldMs}, said}.
 
 import { add, say } from "../../web/static/lab/parts.js";
 
@@ -24,7 +25,7 @@ function chart(root, model, { big, now }) {
 
   function update(changed) {
     shown = changed;
-    picture.innerHTML = changed.picture; // made by the kernel, every word in it escaped
+    picture.innerHTML = changed.picture; // safe: made by the kernel, which escapes all text in it
     marks.replaceChildren(...changed.marks.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
     showProgress();
   }

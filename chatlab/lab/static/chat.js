@@ -1,17 +1,20 @@
-// Two people's screens. What is typed goes to the kernel, from there through the service, and comes back as what each screen's socket received.
+// The screens of two users. A typed message goes to the kernel, which sends it through the service.
+// It appears on a screen when that screen's socket has received it.
 //
-// A model: {left, right}, each {id, open, typing, trouble, items: [{_id, seq, version, senderId, text, clientId, reactions, editedAt,
-// deletedAt, tookMs}]}. To the kernel: {do: "send", side, text, door, clientId}, {do: "typing", side, typing}.
-// By each message stand two times: until the other socket received it, and for what is typed here, from the press of Send until it is painted.
+// The model: {left, right}, each {id, open, typing, trouble, items: [{_id, seq, version, senderId,
+// text, clientId, reactions, editedAt, deletedAt, tookMs}]}. Messages to the kernel:
+// {do: "send", side, text, door, clientId} and {do: "typing", side, typing}.
+// Each message shows the time until the other socket received it. A message that was typed here also
+// shows the time from the press of Send until it was painted.
 
 import { add, say } from "../../web/static/lab/parts.js";
 
-const QUIET_AFTER = 2000; // ms without a key, and nobody is typing any more
+const QUIET_AFTER = 2000; // ms without a key press, after which the user is no longer typing
 
 function chat(root, model, { big, tell }) {
   const desk = add(root, "section", "cl-chat cl-widget");
   desk.classList.toggle("cl-big", big);
-  const pressed = new Map(); // client id -> {side, at}, or its ms once it stands on the other screen
+  const pressed = new Map(); // client id -> {side, at}, or its ms once the other screen shows it
   const panes = Object.fromEntries(["left", "right"].map((side) => [side, newPane(desk, side, model, tell, pressed)]));
 
   function update(changed) {
@@ -69,11 +72,11 @@ function newPane(desk, side, model, tell, pressed) {
   input.addEventListener("input", () => types(Boolean(input.value)));
   input.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
-    event.preventDefault(); // in JupyterLab the browser does not submit by itself
+    event.preventDefault(); // in JupyterLab the browser does not submit the form by itself
     form.requestSubmit();
   });
 
-  // Said once when it begins and once when it ends.
+  // Report typing once when it starts and once when it ends.
   function types(typing) {
     const was = quiet !== 0;
     clearTimeout(quiet);
@@ -138,7 +141,7 @@ function newPane(desk, side, model, tell, pressed) {
 const ms = (time) => `${time < 10 ? time.toFixed(1) : time.toFixed(0)} ms`;
 const afterPaint = (act) => requestAnimationFrame(() => requestAnimationFrame(act));
 
-// HTTP or socket; gives a function that tells which.
+// Add the choice of HTTP or socket; return a function that returns the chosen one.
 function newDoors(form, side, name) {
   const group = add(form, "span", "cl-switch");
   group.setAttribute("role", "radiogroup");

@@ -1,5 +1,6 @@
-// The flow map as the document draws it: two doors on top, one box below the other. A box that is clicked, or on which Enter is pressed, shows
-// the functions that do it, from the files that run. `about`: {of, faces, sources: {stage: [{name, file, first, last, text}]}}.
+// The flow map as the document draws it: two transports at the top, and the boxes below each other.
+// A click or Enter on a box shows its functions, from the files that run.
+// `about`: {of, faces, sources: {stage: [{name, file, first, last, text}]}}.
 
 import { add } from "../../web/static/lab/parts.js";
 import { flowMap } from "../../web/static/lab/flow_map.js";
@@ -72,7 +73,7 @@ function listing({ name, file, first, last, text }) {
 const TOKENS =
   /(?<remark>#.*)|(?<text>"""[^]*?"""|f?"[^"\n]*")|\b(?<word>async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|match|case|del)\b/g;
 
-// The text as lines of [class, piece]. Enough colour to read by: remarks, texts, and the words of the language.
+// Return the text as lines of [class, piece]. Only comments, strings and keywords are highlighted.
 function lines(text) {
   const found = [[]];
   const put = (kind, piece) =>

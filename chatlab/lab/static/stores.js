@@ -1,6 +1,8 @@
-// One message in three places, side by side; what a copy has otherwise than MongoDB is marked. The time left is counted down here.
+// One message in three places, side by side. Fields of a copy that differ from MongoDB are marked. The
+// browser counts down the time that is left.
 //
-// A model: {id, places: {store, message, window}}, each {where, key, found: message | null, differs: [names], deadlineMs, kept, trouble}.
+// The model: {id, places: {store, message, window}}, each {where, key, found: message | null,
+// differs: [names], deadlineMs, kept, trouble}.
 
 import { add, animation, say } from "../../web/static/lab/parts.js";
 

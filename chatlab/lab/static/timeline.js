@@ -1,17 +1,19 @@
-// The worker's beats, and each key's life between them. Time runs from left to right under a ruler that stands still; "now" has its place, and
-// what is right of it is to come. All is drawn once, at its own time; then one transform a frame moves it.
+// The sweeps, and the lifetime of each key between them. Time moves from right to left under a fixed
+// ruler; "now" has a fixed position, and the future is to the right of it. Everything is drawn once, at
+// its own time; then one transform per frame moves it.
 //
-// A model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs, deadlineMs, toldMs, lagMs}]}, milliseconds since 1970.
+// The model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs,
+// deadlineMs, toldMs, lagMs}]}. Times are in milliseconds since 1970.
 
 import { add, animation, say } from "../../web/static/lab/parts.js";
 
 const WIDE = 900;
-const LEFT = 10; // of the oldest moment
-const AHEAD = 6000; // ms to come that are shown
-const TOP = 46; // of the first lane
+const LEFT = 10; // x of the oldest moment
+const AHEAD = 6000; // ms of the future that are shown
+const TOP = 46; // y of the first lane
 const LANE = 24;
 const LANES = 12;
-const SILENT = 3; // times the usual pause without a beat is worth a word
+const SILENT = 3; // report a silent sweeper after this many usual intervals without a sweep
 
 function timeline(root, model, { big, now }) {
   const board = add(root, "section", "cl-timeline cl-widget");
@@ -26,16 +28,16 @@ function timeline(root, model, { big, now }) {
 
   const clip = `cl-past-${Math.random().toString(36).slice(2)}`;
   const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: 0, y: 0, height: 1000 });
-  const future = part(svg, "g", {}); // whole lives, pale
+  const future = part(svg, "g", {}); // whole lifetimes, pale
   const pastFrame = part(svg, "g", { "clip-path": `url(#${clip})` });
-  const present = part(pastFrame, "g", {}); // the same up to now, and the beats
-  const words = part(svg, "g", {}); // moves with them, and may stand in front of "now"
+  const present = part(pastFrame, "g", {}); // lifetimes up to now, and the sweeps
+  const words = part(svg, "g", {}); // moves with them, and may cover "now"
   const ruler = part(svg, "g", { class: "cl-ruler" });
 
   const lanes = new Map(); // key -> lane
   const told = new Set();
   let shown = model;
-  let start = now(); // the moment at x 0 of what is drawn
+  let start = now(); // the moment that is drawn at x = 0
   let scale = 0;
   let drawnAt = 0;
   let stopped = null; // the moment at which the picture was stopped
@@ -65,7 +67,7 @@ function timeline(root, model, { big, now }) {
     move();
   }
 
-  // A life keeps its lane as long as it is shown.
+  // A key keeps its lane as long as it is shown.
   function share() {
     const keys = new Set(shown.lives.map((life) => life.key));
     for (const key of lanes.keys()) if (!keys.has(key)) lanes.delete(key);
@@ -82,7 +84,7 @@ function timeline(root, model, { big, now }) {
   function wordsOf(life) {
     const group = part(null, "g", {});
     const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
-    const room = x(life.deadlineMs) - x(life.cachedMs); // a short life has room for the end of its name alone
+    const room = x(life.deadlineMs) - x(life.cachedMs); // a short lifetime has room only for the end of its key
     part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key).replace(room < 120 ? "message:" : "", "");
     if (life.toldMs) {
       part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
@@ -112,7 +114,7 @@ function timeline(root, model, { big, now }) {
     }
   }
 
-  // Time passes, whatever comes of it.
+  // Update on every frame, even when no event arrives.
   function pass() {
     if (stopped === null && (!calm.matches || performance.now() - drawnAt > 1000)) move();
     return true;

@@ -1,16 +1,16 @@
-"""What moves in a notebook (anywidget) and what asks (ipywidgets). `Lab` makes and feeds them; each is drawn in the browser.
+"""The widgets of the notebooks: live drawings (anywidget) and questions (ipywidgets).
 
-Read them in this order:
+`Lab` creates the live widgets and sends them data. The browser draws them. Read them in this order:
 
-    live.py      a drawing with a model, and what all of them have in common
-    screen.py    what a session shows: one of each kind
-    flow_map.py  the boxes that a message passes, and their source
-    ttl_board.py each cached key and the time it has left
-    timeline.py  the worker's beats, and the lives between them
-    chat.py      two people's screens, through the real service
-    stores.py    one message in MongoDB and in Redis, side by side
-    chart.py     a measurement, while it is made
-    asking.py    a question before it is tried
+    live.py       a drawing with a model: what all live widgets have in common
+    screen.py     the widgets that a session shows: one of each kind
+    flow_map.py   the stages that a message passes, and their source
+    ttl_board.py  each cached key and the time it has left
+    timeline.py   the sweeps, and the lifetimes of keys between them
+    chat.py       the screens of two users, connected to the real service
+    stores.py     one message in MongoDB and in Redis, side by side
+    chart.py      a measurement while it runs
+    asking.py     a prediction before an experiment
 """
 
 from chatlab.lab.widgets.asking import Prediction, predict

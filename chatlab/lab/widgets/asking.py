@@ -1,4 +1,4 @@
-"""A question to answer before it is tried."""
+"""A question that the learner answers before an experiment."""
 
 import html
 from typing import Any
@@ -11,7 +11,7 @@ from chatlab.lab.widgets.live import VIEW
 
 
 class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
-    """A question to answer before it is tried. `against` closes it."""
+    """A question that the learner answers before an experiment. `against` closes it."""
 
     def __init__(self, question: str, options: list[str]) -> None:
         self.question, self.options = question, options
@@ -20,11 +20,14 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
 
     @property
     def answer(self) -> str | None:
-        """None while nothing is chosen."""
+        """The chosen option, or None while nothing is chosen."""
         return None if self._choice.value is None else str(self._choice.value)
 
     def against(self, measured: str, *, timed: bool = False) -> Said:
-        """What was said, what was measured. From now on the answer stands. `timed`: another machine may measure something else."""
+        """Compare the answer with the measured result, and lock the answer.
+
+        `timed`: the result may be different on another machine.
+        """
         self._choice.disabled = True
         said = f"You said: {self.answer}." if self.answer else "You gave no answer."
         verdict = "" if self.answer is None else " So it is." if self.answer == measured else " Not so; read on for the reason."
@@ -40,5 +43,5 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
 
 
 def predict(question: str, *options: str) -> Prediction:
-    """Ask before it is tried. Who gives no answer can go on all the same."""
+    """Ask a question before an experiment. A learner may also continue without an answer."""
     return Prediction(question, list(options))

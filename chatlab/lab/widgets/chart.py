@@ -1,6 +1,8 @@
-"""A measurement while it is made: for each side a strip of dots with its median and p95, or lines over x.
+"""A chart of a measurement while it runs.
 
-However many values there are, what is told is small: at most DOTS of a side, evenly taken from all of them in their order of size.
+It shows a strip of dots with median and p95 for each side, or lines over x. The message to the
+browser stays small with any number of values: at most DOTS values of each side are sent, evenly
+spaced over the sorted values.
 """
 
 import html
@@ -17,15 +19,19 @@ Json = dict[str, Any]
 
 
 class Chart(Paced):
-    """Made by `Lab.chart`. `picture` in the model is the chart as SVG; the same as in a saved notebook."""
+    """A live chart, created by `Lab.chart`.
+
+    The model's `picture` is the chart as SVG, the same as in a saved notebook.
+    """
 
     _esm = module_of(OWN / "chart.js", "chart")
 
     def __init__(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, **traits: Any) -> None:
         self.title, self.unit, self.lines = title, unit, lines or bool(x)
         self._look: Json = {"unit": unit, "log": log, "x": x}
-        self._values: dict[str, list[float]] = {}  # of each side, sorted
-        self._points: dict[str, list[tuple[float, float]]] = {}  # of each side, sorted by x
+        self._values: dict[str, list[float]] = {}  # the sorted values of each side
+        # the points of each side, sorted by x
+        self._points: dict[str, list[tuple[float, float]]] = {}
         self._marks: list[str] = []
         self._done, self._of, self._began = 0, 0, 0.0
         super().__init__(**traits)
@@ -34,41 +40,48 @@ class Chart(Paced):
     def kind(self) -> str:
         return f"Chart {self.title}"
 
-    # --- measuring -----------------------------------------------------------------------------------------------------------
+    # --- measuring --------------------------------------------------------------------------------
 
     def add(self, side: str, value: float) -> None:
-        """One value more of this side. ValueError for what is no number."""
+        """Add a value of this side. Raises ValueError if it is not a number."""
         insort(self._values.setdefault(side, []), _number(value))
         self.changed()
 
     def point(self, side: str, x: float, y: float) -> None:
-        """One point more of this side's line."""
+        """Add a point to this side's line."""
         insort(self._points.setdefault(side, []), (_number(x), _number(y)))
         self.changed()
 
     def mark(self, text: str) -> None:
-        """A line of words below the chart."""
+        """Add a line of text below the chart."""
         self._marks.append(text)
         self.changed()
 
     def progress(self, done: int, of: int) -> None:
-        """So much of it is done; the time that is left follows from the time so far. Another `of` begins anew."""
+        """Show that `done` of `of` steps are complete.
+
+        The remaining time is estimated from the time so far. A different `of` restarts the
+        estimate.
+        """
         if of != self._of or done < self._done:
             self._began = time.time()
         self._done, self._of = done, of
         self.changed()
 
-    # --- what it comes to ----------------------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def median(self, side: str) -> float:
-        """Of all values of this side; `p95` likewise. KeyError if there are none."""
+        """Return the median of all values of this side. Raises KeyError if there are none."""
         return quantile(self._values[side], 0.5)
 
     def p95(self, side: str) -> float:
         return quantile(self._values[side], 0.95)
 
     def sides(self) -> list[Json]:
-        """`{side, count, median, p95, dots}` of each side, or `{side, count, points}` of each line."""
+        """Return the data of each side.
+
+        That is `{side, count, median, p95, dots}`, or `{side, count, points}` for lines.
+        """
         if self.lines:
             return [{"side": side, "count": len(points), "points": points} for side, points in self._points.items()]
         return [
@@ -96,7 +109,7 @@ class Chart(Paced):
 
 
 def quantile(ordered: list[float], share: float) -> float:
-    """The value below which this share of them lies, between two of them in proportion."""
+    """Return the quantile `share` of sorted values, interpolated between its two neighbours."""
     place = share * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
@@ -104,7 +117,7 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def thinned(ordered: list[float]) -> list[float]:
-    """At most DOTS of them, the lowest and the highest among these."""
+    """Return at most DOTS of the sorted values, including the lowest and the highest."""
     if len(ordered) <= DOTS:
         return list(ordered)
     return [ordered[round(place * (len(ordered) - 1) / (DOTS - 1))] for place in range(DOTS)]

@@ -1,6 +1,6 @@
-"""A chart as SVG: strips of dots, or lines. One drawing for both: where it is live, and in a saved notebook.
+"""Draw a chart as SVG: strips of dots, or lines. Used for live charts and saved notebooks.
 
-The attributes are what a plain page shows; in JupyterLab the classes take its theme's colours.
+The SVG attributes are for plain pages; in JupyterLab the CSS classes apply the theme's colours.
 """
 
 import base64
@@ -13,15 +13,19 @@ from typing import Any
 Json = dict[str, Any]
 Scale = Callable[[float], float]
 
-WIDTH, LEFT, RIGHT = 640, 20, 608  # the last mark may be 1,000,000, with its middle at RIGHT
-ROW = 66  # of one side
-PLOT = 240  # height of lines
+# The last tick label may be "1,000,000", centred at RIGHT, so there must be room for half of it.
+WIDTH, LEFT, RIGHT = 640, 20, 608
+ROW = 66  # height of one side's row
+PLOT = 240  # height of the plot area of lines
 COLOURS = ("#1d6fb8", "#c2570c", "#14917f", "#8a4fbf", "#8a6d00")
 INK, QUIET, LINE, GROUND = "#1b2430", "#566170", "#b9c3cf", "#ffffff"
 
 
 def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str, begun: bool = False) -> str:
-    """`sides` as `Chart.sides` gives them. With `log` every axis is logarithmic as far as its values allow."""
+    """Draw the chart. `sides` has the form that `Chart.sides` returns.
+
+    With `log` each axis is logarithmic, unless it has values of zero or less.
+    """
     if not any(side["count"] for side in sides):
         return framed(title, 40, []) if begun else framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
     if "points" in sides[0]:
@@ -29,7 +33,7 @@ def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str
     return framed(title, 86 + ROW * len(sides), _strips(sides, unit, log))
 
 
-# --- strips ------------------------------------------------------------------------------------------------------------------
+# --- strips ---------------------------------------------------------------------------------------
 
 
 def _strips(sides: Sequence[Json], unit: str, log: bool) -> list[str]:
@@ -63,11 +67,14 @@ def _needle(x: float, middle: float, number: int, dashes: str) -> str:
 
 
 def _aside(value: float, time: int) -> float:
-    """Up or down from the middle, as if by chance, but always the same for the same value when it comes for this time."""
+    """Return a vertical offset that looks random but is repeatable.
+
+    It depends on the value and on how many times this value came before.
+    """
     return ((abs(value) * 7919.7919 + time * 0.618034) % 1 - 0.5) * 18
 
 
-# --- lines -------------------------------------------------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------
 
 
 def _lines(sides: Sequence[Json], unit: str, log: bool, x: str) -> list[str]:
@@ -98,11 +105,11 @@ def _legend(sides: Sequence[Json]) -> str:
     return text(70, 44, names, INK)
 
 
-# --- axes --------------------------------------------------------------------------------------------------------------------
+# --- axes -----------------------------------------------------------------------------------------
 
 
 def _axis(values: Sequence[float], low: float, high: float, log: bool, *, from_zero: bool = True) -> tuple[Scale, list[float]]:
-    """Where on the picture a value stands between `low` and `high`, and the values that get a mark."""
+    """Return the function from a value to its position between `low` and `high`, and the ticks."""
     if log and min(values) > 0:
         marks = _decades(min(values), max(values))
         first, last = math.log10(marks[0]), math.log10(marks[-1])
@@ -116,7 +123,10 @@ def _axis(values: Sequence[float], low: float, high: float, log: bool, *, from_z
 
 
 def _decades(least: float, most: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten from just below `least` to just above `most`; over many powers, the powers alone."""
+    """Return 1, 2 and 5 times the powers of ten from just below `least` to just above `most`.
+
+    Over many powers, return only the powers.
+    """
     powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 2)
     factors = (1, 2, 5) if len(powers) <= 5 else (1,)
     marks = [factor * 10.0**power for power in powers for factor in factors]
@@ -126,7 +136,7 @@ def _decades(least: float, most: float) -> list[float]:
 
 
 def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, so that there are four to ten marks."""
+    """Return 1, 2 or 5 times a power of ten, so that the axis has four to ten ticks."""
     rough = (span or 1.0) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -140,13 +150,13 @@ def _ruler(place: Scale, ticks: Iterable[float], top: float, bottom: float, what
 
 
 def short(value: float) -> str:
-    """Three digits that count, never in the spelling 1e+03."""
+    """Format with three significant digits, never in exponent notation such as 1e+03."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
 
 
-# --- the picture -------------------------------------------------------------------------------------------------------------
+# --- the picture ----------------------------------------------------------------------------------
 
 
 def framed(title: str, height: float, drawn: Iterable[str]) -> str:
@@ -162,18 +172,22 @@ def framed(title: str, height: float, drawn: Iterable[str]) -> str:
 
 
 def image_of(svg: str, words: str) -> str:
-    """A picture within HTML, as pages that drop drawings (and spill their words) show it too. `words`: for who cannot see it."""
+    """Embed an SVG picture in HTML as an image.
+
+    Pages that remove inline SVG (but keep its text) also show an image. `words` is the alternative
+    text for readers who cannot see it.
+    """
     data = base64.b64encode(svg.encode()).decode()
     return f'<img class="measured" alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _of(number: int, what: str = "fill") -> str:
-    """The colour of a side, and its class."""
+    """Return the SVG attributes for the colour of a side, and its CSS class."""
     return f'class="side-{number % len(COLOURS)}" {what}="{COLOURS[number % len(COLOURS)]}"'
 
 
 def text(x: float, y: float, words: str, colour: str, anchor: str = "start") -> str:
-    """`words` may hold tspans: it is escaped already."""
+    """Return an SVG text. `words` may contain tspans, so it must be escaped already."""
     name = "ink" if colour == INK else "quiet"
     return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}" xml:space="preserve">{words}</text>'
 

@@ -1,7 +1,8 @@
-"""Two people's screens side by side. Each has a socket of its own, like a browser tab; what is typed goes through the real service.
+"""The screens of two users, side by side. Each screen has its own socket, like a browser tab.
 
-A message stands on a screen because that screen's socket received it, never because it was sent. A screen whose connection is cut
-knocks again, and asks for what it missed by seq, as any client does.
+A message appears on a screen because that screen's socket received it, never because it was sent. A
+screen whose connection is lost connects again and asks for the messages it missed by `seq`, as any
+client does.
 """
 
 import asyncio
@@ -24,13 +25,16 @@ from chatlab.lab.trace import table
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 
 SHOWN = 30  # messages on a screen
-AGAIN = 0.5  # seconds between two knocks
+AGAIN = 0.5  # seconds between two attempts to connect
 OUT_OF_REACH = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError)
 SHAPE = ("_id", "seq", "version", "senderId", "text", "clientId", "reactions", "editedAt", "deletedAt")
 
 
 class Tab(client.ChatClient):
-    """One more tab of somebody who is signed up. `told` hears what its socket receives; `missed` asks for what it did not."""
+    """Another tab of a signed-up user.
+
+    `told` receives the events of its socket; `missed` fetches what the socket missed.
+    """
 
     told: Callable[[client.ReceivedEvent], None]
 
@@ -46,25 +50,30 @@ class Tab(client.ChatClient):
 
 
 class Pane:
-    """One person's screen, as JSON in `shown()`. `tookMs` of an item: from the send, or from `createdAt` if it was not made here."""
+    """The screen of one user, as JSON from `shown()`.
+
+    An item's `tookMs` counts from the send, or from `createdAt` for a message that was not sent
+    here.
+    """
 
     def __init__(self, person: client.ChatClient, other: client.ChatClient, changed: Callable[[], None]) -> None:
         self.tab, self.other, self._changed = Tab.of(person, self._heard), other.id, changed
         self.items: dict[str, Json] = {}
         self.open, self.typing, self.trouble = False, False, ""
-        self.sent: dict[str, float] = {}  # client id -> when it was handed over here, in milliseconds since 1970
+        # client id -> when it was sent here, in milliseconds since 1970
+        self.sent: dict[str, float] = {}
 
     def shown(self) -> Json:
         items = sorted(self.items.values(), key=lambda item: item["seq"])
         return {"id": self.tab.id, "open": self.open, "typing": self.typing, "trouble": self.trouble, "items": items}
 
     def set(self, **what: Any) -> None:
-        """`open`, `typing`, `trouble`."""
+        """Set `open`, `typing` or `trouble`."""
         vars(self).update(what)
         self._changed()
 
     async def stay_open(self) -> None:
-        """Connected, again and again."""
+        """Keep the socket connected: connect again after every disconnect."""
         try:
             while True:
                 with contextlib.suppress(*OUT_OF_REACH):
@@ -91,7 +100,10 @@ class Pane:
             self.set(typing=told["typing"])
 
     def _take(self, message: Json, at: float | None) -> None:
-        """A message, or a newer version of one; `at`: when its event came, None where it was asked for."""
+        """Add a message, or a newer version of one.
+
+        `at` is the time its event arrived, or None if the message was fetched.
+        """
         item = {name: message[name] for name in SHAPE}
         former = self.items.get(message["_id"])
         if former:
@@ -108,14 +120,17 @@ class Pane:
         self._changed()
 
     async def do(self, asked: Json) -> None:
-        """What a hand at this screen asked for: `{do: "send", text, door, clientId}` or `{do: "typing", typing}`."""
+        """Do what the user did at this screen.
+
+        Either `{do: "send", text, door, clientId}` or `{do: "typing", typing}`.
+        """
         try:
             if asked["do"] == "typing":
                 await self.tab.socket.emit("typing", {"receiverId": self.other, "typing": asked["typing"]})
             else:
                 await self._send(asked)
                 self.set(trouble="")
-        except Exception as wrong:  # noqa: BLE001 - whatever it is, it is said on the screen
+        except Exception as wrong:  # noqa: BLE001 - any error is shown on the screen
             self.set(trouble=f"Not sent: {words(wrong)}")
 
     async def _send(self, asked: Json) -> None:
@@ -124,7 +139,7 @@ class Pane:
 
 
 class Chat(Paced):
-    """`model`: for `left` and `right` what `Pane.shown` gives."""
+    """Two screens. `model` has what `Pane.shown` returns for `left` and `right`."""
 
     _esm = module_of(OWN / "chat.js", "chat")
 

@@ -1,6 +1,7 @@
-"""The boxes that a message passes, lit by the latest one; and the source of each.
+"""The stages that a message passes, lit by the latest request, and the source of each.
 
-A trace is known by the box it passes after `request`: a send creates a message, a read asks the cache or the store, a change saves at once.
+The stage after `request` identifies the kind of a trace: a send creates a message, a read asks the
+cache or the store, and a change saves at once.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.sources import sources_of
 
 SECOND = {"create": "send", "read_cache": "read", "read_store": "read", "save": "change"}
-AT_ONCE = 50  # requests of which one may become what is shown
+AT_ONCE = 50  # requests whose kind is not yet known; older ones are forgotten
 FACES = {
     "send": {"http": "HTTP POST Request\n/api/messages/send", "socket": "WebSocket Event\nsocket.sendMessage"},
     "read": {"http": "HTTP GET Request\n/api/messages/{id}"},
@@ -22,7 +23,7 @@ FACES = {
 
 
 class FlowMap(Paced):
-    """`of`: send, read or change."""
+    """A live diagram. `of` is send, read or change."""
 
     _esm = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
 

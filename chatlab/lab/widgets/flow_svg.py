@@ -1,4 +1,4 @@
-"""The boxes of a diagram as SVG, as the document draws them: for a saved notebook, where nothing is lit any more."""
+"""Draw the boxes of a diagram as SVG for a saved notebook, where nothing is live."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,18 @@ from typing import Any
 
 from chatlab.lab.widgets.chart_svg import INK, LEFT, LINE, QUIET, framed, text
 
-TOP, HIGH, APART = 44, 44, 20  # of the first row, of a box, and between two of them
-WIDE = 380  # of a box
+# The top of the first row, the height of a box, and the gap between two boxes.
+TOP, HIGH, APART = 44, 44, 20
+WIDE = 380  # width of a box
 LIT = "#14917f"
 
 
 def flow_svg(title: str, faces: Mapping[str, str], door: str | None, boxes: Sequence[Mapping[str, Any]]) -> str:
-    """`faces`: the words on each door; `door`: the one that was used; `boxes` as the flow map has them, the doors' own first."""
+    """Draw a diagram.
+
+    `faces` has the label of each transport, and `door` is the transport that was used. `boxes` has
+    the form of the flow map; the first box is the transports' own.
+    """
     drawn = [*_doors(faces, door)]
     for row, box in enumerate(boxes[1:], 1):
         drawn += _box(TOP + row * (HIGH + APART), box)

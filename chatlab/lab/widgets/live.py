@@ -1,7 +1,9 @@
-"""A drawing with a model. The model is JSON and knows nothing of its views; the browser draws it, and moves it between two changes.
+"""A live drawing with a model.
 
-Each has a fixed text and an HTML snapshot, which is what a saved notebook shows where no front end is alive. Nothing is fetched: the
-modules are part of the widget, and some of them are the ones that the web page uses too.
+The model is JSON and does not depend on its views. The browser draws it and animates it between two
+updates. Each widget also has a fixed text and an HTML snapshot, which a saved notebook shows where
+no front end is running. The browser downloads nothing: the JavaScript modules are part of the
+widget. The web page uses some of them too.
 """
 
 import asyncio
@@ -18,16 +20,17 @@ import chatlab
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.life import Life
 
-SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # with the web page
+SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # shared with the web page
 OWN = Path(chatlab.__file__).parent / "lab" / "static"
 IMPORT = re.compile(r'^import .* from "(\..*)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=function|const)", re.MULTILINE)
 VIEW = "application/vnd.jupyter.widget-view+json"
-PACE = 0.1  # seconds between two changes that are told, where there may be many
+# Minimum seconds between two model updates of a widget that may change often.
+PACE = 0.1
 
 
 def module_of(drawing: Path, function: str) -> str:
-    """One ES module for anywidget: the drawing, all that it imports before it, and the adapter behind it."""
+    """Build one ES module for anywidget: the drawing's imports, the drawing and the adapter."""
     parts = dict.fromkeys([*_imported(drawing), drawing, OWN / "adapter.js"])
     sources = [EXPORT.sub("", IMPORT.sub("", part.read_text(encoding="utf-8"))) for part in parts]
     return "\n".join([*sources, f"export default widget({function});"])
@@ -39,7 +42,11 @@ def _imported(drawing: Path) -> list[Path]:
 
 
 class Live(anywidget.AnyWidget):
-    """`error` stands below everything else. `resting`: it is no longer live, and shows how it stood."""
+    """A widget of a session.
+
+    `error` is shown below everything else. `resting`: it is no longer live and shows its last
+    state.
+    """
 
     _css = "\n".join(path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css"))
     about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
@@ -51,29 +58,35 @@ class Live(anywidget.AnyWidget):
 
     @property
     def kind(self) -> str:
-        """Of each kind a session shows one."""
+        """The kind of the widget. A session shows one widget of each kind."""
         return type(self).__name__
 
     def hear(self, event: StageEvent) -> None:
-        """A flow event of the session's service."""
+        """Handle a flow event of the session's service."""
 
     def follow(self, life: Life) -> None:
-        """A life that has begun, or in which something has happened."""
+        """Handle a key whose lifetime has begun or changed."""
 
     def on_hand(self, act: Callable[[Any], None]) -> None:
-        """Let the kernel's own loop hear what a hand does at the drawing. The message may come on a foreign thread."""
+        """Call `act` on the kernel's loop with each message of the drawing.
+
+        The message may arrive on another thread.
+        """
         loop = asyncio.get_running_loop()
         self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(act, content))
 
     async def run(self) -> None:
-        """Its work in the background, until it is closed or its session ends; most have none."""
+        """Run the widget's background task until it is closed or its session ends.
+
+        Most widgets have none.
+        """
 
     def snapshot(self) -> str:
-        """What stands in a saved notebook, as HTML."""
+        """Return the HTML that a saved notebook shows."""
         raise NotImplementedError
 
     def make_way(self) -> None:
-        """The next one of its kind is shown."""
+        """Make room for a new widget of the same kind."""
         self.close()
 
     def close(self) -> None:
@@ -90,7 +103,10 @@ class Live(anywidget.AnyWidget):
 
 
 class Paced(Live):
-    """One that may change thousands of times a second: the first change is told at once, the others ten times a second at most."""
+    """A widget that may change thousands of times per second.
+
+    The first change is sent at once, later ones at most ten times per second.
+    """
 
     _told_at = 0.0
     _later: asyncio.TimerHandle | None = None
@@ -99,11 +115,14 @@ class Paced(Live):
         super().__init__(model=self.state(), **traits)
 
     def state(self) -> dict[str, Any]:
-        """The model as it is now."""
+        """Return the current model."""
         raise NotImplementedError
 
     def changed(self) -> None:
-        """Tell it, now or soon. The last one of many is always told, as soon as the loop runs."""
+        """Send the model now or soon.
+
+        The last of many changes is always sent, as soon as the loop runs.
+        """
         wait = self._told_at + PACE - time.monotonic()
         if wait <= 0:
             self.tell()

@@ -1,4 +1,8 @@
-"""What a session shows. Of each kind one is live: shown again, the former makes way, also that of a session before."""
+"""The widgets that a session shows.
+
+One widget of each kind is live. Showing it again replaces the earlier one, also one of an earlier
+session with the same name.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,7 +19,7 @@ _screens: dict[str, "Screen"] = {}
 
 
 def screen_of(session: str) -> "Screen":
-    """The screen of all sessions of this name."""
+    """Return the screen of all sessions with this name."""
     return _screens.setdefault(session, Screen())
 
 
@@ -24,7 +28,10 @@ class Screen:
         self._shown: dict[str, Live] = {}
 
     def show(self, widget: Shown, spawn: Spawn) -> Shown:
-        """Put it in the place of the former of its kind. `spawn` begins its work, if it has any."""
+        """Replace the earlier widget of its kind.
+
+        `spawn` starts its background task, if it has one.
+        """
         former = self._shown.pop(widget.kind, None)
         if former:
             former.make_way()
@@ -47,7 +54,7 @@ class Screen:
             widget.error = text
 
     def rest(self) -> None:
-        """The session has ended. What is shown stays to be looked at."""
+        """Mark all widgets as no longer live. They stay visible."""
         for widget in self._live():
             widget.resting = True
 
@@ -56,6 +63,6 @@ class Screen:
 
 
 def _rest_after(work: "asyncio.Task[None]", widget: Live) -> None:
-    """Its session was reset: nobody works for it any more."""
+    """Mark a widget as no longer live when a reset of its session has cancelled its task."""
     if work.cancelled() and widget.comm is not None:
         widget.resting = True

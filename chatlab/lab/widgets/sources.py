@@ -1,4 +1,4 @@
-"""Which function does a box, and its source as it runs: nothing here is a copy."""
+"""The functions behind each box, with their source as it runs: nothing is a copy."""
 
 import importlib
 import inspect
@@ -8,7 +8,8 @@ from typing import Any
 
 Source = dict[str, Any]
 
-WAYS = {"send": "service:Service.send", "read": "service:Service.read", "change": "service:Service._change"}  # through all boxes
+# The function that passes through all boxes.
+WAYS = {"send": "service:Service.send", "read": "service:Service.read", "change": "service:Service._change"}
 BOXES = {
     "send": {
         "create": ["domain.message:create_draft"],
@@ -37,12 +38,15 @@ BOXES = {
 
 
 def sources_of(plan: str) -> dict[str, list[Source]]:
-    """The functions behind each box of this plan, the one that the diagram means first; under `way` the one that goes through them."""
+    """Return the functions behind each box of this plan, most important first.
+
+    `way` is the function that passes through all of them.
+    """
     return {stage: [source(place) for place in places] for stage, places in [*BOXES[plan].items(), ("way", [WAYS[plan]])]}
 
 
 def source(place: str) -> Source:
-    """`{name, file, first, last, text}` of `module:name`, lines counted from 1."""
+    """Return `{name, file, first, last, text}` of `module:name`. Line numbers start at 1."""
     module, name = place.split(":")
     function = attrgetter(name)(importlib.import_module(f"chatlab.{module}"))
     lines, first = inspect.getsourcelines(function)

@@ -1,7 +1,8 @@
-"""One message in MongoDB, under its own key in Redis, and in its conversation's window in Redis: side by side, and what differs.
+"""One message in MongoDB, in its cache entry and in its conversation window, with differences.
 
-MongoDB is the truth. A copy whose version is lower is stale. Looked at in Python while somebody sees it; told when something has changed.
-The time left is counted down by the browser.
+MongoDB is the source of truth. A copy with a lower version is stale. The kernel reads all three
+places while a view is visible, and updates the model when something has changed. The browser counts
+down the time that is left.
 """
 
 import asyncio
@@ -15,14 +16,18 @@ from chatlab.domain.ids import conversation_of
 from chatlab.lab.trace import Trace, table
 from chatlab.lab.widgets.live import OWN, Live, module_of
 
-EVERY = 0.25  # seconds between two looks
-MOVED = 100  # milliseconds by which a deadline must differ to be another one
+EVERY = 0.25  # seconds between two reads
+# The difference in milliseconds from which a deadline counts as another one.
+MOVED = 100
 SHAPE = ("text", "version", "reactions", "editedAt", "deletedAt")
 WHERE = {"store": "MongoDB", "message": "Redis, the message", "window": "Redis, the conversation"}
 
 
 class Looking(Protocol):
-    """The looks of a session that this needs; and the lock of who counts them."""
+    """What this widget needs of a session: reads of the stores.
+
+    `counting` is the lock that is held while commands are counted.
+    """
 
     counting: asyncio.Lock
 
@@ -32,7 +37,11 @@ class Looking(Protocol):
 
 
 class Stores(Live):
-    """`model`: `{id, places: {store, message, window}}`; a place is `{where, key, found: {...} | None, deadlineMs, stale, trouble}`."""
+    """One message in three places.
+
+    `model` is `{id, places: {store, message, window}}`. A place is `{where, key, found: {...} |
+    None, deadlineMs, stale, trouble}`.
+    """
 
     _esm = module_of(OWN / "stores.js", "stores")
 
@@ -50,15 +59,15 @@ class Stores(Live):
         return f"Stores of {self._id}"
 
     def make_way(self) -> None:
-        """It stays as it stood: a message before a change, and after it, are to be seen one below the other."""
+        """Keep the last state visible, to compare a message before and after a change."""
         if self.work:
             self.work.cancel()
         self.resting = True
 
-    # --- looking -------------------------------------------------------------------------------------------------------------
+    # --- reading the stores -----------------------------------------------------------------------
 
     def look(self) -> Json:
-        """The model, from a look at all three places now."""
+        """Read all three places now, and return the model."""
         store = self._place("store", "messages", self._in_store)
         if not self._window and store["found"]:
             self._window = f"messages:{conversation_of(store['found']['senderId'], store['found']['receiverId'])}"
@@ -80,7 +89,8 @@ class Stores(Live):
                 place["deadlineMs"] = time.time() * 1000 + pttl if pttl >= 0 else None
                 place["kept"] = pttl == -1
         except Exception as wrong:  # noqa: BLE001 - an engine may be stopped on purpose
-            place["trouble"] = f"no answer ({type(wrong).__name__})"  # its words may hold an address
+            # the error's message may contain an address
+            place["trouble"] = f"no answer ({type(wrong).__name__})"
         return place
 
     def _in_store(self, collection: str) -> Json | None:
@@ -94,7 +104,7 @@ class Stores(Live):
         entries = [entry for entry in map(_message, value[1:]) if entry] if isinstance(value, list) else []
         return next((entry for entry in entries if entry.get("_id") == self._id), None)
 
-    # --- living --------------------------------------------------------------------------------------------------------------
+    # --- background task --------------------------------------------------------------------------
 
     async def run(self) -> None:
         while True:
@@ -106,7 +116,7 @@ class Stores(Live):
             await asyncio.sleep(EVERY)
 
     def _viewed(self, change: int) -> None:
-        """One view more (1) or less (-1)."""
+        """Count a view that was opened (1) or closed (-1)."""
         self._views += change
         if self._views > 0:
             self._seen.set()
@@ -131,12 +141,15 @@ def _message(value: Any) -> Json | None:
 
 
 def _differences(truth: Json | None, copy: Json | None) -> list[str]:
-    """The names of what the copy has otherwise than the truth."""
+    """Return the names of the fields in which the copy differs from MongoDB."""
     return [name for name in SHAPE if truth and copy and truth.get(name) != copy.get(name)]
 
 
 def _differ(before: Json, now: Json) -> bool:
-    """Is there news? A deadline that is read again is off by the time the reading took: that is none."""
+    """Return True if something has changed.
+
+    A deadline that is computed again differs by the time that the read took. That is no change.
+    """
     for name, place in now["places"].items():
         former = before["places"][name]
         if {**former, "deadlineMs": 0} != {**place, "deadlineMs": 0}:
@@ -150,6 +163,7 @@ def _in_words(place: Json) -> str:
     if place["trouble"]:
         return str(place["trouble"])
     if place["found"] is None:
-        return "not in it" if place["deadlineMs"] else "not there"  # a window may be there without this message
+        # a window may exist without this message
+        return "not in it" if place["deadlineMs"] else "not there"
     stale = f", stale: {', '.join(place['differs'])}" if place["differs"] else ""
     return f"version {place['found']['version']}: {place['found']['text']!r}{stale}"

@@ -1,4 +1,4 @@
-"""The worker's beats on a line of time, and each key's life between them: cached, its deadline, told by the worker."""
+"""The sweeps on a time axis, with each key's caching, deadline and expiry report."""
 
 import html
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from chatlab.lab.widgets.timeline_svg import timeline_svg
 
 SHOWN = 15.0  # seconds
 KEYS = 12
-BEATS = 100  # kept, whatever the interval
+BEATS = 100  # sweeps kept, whatever their interval
 
 
 class Timeline(Paced):
-    """Begins with what it is given of the past."""
+    """A live timeline. It starts with the past events it is given."""
 
     _esm = module_of(OWN / "timeline.js", "timeline")
 
@@ -31,7 +31,7 @@ class Timeline(Paced):
             self.changed()
 
     def _take(self, event: StageEvent) -> bool:
-        """True when it is news here."""
+        """Add an event. True if it changes the timeline."""
         take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
         return take is not None and take(event)
 
@@ -41,7 +41,7 @@ class Timeline(Paced):
         return True
 
     def _cached(self, event: StageEvent) -> bool:
-        self._lives.pop(event["key"], None)  # a changed message begins a new life
+        self._lives.pop(event["key"], None)  # a changed message is cached with a new TTL
         life = {"key": event["key"], "cachedMs": event["at"], "deadlineMs": event["at"] + event["ttlMs"], "toldMs": None, "lagMs": None}
         self._lives[event["key"]] = life
         for key in list(self._lives)[:-KEYS]:

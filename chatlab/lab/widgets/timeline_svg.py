@@ -1,4 +1,4 @@
-"""The timeline as it stood, for where nothing moves."""
+"""Draw the last state of a timeline as SVG, for places without live widgets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 def timeline_svg(state: Json) -> str:
-    """The stretch that `state` (of a Timeline) shows, up to the last beat or deadline."""
+    """Draw the period that a Timeline's `state` shows, up to the last sweep or deadline."""
     if not state["beats"]:
         return framed("The worker's timeline", 70, [text(WIDTH / 2, 46, "No beat of the worker yet.", QUIET, "middle")])
     end = max([state["beats"][-1]["at"], *(life["deadlineMs"] for life in state["lives"])])

@@ -18,7 +18,7 @@ class TtlBoard(Live):
         self._lives: dict[str, Life] = {}
 
     def follow(self, life: Life) -> None:
-        """The newest is on top; the oldest leaves."""
+        """Put the newest key on top and remove the oldest."""
         self._lives[life.key] = life
         for key in list(self._lives)[:-ROWS]:
             del self._lives[key]

@@ -1,8 +1,8 @@
-"""The notebooks as tests see them: exercises and solutions, and a kernel to run them in. As a script, it renews the committed outputs.
+"""Read, solve and run the notebooks. As a script, update their committed outputs.
 
-A solution stands once, in the metadata of its own cell; the exercise is what `blank` leaves of it. Beside it are answers that are `wrong`.
-`python tests/series.py` writes every exercise anew from its solution, runs the notebook and keeps its real outputs, without what only a
-living front end can show.
+A solution is written once, in the metadata of its own cell; `blank` makes the exercise from it.
+Next to it are `wrong` answers. `python tests/series.py` writes every exercise from its solution,
+runs the notebook and saves the real outputs, without what only a live front end can show.
 """
 
 import asyncio
@@ -28,38 +28,38 @@ Notebook = Any  # nbformat has no types
 
 
 def paths() -> list[Path]:
-    """All notebooks of the series, in their order."""
+    """Return all notebooks of the series in order."""
     return sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 
 
 def title(notebook: Notebook) -> tuple[str, str]:
-    """Its number and its name."""
+    """Return the number and the name of a notebook."""
     number, _, name = notebook.cells[0].source.partition("\n")[0].removeprefix("# ").partition(" · ")
     return number, name
 
 
 def minutes(notebook: Notebook) -> int:
-    """How long it takes somebody who does all of it."""
+    """Return the minutes that the whole notebook takes."""
     return int(re.findall(r"\*\*Time:\*\* (\d+) minutes", notebook.cells[0].source)[0])
 
 
 def read(path: Path) -> Notebook:
-    """A notebook as it is committed."""
+    """Read a notebook as it is committed."""
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def blank(solution: str) -> str:
-    """The exercise of a solution: dots where a line says that the answer is the learner's."""
+    """Make the exercise from a solution: replace marked answers by dots."""
     return ANSWER.sub(r"\1...\2", solution)
 
 
 def exercises(notebook: Notebook) -> list[Any]:
-    """The code cells with a solution."""
+    """Return the code cells that have a solution."""
     return [cell for cell in notebook.cells if "solution" in cell.metadata.get("chatlab", {})]
 
 
 def leave_blank(notebook: Notebook) -> Notebook:
-    """Every exercise as the learner finds it."""
+    """Turn every exercise into the form that the learner gets."""
     for cell in exercises(notebook):
         cell.source = blank(cell.metadata["chatlab"]["solution"])
     return notebook
@@ -70,7 +70,7 @@ def _put(wrong: str, line: re.Match[str]) -> str:
 
 
 def answer(notebook: Notebook) -> Notebook:
-    """Every exercise done wrong first, in each of the ways that stand beside its solution, and then right."""
+    """Answer every exercise with each of its wrong answers first, and then with its solution."""
     cells = []
     for cell in notebook.cells:
         about = cell.metadata.get("chatlab", {})
@@ -86,19 +86,22 @@ def answer(notebook: Notebook) -> Notebook:
 
 
 async def run(notebook: Notebook, folder: Path) -> Notebook:
-    """All cells in a kernel of their own, in this folder. A cell that raises stops it."""
+    """Run all cells in a new kernel, in this folder. An exception in a cell stops the run."""
     await NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
     return notebook
 
 
 def texts(cell: Any) -> Iterator[str]:
-    """What a cell has said, as plain text."""
+    """Yield the outputs of a cell as plain text."""
     for output in cell.outputs:
         yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
 def tidy(notebook: Notebook) -> Notebook:
-    """As it is committed: no view of a dead widget, no times of this run, no kernel but "Python 3"."""
+    """Remove what should not be committed.
+
+    That is views of dead widgets, the times of this run, and a kernel name other than "Python 3".
+    """
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -111,7 +114,7 @@ def tidy(notebook: Notebook) -> Notebook:
 
 
 def main() -> None:
-    """Renew all notebooks, or those that are named."""
+    """Update all notebooks, or those named on the command line."""
     with tempfile.TemporaryDirectory(prefix="chatlab-") as folder:
         os.environ.setdefault("CHATLAB_DATA_DIR", folder)
         for path in [Path(name) for name in sys.argv[1:]] or [*paths(), FOLDER / "index.ipynb"]:

@@ -1,4 +1,4 @@
-"""INSTRUCTOR.md says of the notebooks what the notebooks say of themselves, and its cuts fit into their time."""
+"""INSTRUCTOR.md agrees with the notebooks, and its short versions fit into their time."""
 
 import re
 
@@ -12,13 +12,16 @@ CUTS = {45: ["00", "04", "06", "07"], 90: ["00", "04", "06", "07", "08", "10"]}
 
 
 def cut(minutes: int) -> dict[str, int]:
-    """The notebooks of a cut, and the minutes that each has in it."""
+    """Return the notebooks of a short version, and the minutes for each."""
     part = TEXT.partition(f"## {minutes} minutes\n")[2].partition("\n## ")[0]
     return {number: int(some) for number, some in re.findall(r"^\| (\d\d) \| (\d+) \|", part, re.MULTILINE)}
 
 
 def test_every_notebook_is_told_with_its_minutes() -> None:
-    """Number, title, link and minutes as in the notebook, in order; each with a question to ask and an answer to expect."""
+    """Number, title, link and minutes agree with the notebook, in order.
+
+    Each notebook has a question to ask and an expected answer.
+    """
     rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \| (.+?\?) \| (.+?) \|$", TEXT, re.MULTILINE)
     notebooks = [(series.read(path), path.name) for path in series.paths()]
     assert [row[:4] for row in rows] == [(*series.title(book), name, str(series.minutes(book))) for book, name in notebooks]
@@ -26,7 +29,7 @@ def test_every_notebook_is_told_with_its_minutes() -> None:
 
 @pytest.mark.parametrize("minutes", CUTS)
 def test_a_cut_fits_into_its_time(minutes: int) -> None:
-    """Its minutes add up, and no notebook has more in it than it takes as a whole."""
+    """The minutes add up, and no notebook has more minutes than in the full series."""
     found = cut(minutes)
     assert list(found) == CUTS[minutes]
     assert sum(found.values()) == minutes
@@ -34,7 +37,7 @@ def test_a_cut_fits_into_its_time(minutes: int) -> None:
 
 
 def test_nothing_is_named_that_is_not_there() -> None:
-    """Links, make targets, exercises and the notebooks that have engines of their own."""
+    """Links, make targets, exercises and notebooks with their own engines all exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (series.FOLDER / link).exists()] == []
     assert [target for target in re.findall(r"`make (\w+)", TEXT) if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
@@ -43,7 +46,7 @@ def test_nothing_is_named_that_is_not_there() -> None:
 
 
 def test_the_projector_has_these_keys() -> None:
-    """The keys that are told are those of the page."""
+    """The listed keys are the keys of the projector page."""
     page = (ROOT / "chatlab" / "web" / "static" / "projector" / "controls.js").read_text(encoding="utf-8")
     told = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \| ", TEXT, re.MULTILINE)
     assert sorted(", ".join(told).lower().split(", ")) == sorted(re.findall(r'this\.#button\("(\w)"', page))

@@ -1,4 +1,4 @@
-"""Notebook 00 in a real JupyterLab in Chromium: what only a living front end can show."""
+"""Notebook 00 in a real JupyterLab in Chromium: what only a live front end can show."""
 
 from pathlib import Path
 
@@ -24,7 +24,10 @@ async def drawn_widths(page: Page) -> list[float]:
 
 @pytest.mark.timeout(600)  # a slow machine may use several of the generous limits
 async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
-    """Run all cells: the boxes light with their times, the bar of the learner's own message shrinks, is empty, and is told as gone."""
+    """After "Run All Cells" the boxes show their times, and the bar of the message shrinks.
+
+    In the end the bar is empty, and the key is reported as gone.
+    """
     async with jupyterlab(tmp_path, series.FOLDER) as url, opened(url, "00_start_here.ipynb") as page:
         await page.evaluate(WATCH_BAR)
         await run_all(page)

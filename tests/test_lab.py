@@ -1,4 +1,4 @@
-"""A notebook's session: what belongs to it, what ends with it, and what the widgets show."""
+"""A notebook's session: what belongs to it, what ends with it, and what its widgets show."""
 
 import asyncio
 import os
@@ -39,7 +39,10 @@ asyncio.run(main())
 
 @pytest.fixture
 async def begin(engines: Engines, tmp_path: Path, patient_children: None) -> AsyncIterator[LabMaker]:
-    """Return a function that starts sessions on the engines of the test run. They end with the test."""
+    """Return a function that starts sessions on the engines of the test run.
+
+    They end with the test.
+    """
     labs: list[Lab] = []
 
     async def begin(name: str, **settings: Any) -> Lab:
@@ -53,7 +56,10 @@ async def begin(engines: Engines, tmp_path: Path, patient_children: None) -> Asy
 
 
 async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
-    """Running the first cell twice returns the live session. With other settings, or after the service has died, it returns a new one."""
+    """Running the first cell twice returns the live session.
+
+    With other settings, or after the service has died, it returns a new one.
+    """
     lab = await begin("twice")
     assert await begin("twice") is lab
     assert lab.pid
@@ -84,7 +90,10 @@ async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -
 
 
 def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
-    """While one kernel uses a name, a second session of the same notebook gets the next one. Afterwards the name is free again."""
+    """While one kernel uses a name, a second session of the same notebook gets the next one.
+
+    Afterwards the name is free again.
+    """
     first, lock = take_space("00", tmp_path)
     second, other = take_space("00", tmp_path)
     os.close(lock)
@@ -95,12 +104,12 @@ def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
 
 
 def running_engines(folder: Path) -> list[psutil.Process]:
-    """The private engines of a data folder."""
+    """Return the private engines of a data folder."""
     return [psutil.Process(int(file.read_text())) for file in folder.rglob("*.pid")]
 
 
 async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
-    """After SIGKILL of the kernel its service ends, and so do the engines that no other process uses."""
+    """After SIGKILL of the kernel its service ends, and so do engines that no one else uses."""
     environment = os.environ | {"CHATLAB_DATA_DIR": str(tmp_path)}
     kernel = await asyncio.create_subprocess_exec(sys.executable, "-c", KERNEL, env=environment, stdout=asyncio.subprocess.PIPE)
     assert kernel.stdout
@@ -117,7 +126,10 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
 
 
 async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
-    """Over either transport the trace has the seven stages in order, each with its time, and keys without the session's prefix."""
+    """Over either transport the trace has the seven stages in order, each with its time.
+
+    Its keys come without the session's prefix.
+    """
     lab = await begin("way", cache_ttl=3600)
     for door in ("http", "socket"):
         trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello", door=door)
@@ -129,7 +141,10 @@ async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
 
 
 async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
-    """The board gets three messages about a key: cached, no longer in Redis, reported by the sweeper."""
+    """The board is updated when a key is cached, missing in Redis and reported by the sweeper.
+
+    So it gets three messages about a key.
+    """
     lab = await begin("board", cache_ttl=3, sweep_interval=0.5)
     board, models = lab.ttl_board(), list[list[dict[str, Any]]]()
     board.observe(lambda change: models.append(change["new"]["items"]), "model")
@@ -177,9 +192,10 @@ async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
 
 
 async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
-    """When the service dies, the widgets say so and name the cell to run. A check reports that it cannot tell, and does not raise.
+    """When the service dies, the widgets report it and name the cell to run.
 
-    After the end of the session a send and a read raise an error that says so.
+    A check reports that it cannot tell, and does not raise. After the end of the session a send and
+    a read raise an error that explains it.
     """
     lab = await begin("trouble")
     alice, bob = await lab.person("alice"), await lab.person("bob")
@@ -197,7 +213,7 @@ async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
 
 
 async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
-    """Whatever is answered, a check says what to try next: nothing, a wrong word, a wrong box, a wrong type."""
+    """For every kind of answer (none, a wrong word, box or type) a check says what to try next."""
     lab = await begin("checks", cache_ttl=1, sweep_interval=0.2)
     trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
     assert (await start_here.durable_box(lab, trace, ...)).kind == BLANK
@@ -208,7 +224,10 @@ async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
 
 
 def test_a_life_tells_its_moments_apart() -> None:
-    """The deadline, the look that misses and the worker's word are three; a key that goes before its deadline was lost, not expired."""
+    """The deadline, the check that misses the key and the expiry report are separate moments.
+
+    A key that disappears before its deadline is lost, not expired.
+    """
     event = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}
     life = Life.of(event)
     assert [life.looked(2000, 4_000.0), life.looked(900, 5_100.0), life.looked(-2, 6_020.0)] == [False, False, True]
@@ -218,12 +237,15 @@ def test_a_life_tells_its_moments_apart() -> None:
     assert (lost.looked(-2, 3_000.0), lost.state, lost.lasted) == (True, "lost", 2)
     renewed = Life.of(event)
     assert (renewed.looked(5000, 3_000.0), renewed.deadline_ms) == (True, 8_000.0)
-    late = Life.of(event)  # the event came 80 ms after the key was made
+    late = Life.of(event)  # the event arrived 80 ms after the key was set
     assert (late.looked(3920, 2_000.0), late.looked(-2, 5_930.0), late.state) == (False, True, "expired")
 
 
 def test_what_is_shown_has_a_fixed_text() -> None:
-    """No address of an object stands in what a saved notebook shows; the doctor's headline says whether all is here."""
+    """A saved notebook contains no memory addresses.
+
+    The headline of the doctor says whether everything is present.
+    """
     asked = predict("When?", "now", "later")
     assert repr(asked) == "When? (now / later)"
     assert str(asked.against("now")) == "You gave no answer. Measured: now."

@@ -1,4 +1,4 @@
-"""What a session can do to its own service and engines, how it counts commands, and what it remembers of claims."""
+"""How a session controls its service and engines, counts commands and remembers claims."""
 
 import asyncio
 import fcntl
@@ -24,7 +24,7 @@ pytest_plugins = ["patient_children"]
 
 @pytest.fixture
 async def lab(engines: Engines, tmp_path: Path, patient_children: None) -> Any:
-    """A session on the engines of the test run."""
+    """Start a session on the engines of the test run."""
     lab = await start("switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path)
     yield lab
     await lab.end()
@@ -36,7 +36,10 @@ async def two(lab: Lab) -> Any:
 
 
 async def test_commands_are_counted(lab: Lab) -> None:
-    """A send costs one insert and two scripts, a hit one command to Redis and none to MongoDB, a bypass the reverse."""
+    """A send costs one insert and two scripts, and a hit only one Redis command.
+
+    A read that bypasses the cache costs one MongoDB command and no Redis command.
+    """
     alice, bob = await two(lab)
     await lab.turn(cache_ttl=3600)  # the window must not expire between the reads
     await alice.send(bob, "the first one looks up both users")
@@ -51,7 +54,7 @@ async def test_commands_are_counted(lab: Lab) -> None:
 
 
 async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
-    """Only the service's commands count: a widget that polls both stores pauses while they are counted."""
+    """A widget that polls both stores pauses while the service's commands are counted."""
     alice, bob = await two(lab)
     stores, looks = lab.stores(await alice.send(bob, "looked at")), list[int]()
     look = stores.look
@@ -69,7 +72,7 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
 
 
 async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
-    """The service stays the same process."""
+    """Changing a setting does not restart the service."""
     alice, bob = await two(lab)
     pid = lab.pid
     await lab.turn(cache_ttl=3600, cache_mode="drawn")
@@ -80,7 +83,10 @@ async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
 
 
 async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
-    """After SIGKILL too: address and tokens stay the same, sockets reconnect, the flow is received, and the new settings apply."""
+    """A restart keeps the address, tokens, users and messages, also after SIGKILL.
+
+    Sockets reconnect, flow events arrive, and the new settings apply.
+    """
     alice, bob = await two(lab)
     await bob.connect()
     await alice.send(bob, "before")
@@ -100,7 +106,10 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
 
 
 async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engines) -> None:
-    """Keys get the session's prefix on the way in and lose it on the way out; what would reach others is refused."""
+    """Keys get the session's prefix on the way to Redis and lose it on the way back.
+
+    Commands that would affect other sessions are rejected.
+    """
     assert lab.redis("SET", "message:mine", "hello", "EX", 60) is True
     assert lab.redis("KEYS", "message*") == lab.redis_keys("message*") == ["message:mine"]
     assert lab.redis("GET", "message:mine") == "hello"
@@ -112,7 +121,10 @@ async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engine
 
 
 async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an engine frozen, killed or stopped the service keeps its promises. The folder goes with the session."""
+    """With an engine frozen, killed or stopped, the service keeps its promises.
+
+    The folder is deleted with the session.
+    """
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("CHATLAB_REDIS_URL", "redis://127.0.0.1:1")
     lab = await start("breaks", own_engines=True)
@@ -143,7 +155,10 @@ async def _reaches_mongodb(user: Person) -> bool:
 
 
 def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
-    """Folders of engines that nobody uses are removed; one whose session lives stays, and so does one whose supervisor still runs."""
+    """Engine folders of killed sessions are deleted.
+
+    A folder stays if its session is alive or if its supervisor still runs.
+    """
     for name in ("lab_03", "lab_03_2", "lab_07"):
         (tmp_path / name / "db").mkdir(parents=True)
     space, lock = take_space("03", tmp_path)
@@ -158,7 +173,10 @@ def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
 
 
 async def test_a_race_happens_every_time() -> None:
-    """Two who read, change and write back: the second write forgets the first, since each stands where it is told to."""
+    """Two tasks read, change and write back, and the second write overwrites the first.
+
+    This happens every time, since each task stops at a named point.
+    """
     shared: list[str] = []
 
     async def push(name: str, pause: Pause) -> str:
@@ -178,7 +196,7 @@ async def test_a_race_happens_every_time() -> None:
 
 
 async def test_what_goes_wrong_in_a_walk_is_told() -> None:
-    """An error of the work is raised to whoever lets it go on."""
+    """An error in the work is raised by the call that continues it."""
 
     async def broken(pause: Pause) -> None:
         raise ZeroDivisionError
@@ -190,7 +208,7 @@ async def test_what_goes_wrong_in_a_walk_is_told() -> None:
 
 
 def test_the_ledger_remembers(tmp_path: Path) -> None:
-    """The latest measurement of each claim, across sessions."""
+    """The ledger keeps the latest measurement of each claim across sessions."""
     ledger = Ledger(tmp_path)
     assert ledger.read() == {}
     ledger.write("04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)])
@@ -208,7 +226,7 @@ def test_the_ledger_remembers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("broken", ["{half", "[]", "null", '{"ttl_0": 1}', '{"ttl_0": {"verdict": "holds"}}', b"\xff\xfe"])
 def test_a_broken_ledger_knows_nothing_and_is_mended(tmp_path: Path, broken: str | bytes) -> None:
-    """Whatever stands in the file: it is read as empty, and the next measurement is kept."""
+    """A file with any invalid content is read as empty, and the next measurement is saved."""
     (tmp_path / "ledger.json").write_bytes(broken if isinstance(broken, bytes) else broken.encode())
     ledger = Ledger(tmp_path)
     assert ledger.read() == {}
@@ -217,14 +235,17 @@ def test_a_broken_ledger_knows_nothing_and_is_mended(tmp_path: Path, broken: str
 
 
 def test_claims_have_a_place_in_the_series() -> None:
-    """Each claim of the document has one name and a notebook of the series."""
+    """Each claim of the document has one name and one notebook of the series."""
     assert len(BY_NAME) == len(DOCUMENT)
     assert {says.notebook for says in DOCUMENT} <= {f"{number:02}" for number in range(13)}
     assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_hangs_on_the_machine_is_marked() -> None:
-    """So that a strict comparison of outputs can leave it out, and a reader knows."""
+    """Results that depend on the machine are marked.
+
+    So a strict comparison of outputs can ignore them, and a reader is informed.
+    """
     shown = Claims([Claim("send_faster", "-3 %", "does not hold", timed=True), Claim("ttl_0", "-2", "does not hold")])
     first, second = repr(shown).splitlines()
     assert (first[:2], second[:2]) == ("≈ ", "do")
@@ -232,7 +253,7 @@ def test_what_hangs_on_the_machine_is_marked() -> None:
 
 
 async def test_a_session_that_was_turned_is_begun_anew(engines: Engines, tmp_path: Path) -> None:
-    """Running the first cell again gives the settings that it asks for."""
+    """Running the first cell again restores the settings that it passes."""
     own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
     lab = await start("anew", **own)
     await lab.turn(cache_ttl=20)

@@ -1,4 +1,4 @@
-"""Notebook 12 when its learner stops half-way: the first cells, run again, bring back what was broken."""
+"""Notebook 12, stopped half-way: running its first cells again repairs what was broken."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from chatlab.lab.verdicts import NOT_YET
 
 @pytest.fixture
 async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
-    """A session with engines of its own."""
+    """Start a session with its own engines."""
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
     lab = await start("broken", own_engines=True)
     yield lab
@@ -20,7 +20,7 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
-    """One engine was stopped and forgotten, the other frozen: the cell with `start` gives the same session, and all of it works."""
+    """`start` returns the same session with one engine restarted and the other thawed."""
     alice, bob = await lab.person("alice"), await lab.person("bob")
     await lab.stop_engine("redis")
     lab.freeze("mongo")
@@ -30,7 +30,10 @@ async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
 
 
 async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
-    """The exercise takes MongoDB's folder away and gives it back: afterwards everything is there, and can be added to."""
+    """The exercise removes MongoDB's folder and restores it; afterwards all data is there again.
+
+    New messages can be saved, too.
+    """
     alice, bob = await lab.person("alice"), await lab.person("bob")
     first = await alice.send(bob, "before")
     assert "0 of them are in MongoDB. The folder is back: 20 of them." in (await breaking.loses(lab, alice, bob, "disk")).text

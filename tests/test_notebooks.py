@@ -1,4 +1,7 @@
-"""The notebooks, beyond their committed outputs that nbval compares: the frame that each keeps, and exercises that can be solved."""
+"""The structure of the notebooks and the solutions of their exercises.
+
+nbval compares their committed outputs.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,39 +21,42 @@ each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.ste
 
 
 def prose(notebook: Any) -> str:
-    """All that is written between the code."""
+    """Return all text between the code cells."""
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def code(notebook: Any) -> list[Any]:
-    """The code cells."""
+    """Return the code cells."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def numbered(text: str, heading: str) -> list[str]:
-    """The numbers of the list that follows a heading, up to the next heading."""
+    """Return the numbers of the list after a heading, up to the next heading."""
     part = re.split(rf"^(?:#+ |\*\*){heading}", text, maxsplit=1, flags=re.MULTILINE)[1]
     return re.findall(r"^(\d+)\. ", re.split(r"^(?:#+ |\*\*Time)", part, maxsplit=1, flags=re.MULTILINE)[0], re.MULTILINE)
 
 
 def links(notebook: Any) -> Iterator[str]:
-    """Where the links lead."""
+    """Yield the targets of all links."""
     yield from re.findall(r"\]\(([^)#]+)[^)]*\)", prose(notebook))
 
 
 def verdicts(notebook: Any) -> list[str]:
-    """What each check said."""
+    """Return the text of each check's verdict."""
     return [text for cell in series.exercises(notebook) for text in series.texts(cell) if text.startswith(tuple(MARKS))]
 
 
 def test_there_are_notebooks() -> None:
-    """The series begins with 00, and numbers have no gap."""
+    """The series begins with 00, and the numbers have no gap."""
     assert [path.name[:2] for path in PATHS] == [f"{number:02}" for number in range(len(PATHS))]
     assert PATHS[0].name == "00_start_here.ipynb"
 
 
 def test_the_index_has_all() -> None:
-    """Number, title, minutes and link of every notebook, in order; and where the instructor's page is."""
+    """The index has number, title, minutes and link of every notebook in order.
+
+    It also links to the instructor's page.
+    """
     text = prose(series.read(series.FOLDER / "index.ipynb"))
     rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \|", text, re.MULTILINE)
     notebooks = [(series.read(path), path.name) for path in PATHS]
@@ -60,7 +66,7 @@ def test_the_index_has_all() -> None:
 
 @each_notebook
 def test_neighbours_are_linked(path: Path) -> None:
-    """At the top and at the end: the one before, the index, the one after."""
+    """Top and end link to the previous notebook, the index and the next notebook."""
     place = PATHS.index(path)
     wanted = [PATHS[place - 1].name] * (place > 0) + ["index.ipynb"] + [other.name for other in PATHS[place + 1 : place + 2]]
     for line in re.findall(r"^previous: .+$", prose(series.read(path)), re.MULTILINE):
@@ -69,7 +75,7 @@ def test_neighbours_are_linked(path: Path) -> None:
 
 @each_notebook
 def test_the_frame_is_kept(path: Path) -> None:
-    """Every notebook goes the same way: goals and minutes, the map, a prediction, do, see, why, exercises, what holds, a recap, links."""
+    """Every notebook has the sections of FRAME, in this order."""
     text = prose(series.read(path))
     places = [re.search(rf"^(?:## |\*\*){re.escape(part)}", text, re.MULTILINE) for part in FRAME]
     assert [part for part, place in zip(FRAME, places, strict=True) if place is None] == []
@@ -81,7 +87,7 @@ def test_the_frame_is_kept(path: Path) -> None:
 
 @each_notebook
 def test_the_recap_mirrors_the_goals(path: Path) -> None:
-    """What was promised at the top is answered at the end, point by point."""
+    """Each goal at the top has a matching point in the recap."""
     text = prose(series.read(path))
     goals = numbered(text, "Goals")
     assert len(goals) >= 2
@@ -90,13 +96,16 @@ def test_the_recap_mirrors_the_goals(path: Path) -> None:
 
 @each_notebook
 def test_links_lead_somewhere(path: Path) -> None:
-    """A link names a file that is there, and nothing on the network."""
+    """A link names an existing file, never a web page."""
     assert [link for link in links(series.read(path)) if not (path.parent / link).exists()] == []
 
 
 @each_notebook
 def test_cells_are_short(path: Path) -> None:
-    """A code cell has one to four lines, defines no class and sleeps never; each has been run, in order."""
+    """A code cell has one to four lines, defines no class and never sleeps.
+
+    All cells have been run in order.
+    """
     cells = code(series.read(path))
     lines = {cell.id: [line for line in cell.source.splitlines() if line.strip()] for cell in cells}
     assert {name for name, found in lines.items() if not 1 <= len(found) <= LONGEST_CELL} == set()
@@ -106,7 +115,10 @@ def test_cells_are_short(path: Path) -> None:
 
 @each_notebook
 def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
-    """A prediction comes before anything is done, two or three exercises have a check, and the last cell ends the session."""
+    """A prediction comes first, and two or three exercises have a check.
+
+    The last cell ends the session.
+    """
     notebook = series.read(path)
     sources = [cell.source for cell in code(notebook)]
     predicted = next(index for index, cell in enumerate(notebook.cells) if "= predict(" in cell.source)
@@ -118,7 +130,10 @@ def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
 
 @each_notebook
 def test_exercises_are_derived_from_their_solutions(path: Path) -> None:
-    """A solution stands once; the exercise is what is left of it without the answer. Wrong answers stand beside it."""
+    """The exercise is the solution without its answer, so a solution is written only once.
+
+    Wrong answers are listed next to it.
+    """
     for cell in series.exercises(series.read(path)):
         solution = cell.metadata["chatlab"]["solution"]
         assert cell.source == series.blank(solution) != solution
@@ -128,7 +143,10 @@ def test_exercises_are_derived_from_their_solutions(path: Path) -> None:
 
 @each_notebook
 def test_saved_outputs_are_for_any_reader(path: Path) -> None:
-    """What is committed needs no living widget: there is text for each output, no view of a dead widget, no path of somebody's machine."""
+    """Committed outputs are readable without a live widget and contain no local paths.
+
+    Each output has a text, and none is the view of a dead widget.
+    """
     notebook = series.read(path)
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert "widgets" not in notebook.metadata
@@ -139,7 +157,7 @@ def test_saved_outputs_are_for_any_reader(path: Path) -> None:
 @pytest.mark.slow
 @each_notebook
 async def test_checks_tell_right_from_wrong(path: Path) -> None:
-    """Every exercise done wrong first, then right: every check asks the running system and says so."""
+    """Each check rejects the wrong answers of its exercise and accepts the right one."""
     notebook = await series.run(series.answer(series.read(path)), path.parent)
     asked = [cell for cell in notebook.cells if "expect" in cell.metadata.get("chatlab", {})]
     said = [(cell.id, next(series.texts(cell), "nothing")) for cell in asked]
@@ -151,6 +169,9 @@ async def test_checks_tell_right_from_wrong(path: Path) -> None:
 
 @each_notebook
 def test_no_blank_is_found_correct(path: Path) -> None:
-    """Left blank, no check says correct: it says that there is no answer yet. nbval has just run it so, and compared."""
+    """A check of a blank answer says that there is no answer yet, never that it is correct.
+
+    nbval has just run the blank exercises and compared the output.
+    """
     notebook = series.read(path)
     assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [BLANK] * len(series.exercises(notebook))

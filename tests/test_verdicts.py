@@ -1,4 +1,4 @@
-"""What is taken for an answer."""
+"""Which values a check accepts as an answer."""
 
 from typing import Any
 
@@ -9,14 +9,17 @@ from chatlab.lab.verdicts import Unusable, is_number, number_tried
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), True, "5", None, 5 + 0j, [5]])
 def test_what_is_no_number(answer: Any) -> None:
-    """Neither is anything that no measurement can be held against: every comparison with nan is false, whichever way it is asked."""
+    """Values that cannot be compared with a measurement are not numbers.
+
+    For example, every comparison with nan is false.
+    """
     assert not is_number(answer)
     with pytest.raises(Unusable, match="number"):
         number_tried(lambda _size: answer, 500)
 
 
 def test_a_function_that_says_a_number() -> None:
-    """Of whatever is given to it; what cannot be used is told in words."""
+    """The number is returned for any argument; an unusable function raises a readable error."""
     assert (number_tried(lambda size: size + 76, 500), is_number(0), is_number(-1.5)) == (576.0, True, True)
     for unusable in (700, lambda: 700, lambda size: size / 0):
         with pytest.raises(Unusable):

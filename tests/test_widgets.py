@@ -1,4 +1,7 @@
-"""The widgets of the notebooks, as a real service tells their models; what a person sees of them is in test_widgets_in_jupyterlab.py."""
+"""The models of the notebooks' widgets, fed by a real service.
+
+What a user sees of them is tested in test_widgets_in_jupyterlab.py.
+"""
 
 import asyncio
 import base64
@@ -23,14 +26,18 @@ from chatlab.lab.widgets.live import OWN, PACE, SHARED, Live, module_of
 from chatlab.lab.widgets.sources import BOXES, sources_of
 from chatlab.local.engines import Engines
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")  # one event loop, so one session, for all of them
+# all tests share one event loop, so they can share one session
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PACKAGE = Path(__file__).parent.parent
 LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
-    """A session on the engines of the test run, for the tests of this module; each has a conversation of its own, or the last word."""
+    """Start a session on the engines of the test run, shared by the tests of this module.
+
+    A test uses a conversation of its own, or it must be the last one.
+    """
     own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path_factory.mktemp("lab")}
     lab = await start("widgets", cache_ttl=LONG_TTL_S, sweep_interval=0.2, **own)
     yield lab
@@ -38,16 +45,19 @@ async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 
 async def two(lab: Lab) -> tuple[Person, Person]:
-    """Two people who have not met."""
+    """Sign up two users who have no conversation yet."""
     number = len(lab._people)
     return await lab.person(f"alice{number}"), await lab.person(f"bob{number}")
 
 
-# --- the flow map ------------------------------------------------------------------------------------------------------------
+# --- the flow map ---------------------------------------------------------------------------------
 
 
 async def test_each_map_is_lit_by_its_own_kind(lab: Lab) -> None:
-    """A send lights the send map alone, a read the read map, a reaction the change map; what they did not pass is marked as skipped."""
+    """A send lights only the send map, a read the read map, and a reaction the change map.
+
+    Stages that a request did not pass are marked as skipped.
+    """
     alice, bob = await two(lab)
     maps = {of: lab.flow_map(of=of) for of in PLANS}
 
@@ -71,7 +81,7 @@ async def test_each_map_is_lit_by_its_own_kind(lab: Lab) -> None:
 
 @pytest.mark.parametrize("plan", PLANS)
 async def test_the_source_of_a_box_is_the_file_s(plan: str) -> None:
-    """Every box has its functions, and what is shown stands in that file at these lines, word for word."""
+    """Every box has its functions, and their text is exactly what the file has at these lines."""
     assert set(BOXES[plan]) == {box.stage for box in PLANS[plan]}
     assert set(sources_of(plan)) == {*BOXES[plan], "way"}
     for shown in (found for sources in sources_of(plan).values() for found in sources):
@@ -81,21 +91,24 @@ async def test_the_source_of_a_box_is_the_file_s(plan: str) -> None:
 
 
 async def test_a_module_has_each_part_once() -> None:
-    """A drawing and what it imports become one module without imports, in an order in which nothing is used before it is there."""
+    """A drawing and its imports become one module without imports.
+
+    Every function is defined before it is used.
+    """
     module = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
     assert re.findall(r"^(?:import|export) .*", module, re.MULTILINE) == ["export default widget(flowMapWithSource);"]
     assert [module.count(f"function {name}(") for name in ("add", "say", "flowMap", "flowMapWithSource", "widget")] == [1] * 5
     assert module.index("function add(") < module.index("function flowMap(") < module.index("function flowMapWithSource(")
-    for drawing in SHARED.glob("*.js"):  # the page imports them as they are
+    for drawing in SHARED.glob("*.js"):  # the page imports them unchanged
         for name in re.findall(r'from "(.*)"', drawing.read_text(encoding="utf-8")):
             assert (drawing.parent / name).is_file()
 
 
-# --- the timeline ------------------------------------------------------------------------------------------------------------
+# --- the timeline ---------------------------------------------------------------------------------
 
 
 async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
-    """Each beat of the worker is there, and each key with its deadline, the worker's word and the lag between them."""
+    """The timeline has every sweep, and each key with its deadline, expiry report and lag."""
     alice, bob = await two(lab)
     timeline = lab.timeline()
     await lab.turn(cache_ttl=2)
@@ -114,7 +127,10 @@ async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
 
 
 async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
-    """200 sends are many events for the timeline; it is told ten times a second at most, of the newest keys, the last one included."""
+    """200 sends cause many events, but the timeline is updated at most ten times per second.
+
+    It keeps the newest keys, and the last one is included.
+    """
     alice, bob = await two(lab)
     timeline, told, began = lab.timeline(), list[dict[str, Any]](), time.monotonic()
     timeline.observe(lambda change: told.append(change["new"]), "model")
@@ -124,31 +140,35 @@ async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
     await wait_until(lambda: [life["key"] for life in timeline.model["lives"]], "the last key", is_reached=lambda keys: last.key in keys)
     assert len(told) <= (time.monotonic() - began) / PACE + 2
     assert len(timeline.model["lives"]) == 12
-    assert len(json.dumps(timeline.model)) < 20_000  # with as many sweeps as it keeps: a slow machine sees more of them
+    # even with as many sweeps as it keeps, which happens on a slow machine
+    assert len(json.dumps(timeline.model)) < 20_000
 
 
-# --- two screens -------------------------------------------------------------------------------------------------------------
+# --- two screens ----------------------------------------------------------------------------------
 
 
 def typed(chat: Chat, side: str, **asked: Any) -> None:
-    """What the drawing sends when a hand is at it."""
+    """Send the message that the drawing sends when a user acts."""
     chat._handle_custom_msg({"side": side, **asked}, [])
 
 
 def texts(chat: Chat, side: str) -> list[str]:
-    """What stands on a screen, from top to bottom."""
+    """Return the texts on a screen, from top to bottom."""
     return [item["text"] for item in chat.model[side]["items"]]
 
 
 async def opened(lab: Lab, *people: Person) -> Chat:
-    """Both screens, connected."""
+    """Show the screens of two users, and wait until both are connected."""
     chat = lab.chat(*(people or await two(lab)))
     await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected")
     return chat
 
 
 async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
-    """By the door that was chosen a message really goes through the service; it stands on both screens, with the time it took."""
+    """A typed message goes through the service over the chosen transport.
+
+    It appears on both screens with the time it took.
+    """
     chat, flow = await opened(lab), lab.flow_map()
     for number, (side, door) in enumerate([("left", "http"), ("right", "socket")], 1):
         typed(chat, side, do="send", text=f"by {door}", door=door, clientId=door)
@@ -163,7 +183,10 @@ async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
 
 
 async def test_screens_show_changes_and_typing(lab: Lab) -> None:
-    """An edit and a reaction from elsewhere change the row that is there; who types is told on the other screen only."""
+    """An edit and a reaction from elsewhere change the row on the screen.
+
+    The typing indicator appears only on the other screen.
+    """
     alice, bob = await two(lab)
     chat = await opened(lab, alice, bob)
     trace = await alice.send(bob, "first")
@@ -178,7 +201,10 @@ async def test_screens_show_changes_and_typing(lab: Lab) -> None:
 
 
 async def test_a_screen_says_what_was_refused(lab: Lab) -> None:
-    """What the service refuses, and that it is away, stands on the screen that asked; the next send that works takes it away."""
+    """A rejected send, and a service that is down, are reported on the sender's screen.
+
+    The next successful send removes the report.
+    """
     chat = await opened(lab)
     typed(chat, "left", do="send", text=" ", door="http", clientId="empty")
     await wait_until(lambda: "Not sent" in chat.model["left"]["trouble"], "the rejection on the screen that sent")
@@ -188,7 +214,7 @@ async def test_a_screen_says_what_was_refused(lab: Lab) -> None:
 
 
 async def test_screens_come_back_with_the_service(lab: Lab) -> None:
-    """After `kill -9` and a restart both are connected again, and have what was sent before their sockets were back."""
+    """After SIGKILL and a restart, both screens reconnect and show the messages they missed."""
     alice, bob = await two(lab)
     chat = await opened(lab, alice, bob)
     await alice.send(bob, "before")
@@ -202,11 +228,14 @@ async def test_screens_come_back_with_the_service(lab: Lab) -> None:
     await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected again")
 
 
-# --- stores ------------------------------------------------------------------------------------------------------------------
+# --- stores ---------------------------------------------------------------------------------------
 
 
 async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
-    """A change that bypasses the cache makes both copies stale by name; when they have expired they are not there, and MongoDB is."""
+    """A change that bypasses the cache makes both copies stale, and the differing field is named.
+
+    After both have expired, only MongoDB has the message.
+    """
     alice, bob = await two(lab)
     trace = await alice.send(bob, "old")
     stores = lab.stores(trace)
@@ -231,13 +260,14 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
     assert repr(stores).splitlines()[1:] == ["Redis, the message       not there", "Redis, the conversation  not there"]
     await alice.send(bob, "another")
     assert stores.look()["places"]["window"]["deadlineMs"]
-    assert "not in it" in stores.snapshot()  # a window, but a younger one
+    assert "not in it" in stores.snapshot()  # there is a window, but a newer one
 
 
 async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked before a view is there nor after the last one went; in between a look without news tells nothing."""
+    """The stores are read only while a view is visible; a read without changes sends no update."""
     alice, bob = await two(lab)
-    monkeypatch.setattr(stores_module, "MOVED", float("inf"))  # a stall during a look shifts the deadline that it computes
+    # a stall during a read shifts the computed deadline
+    monkeypatch.setattr(stores_module, "MOVED", float("inf"))
     stores, looks, told = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
     look = stores.look
 
@@ -254,17 +284,20 @@ async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab, monkeypatc
     assert len(told) == 1
     stores._handle_custom_msg({"views": -1}, [])
     await wait_until(lambda: not stores._seen.is_set(), "the widget to notice that its last view has gone")
-    async with lab.counting:  # a look that had begun has ended
+    async with lab.counting:  # a read that had already started has now ended
         count = len(looks)
-    await asyncio.sleep(0.6)  # time for two looks, which must not happen
+    await asyncio.sleep(0.6)  # time for two reads, which must not happen
     assert len(looks) == count
 
 
-# --- charts ------------------------------------------------------------------------------------------------------------------
+# --- charts ---------------------------------------------------------------------------------------
 
 
 async def test_a_chart_stays_small_and_exact() -> None:
-    """10,000 values are told in few messages of bounded size, the last one included; median and p95 are those of all values."""
+    """10,000 values cause few updates of bounded size, and the last value is included.
+
+    Median and p95 are computed from all values.
+    """
     chart, told, began = Chart("Reads", log=True), list[dict[str, Any]](), time.monotonic()
     chart.observe(lambda change: told.append(change["new"]), "model")
     for number in range(1, 10_001):
@@ -279,7 +312,7 @@ async def test_a_chart_stays_small_and_exact() -> None:
 
 
 async def test_a_chart_shown_again_is_whole() -> None:
-    """The snapshot is one picture of all there is, and the text has whole numbers only where they are exact."""
+    """The snapshot is one complete picture; only exact values are shown as whole numbers."""
     chart = Chart("Reads <fast>", unit="ms")
     assert "Nothing measured yet" in chart.model["picture"]
     for value in (1, 2, 4):
@@ -295,7 +328,7 @@ async def test_a_chart_shown_again_is_whole() -> None:
 
 
 async def test_lines_run_along_x() -> None:
-    """Points of a line stand in the order of x, whenever they came."""
+    """The points of a line are sorted by x, whatever the order in which they were added."""
     chart = Chart("Length against time", x="messages", log=True)
     for x, y in ((1000, 5.0), (10, 1.0), (100, 2.0)):
         chart.point("from MongoDB", x, y)
@@ -308,13 +341,14 @@ async def test_lines_run_along_x() -> None:
     chart.close()
 
 
-# --- all of them -------------------------------------------------------------------------------------------------------------
+# --- all widgets ----------------------------------------------------------------------------------
 
 
 async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
-    """Shown again, each closes the former of its kind and no other; charts are told apart by their title, maps by what they show.
+    """Showing a widget again closes the earlier one of its kind, and no other.
 
-    What a message was like stays to be seen, without being looked after any more.
+    Charts of different titles, and maps of different diagrams, are different kinds. An earlier
+    `stores` widget stays visible, but is no longer updated.
     """
     alice, bob = await two(lab)
     trace = await alice.send(bob, "Hello")
@@ -330,9 +364,10 @@ async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
 
 
 async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
-    """A reset takes the people whose screens they were, and a board goes on; the end of the session lets all rest as they are.
+    """A reset stops the screens of its deleted users, but a board stays live.
 
-    Shown in the next session of that name, a board closes the one of before.
+    The end of the session stops all widgets, and they keep their last state. A board of the next
+    session with that name closes the earlier one.
     """
     chat, board = await opened(lab), lab.ttl_board()
     await lab.reset()

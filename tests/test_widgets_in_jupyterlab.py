@@ -1,4 +1,7 @@
-"""All widgets in a real JupyterLab in Chromium: seen, clicked, typed into, shown again, in the light and in the dark."""
+"""All widgets in a real JupyterLab in Chromium, in the light and the dark theme.
+
+The test looks at them, clicks, types and shows them again.
+"""
 
 import re
 from pathlib import Path
@@ -38,11 +41,12 @@ lines""",
     "await lab.turn(cache_ttl=5)",
 )
 WIDGETS = ".cl-map, .cl-timeline, .cl-chat, .cl-stores, .cl-chart"
-BEATS = "[...document.querySelectorAll('.cl-tick circle')].map((beat) => beat.getBoundingClientRect().x)"  # where they stand on the screen
+# their positions on the screen
+BEATS = "[...document.querySelectorAll('.cl-tick circle')].map((beat) => beat.getBoundingClientRect().x)"
 
 
 def write_notebook(folder: Path) -> None:
-    """One cell for each of CELLS."""
+    """Write a notebook with one cell for each of CELLS."""
     folder.mkdir()
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]  # type: ignore[no-untyped-call]
@@ -51,19 +55,22 @@ def write_notebook(folder: Path) -> None:
 
 
 def pane(page: Page, side: str) -> Locator:
-    """One of the two screens."""
+    """Return one of the two screens."""
     return page.locator(f".cl-pane[data-side={side}]")
 
 
 async def typed(page: Page, side: str, text: str, door: str) -> None:
-    """A hand at one screen: the door, the words, Enter."""
+    """Choose the transport on one screen, type a text and press Enter."""
     await pane(page, side).get_by_label(door, exact=True).check()
     await pane(page, side).locator(".cl-input").fill(text)
     await pane(page, side).locator(".cl-input").press("Enter")
 
 
 async def two_people_write(page: Page) -> None:
-    """Each message, by either door, stands on both screens and lights its door; on the other one with the time that passed."""
+    """A message over either transport appears on both screens and lights its transport.
+
+    The receiver's screen shows the time it took.
+    """
     doors = [("left", "right", "HTTP", "Typed by Alice"), ("right", "left", "socket", "Answered by Bob")]
     for side, other, door, text in doors:
         await typed(page, side, text, door)
@@ -75,7 +82,7 @@ async def two_people_write(page: Page) -> None:
 
 
 async def boxes_open(page: Page, folder: Path) -> None:
-    """A click on a box shows the function that does it, Enter on the next one another; Escape closes."""
+    """A click or Enter on a box shows its functions, and Escape closes the source."""
     send = page.locator(".cl-map").first
     save, shown = send.locator("[data-stage=save]"), send.locator(".cl-source")
     await expect(shown).to_be_hidden()
@@ -90,11 +97,12 @@ async def boxes_open(page: Page, folder: Path) -> None:
     await send.screenshot(path=folder / "source.png")
     await page.keyboard.press("Escape")
     await expect(shown).to_be_hidden()
-    await expect(page.get_by_text("Mode: Command")).to_be_visible()  # the keys were the widget's, not the notebook's
+    # the widget handled the keys, not the notebook
+    await expect(page.get_by_text("Mode: Command")).to_be_visible()
 
 
 async def the_line_of_time_moves(page: Page) -> None:
-    """It moves by itself; the space bar stops it, and lets it go on."""
+    """The timeline moves by itself, and the space bar stops and restarts it."""
     line = page.locator(".cl-timeline")
     await expect(line.locator(".cl-beat")).to_contain_text("Beat: ")
     await expect(line.locator(".cl-lived").first).to_be_attached()
@@ -103,14 +111,18 @@ async def the_line_of_time_moves(page: Page) -> None:
     await line.press(" ")
     await expect(line.locator(".cl-beat")).to_contain_text("Stopped.")
     stopped = await page.evaluate(f"{BEATS}.at(-1)")
-    await page.wait_for_function(f"before => {BEATS}.at(-1) > before + 5", arg=stopped)  # the worker goes on, beyond "now"
+    # the sweeps continue to the right of "now"
+    await page.wait_for_function(f"before => {BEATS}.at(-1) > before + 5", arg=stopped)
     assert not await page.evaluate(moved, stopped)
     await line.press(" ")
     await page.wait_for_function(moved, arg=stopped)
 
 
 def expire(engines: Engines, shown: str) -> None:
-    """Let the message that the widget shows expire from the cache now. Until then its TTL is long, so a slow test does not miss it."""
+    """Let the message that the widget shows expire from the cache now.
+
+    Until then its TTL is long, so a slow test does not miss it.
+    """
     match = re.search("message:[0-9a-f]{24}", shown)
     assert match, shown
     with redis.Redis.from_url(engines.redis.url) as keys:
@@ -119,7 +131,7 @@ def expire(engines: Engines, shown: str) -> None:
 
 
 async def a_cell_again(page: Page) -> None:
-    """Shown again, one pair of screens remains, and it works."""
+    """After the cell ran again there is one pair of screens, and it works."""
     await page.locator(".jp-CodeCell").nth(2).locator(".jp-InputArea").click()
     await page.keyboard.press("Control+Enter")
     await expect(page.locator(".cl-chat")).to_have_count(1)
@@ -131,7 +143,7 @@ async def a_cell_again(page: Page) -> None:
 
 
 async def pictures(page: Page, folder: Path) -> None:
-    """Each widget as a person sees it."""
+    """Take a picture of each widget."""
     for number, widget in enumerate(await page.locator(WIDGETS).all()):
         await widget.scroll_into_view_if_needed()
         await widget.screenshot(path=folder / f"{number}.png")
@@ -139,7 +151,7 @@ async def pictures(page: Page, folder: Path) -> None:
 
 @pytest.mark.timeout(600)  # a slow machine may use several of the generous limits
 async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
-    """One JupyterLab for all of it, since it takes seconds to start."""
+    """Test everything in one JupyterLab, since it takes seconds to start."""
     write_notebook(tmp_path / "written")
     urls = {"MONGO_URL": engines.mongo.url, "REDIS_URL": engines.redis.url, "DATA_DIR": str(tmp_path / "data")}
     async with jupyterlab(tmp_path, tmp_path / "written", **urls) as url, opened(url, "widgets.ipynb") as page:

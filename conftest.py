@@ -20,7 +20,18 @@ SLOW_NOTEBOOK = "13_the_ledger.ipynb"  # it repeats the measurements of the othe
 SERVERS = {  # files whose tests start services, engines or commands of their own
     f"test_{name}.py"
     for name in (
-        *("bench", "benchmarks", "contract_sockets", "demo", "doctor", "dropped_requests", "durability", "engines", "group_commit", "lab"),
+        *(
+            "bench",
+            "benchmarks",
+            "contract_sockets",
+            "demo",
+            "doctor",
+            "dropped_requests",
+            "durability",
+            "engines",
+            "group_commit",
+            "lab",
+        ),
         *(
             "lab_page",
             "lab_switches",
@@ -45,8 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Its path is short, because it contains sockets.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs,
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores this, and child processes would inherit both
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it in background jobs,
+    signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # nohup ignores this, and child processes would inherit both
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
 
 

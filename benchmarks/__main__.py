@@ -14,7 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.environment import EXPRESS, HERE, MISSING_EXPRESS, Environment, has_express, open_environment
+from benchmarks.environment import (
+    EXPRESS,
+    HERE,
+    MISSING_EXPRESS,
+    Environment,
+    has_express,
+    open_environment,
+)
 from benchmarks.generators import MISSING_WRK, has_wrk
 from benchmarks.page import write_page
 from benchmarks.registry import BENCHMARKS, Benchmark
@@ -28,19 +35,31 @@ console = Console(highlight=False)
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help=f"Benchmarks to run: {', '.join(BENCHMARKS)}. Default: all of them.", show_default=False),
+    typer.Argument(
+        help=f"Benchmarks to run: {', '.join(BENCHMARKS)}. Default: all of them.",
+        show_default=False,
+    ),
 ]
-Without = Annotated[list[str] | None, typer.Option(help="Leave out a peer: express or plain.", show_default=False)]
+Without = Annotated[
+    list[str] | None, typer.Option(help="Leave out a peer: express or plain.", show_default=False)
+]
 
 
 def run(
     names: Names = None,
     seconds: Annotated[float, typer.Option(help="Seconds for each server in each round.")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the servers take turns.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Number of rounds; the servers take turns.")
+    ] = 3,
     users: Annotated[int, typer.Option(min=20, help="Number of users, who write in pairs.")] = 500,
     without: Without = None,
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = RESULTS,
-    page: Annotated[bool, typer.Option(help="Update the page from existing results; run only the benchmarks that are named.")] = False,
+    page: Annotated[
+        bool,
+        typer.Option(
+            help="Update the page from existing results; run only the benchmarks that are named."
+        ),
+    ] = False,
 ) -> None:
     """Run benchmarks and write the page. Everything that was started is stopped, also on Ctrl-C."""
     selected = [_known(name) for name in names or ([] if page else BENCHMARKS)]
@@ -48,7 +67,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     _print_missing_programs(set(without or []))
     if selected:
-        with open_environment(seconds=seconds, rounds=rounds, users=users, without=set(without or [])) as environment:
+        with open_environment(
+            seconds=seconds, rounds=rounds, users=users, without=set(without or [])
+        ) as environment:
             _run_all(environment, selected, out)
     write_page(out, HERE / "README.md" if out == RESULTS else out / "README.md")
 
@@ -68,7 +89,9 @@ def _print_missing_programs(without: set[str]) -> None:
 
 def _run_all(environment: Environment, names: list[str], out: Path) -> None:
     engines = environment.engines
-    machine = describe_machine(MongoDB=engines.mongo.version, Redis=engines.redis.version, **_tool_versions())
+    machine = describe_machine(
+        MongoDB=engines.mongo.version, Redis=engines.redis.version, **_tool_versions()
+    )
     with _progress_bar(len(names)) as step:
         for name in names:
             step(BENCHMARKS[name].title)
@@ -93,15 +116,25 @@ def _print_result(result: dict[str, Any]) -> None:
     console.print(f"[bold]{result['title']}[/bold] ({result['took_s']:.0f} s)")
     for name, series in result["sides"].items():
         limits = f"({series['low']:,.3f} to {series['high']:,.3f})"
-        console.print(f"  {name:<60} {series['median']:>12,.3f} {result['unit']}  {limits}", soft_wrap=True)
+        console.print(
+            f"  {name:<60} {series['median']:>12,.3f} {result['unit']}  {limits}", soft_wrap=True
+        )
     for check in result["checks"]:
-        console.print(f"  {check['what']:<60} {check['median']:>12.3f} {VERDICTS[check['met']]}", soft_wrap=True)
+        console.print(
+            f"  {check['what']:<60} {check['median']:>12.3f} {VERDICTS[check['met']]}",
+            soft_wrap=True,
+        )
 
 
 @contextlib.contextmanager
 def _progress_bar(count: int) -> Iterator[Callable[[str], None]]:
     """Show a bar. Call the yielded function with a title when a benchmark starts."""
-    columns = (TextColumn("{task.description:<45}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<45}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task, started = bar.add_task("", total=count), 0
 
@@ -117,12 +150,21 @@ def _tool_versions() -> dict[str, str]:
     """Return the versions of Node, the Express server's packages, and wrk, if installed."""
     tools = {}
     if has_express():
-        tools["Node"] = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        tools["Node"] = subprocess.run(
+            ["node", "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         packages = ("express", "mongoose", "ioredis", "socket.io")
-        versions = {name: json.loads((EXPRESS / "node_modules" / name / "package.json").read_text())["version"] for name in packages}
+        versions = {
+            name: json.loads((EXPRESS / "node_modules" / name / "package.json").read_text())[
+                "version"
+            ]
+            for name in packages
+        }
         tools["peer"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     if wrk := shutil.which("wrk"):
-        output = subprocess.run([wrk, "--version"], capture_output=True, text=True, check=False).stdout
+        output = subprocess.run(
+            [wrk, "--version"], capture_output=True, text=True, check=False
+        ).stdout
         tools["wrk"] = output.split()[1] if output else "unknown version"
     return tools
 

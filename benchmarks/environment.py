@@ -13,7 +13,14 @@ from pymongo import MongoClient
 from redis import Redis
 
 from benchmarks.processes import Server, free_port, running, wait_until_ready
-from benchmarks.users import BenchUser, Json, drop_database, insert_chatlab_data, insert_peer_data, make_users
+from benchmarks.users import (
+    BenchUser,
+    Json,
+    drop_database,
+    insert_chatlab_data,
+    insert_peer_data,
+    make_users,
+)
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
@@ -21,7 +28,9 @@ HERE = Path(__file__).parent
 EXPRESS = HERE / "peers" / "express"
 MESSAGES = 50  # in each conversation that is read
 CONNECTIONS = 32
-MISSING_EXPRESS = "The Express server is not installed. It needs Node: npm ci --prefix benchmarks/peers/express"
+MISSING_EXPRESS = (
+    "The Express server is not installed. It needs Node: npm ci --prefix benchmarks/peers/express"
+)
 
 
 class Environment:
@@ -30,7 +39,16 @@ class Environment:
     Each benchmark starts its servers here; `stop_servers` stops them after it.
     """
 
-    def __init__(self, engines: Engines, folder: Path, *, seconds: float, rounds: int, users: int, without: set[str]) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        folder: Path,
+        *,
+        seconds: float,
+        rounds: int,
+        users: int,
+        without: set[str],
+    ) -> None:
         self.engines, self.folder = engines, folder
         self.seconds, self.rounds, self.users, self.without = seconds, rounds, users, without
         self.mongo = MongoClient[Json](engines.mongo.url)
@@ -60,7 +78,14 @@ class Environment:
 
     # --- chatlab -------------------------------------------------------------------------------
 
-    def chatlab(self, name: str = "chatlab", *, messages: int = 0, users: list[BenchUser] | None = None, **settings: str) -> Server:
+    def chatlab(
+        self,
+        name: str = "chatlab",
+        *,
+        messages: int = 0,
+        users: list[BenchUser] | None = None,
+        **settings: str,
+    ) -> Server:
         """Start the service as shipped, but without a rate limit.
 
         `settings` are named without the prefix `CHATLAB_`.
@@ -72,9 +97,18 @@ class Environment:
 
     def chatlab_like(self, other: Server, name: str, **settings: str) -> Server:
         """Start the service with the users and messages of `other`, but with its own Redis keys."""
-        return self._start_chatlab(name, other.database, self._new_databases()[1], other.users, settings)
+        return self._start_chatlab(
+            name, other.database, self._new_databases()[1], other.users, settings
+        )
 
-    def _start_chatlab(self, name: str, database: str, redis_url: str, users: list[BenchUser], settings: dict[str, str]) -> Server:
+    def _start_chatlab(
+        self,
+        name: str,
+        database: str,
+        redis_url: str,
+        users: list[BenchUser],
+        settings: dict[str, str],
+    ) -> Server:
         # Redis pub/sub is shared by all databases, so a prefix separates the services there.
         prefix = "" if self._redis_databases == 1 else f"{self._redis_databases}:"
         defaults = {
@@ -86,7 +120,15 @@ class Environment:
             "LOG_LEVEL": "WARNING",
         }
         variables = {f"CHATLAB_{key}": value for key, value in (defaults | settings).items()}
-        command = [sys.executable, "-m", "chatlab", "serve", "--attached", "--port", str(port := free_port())]
+        command = [
+            sys.executable,
+            "-m",
+            "chatlab",
+            "serve",
+            "--attached",
+            "--port",
+            str(port := free_port()),
+        ]
         return self._start(name, command, variables, port, users, database)
 
     # --- the peers and the floor ---------------------------------------------------------------
@@ -102,7 +144,9 @@ class Environment:
         with contextlib.closing(Redis.from_url(variables["REDIS_URL"])) as redis:
             for user_id, reply in replies.items():
                 redis.set(f"floor:{user_id}", reply)
-        return self._start_uvicorn("bare ASGI + GET", "floor_redis_get", variables, make_users(self.users))
+        return self._start_uvicorn(
+            "bare ASGI + GET", "floor_redis_get", variables, make_users(self.users)
+        )
 
     def _express(self, messages: int, *, cache: bool) -> Server | None:
         if "express" in self.without or not has_express():
@@ -139,13 +183,26 @@ class Environment:
     def _new_databases(self) -> tuple[str, str]:
         """Return the name of a new MongoDB database and the URL of a new Redis database."""
         self._redis_databases += 1
-        return f"bench-{secrets.token_hex(4)}", f"{self.engines.redis.url}?db={self._redis_databases - 1}"
+        return (
+            f"bench-{secrets.token_hex(4)}",
+            f"{self.engines.redis.url}?db={self._redis_databases - 1}",
+        )
 
-    def _start_uvicorn(self, name: str, module: str, variables: dict[str, str], users: list[BenchUser]) -> Server:
+    def _start_uvicorn(
+        self, name: str, module: str, variables: dict[str, str], users: list[BenchUser]
+    ) -> Server:
         command = [sys.executable, "-m", "benchmarks.peers", module, str(port := free_port())]
         return self._start(name, command, variables, port, users, variables["DATABASE"])
 
-    def _start(self, name: str, command: list[str], variables: dict[str, str], port: int, users: list[BenchUser], database: str) -> Server:
+    def _start(
+        self,
+        name: str,
+        command: list[str],
+        variables: dict[str, str],
+        port: int,
+        users: list[BenchUser],
+        database: str,
+    ) -> Server:
         self._servers.callback(drop_database, self.engines.mongo.url, database)
         log = self._servers.enter_context((self.folder / f"{name}-{port}.log").open("w+b"))
         process = self._servers.enter_context(running(command, variables, log))
@@ -155,12 +212,18 @@ class Environment:
 
 
 @contextlib.contextmanager
-def open_environment(*, seconds: float, rounds: int, users: int, without: set[str]) -> Iterator[Environment]:
+def open_environment(
+    *, seconds: float, rounds: int, users: int, without: set[str]
+) -> Iterator[Environment]:
     """Start the engines in a temporary folder, and stop and delete everything after the block."""
-    with tempfile.TemporaryDirectory(prefix="chatlab-benchmarks-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="chatlab-benchmarks-", ignore_cleanup_errors=True
+    ) as folder:
         private = {"mongo_url": None, "redis_url": None, "data_dir": Path(folder, "data")}
         with open_engines(load_settings().model_copy(update=private)) as engines:
-            environment = Environment(engines, Path(folder), seconds=seconds, rounds=rounds, users=users, without=without)
+            environment = Environment(
+                engines, Path(folder), seconds=seconds, rounds=rounds, users=users, without=without
+            )
             with contextlib.closing(environment):
                 yield environment
 

@@ -15,7 +15,15 @@ from benchmarks import generators
 from benchmarks.environment import CONNECTIONS, Environment, missing_servers
 from benchmarks.processes import Server, running
 from benchmarks.result import Check, MeasurementError, Result, interleave, ratios
-from benchmarks.users import BenchUser, Json, as_json, insert_chatlab_data, make_users, send_requests, write_requests
+from benchmarks.users import (
+    BenchUser,
+    Json,
+    as_json,
+    insert_chatlab_data,
+    make_users,
+    send_requests,
+    write_requests,
+)
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.local.engines import open_engines
 from chatlab.settings import load_settings
@@ -33,7 +41,9 @@ def measure_idle(environment: Environment) -> Result:
     """Measure the memory of a socket that is open and authenticated, but sends nothing."""
     count = IDLE_SOCKETS if environment.full_size else 50
     servers = [environment.chatlab(), *environment.peers()]
-    sizes = {server.name: [_kb_for_each_socket(server, count, environment.seconds)] for server in servers}
+    sizes = {
+        server.name: [_kb_for_each_socket(server, count, environment.seconds)] for server in servers
+    }
     checks = [Check("KB for each idle socket", sizes["chatlab"], 45, at_least=False)]
     settings = {"sockets": count, "users": environment.users}
     return Result("KB each", sizes, checks, settings, missing_servers(environment))
@@ -77,10 +87,21 @@ def measure_sweep(environment: Environment) -> Result:
         with_keys.append(generators.run_own("paced", **spec)["p99"])
         cpu_ms.append((_cpu_share(server, window_s) - idle) * interval_s * 1000)
     checks = [
-        Check("seconds of CPU time for each sweep", [ms / 1000 for ms in cpu_ms], 0.5, at_least=False),
-        Check("p99 of a send: with / without live keys", ratios(with_keys, without), 1.3, at_least=False),
+        Check(
+            "seconds of CPU time for each sweep", [ms / 1000 for ms in cpu_ms], 0.5, at_least=False
+        ),
+        Check(
+            "p99 of a send: with / without live keys",
+            ratios(with_keys, without),
+            1.3,
+            at_least=False,
+        ),
     ]
-    series = {"p99 of a send without live keys": without, "p99 of a send with": with_keys, "CPU time of a sweep": cpu_ms}
+    series = {
+        "p99 of a send without live keys": without,
+        "p99 of a send with": with_keys,
+        "CPU time of a sweep": cpu_ms,
+    }
     settings = {
         "live keys": count,
         "sends a second": SENDS_PER_SECOND,
@@ -117,15 +138,23 @@ def measure_start(environment: Environment) -> Result:
         settings = load_settings().model_copy(update=private)
         with open_engines(settings) as engines, MongoClient[Json](engines.mongo.url) as mongo:
             insert_chatlab_data(mongo["chatlab"], users, 0)
-        measurements = {"start to first response": lambda: _seconds_to_first_response(folder, users[0])}
+        measurements = {
+            "start to first response": lambda: _seconds_to_first_response(folder, users[0])
+        }
         modules = ("chatlab", "chatlab.web.app")
-        measurements |= {f"import {module}": partial(_seconds_to_import, module) for module in modules}
+        measurements |= {
+            f"import {module}": partial(_seconds_to_import, module) for module in modules
+        }
         seconds = interleave(environment.rounds, measurements)
     checks = [
-        Check("seconds to the first response", seconds["start to first response"], 3, at_least=False),
+        Check(
+            "seconds to the first response", seconds["start to first response"], 3, at_least=False
+        ),
         Check("seconds to import chatlab", seconds["import chatlab"], 0.3, at_least=False),
     ]
-    return Result("s", seconds, checks, {"data folder": "used before", "engines": "not running"}, [])
+    return Result(
+        "s", seconds, checks, {"data folder": "used before", "engines": "not running"}, []
+    )
 
 
 def _seconds_to_first_response(folder: str, user: BenchUser) -> float:
@@ -156,5 +185,7 @@ def _url_in_first_line(log: IO[bytes]) -> str:
 
 def _seconds_to_import(module: str) -> float:
     code = f"import time; started = time.perf_counter(); import {module}; print(time.perf_counter() - started)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
     return float(done.stdout)

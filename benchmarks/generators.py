@@ -19,9 +19,7 @@ from benchmarks.result import MeasurementError
 EXTRA_TIMEOUT_S = 60.0  # for a generator, beyond the time that it measures
 MAX_FAILED_SHARE = 0.001
 OWN_GENERATOR = "benchmarks.load"
-MISSING_WRK = (
-    "wrk is not on the PATH (Debian: apt-get install wrk). The benchmarks use their own load generator, which needs more CPU time."
-)
+MISSING_WRK = "wrk is not on the PATH (Debian: apt-get install wrk). The benchmarks use their own load generator, which needs more CPU time."
 
 Figures = dict[str, float]
 
@@ -34,10 +32,28 @@ def has_wrk() -> bool:
 def run_closed_loop(url: str, requests: Path, *, seconds: float, connections: int) -> Figures:
     """Send requests as fast as possible, one at a time on each connection."""
     if not has_wrk():
-        return run_own("closed", url=url, requests=str(requests), seconds=seconds, connections=connections)
+        return run_own(
+            "closed", url=url, requests=str(requests), seconds=seconds, connections=connections
+        )
     duration_s = max(1, round(seconds))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "5s", "-s", str(HERE / "requests.lua"), url]
-    done = subprocess.run([*command, "--", str(requests)], capture_output=True, text=True, timeout=duration_s + EXTRA_TIMEOUT_S, check=True)
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{duration_s}s",
+        "--timeout",
+        "5s",
+        "-s",
+        str(HERE / "requests.lua"),
+        url,
+    ]
+    done = subprocess.run(
+        [*command, "--", str(requests)],
+        capture_output=True,
+        text=True,
+        timeout=duration_s + EXTRA_TIMEOUT_S,
+        check=True,
+    )
     return _checked(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -61,7 +77,14 @@ def run_own(kind: str, **spec: Any) -> Figures:
 def open_idle_sockets(url: str, users: list[dict[str, str]]) -> Iterator[int]:
     """Keep one idle socket for each user open during the block, and yield their number."""
     command = [sys.executable, "-m", OWN_GENERATOR]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parent,
+        start_new_session=True,
+    )
     assert process.stdin
     assert process.stdout
     try:
@@ -79,5 +102,7 @@ def _checked(figures: Figures) -> Figures:
     if not figures["requests"]:
         raise MeasurementError("No request was answered. Measure for longer with --seconds.")
     if figures["failed"] > MAX_FAILED_SHARE * figures["requests"]:
-        raise MeasurementError(f"{figures['failed']:.0f} of {figures['requests']:.0f} requests failed.")
+        raise MeasurementError(
+            f"{figures['failed']:.0f} of {figures['requests']:.0f} requests failed."
+        )
     return figures | {"rate": figures["requests"] / figures["seconds"]}

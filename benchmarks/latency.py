@@ -49,11 +49,21 @@ def measure_p99(environment: Environment) -> Result:
     peer = next((server for server in servers if server.name == "Express"), servers[-1])
     figures: dict[str, list[float]] = {}
     checks, rates = [], {}
-    for kind, requests_of in (("send", send_requests), ("read", lambda users: read_requests(users, MESSAGES))):
-        rate = rates[kind] = max(1, round(rate_of(environment, peer, requests_of(peer.users))() / 2))
+    for kind, requests_of in (
+        ("send", send_requests),
+        ("read", lambda users: read_requests(users, MESSAGES)),
+    ):
+        rate = rates[kind] = max(
+            1, round(rate_of(environment, peer, requests_of(peer.users))() / 2)
+        )
         figures |= interleave(
             environment.rounds,
-            {f"{server.name}, {kind}": _paced(environment, server, requests_of(server.users), rate) for server in servers},
+            {
+                f"{server.name}, {kind}": _paced(
+                    environment, server, requests_of(server.users), rate
+                )
+                for server in servers
+            },
         )
         if peer is not servers[0]:
             ratio = ratios(figures[f"chatlab, {kind}"], figures[f"{peer.name}, {kind}"])
@@ -68,10 +78,18 @@ def measure_p99(environment: Environment) -> Result:
     return Result("ms, p99", figures, checks, settings, missing_servers(environment))
 
 
-def _paced(environment: Environment, server: Server, requests: list[RequestLine], rate: float) -> Callable[[], float]:
+def _paced(
+    environment: Environment, server: Server, requests: list[RequestLine], rate: float
+) -> Callable[[], float]:
     path = write_requests(requests, environment.folder / f"{server.database}.requests-paced")
     seconds = environment.seconds
-    spec = {"url": server.url, "requests": str(path), "rate": rate, "connections": CONNECTIONS, "seconds": seconds}
+    spec = {
+        "url": server.url,
+        "requests": str(path),
+        "rate": rate,
+        "connections": CONNECTIONS,
+        "seconds": seconds,
+    }
     return lambda: generators.run_own("paced", **spec)["p99"]
 
 
@@ -93,9 +111,16 @@ def measure_single(environment: Environment) -> Result:
         for kind, (servers, make_request) in kinds.items():
             requests = {server.name: make_request(server) for server in servers}
             for name, replies in alternate(requests, environment.seconds / 2).items():
-                figures.setdefault(f"{name}, {kind}", []).append(median(reply.took_ms for reply in replies))
+                figures.setdefault(f"{name}, {kind}", []).append(
+                    median(reply.took_ms for reply in replies)
+                )
     checks = [
-        Check(f"{kind}: chatlab / Express", ratios(figures[f"chatlab, {kind}"], figures[f"Express, {kind}"]), 1, at_least=False)
+        Check(
+            f"{kind}: chatlab / Express",
+            ratios(figures[f"chatlab, {kind}"], figures[f"Express, {kind}"]),
+            1,
+            at_least=False,
+        )
         for kind in kinds
         if f"Express, {kind}" in figures
     ]
@@ -128,7 +153,10 @@ def measure_cache(environment: Environment) -> Result:
     Each round has its own reader, so that it starts with empty conversations.
     """
     tokens = make_users(environment.users)
-    readers = [BenchUser(f"reader-{number}", tokens[number].token, "short") for number in range(environment.rounds)]
+    readers = [
+        BenchUser(f"reader-{number}", tokens[number].token, "short")
+        for number in range(environment.rounds)
+    ]
     others = ("short", "long", "partner-off", "partner-window", "partner-narrow")
     users = [*readers, *(BenchUser(name, f"none-{name}", "") for name in others)]
     off = environment.chatlab("off", users=users, CACHE_MODE="off")
@@ -137,7 +165,10 @@ def measure_cache(environment: Environment) -> Result:
     figures: dict[str, list[float]] = {}
     shares: dict[str, list[float]] = {}
     for reader in readers:
-        variants = {one.name: Variant(RawHttpClient(one.url, reader.token), f"partner-{one.name}") for one in servers}
+        variants = {
+            one.name: Variant(RawHttpClient(one.url, reader.token), f"partner-{one.name}")
+            for one in servers
+        }
         for comparison in _compare_all(variants, environment.seconds / 3):
             title = f"{comparison.claim.operation}, {comparison.condition.partition(';')[0]}"
             without, with_cache = comparison.without_ms, comparison.with_cache_ms
@@ -146,7 +177,8 @@ def measure_cache(environment: Environment) -> Result:
             shares.setdefault(title, []).append(share_saved(without, with_cache).middle)
     targets = (None, 0.6, None, 0.8, 0.5)  # in the order of the comparisons
     checks = [
-        Check(f"{title}: share of time saved", rounds, target) for (title, rounds), target in zip(shares.items(), targets, strict=True)
+        Check(f"{title}: share of time saved", rounds, target)
+        for (title, rounds), target in zip(shares.items(), targets, strict=True)
     ]
     remark = "With CHATLAB_WINDOW_SIZE=100 a read of 500 messages is partial; with the default it is a hit"
     return Result("ms, p50", figures, checks, {"requests at a time": 1}, [remark])
@@ -172,19 +204,26 @@ def measure_length(environment: Environment) -> Result:
         for user in (reader, writer):
             insert_conversation(environment.mongo[server.database], user.id, user.partner, length)
         reads[f"read, {length:,} messages"] = _read_newest(server, reader)
-        sends[f"send, {length:,} messages"] = make_send(RawHttpClient(server.url, writer.token), writer.partner, TEXT)
+        sends[f"send, {length:,} messages"] = make_send(
+            RawHttpClient(server.url, writer.token), writer.partner, TEXT
+        )
     figures: dict[str, list[float]] = {name: [] for name in (*reads, *sends)}
     for _ in range(environment.rounds):
         for name, replies in alternate(reads | sends, 3 * environment.seconds).items():
             figures[name].append(median(reply.took_ms for reply in replies))
     # A read of 10 messages transfers a fifth of the bytes of the others, so it is not compared.
     compared_reads = [figures[name] for name in list(reads)[1:]]
-    checks = [_flatness("read", compared_reads), _flatness("send", [figures[name] for name in sends])]
+    checks = [
+        _flatness("read", compared_reads),
+        _flatness("send", [figures[name] for name in sends]),
+    ]
     remark = (
         "The slowest length may take at most 1.25 times the fastest. "
         "A read of 10 messages transfers a fifth of the bytes of the others, so it is left out."
     )
-    return Result("ms, p50", figures, checks, {"requests at a time": 1, "messages read": MESSAGES}, [remark])
+    return Result(
+        "ms, p50", figures, checks, {"requests at a time": 1, "messages read": MESSAGES}, [remark]
+    )
 
 
 def _flatness(kind: str, figures: list[list[float]]) -> Check:

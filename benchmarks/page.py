@@ -40,7 +40,9 @@ def _summary_table(found: list[Json]) -> list[str]:
     lines = ["| benchmark | target | measured | |", "| --- | --- | --- | --- |"]
     for result in found:
         checks = [check for check in result["checks"] if check["met"] is not None]
-        measured = "; ".join(f"{check['what']} {format_figure(check['median'])}" for check in checks)
+        measured = "; ".join(
+            f"{check['what']} {format_figure(check['median'])}" for check in checks
+        )
         met = MET[all(check["met"] for check in checks)] if checks else "not measured"
         title = f"[{result['title']}](#{_anchor(result['title'])})"
         lines.append(f"| {title} | {result['target']} | {measured} | {met} |")
@@ -81,12 +83,17 @@ def _figures_table(result: Json) -> list[str]:
 
 
 def _checks_table(result: Json) -> list[str]:
-    lines = ["| check | median | range of the rounds | target | |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "| check | median | range of the rounds | target | |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
     for check in result["checks"]:
         bound = "at least" if check["at_least"] else "at most"
         target = "" if check["target"] is None else f"{bound} {check['target']:g}"
         median = format_figure(check["median"])
-        lines.append(f"| {check['what']} | {median} | {_range(check)} | {target} | {MET[check['met']]} |")
+        lines.append(
+            f"| {check['what']} | {median} | {_range(check)} | {target} | {MET[check['met']]} |"
+        )
     return lines
 
 
@@ -104,4 +111,6 @@ def _chart(result: Json) -> str:
         server, _, kind = name.partition(", ")
         bar = Bar(server, series["median"], series["low"], series["high"])
         groups.setdefault(kind or result["title"], []).append(bar)
-    return render_svg(result["title"], [BarGroup(title, result["unit"], bars) for title, bars in groups.items()])
+    return render_svg(
+        result["title"], [BarGroup(title, result["unit"], bars) for title, bars in groups.items()]
+    )

@@ -47,12 +47,16 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(command: list[str], environment: dict[str, str], log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    command: list[str], environment: dict[str, str], log: IO[bytes]
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a child process during the block.
 
     It also ends with this process, because it watches its standard input. Ctrl-C does not reach it.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
+    }
     process = subprocess.Popen(
         command,
         env=inherited | environment,

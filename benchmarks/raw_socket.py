@@ -14,9 +14,13 @@ class RawSocketClient:
 
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url)
-        self._socket = socket.create_connection((parts.hostname or "", parts.port or 80), REPLY_TIMEOUT_S)
+        self._socket = socket.create_connection(
+            (parts.hostname or "", parts.port or 80), REPLY_TIMEOUT_S
+        )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.sendall(encode_request("GET", UPGRADE_PATH, UPGRADE_HEADERS.format(host=parts.netloc), b""))
+        self._socket.sendall(
+            encode_request("GET", UPGRADE_PATH, UPGRADE_HEADERS.format(host=parts.netloc), b"")
+        )
         data = b""
         while END_OF_HEAD not in data:
             data += self._socket.recv(65_536)

@@ -7,7 +7,13 @@ from benchmarks.environment import CONNECTIONS, Environment
 from benchmarks.footprint import measure_idle, measure_start, measure_sweep
 from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
 from benchmarks.result import Result
-from benchmarks.throughput import measure_cached, measure_sends, measure_sockets, measure_uncached, measure_workers
+from benchmarks.throughput import (
+    measure_cached,
+    measure_sends,
+    measure_sockets,
+    measure_uncached,
+    measure_workers,
+)
 
 
 class Benchmark(NamedTuple):
@@ -19,26 +25,38 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "sends": Benchmark(f"Sends over HTTP, {CONNECTIONS} connections", "at least 4 times the Express server", measure_sends),
+    "sends": Benchmark(
+        f"Sends over HTTP, {CONNECTIONS} connections",
+        "at least 4 times the Express server",
+        measure_sends,
+    ),
     "cached": Benchmark(
         "Cached reads of 50 messages",
         "at least 2 times the Express server, and half of bare ASGI + one GET",
         measure_cached,
     ),
-    "uncached": Benchmark("Uncached reads of 50 messages", "at least 2.5 times the Express server", measure_uncached),
+    "uncached": Benchmark(
+        "Uncached reads of 50 messages", "at least 2.5 times the Express server", measure_uncached
+    ),
     "sockets": Benchmark(
         "Sends over sockets, acknowledged and delivered",
         "at least 2 times the Express server",
         measure_sockets,
     ),
     "p99": Benchmark("p99 at half of the peer's peak rate", "lower than the peer's", measure_p99),
-    "single": Benchmark("One user, one request at a time", "no operation slower than on the Express server", measure_single),
+    "single": Benchmark(
+        "One user, one request at a time",
+        "no operation slower than on the Express server",
+        measure_single,
+    ),
     "cache": Benchmark(
         "With and without the cache",
         "60 % less time for reads of 50 messages, 80 % for 500, 50 % for reactions",
         measure_cache,
     ),
-    "workers": Benchmark("2 processes", "at least 1.3 times the reads of one process", measure_workers),
+    "workers": Benchmark(
+        "2 processes", "at least 1.3 times the reads of one process", measure_workers
+    ),
     "idle": Benchmark("Idle sockets", "at most 45 KB each", measure_idle),
     "sweep": Benchmark(
         "Sweep with 100,000 live keys",

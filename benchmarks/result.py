@@ -56,7 +56,12 @@ class Result(NamedTuple):
         return {
             "unit": self.unit,
             "sides": {
-                name: {"median": median(rounds), "low": min(rounds), "high": max(rounds), "rounds": rounds}
+                name: {
+                    "median": median(rounds),
+                    "low": min(rounds),
+                    "high": max(rounds),
+                    "rounds": rounds,
+                }
                 for name, rounds in self.series.items()
             },
             "checks": [check.as_json() for check in self.checks],

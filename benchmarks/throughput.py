@@ -12,7 +12,14 @@ from benchmarks import generators
 from benchmarks.environment import CONNECTIONS, MESSAGES, Environment, missing_servers
 from benchmarks.processes import Server
 from benchmarks.result import Check, Result, interleave, ratios
-from benchmarks.users import TEXT, RequestLine, as_json, read_requests, send_requests, write_requests
+from benchmarks.users import (
+    TEXT,
+    RequestLine,
+    as_json,
+    read_requests,
+    send_requests,
+    write_requests,
+)
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import create_draft
 
@@ -23,14 +30,18 @@ INSERT_SIZE = 32  # documents in each insert_many
 def measure_sends(environment: Environment) -> Result:
     """Measure sends over HTTP, compared with the peers and with a bare insert_many."""
     servers = [environment.chatlab(), *environment.peers()]
-    loads = {server.name: rate_of(environment, server, send_requests(server.users)) for server in servers}
+    loads = {
+        server.name: rate_of(environment, server, send_requests(server.users)) for server in servers
+    }
     rates = interleave(environment.rounds, loads | {"insert_many alone": _insert_rate(environment)})
     remark = (
         f"insert_many: {INSERT_SIZE} documents in each call, one call after the other, with the same write concern: "
         "the most that MongoDB alone can do"
     )
     remarks = [remark, *missing_servers(environment)]
-    return Result("sends/s", rates, _compare_with_peers(rates, 4), _http_settings(environment), remarks)
+    return Result(
+        "sends/s", rates, _compare_with_peers(rates, 4), _http_settings(environment), remarks
+    )
 
 
 def measure_cached(environment: Environment) -> Result:
@@ -50,7 +61,9 @@ def measure_uncached(environment: Environment) -> Result:
     servers = [ours, *environment.peers(messages=MESSAGES, cache=False)]
     rates = interleave(environment.rounds, _read_loads(environment, servers))
     settings = _http_settings(environment) | {"messages": MESSAGES, "cache": "off"}
-    return Result("reads/s", rates, _compare_with_peers(rates, 2.5), settings, missing_servers(environment))
+    return Result(
+        "reads/s", rates, _compare_with_peers(rates, 2.5), settings, missing_servers(environment)
+    )
 
 
 def measure_sockets(environment: Environment) -> Result:
@@ -61,9 +74,13 @@ def measure_sockets(environment: Environment) -> Result:
         users = as_json(server.users[:SOCKETS])
 
         def run() -> float:
-            found = generators.run_own("sockets", url=server.url, users=users, text=TEXT, seconds=environment.seconds)
+            found = generators.run_own(
+                "sockets", url=server.url, users=users, text=TEXT, seconds=environment.seconds
+            )
             if found["lost"] > 0:
-                remarks.append(f"{server.name}: {found['lost']:.0f} messages did not reach the partner, {found['delivered']:.0f} did")
+                remarks.append(
+                    f"{server.name}: {found['lost']:.0f} messages did not reach the partner, {found['delivered']:.0f} did"
+                )
             return found["rate"]
 
         return run
@@ -77,7 +94,9 @@ def measure_sockets(environment: Environment) -> Result:
         "seconds": environment.seconds,
     }
     remarks += missing_servers(environment)
-    return Result("acknowledged and delivered/s", rates, _compare_with_peers(rates, 2), settings, remarks)
+    return Result(
+        "acknowledged and delivered/s", rates, _compare_with_peers(rates, 2), settings, remarks
+    )
 
 
 def measure_workers(environment: Environment) -> Result:
@@ -91,23 +110,34 @@ def measure_workers(environment: Environment) -> Result:
     ]
     rates = interleave(environment.rounds, _read_loads(environment, servers))
     check = Check("2 processes / 1 process", ratios(rates["2 processes"], rates["1 process"]), 1.3)
-    return Result("reads/s", rates, [check], _http_settings(environment) | {"messages": MESSAGES}, [])
+    return Result(
+        "reads/s", rates, [check], _http_settings(environment) | {"messages": MESSAGES}, []
+    )
 
 
-def rate_of(environment: Environment, server: Server, requests: list[RequestLine]) -> Callable[[], float]:
+def rate_of(
+    environment: Environment, server: Server, requests: list[RequestLine]
+) -> Callable[[], float]:
     """Return a function that measures the rate of these requests, after a short warm-up."""
     path = write_requests(requests, environment.folder / f"{server.database}.requests")
     seconds, warm_up_s = environment.seconds, min(0.5, environment.seconds / 4)
 
     def run() -> float:
-        generators.run_own("closed", url=server.url, requests=str(path), seconds=warm_up_s, connections=CONNECTIONS)
-        return generators.run_closed_loop(server.url, path, seconds=seconds, connections=CONNECTIONS)["rate"]
+        generators.run_own(
+            "closed", url=server.url, requests=str(path), seconds=warm_up_s, connections=CONNECTIONS
+        )
+        return generators.run_closed_loop(
+            server.url, path, seconds=seconds, connections=CONNECTIONS
+        )["rate"]
 
     return run
 
 
 def _read_loads(environment: Environment, servers: list[Server]) -> dict[str, Callable[[], float]]:
-    return {server.name: rate_of(environment, server, read_requests(server.users, MESSAGES)) for server in servers}
+    return {
+        server.name: rate_of(environment, server, read_requests(server.users, MESSAGES))
+        for server in servers
+    }
 
 
 def _insert_rate(environment: Environment) -> Callable[[], float]:
@@ -121,7 +151,9 @@ def _insert_rate(environment: Environment) -> Callable[[], float]:
         while not count or time.perf_counter() - started < environment.seconds:
             one, other = UserId(f"a{count}"), UserId(f"b{count}")
             drafts = [create_draft(one, other, TEXT, None) for _ in range(INSERT_SIZE)]
-            messages.insert_many([draft.document(seq) for seq, draft in enumerate(drafts, 1)], ordered=False)
+            messages.insert_many(
+                [draft.document(seq) for seq, draft in enumerate(drafts, 1)], ordered=False
+            )
             count += INSERT_SIZE
         return count / (time.perf_counter() - started)
 
@@ -131,7 +163,9 @@ def _insert_rate(environment: Environment) -> Callable[[], float]:
 def _replies(server: Server) -> dict[str, bytes]:
     """Return the reply to a read, by partner, so that the bare application sends the same bytes."""
     with server.connect() as client:
-        reply = client.request("GET", f"/api/messages/{server.users[0].partner}?limit={MESSAGES}").body
+        reply = client.request(
+            "GET", f"/api/messages/{server.users[0].partner}?limit={MESSAGES}"
+        ).body
     return {user.partner: reply for user in server.users}
 
 
@@ -139,9 +173,13 @@ def _compare_with_peers(rates: dict[str, list[float]], target: float) -> list[Ch
     """Return ratios to the peers. Only the ratio to Express has a target."""
     checks = []
     if "Express" in rates:
-        checks.append(Check("chatlab / Express", ratios(rates["chatlab"], rates["Express"]), target))
+        checks.append(
+            Check("chatlab / Express", ratios(rates["chatlab"], rates["Express"]), target)
+        )
     if "plain FastAPI" in rates:
-        checks.append(Check("chatlab / plain FastAPI", ratios(rates["chatlab"], rates["plain FastAPI"])))
+        checks.append(
+            Check("chatlab / plain FastAPI", ratios(rates["chatlab"], rates["plain FastAPI"]))
+        )
     return checks
 
 

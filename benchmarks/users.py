@@ -42,21 +42,33 @@ def as_json(users: list[BenchUser]) -> list[Json]:
 
 def make_users(count: int) -> list[BenchUser]:
     """Return `count` users in pairs: u0000 and u0001, u0002 and u0003, and so on."""
-    return [BenchUser(f"u{number:04}", secrets.token_hex(16), f"u{number ^ 1:04}") for number in range(count)]
+    return [
+        BenchUser(f"u{number:04}", secrets.token_hex(16), f"u{number ^ 1:04}")
+        for number in range(count)
+    ]
 
 
 def insert_chatlab_data(database: Database[Json], users: list[BenchUser], messages: int) -> None:
     """Insert users, sessions, and `messages` messages in each conversation."""
     today = datetime.now(UTC)
     names = sorted({name for user in users for name in (user.id, user.partner)})
-    database["users"].insert_many([{"_id": name, "displayName": name, "passwordHash": "none", "createdAt": today} for name in names])
+    database["users"].insert_many(
+        [
+            {"_id": name, "displayName": name, "passwordHash": "none", "createdAt": today}
+            for name in names
+        ]
+    )
     expires = today + timedelta(days=1)
-    database["sessions"].insert_many([{"_id": hash_token(user.token), "userId": user.id, "expiresAt": expires} for user in users])
+    database["sessions"].insert_many(
+        [{"_id": hash_token(user.token), "userId": user.id, "expiresAt": expires} for user in users]
+    )
     for first in users[::2]:
         insert_conversation(database, first.id, first.partner, messages)
 
 
-def insert_conversation(database: Database[Json], sender: str, receiver: str, messages: int) -> None:
+def insert_conversation(
+    database: Database[Json], sender: str, receiver: str, messages: int
+) -> None:
     """Insert messages of one conversation with the seqs 1 to `messages`."""
     for start in range(1, messages + 1, INSERT_SIZE):
         seqs = range(start, min(start + INSERT_SIZE, messages + 1))
@@ -96,7 +108,17 @@ def drop_database(url: str, database: str) -> None:
 
 def send_requests(users: list[BenchUser]) -> list[RequestLine]:
     """Return one send to its partner for each user, in random order."""
-    return _shuffled([["POST", "/api/messages/send", user.token, json.dumps({"receiverId": user.partner, "text": TEXT})] for user in users])
+    return _shuffled(
+        [
+            [
+                "POST",
+                "/api/messages/send",
+                user.token,
+                json.dumps({"receiverId": user.partner, "text": TEXT}),
+            ]
+            for user in users
+        ]
+    )
 
 
 def read_requests(users: list[BenchUser], limit: int) -> list[RequestLine]:
@@ -104,7 +126,9 @@ def read_requests(users: list[BenchUser], limit: int) -> list[RequestLine]:
 
     The peers ignore the limit; theirs is fixed to the same number.
     """
-    return _shuffled([["GET", f"/api/messages/{user.partner}?limit={limit}", user.token, ""] for user in users])
+    return _shuffled(
+        [["GET", f"/api/messages/{user.partner}?limit={limit}", user.token, ""] for user in users]
+    )
 
 
 def _shuffled(requests: list[RequestLine]) -> list[RequestLine]:

@@ -24,7 +24,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
 
     If one is missing, tests fail; they are never skipped.
     """
-    with open_engines(load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)) as found:
+    with open_engines(
+        load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)
+    ) as found:
         yield found
 
 
@@ -61,8 +63,13 @@ def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker
 
         def start_process(**settings: str) -> Service:
             chosen = {"DATABASE": space, "KEY_PREFIX": f"{space}:", **settings}
-            mongo_url, redis_url = chosen.pop("MONGO_URL", engines.mongo.url), chosen.pop("REDIS_URL", engines.redis.url)
-            service = Service(mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen)
+            mongo_url, redis_url = (
+                chosen.pop("MONGO_URL", engines.mongo.url),
+                chosen.pop("REDIS_URL", engines.redis.url),
+            )
+            service = Service(
+                mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen
+            )
             stack.callback(_end, service)
             return service.wait_until_ready()
 

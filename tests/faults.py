@@ -40,8 +40,18 @@ class Deployment:
     def start(self, **settings: str) -> Service:
         """Start one more process of the service."""
         given = {"DATABASE": self.database.name, "KEY_PREFIX": f"{self.space}:", **settings}
-        mongo_url, redis_url = given.pop("MONGO_URL", self.engines.mongo.url), given.pop("REDIS_URL", self.engines.redis.url)
-        self.services.append(Service(mongo_url, redis_url, self.folder / f"{self.space}-{len(self.services)}.log", **given))
+        mongo_url, redis_url = (
+            given.pop("MONGO_URL", self.engines.mongo.url),
+            given.pop("REDIS_URL", self.engines.redis.url),
+        )
+        self.services.append(
+            Service(
+                mongo_url,
+                redis_url,
+                self.folder / f"{self.space}-{len(self.services)}.log",
+                **given,
+            )
+        )
         return self.services[-1].wait_until_ready()
 
     def create_user(self, service: Service, name: str | None = None) -> User:
@@ -68,7 +78,9 @@ class Deployment:
 def open_deployment(folder: Path) -> Iterator[Deployment]:
     """Start private servers, but no service yet. Everything stops when the block ends."""
     with (
-        open_engines(load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)) as engines,
+        open_engines(
+            load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)
+        ) as engines,
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
         redis.Redis.from_url(engines.redis.url) as keys,
     ):
@@ -90,7 +102,11 @@ def frozen(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
         process = psutil.Process(pid)
-        block_until(process.status, f"process {pid} to stop", is_reached=lambda status: status == psutil.STATUS_STOPPED)
+        block_until(
+            process.status,
+            f"process {pid} to stop",
+            is_reached=lambda status: status == psutil.STATUS_STOPPED,
+        )
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -128,7 +144,10 @@ class Proxy:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.url, self.mongo_url = f"redis://{address}", f"mongodb://{address}/?directConnection=true"
+        self.url, self.mongo_url = (
+            f"redis://{address}",
+            f"mongodb://{address}/?directConnection=true",
+        )
         self.garble: Callable[[bytes], bytes] | None = bytes
         self._hold: Hold | None = None
         threading.Thread(target=self._serve, daemon=True).start()
@@ -153,7 +172,12 @@ class Proxy:
                 threading.Thread(target=self._carry, args=(client,), daemon=True).start()
 
     def _carry(self, client: socket.socket) -> None:
-        with client, socket.socket(socket.AF_UNIX) as server, selectors.DefaultSelector() as ready, contextlib.suppress(OSError):
+        with (
+            client,
+            socket.socket(socket.AF_UNIX) as server,
+            selectors.DefaultSelector() as ready,
+            contextlib.suppress(OSError),
+        ):
             server.connect(self._target)
             ready.register(client, selectors.EVENT_READ, server)
             ready.register(server, selectors.EVENT_READ, client)

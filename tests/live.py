@@ -35,12 +35,20 @@ class Service:
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.settings = {"MONGO_URL": mongo_url, "REDIS_URL": redis_url, "PORT": str(self.port), "RATE_LIMIT": "0", **settings}
+        self.settings = {
+            "MONGO_URL": mongo_url,
+            "REDIS_URL": redis_url,
+            "PORT": str(self.port),
+            "RATE_LIMIT": "0",
+            **settings,
+        }
         self.log = log
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
+        }
         environment |= {f"CHATLAB_{name}": value for name, value in self.settings.items()}
         with self.log.open("ab") as log:
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
@@ -103,15 +111,24 @@ class User:
 
     async def at(self, service: Service) -> "User":
         """Return the same user, with the same token, as a client of another process of the service."""
-        http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {self.token}"})
+        http = httpx.AsyncClient(
+            base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {self.token}"}
+        )
         return User(service, self.id, self.token, http)
 
     async def connect(self, events: list[tuple[str, Any]] | None = None) -> socketio.AsyncClient:
         """Open a socket. The events it receives go to `events`, or to the user's own list."""
         received = self.events if events is None else events
         client = socketio.AsyncClient(reconnection=False)
-        client.on("*", lambda event, *payload: received.append((event, payload[0] if payload else None)))
-        await client.connect(self.service.url, auth={"token": self.token}, transports=["websocket"], wait_timeout=int(LIMIT_S))
+        client.on(
+            "*", lambda event, *payload: received.append((event, payload[0] if payload else None))
+        )
+        await client.connect(
+            self.service.url,
+            auth={"token": self.token},
+            transports=["websocket"],
+            wait_timeout=int(LIMIT_S),
+        )
         self.sockets.append(client)
         return client
 
@@ -121,18 +138,30 @@ class User:
             await self.connect()
         return await self.sockets[0].call(event, payload, timeout=LIMIT_S)
 
-    async def send(self, to: "User | str", text: str, *, transport: str = "http", **more: object) -> Any:
+    async def send(
+        self, to: "User | str", text: str, *, transport: str = "http", **more: object
+    ) -> Any:
         """Send a message over this transport. Return it as JSON, or the error."""
-        payload: Mapping[str, object] = {"receiverId": to if isinstance(to, str) else to.id, "text": text, **more}
+        payload: Mapping[str, object] = {
+            "receiverId": to if isinstance(to, str) else to.id,
+            "text": text,
+            **more,
+        }
         if transport == "http":
             return (await self.http.post("/api/messages/send", json=payload)).json()
         ack: Any = await self.ask("sendMessage", payload)
         return ack["message"] if ack["ok"] else ack["error"]
 
-    async def read(self, other: "User | str", *, fresh: bool = False, **page: int) -> httpx.Response:
+    async def read(
+        self, other: "User | str", *, fresh: bool = False, **page: int
+    ) -> httpx.Response:
         """Read a conversation. With `fresh`, the service must not use the cache."""
         headers = {"cache-control": "no-cache"} if fresh else {}
-        return await self.http.get(f"/api/messages/{other if isinstance(other, str) else other.id}", params=page, headers=headers)
+        return await self.http.get(
+            f"/api/messages/{other if isinstance(other, str) else other.id}",
+            params=page,
+            headers=headers,
+        )
 
     def received(self, event: str) -> list[Any]:
         """Return the payloads of all events of this name received so far."""
@@ -140,7 +169,13 @@ class User:
 
     async def wait_for_events(self, event: str, count: int = 1) -> list[Any]:
         """Wait for this many events of this name, and return the payloads."""
-        return list(await wait_until(lambda: self.received(event), f"{count} {event}", is_reached=lambda payloads: len(payloads) >= count))
+        return list(
+            await wait_until(
+                lambda: self.received(event),
+                f"{count} {event}",
+                is_reached=lambda payloads: len(payloads) >= count,
+            )
+        )
 
     async def close(self) -> None:
         """Close all connections."""

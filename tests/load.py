@@ -37,7 +37,15 @@ class Account:
             self.answered[text] = message
 
 
-async def write(account: Account, sender: User, receiver: str, *, transport: str, repeat: bool = False, count: int = 1_000_000) -> None:
+async def write(
+    account: Account,
+    sender: User,
+    receiver: str,
+    *,
+    transport: str,
+    repeat: bool = False,
+    count: int = 1_000_000,
+) -> None:
     """Send `count` messages, one after the other, or until `account.stop`.
 
     With `repeat`, each send has a client id and is repeated until it is answered.
@@ -46,7 +54,9 @@ async def write(account: Account, sender: User, receiver: str, *, transport: str
         if account.stop:
             return
         text = f"{sender.id} {transport} {secrets.token_hex(6)}"
-        request = {"receiverId": receiver, "text": text} | ({"clientId": text[-12:]} if repeat else {})
+        request = {"receiverId": receiver, "text": text} | (
+            {"clientId": text[-12:]} if repeat else {}
+        )
         message = await _send(account, sender, request, transport)
         while message is None and repeat:
             await asyncio.sleep(RETRY_DELAY_S)
@@ -56,7 +66,9 @@ async def write(account: Account, sender: User, receiver: str, *, transport: str
             await asyncio.sleep(RETRY_DELAY_S)
 
 
-async def _send(account: Account, sender: User, request: dict[str, str], transport: str) -> Message | None:
+async def _send(
+    account: Account, sender: User, request: dict[str, str], transport: str
+) -> Message | None:
     """Return the message in the answer; None after a 503 or without an answer."""
     account.waiting[request["text"]] = sender.service
     try:
@@ -85,7 +97,9 @@ async def _by_socket(sender: User, request: dict[str, str]) -> Message | None:
 async def _call(client: socketio.AsyncClient, request: dict[str, str]) -> Any:
     """Return the acknowledgement. Raises TimeoutError if the connection ends before it comes."""
     call = asyncio.create_task(client.call("sendMessage", request, timeout=LIMIT_S))
-    await asyncio.wait((call, client.eio.read_loop_task), return_when=asyncio.FIRST_COMPLETED)  # the read loop ends with the connection
+    await asyncio.wait(
+        (call, client.eio.read_loop_task), return_when=asyncio.FIRST_COMPLETED
+    )  # the read loop ends with the connection
     if not call.done():
         call.cancel()
         raise TimeoutError
@@ -101,6 +115,8 @@ def check(account: Account, conversation: list[Message]) -> None:
     for message in conversation:
         assert message["text"] not in found, f"saved twice: {message}"
         found[message["text"]] = message
-    missing = {text: message for text, message in account.answered.items() if found.get(text) != message}
+    missing = {
+        text: message for text, message in account.answered.items() if found.get(text) != message
+    }
     assert not missing, f"answered but lost: {missing}"
     assert set(found) <= set(account.answered) | set(account.unanswered)

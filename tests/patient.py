@@ -19,7 +19,11 @@ class PatientService(Service):
     def wait_until_ready(self) -> "PatientService":
         """Wait until the service answers and has reached both MongoDB and Redis."""
         super().wait_until_ready()
-        block_until(self._status, "the service to reach its servers", is_reached=lambda status: status == "ok")
+        block_until(
+            self._status,
+            "the service to reach its servers",
+            is_reached=lambda status: status == "ok",
+        )
         return self
 
     def _status(self) -> str:

@@ -13,7 +13,9 @@ from chatlab.local.engines import Engines
 
 
 @pytest.fixture(scope="session")
-def patient_shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+def patient_shared(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SharedService]:
     """Return one patient service for all modules that ask for it."""
     log = tmp_path_factory.mktemp("patient") / "service.log"
     with start_shared_service(engines, log, PatientService, CACHE_TTL=str(TTL_S)) as shared:

@@ -34,7 +34,9 @@ def paths() -> list[Path]:
 
 def title(notebook: Notebook) -> tuple[str, str]:
     """Return the number and the name of a notebook."""
-    number, _, name = notebook.cells[0].source.partition("\n")[0].removeprefix("# ").partition(" · ")
+    number, _, name = (
+        notebook.cells[0].source.partition("\n")[0].removeprefix("# ").partition(" · ")
+    )
     return number, name
 
 
@@ -76,7 +78,10 @@ def answer(notebook: Notebook) -> Notebook:
         about = cell.metadata.get("chatlab", {})
         for number, wrong in enumerate(about.get("wrong", ())):
             tried = ANSWER.sub(functools.partial(_put, wrong), about["solution"])
-            about_it = {"id": f"{cell.id}-wrong-{number}", "metadata": {"chatlab": {"expect": NOT_YET}}}
+            about_it = {
+                "id": f"{cell.id}-wrong-{number}",
+                "metadata": {"chatlab": {"expect": NOT_YET}},
+            }
             cells.append(nbformat.v4.new_code_cell(tried, **about_it))  # type: ignore[no-untyped-call]
         if "solution" in about:
             cell.source, about["expect"] = about["solution"], CORRECT
@@ -87,7 +92,9 @@ def answer(notebook: Notebook) -> Notebook:
 
 async def run(notebook: Notebook, folder: Path) -> Notebook:
     """Run all cells in a new kernel, in this folder. An exception in a cell stops the run."""
-    await NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).async_execute()
+    await NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).async_execute()
     return notebook
 
 

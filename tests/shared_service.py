@@ -60,15 +60,30 @@ class SharedService:
 
     def keys_of(self, pattern: str) -> list[str]:
         """Return the keys that match, without their prefix."""
-        return sorted(key.decode().removeprefix(self.prefix) for key in self.keys.scan_iter(self.prefix + pattern, count=1000))
+        return sorted(
+            key.decode().removeprefix(self.prefix)
+            for key in self.keys.scan_iter(self.prefix + pattern, count=1000)
+        )
 
 
-def create_user(database: Database[dict[str, Any]], service: Service, name: str | None = None) -> User:
+def create_user(
+    database: Database[dict[str, Any]], service: Service, name: str | None = None
+) -> User:
     """Insert a user and a session as sign-up does, and return the user."""
-    name, token, today = name or f"u{secrets.token_hex(6)}", secrets.token_urlsafe(32), datetime.now(UTC)
-    database["users"].insert_one({"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today})
-    database["sessions"].insert_one({"_id": hash_token(token), "userId": name, "expiresAt": today + timedelta(days=1)})
-    http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"})
+    name, token, today = (
+        name or f"u{secrets.token_hex(6)}",
+        secrets.token_urlsafe(32),
+        datetime.now(UTC),
+    )
+    database["users"].insert_one(
+        {"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today}
+    )
+    database["sessions"].insert_one(
+        {"_id": hash_token(token), "userId": name, "expiresAt": today + timedelta(days=1)}
+    )
+    http = httpx.AsyncClient(
+        base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"}
+    )
     return User(service, name, token, http)
 
 
@@ -84,18 +99,26 @@ async def meet(*users: User) -> None:
     Afterwards the processes that they are connected to know each other.
     """
     await asyncio.gather(*(user.connect() for user in users))
-    await wait_until(lambda: all(sees(witness, user) for witness in users for user in users), "all users to see each other online")
+    await wait_until(
+        lambda: all(sees(witness, user) for witness in users for user in users),
+        "all users to see each other online",
+    )
 
 
 @contextlib.contextmanager
-def start_shared_service(engines: Engines, log: Path, service_type: type[Service] = Service, **settings: str) -> Iterator[SharedService]:
+def start_shared_service(
+    engines: Engines, log: Path, service_type: type[Service] = Service, **settings: str
+) -> Iterator[SharedService]:
     """Start a service with its own database and key prefix, and remove its data at the end.
 
     All keys must have an expiry by then.
     """
     space = f"shared{secrets.token_hex(4)}"
     given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
-    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
+    with (
+        pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
+        redis.Redis.from_url(engines.redis.url) as keys,
+    ):
         service = service_type(engines.mongo.url, engines.redis.url, log, **given)
         try:
             yield SharedService(service.wait_until_ready(), mongo[space], keys, f"{space}:")

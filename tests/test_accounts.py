@@ -55,7 +55,10 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
     assert len(set(tokens)) == 2
     assert all(len(token) >= 43 for token in tokens)
     async with httpx.AsyncClient(base_url=shared.service.url) as http:
-        first, second = ({"authorization": f"{scheme} {token}"} for scheme, token in zip(("Bearer", "bearer"), tokens, strict=True))
+        first, second = (
+            {"authorization": f"{scheme} {token}"}
+            for scheme, token in zip(("Bearer", "bearer"), tokens, strict=True)
+        )
         assert (await http.get("/api/auth/me", headers=second)).json() == user
         ended = await http.post("/api/auth/logout", headers=first)
         assert (ended.status_code, ended.content) == (204, b"")
@@ -83,19 +86,28 @@ async def test_an_expired_session_is_rejected(shared: SharedService, new_user: U
     """The expiry is checked, because MongoDB deletes expired documents only once a minute."""
     ann = new_user()
     past = shared.database["sessions"].find_one({"userId": ann.id}) or {}
-    shared.database["sessions"].update_one({"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}})
+    shared.database["sessions"].update_one(
+        {"_id": past["_id"]}, {"$set": {"expiresAt": past["expiresAt"].replace(year=2020)}}
+    )
     assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
 
 
 async def test_only_one_of_concurrent_sign_ups_gets_a_name(shared: SharedService) -> None:
     """The others get 409, and their passwords do not work."""
     name = f"new-{time.monotonic_ns()}"
-    answers = await asyncio.gather(*(post(shared.service, "signup", {"username": name, "password": f"{n} {PASSWORD}"}) for n in range(4)))
+    answers = await asyncio.gather(
+        *(
+            post(shared.service, "signup", {"username": name, "password": f"{n} {PASSWORD}"})
+            for n in range(4)
+        )
+    )
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
     for number, answer in enumerate(answers):
         if answer.status_code == 409:
             assert_problem(answer, 409, "conflict")
-        logged_in = await post(shared.service, "login", {"username": name, "password": f"{number} {PASSWORD}"})
+        logged_in = await post(
+            shared.service, "login", {"username": name, "password": f"{number} {PASSWORD}"}
+        )
         assert (logged_in.status_code == 200) == (answer.status_code == 201)
 
 
@@ -125,7 +137,10 @@ async def test_an_unknown_name_and_a_wrong_password_look_alike(shared: SharedSer
     """An unknown name and a wrong password get the same 401, byte for byte."""
     name = f"new-{time.monotonic_ns()}"
     await post(shared.service, "signup", {"username": name, "password": PASSWORD})
-    wrong = [{"username": username, "password": "wrong password"} for username in (name, "nobody-at-all", "No Name!", name)]
+    wrong = [
+        {"username": username, "password": "wrong password"}
+        for username in (name, "nobody-at-all", "No Name!", name)
+    ]
     answers = [await post(shared.service, "login", attempt) for attempt in wrong]
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.content for answer in answers}) == 1
@@ -190,7 +205,9 @@ async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.Mo
     assert store.session_queries == 2
 
 
-async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp, database: Any) -> None:
+async def test_log_in_attempts_are_limited(
+    start: ServiceMaker, sign_up: SignUp, database: Any
+) -> None:
     """Too many failures block one name, with Retry-After. The right password resets the count."""
     service = start(LOGIN_LIMIT="3")
     ann, bob = await sign_up("ann", service), await sign_up("bob", service)
@@ -211,13 +228,18 @@ async def test_log_in_attempts_are_limited(start: ServiceMaker, sign_up: SignUp,
     ]
 
 
-async def test_a_forged_client_address_does_not_evade_the_limit(start: ServiceMaker, database: Any) -> None:
+async def test_a_forged_client_address_does_not_evade_the_limit(
+    start: ServiceMaker, database: Any
+) -> None:
     """A client can write anything into X-Forwarded-For, so the service ignores it."""
     service = start(LOGIN_LIMIT="3")
     guess = {"username": "ann", "password": "wrong"}
     async with httpx.AsyncClient(base_url=service.url) as http:
         answers = [
-            await http.post("/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}) for number in range(11)
+            await http.post(
+                "/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}
+            )
+            for number in range(11)
         ]
     assert [answer.status_code for answer in answers] == [401] * 3 + [429] * 8
 
@@ -231,12 +253,16 @@ async def test_a_log_out_takes_effect_in_all_processes(start: ServiceMaker, data
     assert (await ann_there.http.get("/api/auth/me")).status_code == 200  # now cached there
     assert (await ann.http.post("/api/auth/logout")).status_code == 204
     assert_problem(await ann.http.get("/api/auth/me"), 401, "unauthenticated")
-    await wait_until(lambda: not sockets[0].connected, "the socket in the same process to be closed")
+    await wait_until(
+        lambda: not sockets[0].connected, "the socket in the same process to be closed"
+    )
     there_now = await wait_until(
         lambda: ann_there.http.get("/api/auth/me"),
         "the other process to reject the token",
         is_reached=lambda answer: answer.status_code != 200,
     )
     assert_problem(there_now, 401, "unauthenticated")
-    await wait_until(lambda: not sockets[1].connected, "the socket in the other process to be closed")
+    await wait_until(
+        lambda: not sockets[1].connected, "the socket in the other process to be closed"
+    )
     await asyncio.gather(ann.close(), ann_there.close())

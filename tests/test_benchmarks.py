@@ -33,8 +33,22 @@ EXPRESS = ROOT / "benchmarks" / "peers" / "express"
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run all benchmarks once, as briefly as possible, with the peer that is written in Python."""
     folder = tmp_path_factory.mktemp("results")
-    command = [*COMMAND, "--seconds", "0.2", "--rounds", "1", "--users", "40", "--without", "express", "--out", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * LIMIT_S, check=False)
+    command = [
+        *COMMAND,
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "1",
+        "--users",
+        "40",
+        "--without",
+        "express",
+        "--out",
+        str(folder),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=10 * LIMIT_S, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -51,7 +65,10 @@ def test_each_benchmark_gives_figures(results: Path, name: str) -> None:
     assert found["sides"]
     assert all(len(series["rounds"]) == 1 for series in found["sides"].values())
     assert all(len(check["rounds"]) == 1 for check in found["checks"])
-    if name not in ("sweep", "idle"):  # the cost of so few keys and sockets may be too small to measure
+    if name not in (
+        "sweep",
+        "idle",
+    ):  # the cost of so few keys and sockets may be too small to measure
         assert all(series["median"] > 0 for series in found["sides"].values())
 
 
@@ -70,8 +87,25 @@ def test_the_page_has_every_benchmark(results: Path) -> None:
 
 def test_ctrl_c_stops_everything_that_was_started(tmp_path: Path) -> None:
     """Ctrl-C during a benchmark leaves no engine, server or load generator running."""
-    command = [*COMMAND, "cached", "--seconds", "600", "--users", "40", "--without", "express", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        *COMMAND,
+        "cached",
+        "--seconds",
+        "600",
+        "--users",
+        "40",
+        "--without",
+        "express",
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     family: set[psutil.Process] = set()
 
     def commands() -> str:
@@ -96,22 +130,35 @@ def _command_of(process: psutil.Process) -> list[str]:
 # --- the load ----------------------------------------------------------------------------------
 
 
-async def test_rejected_requests_are_an_error(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
+async def test_rejected_requests_are_an_error(
+    service: Service, sign_up: SignUp, tmp_path: Path
+) -> None:
     """Quick error responses are not measured as throughput."""
     alice: User = await sign_up("alice")
     good, bad = ([["GET", "/api/auth/me", token, ""]] for token in (alice.token, "no token"))
     fine = write_requests(good, tmp_path / "good")
-    assert generators.run_own("closed", url=service.url, requests=str(fine), seconds=0.2, connections=2)["rate"] > 0
+    assert (
+        generators.run_own(
+            "closed", url=service.url, requests=str(fine), seconds=0.2, connections=2
+        )["rate"]
+        > 0
+    )
     refused = write_requests(bad, tmp_path / "bad")
     with pytest.raises(MeasurementError, match="failed"):
-        generators.run_own("closed", url=service.url, requests=str(refused), seconds=0.2, connections=2)
+        generators.run_own(
+            "closed", url=service.url, requests=str(refused), seconds=0.2, connections=2
+        )
 
 
-async def test_a_constant_rate_sends_every_request_that_is_due(service: Service, sign_up: SignUp, tmp_path: Path) -> None:
+async def test_a_constant_rate_sends_every_request_that_is_due(
+    service: Service, sign_up: SignUp, tmp_path: Path
+) -> None:
     """At 100 requests a second, 50 are answered in half a second, timed from when they were due."""
     alice: User = await sign_up("alice")
     path = write_requests([["GET", "/api/auth/me", alice.token, ""]], tmp_path / "requests")
-    found = generators.run_own("paced", url=service.url, requests=str(path), seconds=0.5, rate=100, connections=4)
+    found = generators.run_own(
+        "paced", url=service.url, requests=str(path), seconds=0.5, rate=100, connections=4
+    )
     assert (found["requests"], found["failed"]) == (50, 0)
     assert 0 < found["p50"] <= found["p95"] <= found["p99"]
 
@@ -142,11 +189,17 @@ async def test_idle_sockets_are_open_during_the_block(service: Service, sign_up:
     async def online() -> bool:
         return bool((await bob.http.get("/api/users")).json()[0]["online"])
 
-    with generators.open_idle_sockets(service.url, [BenchUser(alice.id, alice.token, bob.id)._asdict()] * 3) as opened:
+    with generators.open_idle_sockets(
+        service.url, [BenchUser(alice.id, alice.token, bob.id)._asdict()] * 3
+    ) as opened:
         assert opened == 3
         assert await online()
     await bob.connect()
-    await wait_until(lambda: bob.received("onlineUsers")[-1:], "Bob alone online", is_reached=lambda latest: latest == [["bob"]])
+    await wait_until(
+        lambda: bob.received("onlineUsers")[-1:],
+        "Bob alone online",
+        is_reached=lambda latest: latest == [["bob"]],
+    )
     assert not await online()
 
 
@@ -166,7 +219,11 @@ def _server_frame(text: bytes) -> bytes:
     size = len(text)
     if size < 126:
         return bytes([0x81, size]) + text
-    return (b"\x81\x7e" + size.to_bytes(2, "big") if size < 65_536 else b"\x81\x7f" + size.to_bytes(8, "big")) + text
+    return (
+        b"\x81\x7e" + size.to_bytes(2, "big")
+        if size < 65_536
+        else b"\x81\x7f" + size.to_bytes(8, "big")
+    ) + text
 
 
 def test_client_frames_have_a_mask_of_zeros() -> None:
@@ -181,7 +238,10 @@ def test_client_frames_have_a_mask_of_zeros() -> None:
 def test_servers_take_turns() -> None:
     """The order is A B A B, not A A B B, so that load on the machine affects both."""
     turns = itertools.count(1)
-    assert interleave(2, {"A": lambda: next(turns), "B": lambda: next(turns)}) == {"A": [1, 3], "B": [2, 4]}
+    assert interleave(2, {"A": lambda: next(turns), "B": lambda: next(turns)}) == {
+        "A": [1, 3],
+        "B": [2, 4],
+    }
 
 
 def test_the_median_round_decides() -> None:
@@ -196,8 +256,15 @@ def test_the_page_keeps_the_hand_written_text(tmp_path: Path) -> None:
     """Results are written between two marks. The text around them does not change."""
     page = tmp_path / "README.md"
     page.write_text(f"by hand\n\n{BEGIN}\nold\n{END}\n\nalso by hand\n", encoding="utf-8")
-    found: dict[str, Any] = {"row": "sends", "title": "Sends", "target": "many", "machine": {"cores": "2"}}
-    found |= Result("sends/s", {"chatlab": [3.0]}, [Check("chatlab / Express", [3.0], 2)], {"rounds": 1}, []).as_json()
+    found: dict[str, Any] = {
+        "row": "sends",
+        "title": "Sends",
+        "target": "many",
+        "machine": {"cores": "2"},
+    }
+    found |= Result(
+        "sends/s", {"chatlab": [3.0]}, [Check("chatlab / Express", [3.0], 2)], {"rounds": 1}, []
+    ).as_json()
     (tmp_path / "sends.json").write_text(json.dumps(found), encoding="utf-8")
     write_page(tmp_path, page)
     text = page.read_text(encoding="utf-8")
@@ -223,10 +290,22 @@ def test_missing_programs_are_named_with_the_command_that_installs_them(tmp_path
     python = tmp_path / "bin"
     python.mkdir()
     copy = tmp_path / "chatlab"
-    shutil.copytree(ROOT / "benchmarks", copy / "benchmarks", ignore=shutil.ignore_patterns("node_modules", "results"))
+    shutil.copytree(
+        ROOT / "benchmarks",
+        copy / "benchmarks",
+        ignore=shutil.ignore_patterns("node_modules", "results"),
+    )
     environment = os.environ | {"PATH": str(python), "PYTHONPATH": str(ROOT)}
     command = [*COMMAND, "--page", "--out", str(tmp_path / "results")]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        command,
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     output = " ".join(done.stdout.split())
     assert "apt-get install wrk" in output
@@ -236,6 +315,8 @@ def test_missing_programs_are_named_with_the_command_that_installs_them(tmp_path
 def test_an_unknown_benchmark_is_rejected(tmp_path: Path) -> None:
     """An unknown name is rejected with the list of benchmarks before anything is started."""
     command = [*COMMAND, "sendz", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
     assert done.returncode == 2
     assert "sends" in done.stderr

@@ -40,7 +40,9 @@ class ThreeUsers:
 
     def named(self, value: Any) -> Any:
         """Replace `<ann>`, `<bob>`, `<eve>` and `<message>` in the value by the real ids."""
-        words = {f"<{name}>": user.id for name, user in self.users.items()} | {"<message>": self.message}
+        words = {f"<{name}>": user.id for name, user in self.users.items()} | {
+            "<message>": self.message
+        }
         text = json.dumps(value)
         for word, meant in words.items():
             text = text.replace(word, meant)
@@ -56,19 +58,38 @@ class ThreeUsers:
 
 
 Step = tuple[str, str, Any]  # who, socket event, payload
-SEND, EDIT, DELETE, ADD, REMOVE, READ = "sendMessage", "editMessage", "deleteMessage", "addReaction", "removeReaction", "markRead"
+SEND, EDIT, DELETE, ADD, REMOVE, READ = (
+    "sendMessage",
+    "editMessage",
+    "deleteMessage",
+    "addReaction",
+    "removeReaction",
+    "markRead",
+)
 
 REQUESTS: dict[str, Callable[[Any], tuple[str, str, Any]]] = {
     SEND: lambda asked: ("POST", "/api/messages/send", asked),
-    EDIT: lambda asked: ("PATCH", f"/api/messages/{quote(asked['messageId'], safe='')}", without(asked, "messageId")),
+    EDIT: lambda asked: (
+        "PATCH",
+        f"/api/messages/{quote(asked['messageId'], safe='')}",
+        without(asked, "messageId"),
+    ),
     DELETE: lambda asked: ("DELETE", f"/api/messages/{quote(asked['messageId'], safe='')}", None),
-    ADD: lambda asked: ("PUT", f"/api/messages/{quote(asked['messageId'], safe='')}/reactions/{quote(asked['emoji'], safe='')}", None),
+    ADD: lambda asked: (
+        "PUT",
+        f"/api/messages/{quote(asked['messageId'], safe='')}/reactions/{quote(asked['emoji'], safe='')}",
+        None,
+    ),
     REMOVE: lambda asked: (
         "DELETE",
         f"/api/messages/{quote(asked['messageId'], safe='')}/reactions/{quote(asked['emoji'], safe='')}",
         None,
     ),
-    READ: lambda asked: ("POST", f"/api/messages/{quote(asked['userId'], safe='')}/read", without(asked, "userId")),
+    READ: lambda asked: (
+        "POST",
+        f"/api/messages/{quote(asked['userId'], safe='')}/read",
+        without(asked, "userId"),
+    ),
 }
 
 
@@ -90,29 +111,60 @@ CASES: dict[str, list[Step]] = {
     "a message": [send()],
     "a trimmed message": [send(text="  two words \n")],
     "an answer": [("bob", SEND, {"receiverId": "<ann>", "text": "hello yourself"})],
-    "every letter there is": [send(text="žluťoučký кот 猫 \U0001f408 \u202e \u2028 \x00 <b>&amp;</b> \\ \" '")],
+    "every letter there is": [
+        send(text="žluťoučký кот 猫 \U0001f408 \u202e \u2028 \x00 <b>&amp;</b> \\ \" '")
+    ],
     "the longest text": [send(text="x" * 4000)],
     "the longest text of wide letters": [send(text="\U0001f408" * 4000)],
-    "another sender in the payload": [send(senderId="<eve>", _id=UNKNOWN_MESSAGE_ID, seq=99, version=7, createdAt="2000-01-01T00:00:00Z")],
+    "another sender in the payload": [
+        send(
+            senderId="<eve>",
+            _id=UNKNOWN_MESSAGE_ID,
+            seq=99,
+            version=7,
+            createdAt="2000-01-01T00:00:00Z",
+        )
+    ],
     "a client id": [send(clientId="one")],
     "a client id again": [send(clientId="one"), send(clientId="one")],
     "a client id for another text": [send(clientId="one"), send(clientId="one", text="other")],
-    "a client id of both": [send(clientId="one"), ("bob", SEND, {"receiverId": "<ann>", "text": "mine", "clientId": "one"})],
-    "a client id after an edit": [("ann", EDIT, {"messageId": "<message>", "text": "edited"}), send(text="first", clientId="first")],
+    "a client id of both": [
+        send(clientId="one"),
+        ("bob", SEND, {"receiverId": "<ann>", "text": "mine", "clientId": "one"}),
+    ],
+    "a client id after an edit": [
+        ("ann", EDIT, {"messageId": "<message>", "text": "edited"}),
+        send(text="first", clientId="first"),
+    ],
     "the longest client id": [send(clientId="x" * 64)],
     "no client id": [send(clientId=None)],
     "a note to self": [send(receiverId="<ann>")],
     "an edit": [("ann", EDIT, {"messageId": "<message>", "text": "better"})],
-    "two edits": [("ann", EDIT, {"messageId": "<message>", "text": "better"}), ("ann", EDIT, {"messageId": "<message>", "text": "best"})],
+    "two edits": [
+        ("ann", EDIT, {"messageId": "<message>", "text": "better"}),
+        ("ann", EDIT, {"messageId": "<message>", "text": "best"}),
+    ],
     "a deletion": [("ann", DELETE, {"messageId": "<message>"})],
     "a deletion twice": [("ann", DELETE, {"messageId": "<message>"})] * 2,
-    "an edit of what is deleted": [("ann", DELETE, {"messageId": "<message>"}), ("ann", EDIT, {"messageId": "<message>", "text": "back"})],
+    "an edit of what is deleted": [
+        ("ann", DELETE, {"messageId": "<message>"}),
+        ("ann", EDIT, {"messageId": "<message>", "text": "back"}),
+    ],
     "a reaction": [("bob", ADD, {"messageId": "<message>", "emoji": EMOJI})],
     "a reaction twice": [("bob", ADD, {"messageId": "<message>", "emoji": EMOJI})] * 2,
-    "a reaction of both": [(who, ADD, {"messageId": "<message>", "emoji": EMOJI}) for who in ("ann", "bob")],
-    "a reaction and back": [("bob", event, {"messageId": "<message>", "emoji": EMOJI}) for event in (ADD, REMOVE)],
-    "a reaction back that was not there": [("bob", REMOVE, {"messageId": "<message>", "emoji": EMOJI})],
-    "a reaction to what is deleted": [(w, e, {"messageId": "<message>", "emoji": EMOJI}) for w, e in (("ann", DELETE), ("bob", ADD))],
+    "a reaction of both": [
+        (who, ADD, {"messageId": "<message>", "emoji": EMOJI}) for who in ("ann", "bob")
+    ],
+    "a reaction and back": [
+        ("bob", event, {"messageId": "<message>", "emoji": EMOJI}) for event in (ADD, REMOVE)
+    ],
+    "a reaction back that was not there": [
+        ("bob", REMOVE, {"messageId": "<message>", "emoji": EMOJI})
+    ],
+    "a reaction to what is deleted": [
+        (w, e, {"messageId": "<message>", "emoji": EMOJI})
+        for w, e in (("ann", DELETE), ("bob", ADD))
+    ],
     "a read mark": [("bob", READ, {"userId": "<ann>", "seq": 1})],
     "a read mark twice": [("bob", READ, {"userId": "<ann>", "seq": 1})] * 2,
     "a read mark backwards": [("bob", READ, {"userId": "<ann>", "seq": seq}) for seq in (1, 0)],
@@ -169,7 +221,10 @@ async def by_http(user: User, event: str, payload: Any) -> dict[str, Any]:
         return {"ok": True}
     if answer.status_code == 200:
         return {"ok": True, "message": answer.json()}
-    return {"ok": False, "error": {"code": answer.json()["code"], "detail": answer.json()["detail"]}}
+    return {
+        "ok": False,
+        "error": {"code": answer.json()["code"], "detail": answer.json()["detail"]},
+    }
 
 
 async def by_socket(user: User, event: str, payload: Any) -> dict[str, Any]:
@@ -195,13 +250,18 @@ async def create_three_users(new_user: UserMaker) -> ThreeUsers:
 async def all_events(three: ThreeUsers) -> dict[str, list[tuple[str, Any]]]:
     """Return the events at each socket. A last event to every user shows that all earlier ones have arrived."""
     for name, other in (("ann", "bob"), ("bob", "ann"), ("eve", "eve")):
-        await three.users[name].ask("typing", {"receiverId": three.users[other].id, "typing": False})
+        await three.users[name].ask(
+            "typing", {"receiverId": three.users[other].id, "typing": False}
+        )
     await wait_until(
         lambda: [any(event == "typing" for event, _ in heard) for heard in three.heard.values()],
         "the last event at every socket",
         is_reached=all,
     )
-    return {name: [event for event in heard if event[0] not in ("typing", "onlineUsers")] for name, heard in three.heard.items()}
+    return {
+        name: [event for event in heard if event[0] not in ("typing", "onlineUsers")]
+        for name, heard in three.heard.items()
+    }
 
 
 def documents(shared: SharedService, three: ThreeUsers) -> list[Any]:
@@ -217,9 +277,13 @@ def cached(shared: SharedService, three: ThreeUsers) -> tuple[dict[str, Any], di
     """Return the cache entries of these three, and the PEXPIRETIME of each key that is there."""
     ids = [str(row["_id"]) for row in documents(shared, three) if "seq" in row and "text" in row]
     names = [f"{shared.prefix}message:{message_id}" for message_id in ids]
-    values: dict[str, Any] = {f"message {place}": shared.keys.get(name) for place, name in enumerate(names)}
+    values: dict[str, Any] = {
+        f"message {place}": shared.keys.get(name) for place, name in enumerate(names)
+    }
     for one, other in (("ann", "bob"), ("ann", "ann"), ("ann", "eve"), ("bob", "eve")):
-        name = f"{shared.prefix}messages:{conversation_of(three.users[one].id, three.users[other].id)}"
+        name = (
+            f"{shared.prefix}messages:{conversation_of(three.users[one].id, three.users[other].id)}"
+        )
         names.append(name)
         values[f"{one}:{other}"] = shared.keys.lrange(name, 1, -1)
     expiries = {name: shared.keys.pexpiretime(name) for name in names}
@@ -227,23 +291,35 @@ def cached(shared: SharedService, three: ThreeUsers) -> tuple[dict[str, Any], di
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_both_transports_do_the_same(shared: SharedService, new_user: UserMaker, case: str) -> None:
+async def test_both_transports_do_the_same(
+    shared: SharedService, new_user: UserMaker, case: str
+) -> None:
     """The same steps over both transports give equal responses, documents, cache entries with their TTL, and events."""
     http = await outcome_of(shared, new_user, by_http, CASES[case])
     socket = await outcome_of(shared, new_user, by_socket, CASES[case])
     assert http == socket
 
 
-async def outcome_of(shared: SharedService, new_user: UserMaker, transport: Transport, steps: list[Step]) -> list[str]:
+async def outcome_of(
+    shared: SharedService, new_user: UserMaker, transport: Transport, steps: list[Step]
+) -> list[str]:
     """Run the steps. Return the responses, documents, cache entries, and the events at each socket."""
     began = redis_time_ms(shared)
     three = await create_three_users(new_user)
-    answers = [await transport(three.users[who], event, three.named(payload)) for who, event, payload in steps]
+    answers = [
+        await transport(three.users[who], event, three.named(payload))
+        for who, event, payload in steps
+    ]
     values, expiries = cached(shared, three)
     for name, expiry in expiries.items():
-        slack = 1 if name.startswith(f"{shared.prefix}message:") else GRACE_MS  # a window is as old as the save it knows
+        slack = (
+            1 if name.startswith(f"{shared.prefix}message:") else GRACE_MS
+        )  # a window is as old as the save it knows
         assert began - slack <= expiry - TTL_S * 1000 <= redis_time_ms(shared), name
-    return [three.plain(part) for part in (answers, documents(shared, three), values, await all_events(three))]
+    return [
+        three.plain(part)
+        for part in (answers, documents(shared, three), values, await all_events(three))
+    ]
 
 
 def redis_time_ms(shared: SharedService) -> int:
@@ -276,7 +352,10 @@ async def test_the_same_bytes_go_everywhere(shared: SharedService, new_user: Use
         heard = (await bob.wait_for_events("newMessage", 1 if transport == "http" else 2))[-1]
         assert json.dumps(heard, separators=(",", ":"), ensure_ascii=False).encode() == spelt
         assert shared.keys.get(f"{shared.prefix}message:{message['_id']}") == spelt
-        assert shared.keys.lindex(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}", -1) == spelt
+        assert (
+            shared.keys.lindex(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}", -1)
+            == spelt
+        )
 
 
 async def test_a_repeat_over_the_other_transport_is_one_message(new_user: UserMaker) -> None:
@@ -284,7 +363,9 @@ async def test_a_repeat_over_the_other_transport_is_one_message(new_user: UserMa
     ann, bob = new_user(), new_user()
     await bob.connect()
     transports = ["http", "socket"] * 10
-    sent = await asyncio.gather(*(ann.send(bob, "once", transport=transport, clientId="c") for transport in transports))
+    sent = await asyncio.gather(
+        *(ann.send(bob, "once", transport=transport, clientId="c") for transport in transports)
+    )
     assert {message["_id"] for message in sent} == {sent[0]["_id"]}
     await ann.send(bob, "last")
     heard = await wait_until(

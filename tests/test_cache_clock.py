@@ -20,11 +20,16 @@ PATIENT_S = 600.0  # longer than any test may take
 
 
 @pytest.fixture
-async def cache(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cache]:
+async def cache(
+    engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Cache]:
     """Open the cache of an idle process that has peers. It waits for Redis however slow the machine is."""
     monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", PATIENT_S)
     monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", PATIENT_S)
-    client, settings = connect(engines.redis.url, reply_timeout_s=None), load_settings(key_prefix=f"{space}:")
+    client, settings = (
+        connect(engines.redis.url, reply_timeout_s=None),
+        load_settings(key_prefix=f"{space}:"),
+    )
     cache = Cache(client, settings, EventBus(), has_peers=lambda: True)
     await cache.open()
     await wait_until(lambda: not cache.breaker.is_open, "the cache to reach Redis")
@@ -46,7 +51,9 @@ async def test_a_late_answer_is_an_outage(cache: Cache, monkeypatch: pytest.Monk
     assert not cache.breaker.is_open
 
 
-async def test_an_answer_in_time_is_no_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_in_time_is_no_outage(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If Redis replies in time, windows stay trusted."""
     monkeypatch.setattr(clock_module, "LATE_REPLY_S", PATIENT_S)
     checks, fetch_us = 0, cache.clock.fetch_us

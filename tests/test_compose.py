@@ -38,7 +38,9 @@ def option(service: str, flag: str) -> str:
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_variable_is_a_setting_with_a_good_value(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No variable is misspelt, and each value is read as it is written."""
     environment = cast("dict[str, str]", SERVICES[service]["environment"])
     for name, value in environment.items():
@@ -46,7 +48,10 @@ def test_each_variable_is_a_setting_with_a_good_value(service: str, monkeypatch:
     settings = load_settings()
     assert [name for name in environment if not name.startswith(PREFIX)] == []
     assert given_settings(service).keys() <= Settings.model_fields.keys()
-    assert {name: str(getattr(settings, name)).replace("True", "true") for name in given_settings(service)} == given_settings(service)
+    assert {
+        name: str(getattr(settings, name)).replace("True", "true")
+        for name in given_settings(service)
+    } == given_settings(service)
 
 
 @pytest.mark.parametrize("service", OURS)
@@ -56,7 +61,10 @@ def test_urls_point_to_the_services_of_the_file(service: str) -> None:
     """
     given = given_settings(service)
     mongo, redis = parse_uri(given["mongo_url"]), urlsplit(given["redis_url"])
-    assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == ([("mongo", 27017)], option("mongo", "--replSet"))
+    assert (mongo["nodelist"], mongo["options"]["replicaSet"]) == (
+        [("mongo", 27017)],
+        option("mongo", "--replSet"),
+    )
     assert (redis.hostname, redis.port) == ("redis", 6379)
     assert set(SERVICES[service]["depends_on"]) == {"mongo", "redis"}
     assert all(
@@ -70,11 +78,16 @@ def test_redis_is_configured_like_the_private_one(tmp_path: Path) -> None:
     reports expired keys.
     """
     flags = ("maxmemory", "maxmemory-policy", "save", "appendonly", "notify-keyspace-events")
-    with open_engines(load_settings(data_dir=tmp_path)) as engines, Redis.from_url(engines.redis.url, decode_responses=True) as redis:
+    with (
+        open_engines(load_settings(data_dir=tmp_path)) as engines,
+        Redis.from_url(engines.redis.url, decode_responses=True) as redis,
+    ):
         private = {flag: redis.config_get(flag)[flag] for flag in flags}
         redis.config_set("notify-keyspace-events", option("redis", "--notify-keyspace-events"))
         redis.config_set("maxmemory", option("redis", "--maxmemory"))
-        as_redis_spells_them = {flag: redis.config_get(flag)[flag] for flag in ("maxmemory", "notify-keyspace-events")}
+        as_redis_spells_them = {
+            flag: redis.config_get(flag)[flag] for flag in ("maxmemory", "notify-keyspace-events")
+        }
     assert private == {flag: option("redis", f"--{flag}") for flag in flags} | as_redis_spells_them
 
 
@@ -98,7 +111,9 @@ def test_the_command_exists() -> None:
 
 def test_the_health_check_requests_an_existing_route() -> None:
     """The path exists, and the port is the one the service listens on."""
-    port, path = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", SERVICES["service"]["healthcheck"]["test"][-1])[0]
+    port, path = re.findall(
+        r"http://127\.0\.0\.1:(\d+)(/\w+)", SERVICES["service"]["healthcheck"]["test"][-1]
+    )[0]
     routes = create_app(load_settings(**given_settings("service"))).routes
     assert path in {getattr(route, "path", None) for route in routes}
     assert port == given_settings("service")["port"]
@@ -128,7 +143,12 @@ def test_the_image_is_made_of_files_that_exist() -> None:
     """The Dockerfile copies only files of the repository, among them each lock file that it
     installs.
     """
-    copied = [word for line in DOCKERFILE.splitlines() if line.startswith("COPY") for word in shlex.split(line)[1:-1]]
+    copied = [
+        word
+        for line in DOCKERFILE.splitlines()
+        if line.startswith("COPY")
+        for word in shlex.split(line)[1:-1]
+    ]
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert {service["build"]["args"]["LOCK"] for service in OURS.values()} <= set(copied)
     assert "--require-hashes -r $$LOCK" in DOCKERFILE

@@ -44,10 +44,20 @@ MAIN = "from chatlab.__main__ import main; main()"
 class Run:
     """A `chatlab demo` on the engines of the tests. `settings` are named without the prefix."""
 
-    def __init__(self, engines: Engines, *arguments: str, before: str = PATIENT_WITH_THE_SWEEPER, **settings: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+    def __init__(
+        self,
+        engines: Engines,
+        *arguments: str,
+        before: str = PATIENT_WITH_THE_SWEEPER,
+        **settings: str,
+    ) -> None:
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
+        }
         chosen = {"MONGO_URL": engines.mongo.url, "REDIS_URL": engines.redis.url, **settings}
-        environment |= {f"CHATLAB_{name}": value for name, value in chosen.items()} | {"PYTHONUTF8": "1"}
+        environment |= {f"CHATLAB_{name}": value for name, value in chosen.items()} | {
+            "PYTHONUTF8": "1"
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", before + MAIN, "demo", *arguments],
             env=environment,
@@ -71,14 +81,21 @@ class Run:
 
     def lines_after(self, word: str) -> list[str]:
         """Return the lines of the summary that begin with this word, without the word."""
-        return [line.removeprefix(word).strip() for line in self.output.splitlines() if line.startswith(word)]
+        return [
+            line.removeprefix(word).strip()
+            for line in self.output.splitlines()
+            if line.startswith(word)
+        ]
 
 
 @pytest.fixture
 def nothing_is_left(engines: Engines) -> Iterator[None]:
     """Check after the test that the demo has left no database and no key."""
     yield
-    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as cache:
+    with (
+        pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
+        redis.Redis.from_url(engines.redis.url) as cache,
+    ):
         assert not [name for name in mongo.list_database_names() if name.startswith("demo-")]
         assert not list(cache.scan_iter("demo-*"))
 
@@ -92,7 +109,11 @@ def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: P
     assert "All 15 promises of the diagram were seen." in run.output
     for fact in ("HTTP       save", "Socket.IO  cache_conversation"):
         assert fact in run.output
-    for moment, fact in ((2, r"still cached at ([\d.]+) s"), (5, r"gone from Redis at ([\d.]+)"), (5, r"Cache cleaned at ([\d.]+)")):
+    for moment, fact in (
+        (2, r"still cached at ([\d.]+) s"),
+        (5, r"gone from Redis at ([\d.]+)"),
+        (5, r"Cache cleaned at ([\d.]+)"),
+    ):
         seconds = [float(found) for found in re.findall(fact, run.output)]
         assert len(seconds) == 2, f"one for each message: {fact}"
         assert min(seconds) > moment - 0.1, fact
@@ -105,7 +126,12 @@ def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: P
 @pytest.mark.parametrize(
     ("setting", "value", "missed", "kept"),
     [
-        ("SWEEPER", "false", ["Sweeper runs every 0.5 s", "Cache cleaned logged by 4 s"], "Expired at 3 s"),
+        (
+            "SWEEPER",
+            "false",
+            ["Sweeper runs every 0.5 s", "Cache cleaned logged by 4 s"],
+            "Expired at 3 s",
+        ),
         (
             "CACHE_MODE",
             "off",
@@ -114,26 +140,37 @@ def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: P
         ),
     ],
 )
-def test_a_broken_promise_is_named(engines: Engines, nothing_is_left: None, setting: str, value: str, missed: list[str], kept: str) -> None:
+def test_a_broken_promise_is_named(
+    engines: Engines, nothing_is_left: None, setting: str, value: str, missed: list[str], kept: str
+) -> None:
     """When a setting breaks the diagram, the demo ends with status 1 and names the promise and the setting."""
     run = Run(engines, before=PATIENT, CACHE_TTL="3", SWEEP_INTERVAL="0.5", **{setting: value})
     assert run.end() == 1, run.output
     for promise in missed:
         assert any(line.startswith(promise) for line in run.lines_after("not seen")), run.output
-    assert any(line.startswith(kept) for line in run.lines_after("seen")), "the demo still reports what holds"
+    assert any(line.startswith(kept) for line in run.lines_after("seen")), (
+        "the demo still reports what holds"
+    )
     assert f"CHATLAB_{setting}={value}" in run.output
-    assert "0, 1.2, 3, 3.5 s here" in run.output, "the demo names times that differ from the document's"
+    assert "0, 1.2, 3, 3.5 s here" in run.output, (
+        "the demo names times that differ from the document's"
+    )
 
 
 def test_in_drawn_mode_reads_bypass_the_cache(engines: Engines, nothing_is_left: None) -> None:
     """In the mode `drawn` a GET reads from MongoDB, and the demo expects that."""
     run = Run(engines, CACHE_TTL="3", SWEEP_INTERVAL="0.5", CACHE_MODE="drawn")
     assert run.end() == 0, run.output
-    assert any(line.startswith("GET returns the latest (mode drawn)") and "bypass" in line for line in run.lines_after("seen"))
+    assert any(
+        line.startswith("GET returns the latest (mode drawn)") and "bypass" in line
+        for line in run.lines_after("seen")
+    )
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_can_be_ended_at_any_time(engines: Engines, nothing_is_left: None, ending: signal.Signals) -> None:
+def test_it_can_be_ended_at_any_time(
+    engines: Engines, nothing_is_left: None, ending: signal.Signals
+) -> None:
     """Ctrl-C, a kill and a closed terminal end it without a stack trace, without waiting for the TTL, and leave no process."""
     run = Run(engines, CACHE_TTL="3600")
     run.read_until("sends to")
@@ -147,7 +184,12 @@ def test_it_can_be_ended_at_any_time(engines: Engines, nothing_is_left: None, en
 
 def test_without_mongodb_it_names_the_fix(engines: Engines) -> None:
     """When MongoDB cannot start, the demo names the fix and prints no stack trace."""
-    run = Run(engines, MONGO_URL="", MONGOD="/nonexistent/mongod", DATA_DIR=str(Path(os.sep, "nonexistent", "folder")))
+    run = Run(
+        engines,
+        MONGO_URL="",
+        MONGOD="/nonexistent/mongod",
+        DATA_DIR=str(Path(os.sep, "nonexistent", "folder")),
+    )
     assert run.end() == 1
     assert "Traceback" not in run.output
     assert "Fix: " in run.output
@@ -174,7 +216,11 @@ def event(stage: str, transport: str, at_ms: float, **fields: object) -> dict[st
 def make_record(settings: Settings | None = None) -> DemoRecord:
     """Return a record of two messages that have passed all stages, as in the middle of a run."""
     record = DemoRecord(
-        settings or Settings(), (ObservedMessage("http", "grace-ffff", "juri-ffff"), ObservedMessage("socket", "juri-ffff", "grace-ffff"))
+        settings or Settings(),
+        (
+            ObservedMessage("http", "grace-ffff", "juri-ffff"),
+            ObservedMessage("socket", "juri-ffff", "grace-ffff"),
+        ),
     )
     for message in record.messages:
         body = {"_id": f"{message.transport}-id"}
@@ -182,7 +228,9 @@ def make_record(settings: Settings | None = None) -> DemoRecord:
         message.read_result = ReadResult([body], "partial", 123.4)
         for position, stage in enumerate(STAGES):
             record.handle_event(event(stage, message.transport, position * 3.0))
-        record.handle_event(event("cached", "cache", 9, messageId=f"{message.transport}-id", key="k", ttlMs=5000))
+        record.handle_event(
+            event("cached", "cache", 9, messageId=f"{message.transport}-id", key="k", ttlMs=5000)
+        )
     record.handle_event(event("sweep", "worker", 600, live=2, cleaned=0))
     return record
 
@@ -202,7 +250,15 @@ def test_the_frame_fits_the_terminal(width: int) -> None:
     assert len(lines) <= 23
     assert all(len(line) <= width for line in lines)
     whole = "\n".join(lines)
-    for word in ("Update Conversation Cache", "12.25 ms", "123 ms", "2.51 s left", "grace-ffff → juri-ffff", "Cache hit", "6 s"):
+    for word in (
+        "Update Conversation Cache",
+        "12.25 ms",
+        "123 ms",
+        "2.51 s left",
+        "grace-ffff → juri-ffff",
+        "Cache hit",
+        "6 s",
+    ):
         assert word in whole
     assert "…" not in re.sub(r"messages:\S*…", "", whole), "only a long key may be cut"
 
@@ -210,14 +266,22 @@ def test_the_frame_fits_the_terminal(width: int) -> None:
 def test_stages_light_up_in_order_and_never_before_their_event() -> None:
     """Stages light up one after the other, after their events. A stage without an event stays dark."""
     record = make_record()
-    record.messages[1].stage_events[:] = [passed for passed in record.messages[1].stage_events if passed["stage"] != "cache_message"]
-    lit = ["\n".join(lines_of(render_frame(record, START_MS + at, 80), 80)).count("●") for at in (-1, 0, 130, 370, 10_000)]
+    record.messages[1].stage_events[:] = [
+        passed for passed in record.messages[1].stage_events if passed["stage"] != "cache_message"
+    ]
+    lit = [
+        "\n".join(lines_of(render_frame(record, START_MS + at, 80), 80)).count("●")
+        for at in (-1, 0, 130, 370, 10_000)
+    ]
     assert lit == [0, 2, 4, 7, 13]
 
 
 def test_the_bar_shrinks_with_the_ttl() -> None:
     """The bar of an entry is full when it is cached and empty when it expires."""
-    filled = ["\n".join(lines_of(render_frame(make_record(), START_MS + 9 + at, 80), 80)).count("█") for at in (0, 1000, 2500, 4900, 5001)]
+    filled = [
+        "\n".join(lines_of(render_frame(make_record(), START_MS + 9 + at, 80), 80)).count("█")
+        for at in (0, 1000, 2500, 4900, 5001)
+    ]
     assert filled == sorted(filled, reverse=True)
     assert filled[0] > 80, "both bars are full"
     assert filled[-1] == 0
@@ -229,7 +293,9 @@ def test_the_summary_fits() -> None:
     lines = lines_of(summary_table(found), 80)
     assert len(lines) == len(found) + 2
     assert all(len(line) <= 80 for line in lines)
-    assert "Expired at 5 s (HTTP and Socket.IO): it was never seen in Redis" in failure_sentences(found)
+    assert "Expired at 5 s (HTTP and Socket.IO): it was never seen in Redis" in failure_sentences(
+        found
+    )
 
 
 def test_the_milestones_follow_the_settings() -> None:
@@ -252,7 +318,15 @@ def test_a_cleaned_key_must_be_reported_in_time(late_s: float, seen: bool) -> No
     """The sweeper must report an expired key one interval after its TTL, and half a second is allowed for a busy machine."""
     record = make_record()
     for message in record.messages:
-        record.handle_event(event("cleaned", "worker", 9 + (5 + late_s) * 1000, messageId=message.message_id, lagMs=0.0))
+        record.handle_event(
+            event(
+                "cleaned",
+                "worker",
+                9 + (5 + late_s) * 1000,
+                messageId=message.message_id,
+                lagMs=0.0,
+            )
+        )
     assert result_of("Cache cleaned logged by 6.5 s", record).seen is seen
 
 
@@ -261,7 +335,9 @@ def test_sweeps_must_come_at_their_interval(interval_s: float, seen: bool) -> No
     """The mean interval between two sweeps may be a tenth off."""
     record = make_record()
     for number in (1, 2, 3):
-        record.handle_event(event("sweep", "worker", 600 + 1000 * number * interval_s, live=2, cleaned=0))
+        record.handle_event(
+            event("sweep", "worker", 600 + 1000 * number * interval_s, live=2, cleaned=0)
+        )
     assert result_of("Sweeper runs every 1 s", record).seen is seen
 
 
@@ -273,5 +349,8 @@ def result_of(promise: str, record: DemoRecord) -> PromiseResult:
 def test_nothing_observed_is_nothing_seen() -> None:
     """In a record without observations no promise counts as seen, in any mode."""
     for mode in CacheMode:
-        record = DemoRecord(Settings(cache_mode=mode), (ObservedMessage("http", "a", "b"), ObservedMessage("socket", "b", "a")))
+        record = DemoRecord(
+            Settings(cache_mode=mode),
+            (ObservedMessage("http", "a", "b"), ObservedMessage("socket", "b", "a")),
+        )
         assert not any(result.seen for result in check_promises(record))

@@ -1,6 +1,7 @@
 """`chatlab doctor` names what is missing and how to fix it, and runs where nothing else does."""
 
 import http.server
+import io
 import json
 import socket
 import subprocess
@@ -18,12 +19,16 @@ from chatlab.run import doctor
 from chatlab.run.doctor import Finding, diagnose, report
 from chatlab.settings import Settings, load_settings
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads(
+    (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+)["project"]
 
 
 def settings_for(folder: Path, **more: object) -> Settings:
     """Return settings with private servers and any free port."""
-    return load_settings(**{"data_dir": folder, "mongo_url": None, "redis_url": None, "port": 0} | more)
+    return load_settings(
+        **{"data_dir": folder, "mongo_url": None, "redis_url": None, "port": 0} | more
+    )
 
 
 def finding_about(area: str, findings: list[Finding]) -> Finding:
@@ -34,7 +39,9 @@ def finding_about(area: str, findings: list[Finding]) -> Finding:
 def names(requirements: list[str]) -> set[str]:
     """Return the libraries that requirements name, with those that their extras add."""
     wanted = [Requirement(text) for text in requirements]
-    return {one.name for one in wanted} | {"aiohttp" if extra == "asyncio_client" else extra for one in wanted for extra in one.extras}
+    return {one.name for one in wanted} | {
+        "aiohttp" if extra == "asyncio_client" else extra for one in wanted for extra in one.extras
+    }
 
 
 def test_nothing_is_missing_on_this_machine(tmp_path: Path) -> None:
@@ -44,7 +51,9 @@ def test_nothing_is_missing_on_this_machine(tmp_path: Path) -> None:
     findings = diagnose(settings_for(tmp_path / "data"))
     assert [finding for finding in findings if finding.ok is False] == []
     for area, name in (("MongoDB", "mongo"), ("Redis", "redis")):
-        assert finding_about(area, findings).text.startswith(programs.find_program(name, settings_for(tmp_path)).version)  # type: ignore[arg-type]
+        assert finding_about(area, findings).text.startswith(
+            programs.find_program(name, settings_for(tmp_path)).version  # type: ignore[arg-type]
+        )
     assert report(findings) == 0
     assert not (tmp_path / "data").exists()  # the doctor creates nothing
 
@@ -52,7 +61,9 @@ def test_nothing_is_missing_on_this_machine(tmp_path: Path) -> None:
 def test_libraries_are_those_of_the_project() -> None:
     """The doctor checks exactly the libraries that pyproject.toml requires."""
     assert set(doctor.SERVICE) == names(PROJECT["dependencies"])
-    assert set(doctor.NOTEBOOKS) == names(PROJECT["optional-dependencies"]["notebooks"]) - {"python-socketio"}
+    assert set(doctor.NOTEBOOKS) == names(PROJECT["optional-dependencies"]["notebooks"]) - {
+        "python-socketio"
+    }
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
@@ -61,7 +72,11 @@ def test_fix_installs_the_wheel_of_the_project(name: programs.Name) -> None:
     this machine.
     """
     chosen = [Requirement(text) for text in PROJECT["optional-dependencies"]["engines"]]
-    here = {f"{one.name}{one.specifier}" for one in chosen if one.marker is None or one.marker.evaluate()}
+    here = {
+        f"{one.name}{one.specifier}"
+        for one in chosen
+        if one.marker is None or one.marker.evaluate()
+    }
     assert programs.wheel_for(name).strip("'") in here
 
 
@@ -80,10 +95,9 @@ def test_report(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_square_brackets_are_printed() -> None:
     """In a terminal, square brackets are printed, not read as markup."""
-    console = Console(record=True, width=100, quiet=False, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    console = Console(record=True, width=100, quiet=False, file=io.StringIO())
     report([Finding("c", False, "gone", "pip install 'it[extra]'")], console)
     assert "it[extra]" in console.export_text()
-    console.file.close()
 
 
 def test_runs_without_any_library(tmp_path: Path) -> None:
@@ -113,7 +127,9 @@ def test_a_wrong_setting_is_reported(tmp_path: Path, command: list[str]) -> None
     )
     assert (result.returncode, result.stderr) == (1, "")
     assert "CHATLAB_PORT=no" in result.stdout
-    assert all(f" {area} " in result.stdout for area in ("Python", "JupyterLab", "service libraries"))
+    assert all(
+        f" {area} " in result.stdout for area in ("Python", "JupyterLab", "service libraries")
+    )
 
 
 def test_a_mongod_that_does_not_run(tmp_path: Path) -> None:
@@ -132,8 +148,13 @@ def test_configured_servers_are_checked(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # without `listen` the kernel refuses every connection
         place = f"127.0.0.1:{silent.getsockname()[1]}"
-        findings = diagnose(settings_for(tmp_path, mongo_url=f"mongodb://{place}", redis_url=f"redis://{place}"))
-    assert (finding_about("MongoDB", findings).ok, finding_about("Redis", findings).ok) == (False, False)
+        findings = diagnose(
+            settings_for(tmp_path, mongo_url=f"mongodb://{place}", redis_url=f"redis://{place}")
+        )
+    assert (finding_about("MongoDB", findings).ok, finding_about("Redis", findings).ok) == (
+        False,
+        False,
+    )
     assert "data folder" not in {finding.area for finding in findings}
 
 
@@ -157,8 +178,12 @@ def test_a_taken_port(tmp_path: Path, title: str, ok: bool | None) -> None:
     """A port where chatlab answers is fine; one that another program uses is a warning, with
     another port as the fix.
     """
-    with http.server.HTTPServer(("127.0.0.1", 0), type("Named", (OtherServer,), {"title": title})) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with http.server.HTTPServer(
+        ("127.0.0.1", 0), type("Named", (OtherServer,), {"title": title})
+    ) as server:
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         finding = finding_about("port", diagnose(settings_for(tmp_path, port=server.server_port)))
         server.shutdown()
     assert finding.ok is ok

@@ -23,7 +23,11 @@ PACKAGE = Path(chatlab.__file__).parent
 
 async def test_cancelling_a_caller_does_not_cancel_the_call() -> None:
     """The caller gets its CancelledError at once; the call continues, and releases its slot when it returns."""
-    calls, slots, answer = DriverCalls(limit_s=60), asyncio.Semaphore(0), asyncio.get_running_loop().create_future()
+    calls, slots, answer = (
+        DriverCalls(limit_s=60),
+        asyncio.Semaphore(0),
+        asyncio.get_running_loop().create_future(),
+    )
     caller = asyncio.create_task(calls.run(answer, slots=slots))
     await asyncio.sleep(0)
     caller.cancel()
@@ -56,7 +60,9 @@ async def test_a_call_that_does_not_return_is_counted() -> None:
     assert (calls.under_way, calls.overdue) == (0, 0)
 
 
-async def test_a_stuck_driver_is_an_outage(engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stuck_driver_is_an_outage(
+    engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call that neither returns nor fails raises StoreUnavailable and opens the breaker, so `/readyz` answers 503."""
     monkeypatch.setattr("chatlab.connections.mongo.CALL_LIMIT_S", 0.05)
     mongo = MongoDatabase(engines.mongo.url, space, _never_prepared)
@@ -92,15 +98,30 @@ OUR_OBJECTS = {"breaker", "messages", "mongo"}  # their `close` is ours, not tha
 def bypassing(source: str) -> list[str]:
     """Return each call of a pymongo coroutine that is awaited where a cancellation can reach it."""
     tree = ast.parse(source)
-    shielded = {id(inner) for call in _calls(tree) if _method(call) in SHIELDS for inner in ast.walk(call)}
+    shielded = {
+        id(inner) for call in _calls(tree) if _method(call) in SHIELDS for inner in ast.walk(call)
+    }
     shielded_functions = {
-        _method(inner) for call in _calls(tree) if _method(call) in SHIELDS for inner in call.args if isinstance(inner, ast.Call)
+        _method(inner)
+        for call in _calls(tree)
+        if _method(call) in SHIELDS
+        for inner in call.args
+        if isinstance(inner, ast.Call)
     }
     found = []
     for function in ast.walk(tree):
         if isinstance(function, ast.AsyncFunctionDef) and function.name not in shielded_functions:
-            awaited = [call for node in ast.walk(function) if isinstance(node, ast.Await) for call in _calls(node)]
-            found += [ast.unparse(call) for call in awaited if _is_pymongo(call) and id(call) not in shielded]
+            awaited = [
+                call
+                for node in ast.walk(function)
+                if isinstance(node, ast.Await)
+                for call in _calls(node)
+            ]
+            found += [
+                ast.unparse(call)
+                for call in awaited
+                if _is_pymongo(call) and id(call) not in shielded
+            ]
     return found
 
 
@@ -110,7 +131,13 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
 
 def _name(node: ast.AST) -> str:
     """Return the last name of `a.b` or `b`: the function of a call, or the object of an attribute."""
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return (
+        node.attr
+        if isinstance(node, ast.Attribute)
+        else node.id
+        if isinstance(node, ast.Name)
+        else ""
+    )
 
 
 def _method(call: ast.Call) -> str:

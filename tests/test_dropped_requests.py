@@ -53,25 +53,41 @@ def spelled(person: User, method: str, path: str, body: object = None) -> bytes:
     """Return an HTTP request as bytes."""
     content = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\nCache-Control: no-cache\r\n"
-    return f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+    return (
+        f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        + content
+    )
 
 
 async def still_works(service: Service, sender: User, receiver: User) -> None:
     """`/readyz` and a send are answered with 200, and no driver call hangs."""
     async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
         ready = await client.get("/readyz")
-        sent = await sender.http.post("/api/messages/send", json={"receiverId": receiver.id, "text": "still there?"})
-        assert (ready.status_code, sent.status_code) == (200, 200), (ready.text, sent.text, service.log.read_text())
+        sent = await sender.http.post(
+            "/api/messages/send", json={"receiverId": receiver.id, "text": "still there?"}
+        )
+        assert (ready.status_code, sent.status_code) == (200, 200), (
+            ready.text,
+            sent.text,
+            service.log.read_text(),
+        )
         assert "chatlab_mongodb_calls_overdue 0.0" in (await client.get("/metrics")).text
 
 
 async def test_full_reads(deployment: Deployment, service: Service) -> None:
     """Dropping the response with a long history after its status line does not damage the pool of MongoDB connections."""
     ann, bob = deployment.create_user(service), deployment.create_user(service)
-    deployment.database["messages"].insert_many([stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)])
+    deployment.database["messages"].insert_many(
+        [stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)]
+    )
     request = spelled(ann, "GET", f"/api/messages/{bob.id}")
     for _ in range(ROUNDS):
-        await asyncio.gather(*(drop(service, request, SPREAD_S * place / AT_ONCE, answered=True) for place in range(AT_ONCE)))
+        await asyncio.gather(
+            *(
+                drop(service, request, SPREAD_S * place / AT_ONCE, answered=True)
+                for place in range(AT_ONCE)
+            )
+        )
         await still_works(service, ann, bob)
     await ann.close()
     await bob.close()
@@ -84,12 +100,27 @@ async def test_every_route(deployment: Deployment, service: Service) -> None:
     for _ in range(ROUNDS):
         leaver = deployment.create_user(service)
         requests = [
-            spelled(ann, "POST", "/api/auth/signup", {"username": f"n{secrets.token_hex(6)}", "password": "correct horse battery"}),
-            spelled(ann, "POST", "/api/auth/login", {"username": ann.id, "password": "correct horse battery"}),
+            spelled(
+                ann,
+                "POST",
+                "/api/auth/signup",
+                {"username": f"n{secrets.token_hex(6)}", "password": "correct horse battery"},
+            ),
+            spelled(
+                ann,
+                "POST",
+                "/api/auth/login",
+                {"username": ann.id, "password": "correct horse battery"},
+            ),
             spelled(leaver, "POST", "/api/auth/logout"),
             spelled(ann, "GET", "/api/auth/me"),
             spelled(ann, "GET", "/api/users"),
-            *(spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": f"{number}"}) for number in range(4)),
+            *(
+                spelled(
+                    ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": f"{number}"}
+                )
+                for number in range(4)
+            ),
             spelled(ann, "GET", f"/api/messages/{bob.id}?limit=50"),
             spelled(ann, "GET", f"/api/messages/{bob.id}?after=0&limit=2000"),
             spelled(ann, "PATCH", f"/api/messages/{message['_id']}", {"text": "two"}),
@@ -99,7 +130,12 @@ async def test_every_route(deployment: Deployment, service: Service) -> None:
             spelled(ann, "GET", "/readyz"),
             spelled(ann, "GET", "/metrics"),
         ]
-        await asyncio.gather(*(drop(service, request, SPREAD_S * place / len(requests)) for place, request in enumerate(requests)))
+        await asyncio.gather(
+            *(
+                drop(service, request, SPREAD_S * place / len(requests))
+                for place, request in enumerate(requests)
+            )
+        )
         await still_works(service, ann, bob)
         await leaver.close()
     await ann.close()
@@ -124,7 +160,11 @@ async def test_sockets_whose_handler_is_running(deployment: Deployment, service:
     for _ in range(ROUNDS):
         await asyncio.gather(*(leave_after(place) for place in range(AT_ONCE)))
         await still_works(service, ann, bob)
-    await wait_until(lambda: _sockets(service), "all sockets to be forgotten", is_reached=lambda count: count == 0)
+    await wait_until(
+        lambda: _sockets(service),
+        "all sockets to be forgotten",
+        is_reached=lambda count: count == 0,
+    )
     await ann.close()
     await bob.close()
 
@@ -140,7 +180,9 @@ async def test_during_start_and_stop(deployment: Deployment) -> None:
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     send = spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": "dropped"})
     for _ in range(2):
-        dropping = asyncio.gather(*(drop(service, send, SPREAD_S * place / AT_ONCE) for place in range(AT_ONCE)))
+        dropping = asyncio.gather(
+            *(drop(service, send, SPREAD_S * place / AT_ONCE) for place in range(AT_ONCE))
+        )
         service.process.send_signal(signal.SIGTERM)
         await dropping
         assert await asyncio.to_thread(service.process.wait, LIMIT_S) == 0, service.log.read_text()
@@ -186,18 +228,29 @@ def start_program(deployment: Deployment, program: Path, **settings: str) -> Ser
 
     class Program(Service):
         def _start(self) -> "subprocess.Popen[bytes]":
-            environment = os.environ | {f"CHATLAB_{name}": value for name, value in self.settings.items()}
+            environment = os.environ | {
+                f"CHATLAB_{name}": value for name, value in self.settings.items()
+            }
             with self.log.open("ab") as log:
-                return subprocess.Popen([sys.executable, str(program)], env=environment, stdout=log, stderr=log)
+                return subprocess.Popen(
+                    [sys.executable, str(program)], env=environment, stdout=log, stderr=log
+                )
 
     given = {"DATABASE": deployment.database.name, "KEY_PREFIX": f"{deployment.space}:", **settings}
-    service = Program(deployment.engines.mongo.url, deployment.engines.redis.url, program.with_suffix(".log"), **given)
+    service = Program(
+        deployment.engines.mongo.url,
+        deployment.engines.redis.url,
+        program.with_suffix(".log"),
+        **given,
+    )
     deployment.services.append(service)
     return service.wait_until_ready()
 
 
 @pytest.mark.parametrize(("hang", "workers"), [("closing", "1"), ("event loop", "2")])
-async def test_a_process_that_cannot_stop_is_ended(deployment: Deployment, tmp_path: Path, hang: str, workers: str) -> None:
+async def test_a_process_that_cannot_stop_is_ended(
+    deployment: Deployment, tmp_path: Path, hang: str, workers: str
+) -> None:
     """Whatever hangs, the process exits with status 1 after its limit, logs what it left, and has saved every answered message."""
     program = tmp_path / "hanging.py"
     program.write_text(PROGRAM.format(hang=HANGS[hang]))

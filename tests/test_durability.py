@@ -48,18 +48,34 @@ def behind(deployment: Deployment, proxy: Proxy) -> Service:
 async def more_answers(account: Account, count: int) -> None:
     """Wait until this many more sends have been answered."""
     enough = len(account.answered) + count
-    await wait_until(lambda: len(account.answered), f"{enough} answers", is_reached=lambda answers: answers >= enough)
+    await wait_until(
+        lambda: len(account.answered),
+        f"{enough} answers",
+        is_reached=lambda answers: answers >= enough,
+    )
 
 
 @contextlib.asynccontextmanager
-async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> AsyncIterator[Account]:
+async def under_load(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> AsyncIterator[Account]:
     """Run eight writers of one conversation (both users, transports and processes, with and without client ids), and check the result."""
     account = Account()
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
-    people = [await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)]
+    people = [
+        await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)
+    ]
     other = {alice.id: bob.id, bob.id: alice.id}
     writers = [
-        asyncio.create_task(write(account, person, other[person.id], transport=("http", "socket")[place % 2], repeat=place % 4 < 2))
+        asyncio.create_task(
+            write(
+                account,
+                person,
+                other[person.id],
+                transport=("http", "socket")[place % 2],
+                repeat=place % 4 < 2,
+            )
+        )
         for place, person in enumerate(people)
     ]
     try:
@@ -75,7 +91,9 @@ async def under_load(deployment: Deployment, pair: tuple[Service, Service]) -> A
 
 
 @contextlib.asynccontextmanager
-async def sends_in_flight(deployment: Deployment, account: Account, services: tuple[Service, ...]) -> AsyncIterator[None]:
+async def sends_in_flight(
+    deployment: Deployment, account: Account, services: tuple[Service, ...]
+) -> AsyncIterator[None]:
     """Freeze MongoDB, and wait until each of these processes has a send that waits for MongoDB."""
     with frozen(deployment.pid("mongo")):
         await wait_until(lambda: set(services) <= set(account.waiting.values()), "sends in flight")
@@ -87,7 +105,9 @@ def is_replaced(deployment: Deployment, killed: int) -> bool:
     return deployment.engines.pid("mongo") not in (None, killed)
 
 
-async def test_killing_mongodb_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_killing_mongodb_loses_nothing(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """After SIGKILL of mongod with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
     async with under_load(deployment, pair) as account:
         for _ in range(2):
@@ -98,7 +118,9 @@ async def test_killing_mongodb_loses_nothing(deployment: Deployment, pair: tuple
             await more_answers(account, 50)
 
 
-async def test_killing_the_service_loses_nothing(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_killing_the_service_loses_nothing(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """After SIGKILL of a process with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
     async with under_load(deployment, pair) as account:
         for service in pair:
@@ -109,7 +131,9 @@ async def test_killing_the_service_loses_nothing(deployment: Deployment, pair: t
 
 
 @pytest.mark.parametrize("point", ["request", "reply"])
-async def test_killing_the_service_between_insert_and_answer(deployment: Deployment, proxy: Proxy, behind: Service, point: Point) -> None:
+async def test_killing_the_service_between_insert_and_answer(
+    deployment: Deployment, proxy: Proxy, behind: Service, point: Point
+) -> None:
     """After SIGKILL before MongoDB receives the insert, or before the service gets its reply, a repeat saves no second message."""
     alice, bob = deployment.create_user(behind), deployment.create_user(behind)
     await alice.send(bob, "before")
@@ -118,7 +142,10 @@ async def test_killing_the_service_between_insert_and_answer(deployment: Deploym
         await wait_until(hold.is_reached.is_set, f"the {point} of the insert")
         if point == "reply":
             await wait_until(
-                lambda: deployment.database["messages"].find_one({"text": "in flight", "senderId": alice.id}), "the saved message"
+                lambda: deployment.database["messages"].find_one(
+                    {"text": "in flight", "senderId": alice.id}
+                ),
+                "the saved message",
             )
         behind.kill()
     with contextlib.suppress(httpx.TransportError):
@@ -135,16 +162,22 @@ async def test_killing_the_service_between_insert_and_answer(deployment: Deploym
 
 async def say(sender: User, receiver: User, text: str, client_id: str) -> httpx.Response:
     """Send a message with a client id over HTTP."""
-    return await sender.http.post("/api/messages/send", json={"receiverId": receiver.id, "text": text, "clientId": client_id})
+    return await sender.http.post(
+        "/api/messages/send", json={"receiverId": receiver.id, "text": text, "clientId": client_id}
+    )
 
 
-async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """A hundred concurrent sends with one client id, over both transports of two processes, save one message and emit one event."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     there = await alice.at(pair[1])
     await meet(alice, there, bob)
     ways = [(alice, "http"), (alice, "socket"), (there, "http"), (there, "socket")] * 25
-    answers = await asyncio.gather(*(who.send(bob, "once", transport=transport, clientId="c") for who, transport in ways))
+    answers = await asyncio.gather(
+        *(who.send(bob, "once", transport=transport, clientId="c") for who, transport in ways)
+    )
     assert all(answer == answers[0] for answer in answers), answers
     assert (await bob.read(alice)).json() == [answers[0]]
     await alice.send(bob, "after")
@@ -153,7 +186,9 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(deplo
     await asyncio.gather(*(person.close() for person in (alice, bob, there)))
 
 
-async def test_a_client_id_is_never_forgotten(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_is_never_forgotten(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """After restarts, an edit and a deletion, a repeat returns the first message in its current state, and another text gets 409."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
     first = (await say(alice, bob, "first", "c")).json()
@@ -161,36 +196,57 @@ async def test_a_client_id_is_never_forgotten(deployment: Deployment, pair: tupl
         service.stop()
         service.restart()
     assert (await say(alice, bob, "first", "c")).json() == first
-    edited = (await alice.http.patch(f"/api/messages/{first['_id']}", json={"text": "edited"})).json()
+    edited = (
+        await alice.http.patch(f"/api/messages/{first['_id']}", json={"text": "edited"})
+    ).json()
     assert (await say(alice, bob, "first", "c")).json() == edited
-    assert (await say(alice, bob, "edited", "c")).status_code == 409, "the edited text is not the text that was sent"
+    assert (await say(alice, bob, "edited", "c")).status_code == 409, (
+        "the edited text is not the text that was sent"
+    )
     deleted = (await alice.http.delete(f"/api/messages/{first['_id']}")).json()
     assert (await say(alice, bob, "first", "c")).json() == deleted
     assert (await bob.read(alice)).json() == [deleted]
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_repeat_is_found_by_an_index(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_a_repeat_is_found_by_an_index(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """MongoDB examines one document to find the message of a client id, even in a long conversation."""
     alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
-    await asyncio.gather(*(say(alice, bob, f"number {number}", f"c{number}") for number in range(100)))
+    await asyncio.gather(
+        *(say(alice, bob, f"number {number}", f"c{number}") for number in range(100))
+    )
     last = (await say(alice, bob, "last", "c")).json()
     deployment.database.command("profile", 2)
     try:
         assert (await say(alice, bob, "last", "c")).json() == last
     finally:
         deployment.database.command("profile", 0)
-    found = list(deployment.database["system.profile"].find({"op": "query", "command.filter.clientId": {"$exists": True}}))
+    found = list(
+        deployment.database["system.profile"].find(
+            {"op": "query", "command.filter.clientId": {"$exists": True}}
+        )
+    )
     assert [(query["docsExamined"], query["nreturned"]) for query in found] == [(1, 1)]
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_client_id_belongs_to_a_sender_in_a_conversation(deployment: Deployment, pair: tuple[Service, Service]) -> None:
+async def test_a_client_id_belongs_to_a_sender_in_a_conversation(
+    deployment: Deployment, pair: tuple[Service, Service]
+) -> None:
     """A client id with another text gets 409, even concurrently. With another sender or conversation it is a new message."""
-    alice, bob, carol = deployment.create_user(pair[0]), deployment.create_user(pair[1]), deployment.create_user(pair[1])
+    alice, bob, carol = (
+        deployment.create_user(pair[0]),
+        deployment.create_user(pair[1]),
+        deployment.create_user(pair[1]),
+    )
     both = await asyncio.gather(say(alice, bob, "one", "c"), say(alice, bob, "two", "c"))
     assert sorted(answer.status_code for answer in both) == [200, 409]
-    others: list[Any] = [answer.json() for answer in (await say(bob, alice, "one", "c"), await say(alice, carol, "one", "c"))]
+    others: list[Any] = [
+        answer.json()
+        for answer in (await say(bob, alice, "one", "c"), await say(alice, carol, "one", "c"))
+    ]
     assert [message["seq"] for message in others] == [2, 1]
     assert len((await bob.read(alice)).json()) == 2
     await asyncio.gather(alice.close(), bob.close(), carol.close())
@@ -207,7 +263,11 @@ async def test_a_send_is_completed_after_its_sender_disconnects(
     before = connections(behind)
     with proxy.holding("hung up", point) as hold:
         await hang_up(await alice.at(behind), bob, transport, hold.is_reached)
-        await wait_until(lambda: connections(behind), "the service to close the connection", is_reached=lambda count: count == before)
+        await wait_until(
+            lambda: connections(behind),
+            "the service to close the connection",
+            is_reached=lambda count: count == before,
+        )
     await bob.wait_for_events("newMessage")
     last = await alice.send(bob, "last")
     await bob.wait_for_events("newMessage", 2)
@@ -221,10 +281,14 @@ async def test_a_send_is_completed_after_its_sender_disconnects(
 def connections(service: Service) -> int:
     """Return the number of open client connections of this process."""
     found = psutil.Process(service.process.pid).net_connections("tcp")
-    return sum(bool(connection.raddr) and connection.laddr.port == service.port for connection in found)
+    return sum(
+        bool(connection.raddr) and connection.laddr.port == service.port for connection in found
+    )
 
 
-async def hang_up(sender: User, receiver: User, transport: str, is_reached: threading.Event) -> None:
+async def hang_up(
+    sender: User, receiver: User, transport: str, is_reached: threading.Event
+) -> None:
     """Send a message, and close the connection when `is_reached` is set."""
     request = {"receiverId": receiver.id, "text": "hung up"}
     if transport == "http":

@@ -64,9 +64,13 @@ class ClientProcess:
     """
 
     def __init__(self, folder: Path, *before: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
+        }
         command = [*before, sys.executable, "-c", CLIENT, str(folder)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def result(self) -> dict[str, Any]:
         """Wait until it has opened the servers or failed, and return what it printed."""
@@ -95,24 +99,37 @@ def processes(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = process.cmdline()
-            if process.pid != os.getpid() and "-c" not in line and any(place in part for part in line for place in places):
+            if (
+                process.pid != os.getpid()
+                and "-c" not in line
+                and any(place in part for part in line for place in places)
+            ):
                 found.append(process)
     return found
 
 
 def wait_until_stopped(folder: Path) -> None:
     """Wait until neither the supervisor nor a server of a folder runs."""
-    block_until(lambda: processes(folder), f"the end of all processes of {folder}", is_reached=lambda seen: not seen)
+    block_until(
+        lambda: processes(folder),
+        f"the end of all processes of {folder}",
+        is_reached=lambda seen: not seen,
+    )
 
 
 def process_of(folder: Path, program: str) -> psutil.Process:
     """Return the process of a folder that runs this program."""
-    return next(process for process in processes(folder) if program in " ".join(process.cmdline()[:3]))
+    return next(
+        process for process in processes(folder) if program in " ".join(process.cmdline()[:3])
+    )
 
 
 def accept_writes(engines: Engines) -> bool:
     """Return True if MongoDB and Redis accept a write."""
-    with contextlib.suppress(Exception), MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client:
+    with (
+        contextlib.suppress(Exception),
+        MongoClient[Any](engines.mongo.url, timeoutMS=5000) as client,
+    ):
         client.test.seen.insert_one({})
         with Redis.from_url(engines.redis.url) as redis:
             return bool(redis.set("seen", 1, ex=5))
@@ -164,7 +181,10 @@ def start_error(folder: Path, **more: object) -> EngineError:
 
 def test_mongodb_is_a_replica_set(engines: Engines) -> None:
     """Transactions and change streams work with the URL of the private MongoDB."""
-    with MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client, client.test.kept.watch() as changes:
+    with (
+        MongoClient[Any](engines.mongo.url, timeoutMS=LIMIT_S * 1000) as client,
+        client.test.kept.watch() as changes,
+    ):
         with client.start_session() as session, session.start_transaction():
             client.test.kept.insert_one({"_id": 1}, session=session)
         assert changes.next()["documentKey"] == {"_id": 1}
@@ -176,9 +196,17 @@ def test_redis_is_configured_as_a_cache(engines: Engines) -> None:
     reports expired keys.
     """
     with Redis.from_url(engines.redis.url) as redis:
-        wanted = {"save": "", "appendonly": "no", "maxmemory": str(256 * 2**20), "maxmemory-policy": "volatile-ttl", "port": "0"}
+        wanted = {
+            "save": "",
+            "appendonly": "no",
+            "maxmemory": str(256 * 2**20),
+            "maxmemory-policy": "volatile-ttl",
+            "port": "0",
+        }
         assert {name: redis.config_get(name)[name] for name in wanted} == wanted
-        assert set(redis.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set("xE")
+        assert set(redis.config_get("notify-keyspace-events")["notify-keyspace-events"]) == set(
+            "xE"
+        )
 
 
 def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
@@ -189,8 +217,16 @@ def test_nothing_listens_on_the_network(engines: Engines, folder: Path) -> None:
     assert run.stat().st_mode & 0o777 == 0o700
     for process in processes(folder):
         assert process.net_connections("inet") == []
-        assert {place.laddr for place in process.net_connections("unix") if str(place.laddr).startswith("/tmp/mongodb-")} == set()
-    assert {path.name for path in run.iterdir() if path.is_socket()} == {"supervisor.sock", "mongod.sock", "redis.sock"}
+        assert {
+            place.laddr
+            for place in process.net_connections("unix")
+            if str(place.laddr).startswith("/tmp/mongodb-")
+        } == set()
+    assert {path.name for path in run.iterdir() if path.is_socket()} == {
+        "supervisor.sock",
+        "mongod.sock",
+        "redis.sock",
+    }
 
 
 @contextlib.contextmanager
@@ -207,7 +243,11 @@ def test_two_simultaneous_starts_share_the_servers(folder: Path) -> None:
     """Two processes that wait for the lock of one folder get the same servers once it is free."""
     with locked(folder):
         clients = [ClientProcess(folder), ClientProcess(folder)]
-        block_until(lambda: len(list(folder.glob("waits.*"))), "both clients to wait for the lock", is_reached=lambda seen: seen == 2)
+        block_until(
+            lambda: len(list(folder.glob("waits.*"))),
+            "both clients to wait for the lock",
+            is_reached=lambda seen: seen == 2,
+        )
     first, second = (client.result() for client in clients)
     assert first == second
     for client in clients:
@@ -240,12 +280,16 @@ def slow_to_stop(program: Path, gate: Path) -> Path:
     """Write a redis-server program that ignores SIGTERM until the file `gate` exists."""
     redis = find_program("redis", settings_for(gate.parent)).path
     wait = f'while [ ! -e "{gate}" ]; do sleep 0.05; done; kill $server'
-    program.write_text(f'#!/bin/sh\n"{redis}" "$@" &\nserver=$!\ntrap \'{wait}\' TERM\nwait $server\nwait $server\n')
+    program.write_text(
+        f'#!/bin/sh\n"{redis}" "$@" &\nserver=$!\ntrap \'{wait}\' TERM\nwait $server\nwait $server\n'
+    )
     program.chmod(0o700)
     return program
 
 
-def test_a_client_waits_while_the_servers_stop(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_waits_while_the_servers_stop(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that opens the folder while the supervisor stops the servers waits for that, and
     gets new servers.
     """
@@ -255,7 +299,11 @@ def test_a_client_waits_while_the_servers_stop(folder: Path, tmp_path: Path, mon
     write_document(leaver.result()["mongo"])
     leaver.kill()
     block_until(
-        lambda: not supervisor.accepts_connections(str(DataFolder(settings_for(folder)).run / supervisor.SOCKET)),
+        lambda: (
+            not supervisor.accepts_connections(
+                str(DataFolder(settings_for(folder)).run / supervisor.SOCKET)
+            )
+        ),
         "the supervisor to stop its servers",
     )
 
@@ -263,7 +311,9 @@ def test_a_client_waits_while_the_servers_stop(folder: Path, tmp_path: Path, mon
         gate.touch()
         time.sleep(seconds)
 
-    monkeypatch.setattr(supervisor_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr(
+        supervisor_client, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+    )
     with open_engines(settings_for(folder)) as engines:
         assert gate.exists(), "the client did not have to wait"
         assert count_documents(engines) == 1
@@ -276,7 +326,9 @@ def test_a_killed_server_is_restarted(engines: Engines, name: programs.Name) -> 
     pid = engines.pid(name)
     assert pid
     os.kill(pid, signal.SIGKILL)
-    block_until(lambda: engines.pid(name) not in {None, pid} and accept_writes(engines), f"a new {name}")
+    block_until(
+        lambda: engines.pid(name) not in {None, pid} and accept_writes(engines), f"a new {name}"
+    )
     assert count_documents(engines) == 1
 
 
@@ -287,7 +339,10 @@ def test_a_killed_supervisor_is_replaced(engines: Engines, folder: Path) -> None
     write_document(engines.mongo.url)
     old = process_of(folder, "supervisor.py")
     old.kill()
-    block_until(lambda: not old.is_running() and accept_writes(engines) and engines.pid("mongo"), "a new supervisor with its servers")
+    block_until(
+        lambda: not old.is_running() and accept_writes(engines) and engines.pid("mongo"),
+        "a new supervisor with its servers",
+    )
     assert count_documents(engines) == 1
 
 
@@ -299,7 +354,11 @@ def test_start_after_everything_was_killed(folder: Path) -> None:
     write_document(client.result()["mongo"])
     everything = [
         process_of(folder, "supervisor.py"),
-        *(process for process in processes(folder) if "supervisor.py" not in str(process.cmdline())),
+        *(
+            process
+            for process in processes(folder)
+            if "supervisor.py" not in str(process.cmdline())
+        ),
     ]
     for process in everything:
         process.kill()
@@ -312,17 +371,26 @@ def test_a_leftover_server_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPa
     """The next start finds a server that outlived its supervisor by its pid file and stops it
     cleanly, even a frozen one.
     """
-    monkeypatch.setattr(supervisor, "STOP_TIMEOUT_S", LIMIT_S)  # a slow machine must not get to SIGKILL
+    monkeypatch.setattr(
+        supervisor, "STOP_TIMEOUT_S", LIMIT_S
+    )  # a slow machine must not get to SIGKILL
     with open_engines(settings_for(folder)) as engines:
         write_document(engines.mongo.url)
     home = DataFolder(settings_for(folder))
     command = home.add_command("mongo", find_program("mongo", settings_for(folder)).path)
-    with subprocess.Popen(command["argv"], cwd=command["folder"], stdout=subprocess.DEVNULL) as leftover:
+    with subprocess.Popen(
+        command["argv"], cwd=command["folder"], stdout=subprocess.DEVNULL
+    ) as leftover:
         (home.run / "mongo.pid").write_text(str(leftover.pid))
         block_until(lambda: supervisor.accepts_connections(command["socket"]), "mongod to listen")
-        wait_until_writable("mongo", home.url("mongo"))  # during its election mongod takes long to stop
+        wait_until_writable(
+            "mongo", home.url("mongo")
+        )  # during its election mongod takes long to stop
         leftover.send_signal(signal.SIGSTOP)
-        with concurrent.futures.ThreadPoolExecutor() as reaper, open_engines(settings_for(folder)) as engines:
+        with (
+            concurrent.futures.ThreadPoolExecutor() as reaper,
+            open_engines(settings_for(folder)) as engines,
+        ):
             assert reaper.submit(leftover.wait, LIMIT_S).result() == 0
             assert count_documents(engines) == 1
 
@@ -376,7 +444,9 @@ def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     with open_engines(settings_for(folder)) as engines:
         assert accept_writes(engines)
-        assert {Path(process.cwd()) for process in processes(folder)} >= {DataFolder(settings_for(folder)).run}
+        assert {Path(process.cwd()) for process in processes(folder)} >= {
+            DataFolder(settings_for(folder)).run
+        }
     wait_until_stopped(folder)
     run = DataFolder(settings_for(folder)).run
     if not run.is_relative_to(folder):
@@ -449,7 +519,9 @@ def test_a_read_only_folder(folder: Path) -> None:
     assert "CHATLAB_DATA_DIR" in error.fix
 
 
-def test_too_little_disk_space_is_noticed_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_noticed_before_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With too little disk space nothing is started, and the error names the folder and the space
     that is needed.
     """
@@ -466,7 +538,9 @@ def test_a_limit_on_files(folder: Path) -> None:
     results = [client.result() for client in clients]
     for client in clients:
         client.close()
-    assert ["files may not grow" in one["detail"] and "ulimit -f" in one["fix"] for one in results] == [True, True], results
+    assert [
+        "files may not grow" in one["detail"] and "ulimit -f" in one["fix"] for one in results
+    ] == [True, True], results
 
 
 @contextlib.contextmanager
@@ -482,7 +556,9 @@ def too_little_disk(folder: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_fills_up_during_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the disk becomes full while mongod starts, the error names the cause."""
     monkeypatch.setattr(data_folder, "NEW_FOLDER_DISK_BYTES", 0)
     monkeypatch.setattr(data_folder, "USED_FOLDER_DISK_BYTES", 0)
@@ -501,7 +577,9 @@ def test_a_configured_program_that_does_not_exist(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mongo", "redis"])
-def test_no_program_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch, name: programs.Name) -> None:
+def test_no_program_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: programs.Name
+) -> None:
     """With no program on the PATH and no wheel, the fix is a command that installs one."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setitem(programs.KINDS, name, dataclasses.replace(programs.KINDS[name], wheels=()))
@@ -527,16 +605,28 @@ def test_a_broken_program_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A mongod on the PATH that does not run is skipped, and the next one that runs is used."""
     monkeypatch.setenv("PATH", f"{broken_mongod(tmp_path / 'mongod').parent}:{os.environ['PATH']}")
     assert shutil.which("mongod") == str(tmp_path / "mongod")
-    monkeypatch.setattr(shutil, "which", lambda program, which=shutil.which: which(program, path=str(tmp_path)))
+    monkeypatch.setattr(
+        shutil, "which", lambda program, which=shutil.which: which(program, path=str(tmp_path))
+    )
     assert find_program("mongo", settings_for(tmp_path)).path != str(tmp_path / "mongod")
 
 
 def test_configured_servers_are_not_touched(engines: Engines, folder: Path) -> None:
     """With both URLs in the settings nothing is started, and the servers there cannot be stopped."""
     before = {process.pid for process in processes(folder)}
-    with open_engines(load_settings(data_dir=folder, mongo_url=engines.mongo.url, redis_url=engines.redis.url)) as others:
-        assert (others.mongo.version, others.mongo.private, others.pid("mongo")) == (engines.mongo.version, False, None)
-        assert (others.redis.version, others.redis.private, others.redis.url) == (engines.redis.version, False, engines.redis.url)
+    with open_engines(
+        load_settings(data_dir=folder, mongo_url=engines.mongo.url, redis_url=engines.redis.url)
+    ) as others:
+        assert (others.mongo.version, others.mongo.private, others.pid("mongo")) == (
+            engines.mongo.version,
+            False,
+            None,
+        )
+        assert (others.redis.version, others.redis.private, others.redis.url) == (
+            engines.redis.version,
+            False,
+            engines.redis.url,
+        )
         with pytest.raises(EngineError):
             others.stop("redis")
     assert {process.pid for process in processes(folder)} == before
@@ -552,7 +642,11 @@ def test_configured_servers_that_are_down(tmp_path: Path, listens: bool) -> None
         if listens:
             silent.listen()
         place = f"127.0.0.1:{silent.getsockname()[1]}"
-        with open_engines(load_settings(data_dir=tmp_path, mongo_url=f"mongodb://{place}", redis_url=f"redis://{place}")) as engines:
+        with open_engines(
+            load_settings(
+                data_dir=tmp_path, mongo_url=f"mongodb://{place}", redis_url=f"redis://{place}"
+            )
+        ) as engines:
             assert (engines.mongo.version, engines.redis.version) == ("", "")
             assert engines.mongo.warning
             assert engines.redis.warning
@@ -599,12 +693,16 @@ def test_long_logs_are_rotated(folder: Path) -> None:
         ("redis", "8.1.3 (Valkey)", True),
     ],
 )
-def test_versions_with_security_holes_get_a_warning(name: programs.Name, version: str, old: bool) -> None:
+def test_versions_with_security_holes_get_a_warning(
+    name: programs.Name, version: str, old: bool
+) -> None:
     """A version with known security holes gets a warning; a version that closes them gets none."""
     assert bool(old_version(name, version)) is old
 
 
-def test_servers_find_the_libraries_of_a_conda_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_find_the_libraries_of_a_conda_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a conda environment a server can load conda's libraries, after those on LD_LIBRARY_PATH."""
     (tmp_path / "conda-meta").mkdir()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))

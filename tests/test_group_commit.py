@@ -92,7 +92,10 @@ def draft(receiver: UserId, text: str, client_id: str | None = None) -> Draft:
 
 async def texts(store: MessageStore, receiver: UserId) -> list[tuple[int, str]]:
     """Return the seq and the text of each message of a conversation, as MongoDB has them."""
-    return [(message.seq, message.text) for message in await store.find_newest(conversation_of(SENDER, receiver), 50)]
+    return [
+        (message.seq, message.text)
+        for message in await store.find_newest(conversation_of(SENDER, receiver), 50)
+    ]
 
 
 async def test_sends_that_wait_share_an_insert(store: WatchedStore) -> None:
@@ -100,7 +103,11 @@ async def test_sends_that_wait_share_an_insert(store: WatchedStore) -> None:
     store.pass_inserts.clear()
     first = asyncio.create_task(store.save(draft(SENDER, "in flight")))
     await asyncio.sleep(0)
-    sends = [asyncio.create_task(store.save(draft(receiver, text))) for text in TEXTS for receiver in RECEIVERS]
+    sends = [
+        asyncio.create_task(store.save(draft(receiver, text)))
+        for text in TEXTS
+        for receiver in RECEIVERS
+    ]
     await asyncio.sleep(0)  # all of them wait now
     store.pass_inserts.set()
     await asyncio.gather(first, *sends)
@@ -121,25 +128,47 @@ async def test_an_idle_store_inserts_at_once(store: WatchedStore) -> None:
     assert (await saving).message.seq == 2
 
 
-async def test_a_rejection_inside_a_batch_leaves_no_gap(store: WatchedStore, other_process: MessageStore) -> None:
+async def test_a_rejection_inside_a_batch_leaves_no_gap(
+    store: WatchedStore, other_process: MessageStore
+) -> None:
     """When another process uses the next seq of some conversations, only their messages are tried again, before the later ones."""
     contested, free = RECEIVERS[:4], RECEIVERS[4:]
     await asyncio.gather(*(store.save(draft(receiver, "first")) for receiver in RECEIVERS))
     for receiver in contested:  # the store remembers seq 1 and does not know of this one
-        assert (await other_process.save(draft(receiver, "from the other process"))).message.seq == 2
+        assert (
+            await other_process.save(draft(receiver, "from the other process"))
+        ).message.seq == 2
     store.inserts.clear()
-    await asyncio.gather(*(store.save(draft(receiver, text)) for text in ("second", "third") for receiver in RECEIVERS))
-    assert store.inserts == [10, 10, 4]  # "second" of all; "third" of the free ones and "second" again; "third" of the contested ones
+    await asyncio.gather(
+        *(
+            store.save(draft(receiver, text))
+            for text in ("second", "third")
+            for receiver in RECEIVERS
+        )
+    )
+    assert store.inserts == [
+        10,
+        10,
+        4,
+    ]  # "second" of all; "third" of the free ones and "second" again; "third" of the contested ones
     for receiver in free:
         assert await texts(store, receiver) == [(1, "first"), (2, "second"), (3, "third")]
     for receiver in contested:
-        assert await texts(store, receiver) == [(1, "first"), (2, "from the other process"), (3, "second"), (4, "third")]
+        assert await texts(store, receiver) == [
+            (1, "first"),
+            (2, "from the other process"),
+            (3, "second"),
+            (4, "third"),
+        ]
 
 
 async def test_cancelling_a_caller_does_not_stop_the_commit(store: WatchedStore) -> None:
     """The message of a cancelled caller is saved with its seq, and another caller with the same client id gets its answer."""
     bob = RECEIVERS[0]
-    cancelled = [asyncio.create_task(store.save(draft(bob, "one", "c"))), asyncio.create_task(store.save(draft(bob, "two")))]
+    cancelled = [
+        asyncio.create_task(store.save(draft(bob, "one", "c"))),
+        asyncio.create_task(store.save(draft(bob, "two"))),
+    ]
     waits = asyncio.create_task(store.save(draft(bob, "one", "c")))
     await asyncio.sleep(0)  # all three wait for the first insert, which has not begun
     for task in cancelled:
@@ -154,7 +183,9 @@ async def test_cancelling_a_caller_does_not_stop_the_commit(store: WatchedStore)
 
 def inserts(deployment: Deployment) -> int:
     """Return the number of insert commands that MongoDB has answered."""
-    return int(deployment.database.command("serverStatus")["metrics"]["commands"]["insert"]["total"])
+    return int(
+        deployment.database.command("serverStatus")["metrics"]["commands"]["insert"]["total"]
+    )
 
 
 def tried(service: Service) -> int:
@@ -170,7 +201,9 @@ async def seqs(reader: User, other: User) -> list[int]:
     return [message["seq"] for message in (await reader.read(other, fresh=True)).json()]
 
 
-async def test_one_send_after_the_other_is_one_insert_each(deployment: Deployment, service: Service) -> None:
+async def test_one_send_after_the_other_is_one_insert_each(
+    deployment: Deployment, service: Service
+) -> None:
     """Ten sends, each after the answer to the previous one, are ten inserts."""
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.send(bob, "the first send learns the last seq")
@@ -181,7 +214,9 @@ async def test_one_send_after_the_other_is_one_insert_each(deployment: Deploymen
     await asyncio.gather(alice.close(), bob.close())
 
 
-async def test_a_process_that_was_overtaken_tries_again(deployment: Deployment, service: Service) -> None:
+async def test_a_process_that_was_overtaken_tries_again(
+    deployment: Deployment, service: Service
+) -> None:
     """Two processes send in turn. Except for its first send, each tries the seq that the other has used, once, and then the next one."""
     second = deployment.start()
     alice, bob = deployment.create_user(service), deployment.create_user(service)
@@ -189,5 +224,9 @@ async def test_a_process_that_was_overtaken_tries_again(deployment: Deployment, 
     before = tried(service) + tried(second)
     answers = [await senders[number % 2].send(bob, text) for number, text in enumerate(TEXTS)]
     assert tried(service) + tried(second) - before == 2 + 2 * (len(TEXTS) - 2)
-    assert [answer["seq"] for answer in answers] == await seqs(alice, bob) == list(range(1, len(TEXTS) + 1))
+    assert (
+        [answer["seq"] for answer in answers]
+        == await seqs(alice, bob)
+        == list(range(1, len(TEXTS) + 1))
+    )
     await asyncio.gather(*(person.close() for person in [bob, *senders]))

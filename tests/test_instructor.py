@@ -14,7 +14,10 @@ CUTS = {45: ["00", "04", "06", "07"], 90: ["00", "04", "06", "07", "08", "10"]}
 def cut(minutes: int) -> dict[str, int]:
     """Return the notebooks of a short version, and the minutes for each."""
     part = TEXT.partition(f"## {minutes} minutes\n")[2].partition("\n## ")[0]
-    return {number: int(some) for number, some in re.findall(r"^\| (\d\d) \| (\d+) \|", part, re.MULTILINE)}
+    return {
+        number: int(some)
+        for number, some in re.findall(r"^\| (\d\d) \| (\d+) \|", part, re.MULTILINE)
+    }
 
 
 def test_every_notebook_is_told_with_its_minutes() -> None:
@@ -22,9 +25,13 @@ def test_every_notebook_is_told_with_its_minutes() -> None:
 
     Each notebook has a question to ask and an expected answer.
     """
-    rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \| (.+?\?) \| (.+?) \|$", TEXT, re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \| (.+?\?) \| (.+?) \|$", TEXT, re.MULTILINE
+    )
     notebooks = [(series.read(path), path.name) for path in series.paths()]
-    assert [row[:4] for row in rows] == [(*series.title(book), name, str(series.minutes(book))) for book, name in notebooks]
+    assert [row[:4] for row in rows] == [
+        (*series.title(book), name, str(series.minutes(book))) for book, name in notebooks
+    ]
 
 
 @pytest.mark.parametrize("minutes", CUTS)
@@ -39,14 +46,28 @@ def test_a_cut_fits_into_its_time(minutes: int) -> None:
 def test_nothing_is_named_that_is_not_there() -> None:
     """Links, make targets, exercises and notebooks with their own engines all exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (series.FOLDER / link).exists()] == []
-    assert [target for target in re.findall(r"`make (\w+)", TEXT) if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
-    own = [path.name[:2] for path in series.paths() if "own_engines=True" in path.read_text(encoding="utf-8")]
+    assert [
+        link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (series.FOLDER / link).exists()
+    ] == []
+    assert [
+        target
+        for target in re.findall(r"`make (\w+)", TEXT)
+        if not re.search(rf"^{target}:", makefile, re.MULTILINE)
+    ] == []
+    own = [
+        path.name[:2]
+        for path in series.paths()
+        if "own_engines=True" in path.read_text(encoding="utf-8")
+    ]
     assert f"({', '.join(own)})" in TEXT
 
 
 def test_the_projector_has_these_keys() -> None:
     """The listed keys are the keys of the projector page."""
-    page = (ROOT / "chatlab" / "web" / "static" / "projector" / "controls.js").read_text(encoding="utf-8")
+    page = (ROOT / "chatlab" / "web" / "static" / "projector" / "controls.js").read_text(
+        encoding="utf-8"
+    )
     told = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \| ", TEXT, re.MULTILINE)
-    assert sorted(", ".join(told).lower().split(", ")) == sorted(re.findall(r'this\.#button\("(\w)"', page))
+    assert sorted(", ".join(told).lower().split(", ")) == sorted(
+        re.findall(r'this\.#button\("(\w)"', page)
+    )

@@ -28,7 +28,10 @@ async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
 
     In the end the bar is empty, and the key is reported as gone.
     """
-    async with jupyterlab(tmp_path, series.FOLDER) as url, opened(url, "00_start_here.ipynb") as page:
+    async with (
+        jupyterlab(tmp_path, series.FOLDER) as url,
+        opened(url, "00_start_here.ipynb") as page,
+    ):
         await page.evaluate(WATCH_BAR)
         await run_all(page)
 
@@ -42,6 +45,8 @@ async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
         await expect(page.locator(".cl-lit")).to_have_count(7)
         await page.screenshot(path=tmp_path / "gone.png")
 
-        await expect(page.get_by_text("The service has ended. Left: 0 keys, 0 messages.")).to_be_attached()
+        await expect(
+            page.get_by_text("The service has ended. Left: 0 keys, 0 messages.")
+        ).to_be_attached()
         await assert_no_errors(page)
         await page.screenshot(path=tmp_path / "end.png")

@@ -38,7 +38,9 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def begin(engines: Engines, tmp_path: Path, patient_children: None) -> AsyncIterator[LabMaker]:
+async def begin(
+    engines: Engines, tmp_path: Path, patient_children: None
+) -> AsyncIterator[LabMaker]:
     """Return a function that starts sessions on the engines of the test run.
 
     They end with the test.
@@ -46,7 +48,11 @@ async def begin(engines: Engines, tmp_path: Path, patient_children: None) -> Asy
     labs: list[Lab] = []
 
     async def begin(name: str, **settings: Any) -> Lab:
-        own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
+        own: dict[str, Any] = {
+            "mongo_url": engines.mongo.url,
+            "redis_url": engines.redis.url,
+            "data_dir": tmp_path,
+        }
         labs.append(await start(name, **own, **settings))
         return labs[-1]
 
@@ -84,7 +90,10 @@ async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -
     assert str(await one.end()) == "The service has ended. Left: 0 keys, 0 messages."
     assert (len(two.mongo_find("messages")), len(two.redis_keys("message*"))) == (1, 2)
     space = one.settings.database
-    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo, redis.Redis.from_url(engines.redis.url) as keys:
+    with (
+        pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
+        redis.Redis.from_url(engines.redis.url) as keys,
+    ):
         assert space not in mongo.list_database_names()
         assert list(keys.scan_iter(f"{space}:*")) == []
 
@@ -111,7 +120,9 @@ def running_engines(folder: Path) -> list[psutil.Process]:
 async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
     """After SIGKILL of the kernel its service ends, and so do engines that no one else uses."""
     environment = os.environ | {"CHATLAB_DATA_DIR": str(tmp_path)}
-    kernel = await asyncio.create_subprocess_exec(sys.executable, "-c", KERNEL, env=environment, stdout=asyncio.subprocess.PIPE)
+    kernel = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KERNEL, env=environment, stdout=asyncio.subprocess.PIPE
+    )
     assert kernel.stdout
     service = psutil.Process(int(await asyncio.wait_for(kernel.stdout.readline(), LIMIT_S)))
     engines = running_engines(tmp_path)
@@ -133,7 +144,15 @@ async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
     lab = await begin("way", cache_ttl=3600)
     for door in ("http", "socket"):
         trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello", door=door)
-        assert trace.stages == ("request", "create", "save", "cache_message", "cache_conversation", "emit", "respond")
+        assert trace.stages == (
+            "request",
+            "create",
+            "save",
+            "cache_message",
+            "cache_conversation",
+            "emit",
+            "respond",
+        )
         assert all(event["tookMs"] >= 0 and event["door"] == door for event in trace.events)
         assert trace.key == f"message:{trace.id}"
         assert {trace.key, "messages:alice:bob"} <= set(lab.redis_keys("message*"))
@@ -150,10 +169,14 @@ async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
     board.observe(lambda change: models.append(change["new"]["items"]), "model")
     trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
     assert lab.pid
-    os.kill(lab.pid, signal.SIGSTOP)  # the sweeper must not report the end before the board has seen it
+    os.kill(
+        lab.pid, signal.SIGSTOP
+    )  # the sweeper must not report the end before the board has seen it
     try:
         await wait_until(
-            lambda: [items[0]["state"] for items in models], "the end of the key", is_reached=lambda states: "expired" in states
+            lambda: [items[0]["state"] for items in models],
+            "the end of the key",
+            is_reached=lambda states: "expired" in states,
         )
     finally:
         os.kill(lab.pid, signal.SIGCONT)
@@ -217,9 +240,15 @@ async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
     lab = await begin("checks", cache_ttl=1, sweep_interval=0.2)
     trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
     assert (await start_here.durable_box(lab, trace, ...)).kind == BLANK
-    assert [(await start_here.durable_box(lab, trace, answer)).kind for answer in ("redis", "cache_message", "emit", None)] == [NOT_YET] * 4
+    assert [
+        (await start_here.durable_box(lab, trace, answer)).kind
+        for answer in ("redis", "cache_message", "emit", None)
+    ] == [NOT_YET] * 4
     assert "MongoDB still has it" in (await start_here.durable_box(lab, trace, "save")).text
-    assert [(await start_here.gone_at(lab, answer)).kind for answer in (..., "five")] == [BLANK, NOT_YET]
+    assert [(await start_here.gone_at(lab, answer)).kind for answer in (..., "five")] == [
+        BLANK,
+        NOT_YET,
+    ]
     assert "new life" in (await start_here.gone_at(lab, 3)).text
 
 
@@ -230,15 +259,29 @@ def test_a_life_tells_its_moments_apart() -> None:
     """
     event = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}
     life = Life.of(event)
-    assert [life.looked(2000, 4_000.0), life.looked(900, 5_100.0), life.looked(-2, 6_020.0)] == [False, False, True]
+    assert [life.looked(2000, 4_000.0), life.looked(900, 5_100.0), life.looked(-2, 6_020.0)] == [
+        False,
+        False,
+        True,
+    ]
     life.told({"at": 6_900.0})
-    assert (life.state, life.deadline_ms, life.seconds, life.lasted, life.told_at) == ("gone", 6_000.0, 5.02, 5, 5.9)
+    assert (life.state, life.deadline_ms, life.seconds, life.lasted, life.told_at) == (
+        "gone",
+        6_000.0,
+        5.02,
+        5,
+        5.9,
+    )
     lost = Life.of(event)
     assert (lost.looked(-2, 3_000.0), lost.state, lost.lasted) == (True, "lost", 2)
     renewed = Life.of(event)
     assert (renewed.looked(5000, 3_000.0), renewed.deadline_ms) == (True, 8_000.0)
     late = Life.of(event)  # the event arrived 80 ms after the key was set
-    assert (late.looked(3920, 2_000.0), late.looked(-2, 5_930.0), late.state) == (False, True, "expired")
+    assert (late.looked(3920, 2_000.0), late.looked(-2, 5_930.0), late.state) == (
+        False,
+        True,
+        "expired",
+    )
 
 
 def test_what_is_shown_has_a_fixed_text() -> None:
@@ -250,5 +293,8 @@ def test_what_is_shown_has_a_fixed_text() -> None:
     assert repr(asked) == "When? (now / later)"
     assert str(asked.against("now")) == "You gave no answer. Measured: now."
     asked.children[1].value = "later"
-    assert str(asked.against("now")) == "You said: later. Measured: now. Not so; read on for the reason."
+    assert (
+        str(asked.against("now"))
+        == "You said: later. Measured: now. Not so; read on for the reason."
+    )
     assert repr(doctor()).splitlines()[0] == "Everything that the notebooks need is here."

@@ -25,7 +25,9 @@ pytest_plugins = ["patient_children"]
 @pytest.fixture
 async def lab(engines: Engines, tmp_path: Path, patient_children: None) -> Any:
     """Start a session on the engines of the test run."""
-    lab = await start("switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path)
+    lab = await start(
+        "switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path
+    )
     yield lab
     await lab.end()
 
@@ -48,9 +50,14 @@ async def test_commands_are_counted(lab: Lab) -> None:
     assert await lab.asked(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
     assert (await lab.asked(bob.read("alice", fresh=True))) == (["find messages"], [])
     sent = await lab.asked(alice.send(bob, "counted ' too"))
-    assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (["insert messages"], ["EVALSHA message", "EVALSHA messages"])
+    assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (
+        ["insert messages"],
+        ["EVALSHA message", "EVALSHA messages"],
+    )
     assert trace.id not in str(sent)
-    assert repr(sent).startswith("MongoDB was asked once: insert messages\nRedis was asked 2 times: ")
+    assert repr(sent).startswith(
+        "MongoDB was asked once: insert messages\nRedis was asked 2 times: "
+    )
 
 
 async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
@@ -66,9 +73,14 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
     stores.look = counted  # type: ignore[method-assign]
     stores._handle_custom_msg({"views": 1}, [])
     await wait_until(lambda: looks, "the first look of the widget")
-    assert await lab.asked(asyncio.sleep(0.6)) == ([], [])  # seconds: long enough for two more looks
+    assert await lab.asked(asyncio.sleep(0.6)) == (
+        [],
+        [],
+    )  # seconds: long enough for two more looks
     count = len(looks)
-    await wait_until(lambda: len(looks), "another look of the widget", is_reached=lambda seen: seen > count)
+    await wait_until(
+        lambda: len(looks), "another look of the widget", is_reached=lambda seen: seen > count
+    )
 
 
 async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
@@ -94,15 +106,24 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
     assert not lab.runs
     await lab.restart(sweeper=False, cache_ttl=1)
     trace = await alice.send(bob, "after")
-    assert [message["text"] for message in (await bob.read("alice")).messages] == ["before", "after"]
+    assert [message["text"] for message in (await bob.read("alice")).messages] == [
+        "before",
+        "after",
+    ]
     assert "respond" in trace.stages
     await wait_until(
         lambda: [heard.payload["text"] for heard in bob.heard if heard.event == "newMessage"],
         "both messages at Bob's socket",
         is_reached=lambda texts: texts == ["before", "after"],
     )
-    await wait_until(lambda: lab.redis_pttl(trace.key), "the end of the key", is_reached=lambda pttl: pttl == -2)
-    assert [event for event in lab.events if event["stage"] == "sweep" and event["at"] > trace.events[0]["at"]] == []
+    await wait_until(
+        lambda: lab.redis_pttl(trace.key), "the end of the key", is_reached=lambda pttl: pttl == -2
+    )
+    assert [
+        event
+        for event in lab.events
+        if event["stage"] == "sweep" and event["at"] > trace.events[0]["at"]
+    ] == []
 
 
 async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engines) -> None:
@@ -120,7 +141,9 @@ async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engine
             await act
 
 
-async def test_engines_of_ones_own_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_engines_of_ones_own_can_break(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With an engine frozen, killed or stopped, the service keeps its promises.
 
     The folder is deleted with the session.
@@ -211,7 +234,9 @@ def test_the_ledger_remembers(tmp_path: Path) -> None:
     """The ledger keeps the latest measurement of each claim across sessions."""
     ledger = Ledger(tmp_path)
     assert ledger.read() == {}
-    ledger.write("04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)])
+    ledger.write(
+        "04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)]
+    )
     ledger.write("11", [Claim("total_bytes", "650 bytes", HOLDS, timed=True)])
     known = Ledger(tmp_path).read()
     assert {name: (entry.notebook, entry.claim.measured) for name, entry in known.items()} == {
@@ -224,7 +249,10 @@ def test_the_ledger_remembers(tmp_path: Path) -> None:
     assert ledger.read()["total_bytes"].claim.measured == "once more"
 
 
-@pytest.mark.parametrize("broken", ["{half", "[]", "null", '{"ttl_0": 1}', '{"ttl_0": {"verdict": "holds"}}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "broken",
+    ["{half", "[]", "null", '{"ttl_0": 1}', '{"ttl_0": {"verdict": "holds"}}', b"\xff\xfe"],
+)
 def test_a_broken_ledger_knows_nothing_and_is_mended(tmp_path: Path, broken: str | bytes) -> None:
     """A file with any invalid content is read as empty, and the next measurement is saved."""
     (tmp_path / "ledger.json").write_bytes(broken if isinstance(broken, bytes) else broken.encode())
@@ -238,7 +266,9 @@ def test_claims_have_a_place_in_the_series() -> None:
     """Each claim of the document has one name and one notebook of the series."""
     assert len(BY_NAME) == len(DOCUMENT)
     assert {says.notebook for says in DOCUMENT} <= {f"{number:02}" for number in range(13)}
-    assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parent.parent / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_what_hangs_on_the_machine_is_marked() -> None:
@@ -246,7 +276,12 @@ def test_what_hangs_on_the_machine_is_marked() -> None:
 
     So a strict comparison of outputs can ignore them, and a reader is informed.
     """
-    shown = Claims([Claim("send_faster", "-3 %", "does not hold", timed=True), Claim("ttl_0", "-2", "does not hold")])
+    shown = Claims(
+        [
+            Claim("send_faster", "-3 %", "does not hold", timed=True),
+            Claim("ttl_0", "-2", "does not hold"),
+        ]
+    )
     first, second = repr(shown).splitlines()
     assert (first[:2], second[:2]) == ("≈ ", "do")
     assert re.findall(r'<tr class="timed">', shown._repr_html_()) == ['<tr class="timed">']
@@ -254,7 +289,11 @@ def test_what_hangs_on_the_machine_is_marked() -> None:
 
 async def test_a_session_that_was_turned_is_begun_anew(engines: Engines, tmp_path: Path) -> None:
     """Running the first cell again restores the settings that it passes."""
-    own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path}
+    own: dict[str, Any] = {
+        "mongo_url": engines.mongo.url,
+        "redis_url": engines.redis.url,
+        "data_dir": tmp_path,
+    }
     lab = await start("anew", **own)
     await lab.turn(cache_ttl=20)
     again = await start("anew", **own)

@@ -36,7 +36,10 @@ async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
     """
     alice, bob = await lab.person("alice"), await lab.person("bob")
     first = await alice.send(bob, "before")
-    assert "0 of them are in MongoDB. The folder is back: 20 of them." in (await breaking.loses(lab, alice, bob, "disk")).text
+    assert (
+        "0 of them are in MongoDB. The folder is back: 20 of them."
+        in (await breaking.loses(lab, alice, bob, "disk")).text
+    )
     last = await alice.send(bob, "after")
     assert (first.message["seq"], last.message["seq"]) == (1, 22)
     assert len((await bob.read("alice", fresh=True)).messages) == 22

@@ -27,7 +27,12 @@ def fake_request(name: str, log: list[str], *caches: str, status: int = 200) -> 
 async def test_requests_alternate() -> None:
     """Each request is sent once in a turn, the order alternates, and the warm-up turns do not count."""
     log: list[str] = []
-    taken = [took async for took in in_turn({"a": fake_request("a", log, ""), "b": fake_request("b", log, "")}, turns=4)]
+    taken = [
+        took
+        async for took in in_turn(
+            {"a": fake_request("a", log, ""), "b": fake_request("b", log, "")}, turns=4
+        )
+    ]
     assert log == ["a", "b", "b", "a"] * ((WARM + 4) // 2)
     assert [list(took) for took in taken] == [["a", "b"]] * 4
     assert [took["a"] < took["b"] for took in taken] == [True, False, True, False]
@@ -37,7 +42,10 @@ async def test_a_turn_with_an_unwanted_reply_is_repeated() -> None:
     """A turn with a miss among hits does not count for either request. The number of samples stays the same."""
     log: list[str] = []
     caches = ["hit"] * (WARM + 1) + ["miss", "hit"]
-    acts = {"with": fake_request("with", log, *caches), "without": fake_request("without", log, "bypass")}
+    acts = {
+        "with": fake_request("with", log, *caches),
+        "without": fake_request("without", log, "bypass"),
+    }
     taken = [took async for took in in_turn(acts, turns=3, wanted={"with": "hit"})]
     assert len(taken) == 3
     assert len(log) == 2 * (WARM + 3 + 1)
@@ -56,7 +64,11 @@ def test_figures_that_depend_on_the_machine_are_marked() -> None:
     """In text a sign precedes the figures; in HTML the row has a class."""
     table = Table(("what", "here"), [(False, ("keys", "0")), (True, ("bytes <each>", "76"))])
     assert repr(table) == "what          here\nkeys          0\nbytes <each>  ≈ 76"
-    assert table._repr_html_().splitlines()[3].startswith('<tr class="timed"><td style="text-align:left">bytes &lt;each&gt;</td>')
+    assert (
+        table._repr_html_()
+        .splitlines()[3]
+        .startswith('<tr class="timed"><td style="text-align:left">bytes &lt;each&gt;</td>')
+    )
 
 
 async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
@@ -69,7 +81,10 @@ async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
     wire = lab.wire(alice, url)
     assert [
         (reply.cache, b"by the first" in reply.body)
-        for reply in (wire.request("GET", "/api/messages/bob"), wire.request("GET", "/api/messages/bob"))
+        for reply in (
+            wire.request("GET", "/api/messages/bob"),
+            wire.request("GET", "/api/messages/bob"),
+        )
     ] == [
         ("miss", True),
         ("hit", True),

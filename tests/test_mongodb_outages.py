@@ -31,7 +31,10 @@ def service(deployment: Deployment) -> Service:
 @pytest.fixture
 async def pair(deployment: Deployment, service: Service) -> AsyncIterator[tuple[User, User]]:
     """Two users with sockets and one message between them. MongoDB has recovered from the outage of the previous test."""
-    await wait_until(lambda: httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200, "MongoDB to be up")
+    await wait_until(
+        lambda: httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200,
+        "MongoDB to be up",
+    )
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     await alice.connect()
     await bob.connect()
@@ -77,11 +80,17 @@ async def sends_again(sender: User, receiver: User, text: str, client_id: str | 
     """
 
     async def send() -> httpx.Response:
-        answer = await sender.http.post("/api/messages/send", json=body(receiver, text, client_id or text))
+        answer = await sender.http.post(
+            "/api/messages/send", json=body(receiver, text, client_id or text)
+        )
         assert answer.status_code in (200, 503), answer.text
         return answer
 
-    return (await wait_until(send, "MongoDB to be back", is_reached=lambda answer: answer.status_code == 200)).json()
+    return (
+        await wait_until(
+            send, "MongoDB to be back", is_reached=lambda answer: answer.status_code == 200
+        )
+    ).json()
 
 
 def is_open(service: Service) -> bool:
@@ -101,14 +110,18 @@ async def test_an_outage_is_a_503_and_ends_by_itself(
         assert is_open(service)
         for _ in range(5):
             await refused(alice, bob, "later")
-            assert (await alice.send(bob, "later", transport="socket"))["code"] == "store_unavailable"
+            assert (await alice.send(bob, "later", transport="socket"))[
+                "code"
+            ] == "store_unavailable"
             assert (await alice.read(bob, fresh=True)).status_code == 503
         ready = await alice.http.get("/readyz")
         assert (ready.status_code, ready.json()["mongodb"]) == (503, "down")
         assert is_open(service)
     after = await sends_again(alice, bob, "after")
     texts = [message["text"] for message in (await bob.read(alice, fresh=True)).json()]
-    assert texts in (["before", "after"], ["before", "first", "after"]), "the first send was asked of MongoDB, the later ones were not"
+    assert texts in (["before", "after"], ["before", "first", "after"]), (
+        "the first send was asked of MongoDB, the later ones were not"
+    )
     assert after["seq"] == len(texts)
 
 
@@ -118,22 +131,30 @@ async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(
     """When a hundred sends of one conversation wait for MongoDB, the first insert without a reply rejects all of them."""
     alice, bob = pair
     with black_holed(deployment):
-        await asyncio.gather(*(refused(alice, bob, f"one of many {number}") for number in range(100)))
+        await asyncio.gather(
+            *(refused(alice, bob, f"one of many {number}") for number in range(100))
+        )
         assert is_open(service)
     await sends_again(alice, bob, "after")
     saved = (await bob.read(alice, fresh=True)).json()
     assert [message["seq"] for message in saved] == list(range(1, len(saved) + 1))
-    assert sum("one of many" in message["text"] for message in saved) <= 1, "only one of them was asked of MongoDB"
+    assert sum("one of many" in message["text"] for message in saved) <= 1, (
+        "only one of them was asked of MongoDB"
+    )
 
 
 @pytest.mark.parametrize("client_id", ["the same", None])
-async def test_an_uncertain_write_is_finished(deployment: Deployment, pair: tuple[User, User], client_id: str | None) -> None:
+async def test_an_uncertain_write_is_finished(
+    deployment: Deployment, pair: tuple[User, User], client_id: str | None
+) -> None:
     """A message that MongoDB saves after the 503 is in every read, a repeat returns it, and the receiver gets one event."""
     alice, bob = pair
     with black_holed(deployment):
         await refused(alice, bob, "saved after the 503", client_id)
     if client_id:
-        repeated = [await sends_again(alice, bob, "saved after the 503", client_id) for _ in range(3)]
+        repeated = [
+            await sends_again(alice, bob, "saved after the 503", client_id) for _ in range(3)
+        ]
         assert [message["seq"] for message in repeated] == [2, 2, 2]
     await bob.wait_for_events("newMessage", 2)
     after = await sends_again(alice, bob, "after")
@@ -149,9 +170,14 @@ async def test_a_service_starts_without_mongodb(deployment: Deployment) -> None:
     with stopped(deployment):
         late = deployment.start(DATABASE=f"{deployment.space}late")
         async with httpx.AsyncClient(base_url=late.url, timeout=LIMIT_S) as client:
-            answer = await client.post("/api/auth/signup", json={"username": "alice", "password": "correct horse"})
+            answer = await client.post(
+                "/api/auth/signup", json={"username": "alice", "password": "correct horse"}
+            )
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    await wait_until(lambda: httpx.get(f"{late.url}/readyz", timeout=LIMIT_S).status_code == 200, "the service to find MongoDB")
+    await wait_until(
+        lambda: httpx.get(f"{late.url}/readyz", timeout=LIMIT_S).status_code == 200,
+        "the service to find MongoDB",
+    )
     database = deployment.database.client[f"{deployment.space}late"]
     assert {"place", "once"} <= set(database["messages"].index_information())
     assert database["messages"].count_documents({}) == 0

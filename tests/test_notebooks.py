@@ -15,7 +15,18 @@ from chatlab.lab.verdicts import BLANK, MARKS
 
 PATHS = series.paths()
 LONGEST_CELL = 4  # lines
-FRAME = ("Goals", "Time", "Where you are on the map", "Predict", "Do", "See", "Why", "Now you try", "What holds and what does not", "Recap")
+FRAME = (
+    "Goals",
+    "Time",
+    "Where you are on the map",
+    "Predict",
+    "Do",
+    "See",
+    "Why",
+    "Now you try",
+    "What holds and what does not",
+    "Recap",
+)
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -33,7 +44,11 @@ def code(notebook: Any) -> list[Any]:
 def numbered(text: str, heading: str) -> list[str]:
     """Return the numbers of the list after a heading, up to the next heading."""
     part = re.split(rf"^(?:#+ |\*\*){heading}", text, maxsplit=1, flags=re.MULTILINE)[1]
-    return re.findall(r"^(\d+)\. ", re.split(r"^(?:#+ |\*\*Time)", part, maxsplit=1, flags=re.MULTILINE)[0], re.MULTILINE)
+    return re.findall(
+        r"^(\d+)\. ",
+        re.split(r"^(?:#+ |\*\*Time)", part, maxsplit=1, flags=re.MULTILINE)[0],
+        re.MULTILINE,
+    )
 
 
 def links(notebook: Any) -> Iterator[str]:
@@ -43,7 +58,12 @@ def links(notebook: Any) -> Iterator[str]:
 
 def verdicts(notebook: Any) -> list[str]:
     """Return the text of each check's verdict."""
-    return [text for cell in series.exercises(notebook) for text in series.texts(cell) if text.startswith(tuple(MARKS))]
+    return [
+        text
+        for cell in series.exercises(notebook)
+        for text in series.texts(cell)
+        if text.startswith(tuple(MARKS))
+    ]
 
 
 def test_there_are_notebooks() -> None:
@@ -60,7 +80,10 @@ def test_the_index_has_all() -> None:
     text = prose(series.read(series.FOLDER / "index.ipynb"))
     rows = re.findall(r"^\| (\d\d) \| \[(.+?)\]\((.+?)\) \| (\d+) \|", text, re.MULTILINE)
     notebooks = [(series.read(path), path.name) for path in PATHS]
-    assert rows == [(*series.title(notebook), name, str(series.minutes(notebook))) for notebook, name in notebooks]
+    assert rows == [
+        (*series.title(notebook), name, str(series.minutes(notebook)))
+        for notebook, name in notebooks
+    ]
     assert "(INSTRUCTOR.md)" in text
 
 
@@ -68,7 +91,11 @@ def test_the_index_has_all() -> None:
 def test_neighbours_are_linked(path: Path) -> None:
     """Top and end link to the previous notebook, the index and the next notebook."""
     place = PATHS.index(path)
-    wanted = [PATHS[place - 1].name] * (place > 0) + ["index.ipynb"] + [other.name for other in PATHS[place + 1 : place + 2]]
+    wanted = (
+        [PATHS[place - 1].name] * (place > 0)
+        + ["index.ipynb"]
+        + [other.name for other in PATHS[place + 1 : place + 2]]
+    )
     for line in re.findall(r"^previous: .+$", prose(series.read(path)), re.MULTILINE):
         assert re.findall(r"\]\((.+?)\)", line) == wanted
 
@@ -109,7 +136,9 @@ def test_cells_are_short(path: Path) -> None:
     cells = code(series.read(path))
     lines = {cell.id: [line for line in cell.source.splitlines() if line.strip()] for cell in cells}
     assert {name for name, found in lines.items() if not 1 <= len(found) <= LONGEST_CELL} == set()
-    assert [cell.id for cell in cells if re.search(r"^\s*class |\bsleep\(", cell.source, re.MULTILINE)] == []
+    assert [
+        cell.id for cell in cells if re.search(r"^\s*class |\bsleep\(", cell.source, re.MULTILINE)
+    ] == []
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
 
@@ -121,8 +150,14 @@ def test_it_asks_before_it_shows_and_checks_after(path: Path) -> None:
     """
     notebook = series.read(path)
     sources = [cell.source for cell in code(notebook)]
-    predicted = next(index for index, cell in enumerate(notebook.cells) if "= predict(" in cell.source)
-    assert predicted < next(index for index, cell in enumerate(notebook.cells) if re.search("^## Do$", cell.source, re.MULTILINE))
+    predicted = next(
+        index for index, cell in enumerate(notebook.cells) if "= predict(" in cell.source
+    )
+    assert predicted < next(
+        index
+        for index, cell in enumerate(notebook.cells)
+        if re.search("^## Do$", cell.source, re.MULTILINE)
+    )
     assert 2 <= len(series.exercises(notebook)) <= 3
     assert all("await lesson." in cell.source for cell in series.exercises(notebook))
     assert sources[-1].strip() == "await lab.end()"
@@ -150,7 +185,11 @@ def test_saved_outputs_are_for_any_reader(path: Path) -> None:
     notebook = series.read(path)
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     assert "widgets" not in notebook.metadata
-    assert all("text/plain" in output.data and series.WIDGET_VIEW not in output.data for output in outputs if "data" in output)
+    assert all(
+        "text/plain" in output.data and series.WIDGET_VIEW not in output.data
+        for output in outputs
+        if "data" in output
+    )
     assert re.findall(r"/(?:home|root|Users|work|tmp)/\S*", path.read_text(encoding="utf-8")) == []
 
 
@@ -162,7 +201,9 @@ async def test_checks_tell_right_from_wrong(path: Path) -> None:
     asked = [cell for cell in notebook.cells if "expect" in cell.metadata.get("chatlab", {})]
     said = [(cell.id, next(series.texts(cell), "nothing")) for cell in asked]
     wrong = [
-        (name, text) for cell, (name, text) in zip(asked, said, strict=True) if not text.startswith(cell.metadata["chatlab"]["expect"])
+        (name, text)
+        for cell, (name, text) in zip(asked, said, strict=True)
+        if not text.startswith(cell.metadata["chatlab"]["expect"])
     ]
     assert wrong == []
 
@@ -174,4 +215,6 @@ def test_no_blank_is_found_correct(path: Path) -> None:
     nbval has just run the blank exercises and compared the output.
     """
     notebook = series.read(path)
-    assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [BLANK] * len(series.exercises(notebook))
+    assert [verdict.partition(".")[0] for verdict in verdicts(notebook)] == [BLANK] * len(
+        series.exercises(notebook)
+    )

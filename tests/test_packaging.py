@@ -46,7 +46,13 @@ def names(requirements: list[str]) -> set[str]:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_everything_is_pinned_with_hashes(lock: str) -> None:
     """Each line of a lock has one exact version and at least one hash."""
-    assert [line for line in pins(lock) if not re.fullmatch(r"[a-z0-9.-]+==\S+( ; [^#]+?)?\s+(--hash=sha256:[0-9a-f]{64}\s*)+", line)] == []
+    assert [
+        line
+        for line in pins(lock)
+        if not re.fullmatch(
+            r"[a-z0-9.-]+==\S+( ; [^#]+?)?\s+(--hash=sha256:[0-9a-f]{64}\s*)+", line
+        )
+    ] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -67,9 +73,16 @@ def test_the_lock_contains_all_dependencies() -> None:
     """Dependencies, extras and build tools have versions that pyproject.toml allows."""
     declared = [*PROJECT["project"]["dependencies"], *chain(*EXTRAS.values())]
     declared += [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]]
-    versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pinned("requirements.lock")}
+    versions = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pinned("requirements.lock")
+    }
     wanted = [Requirement(requirement) for requirement in declared]
-    assert [str(want) for want in wanted if not want.specifier.contains(versions.get(canonicalize_name(want.name), "0"))] == []
+    assert [
+        str(want)
+        for want in wanted
+        if not want.specifier.contains(versions.get(canonicalize_name(want.name), "0"))
+    ] == []
 
 
 def test_the_service_lock_is_a_subset_of_the_lock() -> None:
@@ -98,7 +111,9 @@ def test_the_service_lock_is_a_subset_of_the_lock() -> None:
         ("win32", "AMD64", None, None),
     ],
 )
-def test_each_platform_gets_one_mongod_and_one_redis(platform: str, machine: str, mongod: str | None, redis: str | None) -> None:
+def test_each_platform_gets_one_mongod_and_one_redis(
+    platform: str, machine: str, mongod: str | None, redis: str | None
+) -> None:
     """Markers in pyproject.toml and the lock select one mongod and one Redis, not on Windows."""
     here = {"sys_platform": platform, "platform_machine": machine, "extra": ""}
     engines = names(EXTRAS["engines"])
@@ -115,9 +130,19 @@ def test_each_platform_gets_one_mongod_and_one_redis(platform: str, machine: str
 def imported_distributions(path: Path) -> set[str]:
     """Return the third-party distributions that a module imports, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level}
-    tops = {module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names) - {"chatlab"}
+    modules = {
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    }
+    modules |= {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
+    tops = (
+        {module.partition(".")[0] for module in modules}
+        - set(sys.stdlib_module_names)
+        - {"chatlab"}
+    )
     return {canonicalize_name(packages_distributions().get(top, [top])[0]) for top in tops}
 
 
@@ -142,7 +167,11 @@ def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
-    ours = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    ours = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     assert ours - inside == set()
     assert f"chatlab-{chatlab.__version__}.dist-info/entry_points.txt" in inside
 
@@ -167,8 +196,12 @@ def test_the_command_can_be_called() -> None:
 def test_the_supported_pythons_are_the_same_everywhere() -> None:
     """pyproject.toml, the Makefile and the linters agree on the supported Python versions."""
     range_ = SpecifierSet(PROJECT["project"]["requires-python"])
-    assert [version for version in ("3.10", *SUPPORTED_PYTHONS, "3.16") if version in range_] == SUPPORTED_PYTHONS
-    assert "(3, 11) <= sys.version_info[:2] < (3, 16)" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert [
+        version for version in ("3.10", *SUPPORTED_PYTHONS, "3.16") if version in range_
+    ] == SUPPORTED_PYTHONS
+    assert "(3, 11) <= sys.version_info[:2] < (3, 16)" in (ROOT / "Makefile").read_text(
+        encoding="utf-8"
+    )
     assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
     assert PROJECT["tool"]["ruff"]["target-version"] == "py311"
 
@@ -179,7 +212,9 @@ def test_conda_and_binder_install_from_the_lock() -> None:
     (python,) = (dependency for dependency in conda if str(dependency).startswith("python="))
     assert python.removeprefix("python=") in SUPPORTED_PYTHONS
     assert conda[-1] == {"pip": ["-r requirements.lock"]}
-    assert "pip install --no-deps --no-build-isolation -e ." in (ROOT / "postBuild").read_text(encoding="utf-8")
+    assert "pip install --no-deps --no-build-isolation -e ." in (ROOT / "postBuild").read_text(
+        encoding="utf-8"
+    )
     assert os.access(ROOT / "postBuild", os.X_OK)
     assert not (ROOT / "Dockerfile").exists()
 
@@ -224,7 +259,9 @@ def test_make_without_a_target_lists_the_targets(checkout: Path) -> None:
     result = make(checkout)
     assert result.returncode == 0
     assert [
-        name for name in ("demo", "lab", "serve", "doctor", "test", "check", "lock", "clean") if f"make {name} " not in result.stdout
+        name
+        for name in ("demo", "lab", "serve", "doctor", "test", "check", "lock", "clean")
+        if f"make {name} " not in result.stdout
     ] == []
     assert not (checkout / ".venv").exists()
 
@@ -258,7 +295,9 @@ def test_a_python_without_venv_names_the_package(checkout: Path) -> None:
     add_program(checkout, "python3", 'case "$2" in *ensurepip*) exit 1;; esac')
     result = make(checkout, "demo")
     assert result.returncode != 0
-    assert result.stderr.splitlines()[0].endswith("sudo apt-get install python3-venv; or install uv")
+    assert result.stderr.splitlines()[0].endswith(
+        "sudo apt-get install python3-venv; or install uv"
+    )
 
 
 def test_a_second_run_installs_nothing(checkout: Path) -> None:
@@ -279,6 +318,8 @@ def test_a_missing_browser_is_explained(tmp_path: Path) -> None:
         "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9",
     }
     search = [sys.executable, str(ROOT / "tests" / "find_browser.py")]
-    result = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    result = subprocess.run(
+        search, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
     assert result.returncode == 1
     assert "playwright install --with-deps chromium" in result.stderr.splitlines()[-1]

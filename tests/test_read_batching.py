@@ -18,7 +18,10 @@ from chatlab.store.migrations import create_indexes
 from chatlab.store.read_batching import MAX_CONVERSATIONS
 
 GROUPS = 3
-LENGTHS = {Conversation(f"a{number:02}:b{number:02}"): number for number in range(GROUPS * MAX_CONVERSATIONS)}  # their messages
+LENGTHS = {
+    Conversation(f"a{number:02}:b{number:02}"): number
+    for number in range(GROUPS * MAX_CONVERSATIONS)
+}  # their messages
 
 
 async def ignore(_message: Message, _began: int) -> None:
@@ -37,7 +40,9 @@ class WatchedStore(MessageStore):
         self.queries.append(1)
         return await super().query_newest(wanted, limit)
 
-    async def query_newest_of_each(self, conversations: list[Conversation], limit: int) -> dict[Conversation, list[dict[str, Any]]]:
+    async def query_newest_of_each(
+        self, conversations: list[Conversation], limit: int
+    ) -> dict[Conversation, list[dict[str, Any]]]:
         """Record a query for several conversations, and do it."""
         self.queries.append(len(conversations))
         return await super().query_newest_of_each(conversations, limit)
@@ -55,7 +60,9 @@ def database(deployment: Deployment) -> str:
     """Return the name of a database with a conversation of each of these lengths."""
     name = f"finds{secrets.token_hex(4)}"
     deployment.database.client[name]["messages"].insert_many(
-        create_draft(UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None).document(seq)
+        create_draft(
+            UserId(conversation[:3]), UserId(conversation[4:]), f"{conversation} {seq}", None
+        ).document(seq)
         for conversation, length in LENGTHS.items()
         for seq in range(1, length + 1)
     )
@@ -99,10 +106,15 @@ async def test_cancelling_a_reader_does_not_cancel_the_others(store: WatchedStor
     assert [seqs(await reader) for reader in readers[1::2]] == [list(range(1, length + 1))] * 4
 
 
-async def test_while_mongodb_is_silent_every_reader_gets_an_error(deployment: Deployment, store: WatchedStore) -> None:
+async def test_while_mongodb_is_silent_every_reader_gets_an_error(
+    deployment: Deployment, store: WatchedStore
+) -> None:
     """Every reader gets StoreUnavailable when MongoDB does not answer the query, and later reads work again."""
     with frozen(deployment.pid("mongo")):
-        found = await asyncio.gather(*(store.find_newest(conversation, 50) for conversation in LENGTHS), return_exceptions=True)
+        found = await asyncio.gather(
+            *(store.find_newest(conversation, 50) for conversation in LENGTHS),
+            return_exceptions=True,
+        )
         assert {type(one) for one in found} == {StoreUnavailable}
     conversation, length = list(LENGTHS.items())[3]
 

@@ -30,7 +30,13 @@ def test_everything_named_in_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     group = get_command(app)
     assert isinstance(group, TyperGroup)
-    assert {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", README)} <= set(Settings.model_fields)
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"make (\w+)", README) if target != "it")
+    assert {name.lower() for name in re.findall(rf"{PREFIX}([A-Z_]+)", README)} <= set(
+        Settings.model_fields
+    )
+    assert all(
+        re.search(rf"^{target}:", makefile, re.MULTILINE)
+        for target in re.findall(r"make (\w+)", README)
+        if target != "it"
+    )
     assert set(re.findall(r"`chatlab (\w+)", README)) == set(group.commands)
     assert all((ROOT / path).exists() for path in re.findall(r"\]\(([^)#:]+)\)", README))

@@ -54,23 +54,31 @@ async def seqs(reader: User, other: User, **page: Any) -> list[int]:
 
 
 @pytest.fixture(scope="module", params=["drawn", "off"])
-def in_mode(request: pytest.FixtureRequest, shared: SharedService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+def in_mode(
+    request: pytest.FixtureRequest, shared: SharedService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SharedService]:
     """Start another process of the shared service in another cache mode."""
-    with shared.another_process(tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param) as other:
+    with shared.another_process(
+        tmp_path_factory.mktemp(request.param) / "log", CACHE_MODE=request.param
+    ) as other:
         yield other
 
 
 # --- X-Cache -------------------------------------------------------------------------------------------------------------------
 
 
-async def test_x_cache_names_the_source_of_a_response(shared: SharedService, new_user: UserMaker) -> None:
+async def test_x_cache_names_the_source_of_a_response(
+    shared: SharedService, new_user: UserMaker
+) -> None:
     """Redis alone is a hit, both a partial, MongoDB alone a miss, Redis not asked a bypass. All return the same messages."""
     ann, bob = new_user(), new_user()
     for number in range(3):
         await ann.send(bob, f"old {number}")
     shared.keys.delete(f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}")
     outcomes, bodies = [], set()
-    await ann.send(bob, "new")  # a new window starts here: it holds one message, and MongoDB three older ones
+    await ann.send(
+        bob, "new"
+    )  # a new window starts here: it holds one message, and MongoDB three older ones
     for fresh in (False, False, True):
         answer = await bob.read(ann, fresh=fresh)
         outcomes.append(answer.headers["x-cache"])
@@ -82,7 +90,12 @@ async def test_x_cache_names_the_source_of_a_response(shared: SharedService, new
         bodies.add(answer.content)
     assert outcomes == ["partial", "hit", "bypass", "miss", "hit"]
     assert len(bodies) == 1
-    assert [message["text"] for message in json.loads(bodies.pop())] == ["old 0", "old 1", "old 2", "new"]
+    assert [message["text"] for message in json.loads(bodies.pop())] == [
+        "old 0",
+        "old 1",
+        "old 2",
+        "new",
+    ]
 
 
 @pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
@@ -101,16 +114,24 @@ async def test_an_empty_conversation_is_an_empty_list(new_user: UserMaker) -> No
     pages: list[dict[str, Any]] = [{}, {"limit": 5}, {"after": 0}, {"before": 9}]
     for page in pages:
         answer = await ann.read(bob, **page)
-        assert (answer.status_code, answer.content, answer.headers["x-cache"]) == (200, b"[]", "miss")
+        assert (answer.status_code, answer.content, answer.headers["x-cache"]) == (
+            200,
+            b"[]",
+            "miss",
+        )
 
 
-async def test_the_other_modes_ask_mongodb_every_time(in_mode: SharedService, new_user: UserMaker) -> None:
+async def test_the_other_modes_ask_mongodb_every_time(
+    in_mode: SharedService, new_user: UserMaker
+) -> None:
     """In the modes `drawn` and `off` every read asks MongoDB. `drawn` still writes both keys, `off` writes none."""
     ann, bob = new_user(at=in_mode.service), new_user(at=in_mode.service)
     sent = await ann.send(bob, "one")
     assert [(await bob.read(ann)).headers["x-cache"] for _ in range(2)] == ["bypass", "bypass"]
     both = [f"message:{sent['_id']}", f"messages:{conversation_of(ann.id, bob.id)}"]
-    assert in_mode.keys_of("message*") == (both if in_mode.service.settings["CACHE_MODE"] == "drawn" else [])
+    assert in_mode.keys_of("message*") == (
+        both if in_mode.service.settings["CACHE_MODE"] == "drawn" else []
+    )
     edited = await ann.http.patch(f"/api/messages/{sent['_id']}", json={"text": "two"})
     assert (await bob.read(ann)).json() == [edited.json()]
 
@@ -118,14 +139,20 @@ async def test_the_other_modes_ask_mongodb_every_time(in_mode: SharedService, ne
 # --- paging --------------------------------------------------------------------------------------------------------------------
 
 
-def expected(seqs: list[int], limit: int | None, before: int | None, after: int | None) -> list[int]:
+def expected(
+    seqs: list[int], limit: int | None, before: int | None, after: int | None
+) -> list[int]:
     """Return the page of a list of seqs, as the contract defines it."""
-    page = [seq for seq in seqs if (before is None or seq < before) and (after is None or seq > after)]
+    page = [
+        seq for seq in seqs if (before is None or seq < before) and (after is None or seq > after)
+    ]
     return page if limit is None else page[:limit] if after is not None else page[-limit:]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 12], ids=["no window", "half a window", "a whole window"])
-async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new_user: UserMaker, kept: int) -> None:
+async def test_every_page_is_the_page_of_a_plain_list(
+    shared: SharedService, new_user: UserMaker, kept: int
+) -> None:
     """Every combination of limit, before and after returns the right page, whatever the window holds."""
     ann, bob = new_user(), new_user()
     key = f"{shared.prefix}messages:{conversation_of(ann.id, bob.id)}"
@@ -137,8 +164,14 @@ async def test_every_page_is_the_page_of_a_plain_list(shared: SharedService, new
     window, ttl_ms = shared.keys.lrange(key, 0, -1), TTL_S * 1000
     edges, limits = (None, 0, 1, 5, 9, 10, 12, 13, 99), (None, 1, 4, 12, 99)
     for limit, before, after in itertools.product(limits, edges, edges):
-        page = {name: value for name, value in (("limit", limit), ("before", before), ("after", after)) if value is not None}
-        assert await seqs(ann, bob, **page) == expected(list(range(1, 13)), limit, before, after), page
+        page = {
+            name: value
+            for name, value in (("limit", limit), ("before", before), ("after", after))
+            if value is not None
+        }
+        assert await seqs(ann, bob, **page) == expected(list(range(1, 13)), limit, before, after), (
+            page
+        )
         shared.keys.delete(key)
         if window:
             shared.keys.rpush(key, *window)
@@ -171,11 +204,17 @@ async def stream(reader: User, other: User, **headers: str) -> tuple[list[int], 
     """Read a whole history. Return its seqs, by how many bytes the service grew meanwhile, and X-Cache."""
     before = most = memory_of(reader.service)
     body = bytearray()
-    async with reader.http.stream("GET", f"/api/messages/{other.id}", headers=headers, timeout=LIMIT_S) as answer:
+    async with reader.http.stream(
+        "GET", f"/api/messages/{other.id}", headers=headers, timeout=LIMIT_S
+    ) as answer:
         async for piece in answer.aiter_bytes(1 << 20):
             body += piece
             most = max(most, memory_of(reader.service))
-    return [row.seq for row in msgspec.json.decode(body, type=list[Place])], most - before, answer.headers["x-cache"]
+    return (
+        [row.seq for row in msgspec.json.decode(body, type=list[Place])],
+        most - before,
+        answer.headers["x-cache"],
+    )
 
 
 class Place(msgspec.Struct):
@@ -194,7 +233,9 @@ def long(shared: SharedService) -> tuple[str, str]:
     return ann, bob
 
 
-async def whole_history(shared: SharedService, new_user: UserMaker, long: tuple[str, str], **headers: str) -> str:
+async def whole_history(
+    shared: SharedService, new_user: UserMaker, long: tuple[str, str], **headers: str
+) -> str:
     """Read and check the whole history. Return X-Cache."""
     shared.database["users"].delete_many({"_id": {"$in": long}})
     ann, bob = (new_user(name, shared.service) for name in long)
@@ -213,7 +254,9 @@ async def test_a_full_history_of_100000_messages_needs_little_memory(
     assert await whole_history(shared, new_user, long) == "partial"
 
 
-async def test_other_modes_need_little_memory_too(in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
+async def test_other_modes_need_little_memory_too(
+    in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]
+) -> None:
     """The same holds for modes in which MongoDB alone answers."""
     assert await whole_history(in_mode, new_user, long) == "bypass"
 
@@ -221,17 +264,26 @@ async def test_other_modes_need_little_memory_too(in_mode: SharedService, new_us
 # --- queries to MongoDB -----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_user_list_is_cheap_for_long_conversations(shared: SharedService, new_user: UserMaker, long: tuple[str, str]) -> None:
+async def test_the_user_list_is_cheap_for_long_conversations(
+    shared: SharedService, new_user: UserMaker, long: tuple[str, str]
+) -> None:
     """The list of users with their last messages examines a few index keys per conversation, however long it is."""
     shared.database["users"].delete_many({"_id": {"$in": long}})
     ann, bob = (new_user(name, shared.service) for name in long)
-    assert (await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": LONG})).status_code == 204
+    assert (
+        await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": LONG})
+    ).status_code == 204
     try:
         shared.database.command("profile", 2)
         people = (await ann.http.get("/api/users")).json()
     finally:
         shared.database.command("profile", 0)
-    examined = [row.get("keysExamined", 0) for row in shared.database["system.profile"].find({"ns": f"{shared.database.name}.messages"})]
+    examined = [
+        row.get("keysExamined", 0)
+        for row in shared.database["system.profile"].find(
+            {"ns": f"{shared.database.name}.messages"}
+        )
+    ]
     shared.database.drop_collection("system.profile")
     assert next(one["lastMessage"]["seq"] for one in people if one["id"] == bob.id) == LONG
     assert examined
@@ -269,7 +321,10 @@ async def test_a_read_shows_what_was_acknowledged_before_it_began(new_user: User
     ann, bob = new_user(), new_user()
     for number in range(40):
         answers = await asyncio.gather(
-            ann.send(bob, str(number)), bob.send(ann, str(number), transport="socket"), seqs(ann, bob), seqs(bob, ann, limit=10)
+            ann.send(bob, str(number)),
+            bob.send(ann, str(number), transport="socket"),
+            seqs(ann, bob),
+            seqs(bob, ann, limit=10),
         )
         assert {message["seq"] for message in answers[:2]} == {2 * number + 1, 2 * number + 2}
         for found in answers[2:]:

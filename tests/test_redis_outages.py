@@ -63,18 +63,26 @@ class Talk:
 
     async def send(self, sender: User, *, transport: str = "http") -> None:
         self.note(
-            await sender.send(self.bob if sender is self.alice else self.alice, f"{transport} {len(self.truth)}", transport=transport)
+            await sender.send(
+                self.bob if sender is self.alice else self.alice,
+                f"{transport} {len(self.truth)}",
+                transport=transport,
+            )
         )
 
     async def edit(self) -> None:
         oldest = self.truth[min(self.truth)]
-        answer = await self.alice.http.patch(f"/api/messages/{oldest['_id']}", json={"text": f"edited {oldest['version']}"})
+        answer = await self.alice.http.patch(
+            f"/api/messages/{oldest['_id']}", json={"text": f"edited {oldest['version']}"}
+        )
         self.note(answer.json())
 
     async def read(self, reader: User) -> str:
         """Read the conversation, check that it is complete, and return X-Cache."""
         answer = await reader.read(self.bob if reader is self.alice else self.alice)
-        assert answer.json() == [self.truth[seq] for seq in sorted(self.truth)], answer.headers.get("x-cache", answer.text)
+        assert answer.json() == [self.truth[seq] for seq in sorted(self.truth)], answer.headers.get(
+            "x-cache", answer.text
+        )
         return str(answer.headers["x-cache"])
 
     async def sources(self) -> list[str]:
@@ -83,7 +91,11 @@ class Talk:
 
     async def reach_hits(self) -> None:
         """Read until both reads are hits."""
-        await wait_until(self.sources, "both reads to be hits", is_reached=lambda sources: sources == ["hit", "hit"])
+        await wait_until(
+            self.sources,
+            "both reads to be hits",
+            is_reached=lambda sources: sources == ["hit", "hit"],
+        )
 
     async def close(self) -> None:
         await asyncio.gather(self.alice.close(), self.bob.close())
@@ -174,7 +186,9 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("outage", DIRECT.values(), ids=DIRECT.keys())
-async def test_no_outage_of_redis_costs_a_request_or_a_message(three: Three, outage: Outage) -> None:
+async def test_no_outage_of_redis_costs_a_request_or_a_message(
+    three: Three, outage: Outage
+) -> None:
     """While Redis is away, every request succeeds and every read is complete. Afterwards there are hits again."""
     async with talk_between(three, three.one, three.two) as talk:
         with outage(three):
@@ -185,14 +199,18 @@ async def test_no_outage_of_redis_costs_a_request_or_a_message(three: Three, out
             assert await talk.sources() == ["bypass", "bypass"]
             for service in (three.one, three.two):
                 assert readiness(service) == (200, "degraded")
-            assert [times_lost(service) for service in (three.one, three.two)] == losses  # the breaker stays open
+            assert [
+                times_lost(service) for service in (three.one, three.two)
+            ] == losses  # the breaker stays open
         await talk.reach_hits()
         await talk.edit()
         await talk.reach_hits()
 
 
 @pytest.mark.parametrize("outage", GARBLED.values(), ids=GARBLED.keys())
-async def test_no_nonsense_from_redis_costs_a_request_or_a_message(three: Three, outage: Outage) -> None:
+async def test_no_nonsense_from_redis_costs_a_request_or_a_message(
+    three: Three, outage: Outage
+) -> None:
     """If Redis sends nonsense, responses are right without it, and hits return once the replies are valid.
 
     At most one request sends commands to Redis; then the breaker is open.
@@ -220,14 +238,21 @@ def readiness(service: Service) -> tuple[int, str]:
 
 async def work(talk: Talk) -> None:
     """Do one write of each kind, and read as both users after each."""
-    for write in (talk.send(talk.alice), talk.send(talk.bob), talk.send(talk.alice, transport="socket"), talk.edit()):
+    for write in (
+        talk.send(talk.alice),
+        talk.send(talk.bob),
+        talk.send(talk.alice, transport="socket"),
+        talk.edit(),
+    ):
         await write
         await talk.read(talk.bob)
         await talk.read(talk.alice)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.2])
-async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, seconds: float) -> None:
+async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(
+    three: Three, seconds: float
+) -> None:
     """The first read after a freeze shows what was sent and edited meanwhile, also through a process that was idle."""
     async with talk_between(three, three.one, three.behind) as talk:
         with black_holed(three):
@@ -236,9 +261,12 @@ async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(three: Three, s
             await talk.send(talk.alice)
             await asyncio.sleep(seconds)  # the last case is longer than the grace period
             before = three.proxy.pipelines
-            reading = asyncio.create_task(talk.read(talk.bob))  # it waits in the socket of Redis too, unless its process has noticed
+            reading = asyncio.create_task(
+                talk.read(talk.bob)
+            )  # it waits in the socket of Redis too, unless its process has noticed
             await wait_until(
-                lambda: three.proxy.pipelines > before or reading.done(), "the read to reach Redis, or to be answered without it"
+                lambda: three.proxy.pipelines > before or reading.done(),
+                "the read to reach Redis, or to be answered without it",
             )
         await reading
         for _ in range(5):
@@ -276,7 +304,11 @@ async def test_what_one_process_could_not_write_the_others_do_not_trust(three: T
         await talk.send(talk.alice)
         await talk.edit()
         three.proxy.garble = bytes
-        await wait_until(lambda: readiness(three.behind), "the process to find Redis again", is_reached=lambda found: found == (200, "ok"))
+        await wait_until(
+            lambda: readiness(three.behind),
+            "the process to find Redis again",
+            is_reached=lambda found: found == (200, "ok"),
+        )
         await talk.read(talk.bob)
         await talk.read(talk.alice)
         await talk.reach_hits()
@@ -293,7 +325,9 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
             assert beside.received("newMessage") == [here]
 
         async def type_and_look() -> list[Any]:
-            await talk.alice.ask("typing", {"receiverId": talk.bob.id, "typing": True})  # leaves no trace, so it can be repeated
+            await talk.alice.ask(
+                "typing", {"receiverId": talk.bob.id, "typing": True}
+            )  # leaves no trace, so it can be repeated
             return talk.bob.received("typing")
 
         await wait_until(type_and_look, "an event of one process at a socket of the other")
@@ -302,7 +336,11 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
 
         async def send_and_look() -> list[Any]:
             await talk.send(talk.alice)  # one event may be lost while the machine stalls
-            return [event for event in talk.bob.received("newMessage") if event["seq"] > before and event == talk.truth[event["seq"]]]
+            return [
+                event
+                for event in talk.bob.received("newMessage")
+                if event["seq"] > before and event == talk.truth[event["seq"]]
+            ]
 
         await wait_until(send_and_look, "a message of one process at a socket of the other")
         await beside.close()

@@ -52,7 +52,9 @@ def chatlab(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """The error is one line with all three."""
     monkeypatch.setenv(PREFIX + name, WRONG[name])
     with pytest.raises(SettingsError) as wrong:
@@ -83,7 +85,9 @@ def test_serve_does_not_start_on_wrong_values() -> None:
     "url",
     ["http://user:secret@h", "user:secret@h", "mongodb:/user:sec/secret@@h", "x://a:secret\n@h"],
 )
-def test_the_password_of_a_wrong_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_the_password_of_a_wrong_url_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
     """Everything before the @ is masked."""
     monkeypatch.setenv(f"{PREFIX}MONGO_URL", url)
     with pytest.raises(SettingsError) as wrong:
@@ -137,7 +141,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["chatlab.cli", "typer", "pydantic", "chatlab.settings", "chatlab.run.doctor"])
+@pytest.mark.parametrize(
+    "module", ["chatlab.cli", "typer", "pydantic", "chatlab.settings", "chatlab.run.doctor"]
+)
 def test_ctrl_c_during_an_import_exits_cleanly(module: str) -> None:
     """The command exits with status 130 and without a traceback."""
     command = [sys.executable, "-c", CTRL_C_AT_AN_IMPORT, module, "doctor"]

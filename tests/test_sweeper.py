@@ -113,10 +113,16 @@ SweeperMaker = Callable[[], Sweeper]
 
 @pytest.fixture
 async def make_sweeper(
-    engines: Engines, space: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engines: Engines,
+    space: str,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> AsyncIterator[SweeperMaker]:
     """Return a function that creates a sweeper, which sweeps only when the test calls `tick`."""
-    monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", 600.0)  # a slow Redis is not what these tests are about
+    monkeypatch.setattr(
+        resp, "PIPELINE_TIMEOUT_S", 600.0
+    )  # a slow Redis is not what these tests are about
     monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", 600.0)
     caplog.set_level(logging.INFO, "chatlab.sweeper")
     async with contextlib.AsyncExitStack() as stack:
@@ -124,7 +130,12 @@ async def make_sweeper(
         def maker() -> Sweeper:
             client = connect(engines.redis.url, reply_timeout_s=None)
             stack.push_async_callback(client.aclose)
-            made = Sweeper(client, load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000), EventBus(), clock=clock)
+            made = Sweeper(
+                client,
+                load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000),
+                EventBus(),
+                clock=clock,
+            )
             stack.push_async_callback(made._connection.close)
             return made
 
@@ -137,7 +148,9 @@ def expire(keys: redis.Redis, clock: Clock, *names: str | bytes, after_s: float)
     keys.delete(*names)
 
 
-async def test_its_exact_words(make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any) -> None:
+async def test_its_exact_words(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
+) -> None:
     """`Cache hit` with key and remaining ms in each sweep, then `Cache cleaned` with deadline and lag once, and a summary each time."""
     one, two = f"{space}:message:1", f"{space}:message:2"
     for key in (one, two):
@@ -145,7 +158,12 @@ async def test_its_exact_words(make_sweeper: SweeperMaker, keys: redis.Redis, sp
     swept = make_sweeper()
     for _ in range(2):
         await swept.tick()
-    remaining = {key: [int(found) for found in re.findall(rf"Cache hit {key} remaining=(\d+)ms", caplog.text)] for key in (one, two)}
+    remaining = {
+        key: [
+            int(found) for found in re.findall(rf"Cache hit {key} remaining=(\d+)ms", caplog.text)
+        ]
+        for key in (one, two)
+    }
     for looks in remaining.values():
         assert len(looks) == 2
         assert 1_000_000 >= looks[0] >= looks[1] > 0
@@ -153,12 +171,18 @@ async def test_its_exact_words(make_sweeper: SweeperMaker, keys: redis.Redis, sp
     for _ in range(2):
         await swept.tick()
     for key in (one, two):
-        (cleaned,) = [message for message in caplog.messages if message.startswith(f"Cache cleaned {key}")]
-        found = re.fullmatch(rf"Cache cleaned {key} deadline=(\d\d:\d\d:\d\d\.\d{{3}})Z lag=(\d+)ms", cleaned)
+        (cleaned,) = [
+            message for message in caplog.messages if message.startswith(f"Cache cleaned {key}")
+        ]
+        found = re.fullmatch(
+            rf"Cache cleaned {key} deadline=(\d\d:\d\d:\d\d\.\d{{3}})Z lag=(\d+)ms", cleaned
+        )
         assert found
         assert int(found[2]) == pytest.approx(1_000_500 - remaining[key][-1], abs=1)
         deadline_s = clock.now_s - (1_000_500 - remaining[key][-1]) / 1000
-        assert f"{found[1]}Z" in [sweeper._time_of_day(deadline_s + rounding) for rounding in (-0.001, 0, 0.001)]
+        assert f"{found[1]}Z" in [
+            sweeper._time_of_day(deadline_s + rounding) for rounding in (-0.001, 0, 0.001)
+        ]
     summaries = [message for message in caplog.messages if message.startswith("Sweep")]
     assert [re.sub(r"[\d.]+ ms$", "T ms", summary) for summary in summaries] == [
         "Sweep: 2 live, 0 cleaned, 0 leaked, T ms",
@@ -168,7 +192,9 @@ async def test_its_exact_words(make_sweeper: SweeperMaker, keys: redis.Redis, sp
     ]
 
 
-@pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 0), (logging.DEBUG, 30)], ids=["INFO", "DEBUG"])
+@pytest.mark.parametrize(
+    ("level", "lines"), [(logging.INFO, 0), (logging.DEBUG, 30)], ids=["INFO", "DEBUG"]
+)
 async def test_many_keys_get_one_line(
     make_sweeper: SweeperMaker, keys: redis.Redis, space: str, caplog: Any, level: int, lines: int
 ) -> None:
@@ -185,7 +211,9 @@ async def test_leaks_are_fixed_and_names_forge_no_line(
     make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
 ) -> None:
     """A foreign key without an expiry gets one. Its name stays on one line of the log, whatever bytes it has; other keys are left alone."""
-    forged = b"message:x\n12:00:00.000 INFO    chatlab.sweeper  Cache cleaned FORGED\r\x1b[31m\xff\xc3"
+    forged = (
+        b"message:x\n12:00:00.000 INFO    chatlab.sweeper  Cache cleaned FORGED\r\x1b[31m\xff\xc3"
+    )
     name, other = f"{space}:".encode() + forged, f"{space}:other"
     keys.set(name, "x")
     keys.set(other, "x", px=100_000_000)
@@ -201,7 +229,9 @@ async def test_leaks_are_fixed_and_names_forge_no_line(
     assert all(message.isprintable() and "message:x\\n12:00" in message for message in about)
 
 
-async def test_a_key_that_no_sweep_has_seen_is_reported_too(make_sweeper: SweeperMaker, space: str, clock: Clock, caplog: Any) -> None:
+async def test_a_key_that_no_sweep_has_seen_is_reported_too(
+    make_sweeper: SweeperMaker, space: str, clock: Clock, caplog: Any
+) -> None:
     """A key that comes and goes between two sweeps is reported as cleaned, once, because its own process announced it."""
     swept = make_sweeper()
     await swept.tick()
@@ -214,7 +244,9 @@ async def test_a_key_that_no_sweep_has_seen_is_reported_too(make_sweeper: Sweepe
     assert cleaned.endswith(" lag=1300ms")
 
 
-async def test_one_process_sweeps_at_a_time(make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any) -> None:
+async def test_one_process_sweeps_at_a_time(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
+) -> None:
     """The process that holds the lock sweeps, the other one says once that it waits. After the first has died it takes over."""
     one, two = make_sweeper(), make_sweeper()
     key = f"{space}:message:1"
@@ -228,11 +260,18 @@ async def test_one_process_sweeps_at_a_time(make_sweeper: SweeperMaker, keys: re
     assert await two.tick()
     assert await one.tick() is None
     expire(keys, clock, key, after_s=1001)
-    assert [await swept.tick() is None for swept in (one, two, one, two)] == [True, False, True, False]
+    assert [await swept.tick() is None for swept in (one, two, one, two)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert len([message for message in caplog.messages if message.startswith("Cache cleaned")]) == 1
 
 
-async def test_the_interval_does_not_drift(make_sweeper: SweeperMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_interval_does_not_drift(
+    make_sweeper: SweeperMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sweeps begin at multiples of the interval, however long each takes; one that was missed is not made up for."""
     now_s, began = 50.0, list[float]()
     interval_s = 3600.0
@@ -270,13 +309,25 @@ async def test_a_service_reports_the_end_of_each_message(
     engines: Engines, database: Any, keys: redis.Redis, space: str, tmp_path: Path
 ) -> None:
     """Each message is reported as cleaned exactly once, also when its TTL is shorter than the interval between two sweeps."""
-    settings = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "CACHE_TTL": "0.2", "SWEEP_INTERVAL": "1.5"}
+    settings = {
+        "DATABASE": space,
+        "KEY_PREFIX": f"{space}:",
+        "CACHE_TTL": "0.2",
+        "SWEEP_INTERVAL": "1.5",
+    }
     service = PatientService(engines.mongo.url, engines.redis.url, tmp_path / "log", **settings)
     try:
         ann = create_user(database, service.wait_until_ready())
         sent = [await ann.send(ann, str(number)) for number in range(3)]
-        cleaned = [rf"Cache cleaned {space}:message:{message['_id']} deadline=\S+Z lag=\d+ms" for message in sent]
-        await wait_until(lambda: [len(logged(service, line)) for line in cleaned], "a report about each message", is_reached=all)
+        cleaned = [
+            rf"Cache cleaned {space}:message:{message['_id']} deadline=\S+Z lag=\d+ms"
+            for message in sent
+        ]
+        await wait_until(
+            lambda: [len(logged(service, line)) for line in cleaned],
+            "a report about each message",
+            is_reached=all,
+        )
         swept = len(logged(service, "Sweep"))
         await wait_until(lambda: len(logged(service, "Sweep")) > swept, "one more sweep")
         assert [len(logged(service, line)) for line in cleaned] == [1, 1, 1]
@@ -297,7 +348,9 @@ async def test_other_kinds_of_values_do_no_harm(shared: SharedService, new_user:
     assert (await ann.read(ann)).json() == [edited.json()]
 
 
-def test_a_service_without_the_sweeper_logs_nothing_of_it(start: ServiceMaker, database: Any) -> None:
+def test_a_service_without_the_sweeper_logs_nothing_of_it(
+    start: ServiceMaker, database: Any
+) -> None:
     """With SWEEPER=0 another process sweeps, and this one never does."""
     silent, sweeping = start(SWEEPER="0"), start(SWEEP_INTERVAL="0.1")
     block_until(lambda: len(logged(sweeping, "Sweep")) >= 3, "three sweeps of the other process")
@@ -308,7 +361,8 @@ def test_another_process_takes_over(start: ServiceMaker, database: Any) -> None:
     """When the process that sweeps is killed, one that waited for its turn sweeps."""
     services = [start(SWEEP_INTERVAL="0.2") for _ in range(2)]
     waiting = block_until(
-        lambda: [service for service in services if logged(service, "another process sweeps")], "a process that waits for its turn"
+        lambda: [service for service in services if logged(service, "another process sweeps")],
+        "a process that waits for its turn",
     )[0]
     services.remove(waiting)
     services[0].kill()
@@ -318,14 +372,26 @@ def test_another_process_takes_over(start: ServiceMaker, database: Any) -> None:
 
 async def test_alone_it_needs_redis_alone(engines: Engines, space: str, tmp_path: Path) -> None:
     """`chatlab sweep` with CHATLAB_REDIS_URL starts no MongoDB, makes no data folder, and exits with status 0 on SIGTERM."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
-    given = {"REDIS_URL": engines.redis.url, "DATA_DIR": str(tmp_path / "data"), "MONGOD": "/no/mongod", "KEY_PREFIX": f"{space}:"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
+    }
+    given = {
+        "REDIS_URL": engines.redis.url,
+        "DATA_DIR": str(tmp_path / "data"),
+        "MONGOD": "/no/mongod",
+        "KEY_PREFIX": f"{space}:",
+    }
     environment |= {f"CHATLAB_{name}": value for name, value in given.items()}
     log = tmp_path / "log"
     with log.open("wb") as out:
-        worker = await asyncio.create_subprocess_exec(sys.executable, "-m", "chatlab", "sweep", env=environment, stderr=out)
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "chatlab", "sweep", env=environment, stderr=out
+        )
     try:
-        await wait_until(lambda: "Sweep: 0 live" in log.read_text() or worker.returncode is not None, "the first sweep")
+        await wait_until(
+            lambda: "Sweep: 0 live" in log.read_text() or worker.returncode is not None,
+            "the first sweep",
+        )
     finally:
         with contextlib.suppress(ProcessLookupError):
             worker.terminate()

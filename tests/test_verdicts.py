@@ -20,7 +20,11 @@ def test_what_is_no_number(answer: Any) -> None:
 
 def test_a_function_that_says_a_number() -> None:
     """The number is returned for any argument; an unusable function raises a readable error."""
-    assert (number_tried(lambda size: size + 76, 500), is_number(0), is_number(-1.5)) == (576.0, True, True)
+    assert (number_tried(lambda size: size + 76, 500), is_number(0), is_number(-1.5)) == (
+        576.0,
+        True,
+        True,
+    )
     for unusable in (700, lambda: 700, lambda size: size / 0):
         with pytest.raises(Unusable):
             number_tried(unusable, 500)

@@ -38,7 +38,11 @@ async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
     A test uses a conversation of its own, or it must be the last one.
     """
-    own: dict[str, Any] = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url, "data_dir": tmp_path_factory.mktemp("lab")}
+    own: dict[str, Any] = {
+        "mongo_url": engines.mongo.url,
+        "redis_url": engines.redis.url,
+        "data_dir": tmp_path_factory.mktemp("lab"),
+    }
     lab = await start("widgets", cache_ttl=LONG_TTL_S, sweep_interval=0.2, **own)
     yield lab
     await lab.end()
@@ -68,15 +72,31 @@ async def test_each_map_is_lit_by_its_own_kind(lab: Lab) -> None:
     assert (lit("send"), lit("read"), lit("change")) == (list(trace.stages), [], [])
     await bob.read(alice.id)
     await wait_until(lambda: "respond" in lit("read"), "the read map to show the response")
-    assert [box["stage"] for box in maps["read"].state()["boxes"] if box["skipped"]] == ["read_store"]
+    assert [box["stage"] for box in maps["read"].state()["boxes"] if box["skipped"]] == [
+        "read_store"
+    ]
     await bob.read(alice.id, fresh=True)
-    await wait_until(lambda: lit("read"), "the way past the cache", is_reached=["request", "read_store", "respond"].__eq__)
+    await wait_until(
+        lambda: lit("read"),
+        "the way past the cache",
+        is_reached=["request", "read_store", "respond"].__eq__,
+    )
     sent = maps["send"].state()
     await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
     await wait_until(lambda: "respond" in lit("change"), "the change map to show the response")
-    assert lit("change") == ["request", "save", "cache_message", "cache_conversation", "emit", "respond"]
+    assert lit("change") == [
+        "request",
+        "save",
+        "cache_message",
+        "cache_conversation",
+        "emit",
+        "respond",
+    ]
     assert maps["send"].state() == sent
-    await wait_until(lambda: maps["send"].model.items() >= sent.items(), "the send map's model to be as its state")
+    await wait_until(
+        lambda: maps["send"].model.items() >= sent.items(),
+        "the send map's model to be as its state",
+    )
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -85,8 +105,14 @@ async def test_the_source_of_a_box_is_the_file_s(plan: str) -> None:
     assert set(BOXES[plan]) == {box.stage for box in PLANS[plan]}
     assert set(sources_of(plan)) == {*BOXES[plan], "way"}
     for shown in (found for sources in sources_of(plan).values() for found in sources):
-        lines = (PACKAGE / shown["file"]).read_text(encoding="utf-8").splitlines()[shown["first"] - 1 : shown["last"]]
-        assert [line.strip() for line in lines] == [line.strip() for line in shown["text"].splitlines()]
+        lines = (
+            (PACKAGE / shown["file"])
+            .read_text(encoding="utf-8")
+            .splitlines()[shown["first"] - 1 : shown["last"]]
+        )
+        assert [line.strip() for line in lines] == [
+            line.strip() for line in shown["text"].splitlines()
+        ]
         assert f"def {shown['name'].rpartition('.')[2]}(" in lines[0]
 
 
@@ -96,9 +122,18 @@ async def test_a_module_has_each_part_once() -> None:
     Every function is defined before it is used.
     """
     module = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
-    assert re.findall(r"^(?:import|export) .*", module, re.MULTILINE) == ["export default widget(flowMapWithSource);"]
-    assert [module.count(f"function {name}(") for name in ("add", "say", "flowMap", "flowMapWithSource", "widget")] == [1] * 5
-    assert module.index("function add(") < module.index("function flowMap(") < module.index("function flowMapWithSource(")
+    assert re.findall(r"^(?:import|export) .*", module, re.MULTILINE) == [
+        "export default widget(flowMapWithSource);"
+    ]
+    assert [
+        module.count(f"function {name}(")
+        for name in ("add", "say", "flowMap", "flowMapWithSource", "widget")
+    ] == [1] * 5
+    assert (
+        module.index("function add(")
+        < module.index("function flowMap(")
+        < module.index("function flowMapWithSource(")
+    )
     for drawing in SHARED.glob("*.js"):  # the page imports them unchanged
         for name in re.findall(r'from "(.*)"', drawing.read_text(encoding="utf-8")):
             assert (drawing.parent / name).is_file()
@@ -115,15 +150,25 @@ async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
     trace = await alice.send(bob, "Hello")
     life = await lab.life(trace)
     await lab.turn(cache_ttl=LONG_TTL_S)
-    await wait_until(lambda: timeline.model["lives"][-1]["toldMs"], "the sweeper's report of the expiry")
+    await wait_until(
+        lambda: timeline.model["lives"][-1]["toldMs"], "the sweeper's report of the expiry"
+    )
     (shown,) = [life for life in timeline.model["lives"] if life["key"] == trace.key]
     assert (shown["key"], shown["toldMs"]) == (trace.key, life.told_ms)
     assert shown["lagMs"] == pytest.approx(shown["toldMs"] - shown["deadlineMs"], abs=0.01)
     assert shown["lagMs"] > 0
-    beats = {event["at"] for event in lab.events if event["stage"] == "sweep" and event["at"] > life.cached_ms}
-    await wait_until(lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats, "every sweep")
+    beats = {
+        event["at"]
+        for event in lab.events
+        if event["stage"] == "sweep" and event["at"] > life.cached_ms
+    }
+    await wait_until(
+        lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats, "every sweep"
+    )
     assert lab.timeline().model["lives"] == timeline.model["lives"]
-    assert timeline.snapshot().count('<img class="measured"') == timeline.snapshot().count("<img") == 1
+    assert (
+        timeline.snapshot().count('<img class="measured"') == timeline.snapshot().count("<img") == 1
+    )
 
 
 async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
@@ -137,7 +182,11 @@ async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
     for _ in range(10):
         await asyncio.gather(*(alice.send_by_http(bob.id, "Hello") for _ in range(20)))
     last = await alice.send(bob, "The last one")
-    await wait_until(lambda: [life["key"] for life in timeline.model["lives"]], "the last key", is_reached=lambda keys: last.key in keys)
+    await wait_until(
+        lambda: [life["key"] for life in timeline.model["lives"]],
+        "the last key",
+        is_reached=lambda keys: last.key in keys,
+    )
     assert len(told) <= (time.monotonic() - began) / PACE + 2
     assert len(timeline.model["lives"]) == 12
     # even with as many sweeps as it keeps, which happens on a slow machine
@@ -160,7 +209,10 @@ def texts(chat: Chat, side: str) -> list[str]:
 async def opened(lab: Lab, *people: Person) -> Chat:
     """Show the screens of two users, and wait until both are connected."""
     chat = lab.chat(*(people or await two(lab)))
-    await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected")
+    await wait_until(
+        lambda: chat.model["left"]["open"] and chat.model["right"]["open"],
+        "both screens to be connected",
+    )
     return chat
 
 
@@ -174,8 +226,14 @@ async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
         typed(chat, side, do="send", text=f"by {door}", door=door, clientId=door)
         expected = ["by http", "by socket"][:number]
         for screen in ("left", "right"):
-            await wait_until(partial(texts, chat, screen), f"message {number} on the {screen} screen", is_reached=expected.__eq__)
-        await wait_until(lambda: flow.model["door"], "the map to show the transport", is_reached=door.__eq__)
+            await wait_until(
+                partial(texts, chat, screen),
+                f"message {number} on the {screen} screen",
+                is_reached=expected.__eq__,
+            )
+        await wait_until(
+            lambda: flow.model["door"], "the map to show the transport", is_reached=door.__eq__
+        )
     assert texts(chat, "left") == texts(chat, "right") == ["by http", "by socket"]
     assert lab.mongo_find("messages", text="by socket")[0]["senderId"] == chat.model["right"]["id"]
     assert all(item["tookMs"] > 0 for item in chat.model["right"]["items"])
@@ -192,7 +250,10 @@ async def test_screens_show_changes_and_typing(lab: Lab) -> None:
     trace = await alice.send(bob, "first")
     await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "second"})
     await bob.http.put(f"/api/messages/{trace.id}/reactions/👍")
-    await wait_until(lambda: chat.model["right"]["items"] and chat.model["right"]["items"][0]["reactions"], "the reaction")
+    await wait_until(
+        lambda: chat.model["right"]["items"] and chat.model["right"]["items"][0]["reactions"],
+        "the reaction",
+    )
     (item,) = chat.model["right"]["items"]
     assert (item["text"], item["version"], item["reactions"]) == ("second", 3, {"👍": [bob.id]})
     typed(chat, "left", do="typing", typing=True)
@@ -207,7 +268,9 @@ async def test_a_screen_says_what_was_refused(lab: Lab) -> None:
     """
     chat = await opened(lab)
     typed(chat, "left", do="send", text=" ", door="http", clientId="empty")
-    await wait_until(lambda: "Not sent" in chat.model["left"]["trouble"], "the rejection on the screen that sent")
+    await wait_until(
+        lambda: "Not sent" in chat.model["left"]["trouble"], "the rejection on the screen that sent"
+    )
     assert chat.model["right"]["trouble"] == ""
     typed(chat, "left", do="send", text="Now", door="socket", clientId="full")
     await wait_until(lambda: not chat.model["left"]["trouble"], "the rejection to disappear")
@@ -218,14 +281,26 @@ async def test_screens_come_back_with_the_service(lab: Lab) -> None:
     alice, bob = await two(lab)
     chat = await opened(lab, alice, bob)
     await alice.send(bob, "before")
-    await wait_until(lambda: texts(chat, "right"), "the first message", is_reached=["before"].__eq__)
+    await wait_until(
+        lambda: texts(chat, "right"), "the first message", is_reached=["before"].__eq__
+    )
     await lab.kill()
-    await wait_until(lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"], "both screens to lose the connection")
+    await wait_until(
+        lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"],
+        "both screens to lose the connection",
+    )
     await lab.restart()
     await alice.send_by_http(bob.id, "after")
     for side in ("left", "right"):
-        await wait_until(partial(texts, chat, side), f"both messages on the {side} screen", is_reached=["before", "after"].__eq__)
-    await wait_until(lambda: chat.model["left"]["open"] and chat.model["right"]["open"], "both screens to be connected again")
+        await wait_until(
+            partial(texts, chat, side),
+            f"both messages on the {side} screen",
+            is_reached=["before", "after"].__eq__,
+        )
+    await wait_until(
+        lambda: chat.model["left"]["open"] and chat.model["right"]["open"],
+        "both screens to be connected again",
+    )
 
 
 # --- stores ---------------------------------------------------------------------------------------
@@ -239,16 +314,21 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
     alice, bob = await two(lab)
     trace = await alice.send(bob, "old")
     stores = lab.stores(trace)
-    assert {name: (place["found"]["text"], place["differs"]) for name, place in stores.model["places"].items()} == dict.fromkeys(
-        ("store", "message", "window"), ("old", [])
-    )
+    assert {
+        name: (place["found"]["text"], place["differs"])
+        for name, place in stores.model["places"].items()
+    } == dict.fromkeys(("store", "message", "window"), ("old", []))
     stores._handle_custom_msg({"views": 1}, [])
-    lab.messages.update_one({"senderId": alice.id}, {"$set": {"text": "new"}, "$inc": {"version": 1}})
+    lab.messages.update_one(
+        {"senderId": alice.id}, {"$set": {"text": "new"}, "$inc": {"version": 1}}
+    )
 
     def differs() -> list[list[str]]:
         return [stores.model["places"][name]["differs"] for name in ("message", "window")]
 
-    await wait_until(differs, "both copies to be stale", is_reached=([["text", "version"]] * 2).__eq__)
+    await wait_until(
+        differs, "both copies to be stale", is_reached=([["text", "version"]] * 2).__eq__
+    )
     with redis.Redis.from_url(engines.redis.url) as keys:
         for name in ("message", "window"):
             assert keys.pexpire(lab.settings.key_prefix + stores.model["places"][name]["key"], 1)
@@ -257,13 +337,18 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
         return [place["found"] is None for place in stores.model["places"].values()]
 
     await wait_until(is_missing, "both copies to be gone", is_reached=[False, True, True].__eq__)
-    assert repr(stores).splitlines()[1:] == ["Redis, the message       not there", "Redis, the conversation  not there"]
+    assert repr(stores).splitlines()[1:] == [
+        "Redis, the message       not there",
+        "Redis, the conversation  not there",
+    ]
     await alice.send(bob, "another")
     assert stores.look()["places"]["window"]["deadlineMs"]
     assert "not in it" in stores.snapshot()  # there is a window, but a newer one
 
 
-async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stores_tell_changes_only_and_only_while_seen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The stores are read only while a view is visible; a read without changes sends no update."""
     alice, bob = await two(lab)
     # a stall during a read shifts the computed deadline
@@ -283,7 +368,9 @@ async def test_stores_tell_changes_only_and_only_while_seen(lab: Lab, monkeypatc
     await wait_until(lambda: len(looks) >= 3, "three looks")
     assert len(told) == 1
     stores._handle_custom_msg({"views": -1}, [])
-    await wait_until(lambda: not stores._seen.is_set(), "the widget to notice that its last view has gone")
+    await wait_until(
+        lambda: not stores._seen.is_set(), "the widget to notice that its last view has gone"
+    )
     async with lab.counting:  # a read that had already started has now ended
         count = len(looks)
     await asyncio.sleep(0.6)  # time for two reads, which must not happen
@@ -303,9 +390,16 @@ async def test_a_chart_stays_small_and_exact() -> None:
     for number in range(1, 10_001):
         chart.add("from Redis", number / 100)
         chart.progress(number, 10_000)
-    await wait_until(lambda: told[-1]["progress"]["done"], "the last value", is_reached=lambda done: done == 10_000)
+    await wait_until(
+        lambda: told[-1]["progress"]["done"],
+        "the last value",
+        is_reached=lambda done: done == 10_000,
+    )
     assert len(told) <= (time.monotonic() - began) / PACE + 2
-    assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (50.005, 95.0)
+    assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (
+        50.005,
+        95.0,
+    )
     assert len(json.dumps(told[-1])) < 60_000
     assert told[-1]["picture"].count("<circle") == 240
     chart.close()
@@ -319,7 +413,10 @@ async def test_a_chart_shown_again_is_whole() -> None:
         chart.add("A & B", value)
     chart.mark("The first read was cold.")
     bundle, _ = chart._repr_mimebundle_()
-    assert bundle["text/plain"] == "Reads <fast>\nA & B: 3 values, median 2.000 ms, p95 3.800 ms\nThe first read was cold."
+    assert (
+        bundle["text/plain"]
+        == "Reads <fast>\nA & B: 3 values, median 2.000 ms, p95 3.800 ms\nThe first read was cold."
+    )
     assert re.fullmatch(r'<img class="measured" [^>]*>\n<p>.*</p>', bundle["text/html"], re.DOTALL)
     assert 'alt="Reads &lt;fast&gt;; A &amp; B: 3 values' in bundle["text/html"]
     data = re.findall(r"base64,([^\"]+)", bundle["text/html"])
@@ -332,8 +429,13 @@ async def test_lines_run_along_x() -> None:
     chart = Chart("Length against time", x="messages", log=True)
     for x, y in ((1000, 5.0), (10, 1.0), (100, 2.0)):
         chart.point("from MongoDB", x, y)
-    assert chart.sides() == [{"side": "from MongoDB", "count": 3, "points": [(10, 1), (100, 2), (1000, 5)]}]
-    places = [float(point.split(",")[0]) for point in re.findall(r'points="([^"]*)"', chart.state()["picture"])[0].split()]
+    assert chart.sides() == [
+        {"side": "from MongoDB", "count": 3, "points": [(10, 1), (100, 2), (1000, 5)]}
+    ]
+    places = [
+        float(point.split(",")[0])
+        for point in re.findall(r'points="([^"]*)"', chart.state()["picture"])[0].split()
+    ]
     assert places == sorted(places)
     assert repr(chart) == "Length against time\nfrom MongoDB: 3 points"
     with pytest.raises(ValueError, match="no measurement"):
@@ -352,8 +454,15 @@ async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
     """
     alice, bob = await two(lab)
     trace = await alice.send(bob, "Hello")
-    pairs: list[tuple[Live, Live]] = [(lab.flow_map(), lab.flow_map()), (lab.flow_map(of="read"), lab.flow_map(of="read"))]
-    pairs += [(lab.timeline(), lab.timeline()), (lab.ttl_board(), lab.ttl_board()), (lab.chat(alice, bob), lab.chat(alice, bob))]
+    pairs: list[tuple[Live, Live]] = [
+        (lab.flow_map(), lab.flow_map()),
+        (lab.flow_map(of="read"), lab.flow_map(of="read")),
+    ]
+    pairs += [
+        (lab.timeline(), lab.timeline()),
+        (lab.ttl_board(), lab.ttl_board()),
+        (lab.chat(alice, bob), lab.chat(alice, bob)),
+    ]
     pairs += [(lab.chart("one"), lab.chart("one")), (lab.chart("two"), lab.chart("two"))]
     for former, latter in pairs:
         assert (former.comm is None, latter.comm is None) == (True, False)
@@ -376,7 +485,9 @@ async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
     stores = lab.stores(await alice.send(bob, "anew"))
     await wait_until(lambda: board.model["items"], "a key on the board")
     await lab.end()
-    assert [place["trouble"] for place in stores.look()["places"].values()] == ["no answer (EngineError)"] * 3
+    assert [place["trouble"] for place in stores.look()["places"].values()] == [
+        "no answer (EngineError)"
+    ] * 3
     assert (board.resting, board.comm is None) == (True, False)
     again = await start(lab.name, **lab.given)
     assert again.ttl_board().resting is False

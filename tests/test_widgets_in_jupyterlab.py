@@ -71,12 +71,19 @@ async def two_people_write(page: Page) -> None:
 
     The receiver's screen shows the time it took.
     """
-    doors = [("left", "right", "HTTP", "Typed by Alice"), ("right", "left", "socket", "Answered by Bob")]
+    doors = [
+        ("left", "right", "HTTP", "Typed by Alice"),
+        ("right", "left", "socket", "Answered by Bob"),
+    ]
     for side, other, door, text in doors:
         await typed(page, side, text, door)
         await expect(pane(page, side).locator(".cl-own", has_text=text)).to_be_visible()
-        await expect(pane(page, other).locator(".cl-theirs", has_text=text)).to_contain_text("shown after")
-        await expect(page.locator(".cl-map").first.locator(".cl-used")).to_contain_text({"HTTP": "HTTP POST", "socket": "WebSocket"}[door])
+        await expect(pane(page, other).locator(".cl-theirs", has_text=text)).to_contain_text(
+            "shown after"
+        )
+        await expect(page.locator(".cl-map").first.locator(".cl-used")).to_contain_text(
+            {"HTTP": "HTTP POST", "socket": "WebSocket"}[door]
+        )
     await pane(page, "left").locator(".cl-input").press_sequentially("...")
     await expect(pane(page, "right").locator(".cl-typing")).to_have_text("alice is typing…")
 
@@ -153,8 +160,15 @@ async def pictures(page: Page, folder: Path) -> None:
 async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
     """Test everything in one JupyterLab, since it takes seconds to start."""
     write_notebook(tmp_path / "written")
-    urls = {"MONGO_URL": engines.mongo.url, "REDIS_URL": engines.redis.url, "DATA_DIR": str(tmp_path / "data")}
-    async with jupyterlab(tmp_path, tmp_path / "written", **urls) as url, opened(url, "widgets.ipynb") as page:
+    urls = {
+        "MONGO_URL": engines.mongo.url,
+        "REDIS_URL": engines.redis.url,
+        "DATA_DIR": str(tmp_path / "data"),
+    }
+    async with (
+        jupyterlab(tmp_path, tmp_path / "written", **urls) as url,
+        opened(url, "widgets.ipynb") as page,
+    ):
         await run_all(page)
         stale = page.locator(".cl-stores [data-state=stale]")
         await expect(stale).to_have_count(2)
@@ -169,7 +183,9 @@ async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
         await boxes_open(page, tmp_path)
         await the_line_of_time_moves(page)
         expire(engines, await page.locator(".cl-stores").inner_text())
-        await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute("data-state", "away")
+        await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute(
+            "data-state", "away"
+        )
         await expect(page.locator(".cl-word-of-it").first).to_be_attached()
         await a_cell_again(page)
         await theme(page, "JupyterLab Dark")

@@ -15,7 +15,13 @@ import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
 
 import chatlab.history
@@ -52,8 +58,12 @@ PAGES = st.just(Page()) | st.builds(
     before=st.none() | st.integers(0, 8),
     after=st.none() | st.integers(0, 8),
 )
-WAITS_MS = st.sampled_from([100, GRACE_MS // 2, GRACE_MS + 50, TTL_MS - GRACE_MS - 50, TTL_MS - GRACE_MS // 2, TTL_MS + 1])
-MAX_STEPS = st.sampled_from([0, 1, 1, 3, 99])  # after 1 a send is saved, after 3 a read has read MongoDB
+WAITS_MS = st.sampled_from(
+    [100, GRACE_MS // 2, GRACE_MS + 50, TTL_MS - GRACE_MS - 50, TTL_MS - GRACE_MS // 2, TTL_MS + 1]
+)
+MAX_STEPS = st.sampled_from(
+    [0, 1, 1, 3, 99]
+)  # after 1 a send is saved, after 3 a read has read MongoDB
 PROCESSES = st.integers(0, 1)
 ANY = st.integers(0, 11)
 
@@ -134,7 +144,9 @@ class Faults(Interleavings):
             self.world.processes[process].short_outage()
 
 
-def search(machine: type[Interleavings], client: redis.Redis, examples: int, steps: int = 30) -> None:
+def search(
+    machine: type[Interleavings], client: redis.Redis, examples: int, steps: int = 30
+) -> None:
     """Try this number of random schedules, the same ones in every run."""
     machine.redis = client
     budget = settings(
@@ -326,21 +338,53 @@ Story = Callable[[World], None]
 # Name of the guard: its story, the rule in its line, and what replaces the rule when the guard is removed.
 GUARDS: dict[str, tuple[Story, str, str]] = {
     "dropping after a late send": (dropping_after_a_late_send, "if late then", "if false then"),
-    "trusting no window older than an outage": (trusting_no_window_older_than_an_outage, "window.born >= trusted_since", "true"),
-    "a grace period of TTL after each write": (a_grace_period_after_each_write, "redis.call('PTTL', key) < grace_ms", "false"),
+    "trusting no window older than an outage": (
+        trusting_no_window_older_than_an_outage,
+        "window.born >= trusted_since",
+        "true",
+    ),
+    "a grace period of TTL after each write": (
+        a_grace_period_after_each_write,
+        "redis.call('PTTL', key) < grace_ms",
+        "false",
+    ),
     "the fence of a change": (the_fence_of_a_change, "window.fence = now", ""),
-    "the fence against a late fill": (the_fence_against_a_late_fill, "if began <= window.fence then", "if false then"),
+    "the fence against a late fill": (
+        the_fence_against_a_late_fill,
+        "if began <= window.fence then",
+        "if false then",
+    ),
     "the age of a fill": (the_age_of_a_fill, "if late then", "if false then"),
-    "widening only an existing window": (widening_only_an_existing_window, "if widen then", "if false then"),
-    "a window as old as what it knows": (a_window_as_old_as_what_it_knows, "start(window, began,", "start(window, now,"),
-    "no start on a fence": (no_start_on_a_fence, "if window.exists and window.count == 0 then", "if false then"),
-    "no gap": (no_gap, "if last < window.oldest - 1 or first > window.newest + 1 then", "if false then"),
+    "widening only an existing window": (
+        widening_only_an_existing_window,
+        "if widen then",
+        "if false then",
+    ),
+    "a window as old as what it knows": (
+        a_window_as_old_as_what_it_knows,
+        "start(window, began,",
+        "start(window, now,",
+    ),
+    "no start on a fence": (
+        no_start_on_a_fence,
+        "if window.exists and window.count == 0 then",
+        "if false then",
+    ),
+    "no gap": (
+        no_gap,
+        "if last < window.oldest - 1 or first > window.newest + 1 then",
+        "if false then",
+    ),
     "the higher version wins": (
         the_higher_version_wins,
         "if kept and given and version_of(given) <= version_of(kept) then",
         "if false then",
     ),
-    "joined, as old as the older of the two": (joined_as_old_as_the_older, "math.min(window.born, began)", "began"),
+    "joined, as old as the older of the two": (
+        joined_as_old_as_the_older,
+        "math.min(window.born, began)",
+        "began",
+    ),
     "no late message": (no_late_message, "if late then", "if false then"),
     "no late change of a message": (no_late_change_of_a_message, "if late then", "if false then"),
     "a send never replaces": (a_send_never_replaces, ", 'NX'", ""),
@@ -357,7 +401,9 @@ def without(guard: str) -> str:
 
 def test_each_guard_has_its_story() -> None:
     """Every line of the scripts that is marked as a guard has a story."""
-    assert sorted(GUARDS) == sorted(line.partition("-- guard: ")[2] for line in SOURCE.splitlines() if "-- guard: " in line)
+    assert sorted(GUARDS) == sorted(
+        line.partition("-- guard: ")[2] for line in SOURCE.splitlines() if "-- guard: " in line
+    )
 
 
 @pytest.fixture
@@ -422,8 +468,16 @@ def a_fence_that_has_expired(world: World) -> None:
 
 SHARING = {
     "the fence": (a_change_since_the_query, "max(snapshot.fence, trusted_since)", "trusted_since"),
-    "trusted_since": (an_outage_since_the_query, "max(snapshot.fence, trusted_since)", "snapshot.fence"),
-    "the age": (a_fence_that_has_expired, " and snapshot.token - self.token <= grace_period_ms * 1000", ""),
+    "trusted_since": (
+        an_outage_since_the_query,
+        "max(snapshot.fence, trusted_since)",
+        "snapshot.fence",
+    ),
+    "the age": (
+        a_fence_that_has_expired,
+        " and snapshot.token - self.token <= grace_period_ms * 1000",
+        "",
+    ),
 }
 
 
@@ -437,11 +491,15 @@ def may_serve_without(rule_text: str, replacement: str) -> Any:
 
 
 @pytest.mark.parametrize("guard", SHARING)
-def test_each_guard_of_a_shared_query_is_needed(guard: str, play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_guard_of_a_shared_query_is_needed(
+    guard: str, play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Readers share a query only if it cannot lack a change that they must see."""
     story, rule_text, replacement = SHARING[guard]
     play(story)
-    monkeypatch.setattr(chatlab.history.SharedQuery, "may_serve", may_serve_without(rule_text, replacement))
+    monkeypatch.setattr(
+        chatlab.history.SharedQuery, "may_serve", may_serve_without(rule_text, replacement)
+    )
     with pytest.raises(AssertionError):
         play(story)
 
@@ -459,7 +517,9 @@ def a_change_between_probe_and_return(world: World) -> None:
     world.read().finish()
 
 
-def test_a_missed_window_is_fenced_before_anything_else(play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missed_window_is_fenced_before_anything_else(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the breaker closes, the process fences the windows that it missed before it sends anything else."""
     play(a_change_between_probe_and_return)
     monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
@@ -490,9 +550,15 @@ def world(client: redis.Redis) -> Iterator[World]:
     world.close()
 
 
-def fill(world: World, messages: list[Message], token: int | None = None, *, widen: bool = False) -> str | None:
+def fill(
+    world: World, messages: list[Message], token: int | None = None, *, widen: bool = False
+) -> str | None:
     """Fill the window with messages that were read now, or after `token`."""
-    answer: str | None = world.call(world.processes[0].cache.fill_window(CONVERSATION, token or world.now(), messages, widen=widen))
+    answer: str | None = world.call(
+        world.processes[0].cache.fill_window(
+            CONVERSATION, token or world.now(), messages, widen=widen
+        )
+    )
     world.check_key()
     return answer
 
@@ -582,7 +648,9 @@ def test_a_foreign_value_is_replaced(world: World, kind: str, write: str) -> Non
     else:
         assert world.call(getattr(world.processes[0].cache, write)(message, world.now()))
     world.check_key()
-    assert held(world) == ([] if write == "change_in_window" else [1])  # a change alone leaves a fence
+    assert held(world) == (
+        [] if write == "change_in_window" else [1]
+    )  # a change alone leaves a fence
 
 
 def test_a_short_ttl(world: World) -> None:

@@ -13,7 +13,9 @@ LIMIT_S = 60.0  # long enough for a machine that is many times slower than this 
 POLL_S = 0.02  # seconds between two looks
 
 
-async def wait_until(look: Callable[[], Any], what: str, *, is_reached: Callable[[Any], object] = bool) -> Any:
+async def wait_until(
+    look: Callable[[], Any], what: str, *, is_reached: Callable[[Any], object] = bool
+) -> Any:
     """Call `look` until `is_reached` accepts its value, and return that value.
 
     `look` may be a coroutine function. `what` completes the sentence "waited for ...".
@@ -29,7 +31,9 @@ async def wait_until(look: Callable[[], Any], what: str, *, is_reached: Callable
         await asyncio.sleep(POLL_S)
 
 
-def block_until(look: Callable[[], Any], what: str, *, is_reached: Callable[[Any], object] = bool) -> Any:
+def block_until(
+    look: Callable[[], Any], what: str, *, is_reached: Callable[[Any], object] = bool
+) -> Any:
     """Do the same in a test without an event loop."""
     deadline = time.monotonic() + LIMIT_S
     while not is_reached(seen := look()):

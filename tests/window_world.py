@@ -83,7 +83,11 @@ def newest_of(one: Versions, other: Versions) -> Versions:
 
 def selected(page: Page, last: int) -> list[int]:
     """Return the seqs of a page of a conversation with `last` messages, as the contract defines it."""
-    seqs = [seq for seq in range(1, last + 1) if (page.before is None or seq < page.before) and (page.after is None or seq > page.after)]
+    seqs = [
+        seq
+        for seq in range(1, last + 1)
+        if (page.before is None or seq < page.before) and (page.after is None or seq > page.after)
+    ]
     if page.limit is None:
         return seqs
     return seqs[-page.limit :] if page.after is None else seqs[: page.limit]
@@ -112,7 +116,12 @@ async def whole(history: History) -> bytes:
 class Actor:
     """A request that one process handles."""
 
-    def __init__(self, world: "World", process: "Process", work: Callable[["Actor"], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        world: "World",
+        process: "Process",
+        work: Callable[["Actor"], Coroutine[Any, Any, None]],
+    ) -> None:
         self.world, self.process = world, process
         context = contextvars.copy_context()
         context.run(ACTOR.set, self)
@@ -145,7 +154,9 @@ class Actor:
     def finish(self) -> "Actor":
         """Run all steps of the request."""
         while not self.task.done():
-            self.world.run_step((self.waiting or self.world.steps)[0])  # it may wait for the steps of a request whose query it shares
+            self.world.run_step(
+                (self.waiting or self.world.steps)[0]
+            )  # it may wait for the steps of a request whose query it shares
         return self
 
 
@@ -162,9 +173,14 @@ class ScheduledPipeline(AutoPipeline):
     def _enqueue(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
         world, first = self.process.world, command[1] if command[0] == TRANSACTION else command
         script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
-        if ACTOR.get(None) and script not in ("", "fence"):  # a fence runs at once: after an outage it is sent before anything else
+        if ACTOR.get(None) and script not in (
+            "",
+            "fence",
+        ):  # a fence runs at once: after an outage it is sent before anything else
             step = world.wait_for(lambda: world.command(command), script)
-            step.add_done_callback(lambda answered: self._answer(command, replies, answered.result()))
+            step.add_done_callback(
+                lambda answered: self._answer(command, replies, answered.result())
+            )
         else:
             self._answer(command, replies, world.command(command))
 
@@ -182,11 +198,18 @@ class ScheduledCache(Cache):
 
     def __init__(self, process: "Process", source: str, window_size: int) -> None:
         world = process.world
-        settings = load_settings(key_prefix=f"{world.prefix}:", cache_ttl=TTL_MS / 1000, window_size=window_size)
-        super().__init__(connect("redis://nowhere", reply_timeout_s=None), settings, EventBus(), source=source)
+        settings = load_settings(
+            key_prefix=f"{world.prefix}:", cache_ttl=TTL_MS / 1000, window_size=window_size
+        )
+        super().__init__(
+            connect("redis://nowhere", reply_timeout_s=None), settings, EventBus(), source=source
+        )
         self.pipe, self.clock = ScheduledPipeline(process, self.breaker), SimulatedClock(world)
         self._scripts = Scripts(self.pipe, source)
-        self._scripts.digests = {name: str(world.redis.script_load(script)) for name, script in scripts_in(source).items()}
+        self._scripts.digests = {
+            name: str(world.redis.script_load(script))
+            for name, script in scripts_in(source).items()
+        }
         world.scripts |= {digest: name for name, digest in self._scripts.digests.items()}
 
 
@@ -212,16 +235,24 @@ class InMemoryMessages(MessageStore):
 
     async def save(self, draft: Draft) -> Saved:
         began = self.world.now()
-        saved: Saved = await self.world.wait_for(lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began))
+        saved: Saved = await self.world.wait_for(
+            lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began)
+        )
         return saved
 
     def _placed(self, draft: Draft) -> Message:
         return from_document(draft.document(len(self.world.messages) + 1))
 
-    async def change(self, message_id: str, condition: Document, change: Document) -> Message | None:
+    async def change(
+        self, message_id: str, condition: Document, change: Document
+    ) -> Message | None:
         def changed() -> Message:
             old = next(message for message in self.world.messages if message.id == message_id)
-            return self.world.commit(msgspec.structs.replace(old, version=old.version + 1, text=f"version {old.version + 1}"))
+            return self.world.commit(
+                msgspec.structs.replace(
+                    old, version=old.version + 1, text=f"version {old.version + 1}"
+                )
+            )
 
         message: Message = await self.world.wait_for(changed)
         return message
@@ -229,16 +260,32 @@ class InMemoryMessages(MessageStore):
     async def find(self, message_id: str) -> Message | None:
         return next((message for message in self.world.messages if message.id == message_id), None)
 
-    async def find_range(self, conversation: str, lowest: int, highest: int | None, limit: int) -> list[Message]:
+    async def find_range(
+        self, conversation: str, lowest: int, highest: int | None, limit: int
+    ) -> list[Message]:
         return await self._seen(
-            lambda: [one for one in self.world.messages if lowest <= one.seq and (highest is None or one.seq <= highest)][:limit]
+            lambda: [
+                one
+                for one in self.world.messages
+                if lowest <= one.seq and (highest is None or one.seq <= highest)
+            ][:limit]
         )
 
-    async def _read_chunk(self, conversation: str, lowest: int, highest: int | None) -> list[Message]:
-        return await self.find_range(conversation, lowest, highest, chatlab.store.messages.CHUNK_MESSAGES)
+    async def _read_chunk(
+        self, conversation: str, lowest: int, highest: int | None
+    ) -> list[Message]:
+        return await self.find_range(
+            conversation, lowest, highest, chatlab.store.messages.CHUNK_MESSAGES
+        )
 
-    async def find_newest(self, conversation: str, limit: int, below: int | None = None) -> list[Message]:
-        return await self._seen(lambda: [one for one in self.world.messages if below is None or one.seq < below][-limit:])
+    async def find_newest(
+        self, conversation: str, limit: int, below: int | None = None
+    ) -> list[Message]:
+        return await self._seen(
+            lambda: [one for one in self.world.messages if below is None or one.seq < below][
+                -limit:
+            ]
+        )
 
     async def find_last_seqs(self, conversations: list[Any]) -> dict[Any, int]:
         return await self._seen(lambda: dict.fromkeys(conversations, len(self.world.messages)))
@@ -268,7 +315,9 @@ class Process:
         self.cache = ScheduledCache(self, source, window_size)
         stand_in = SilentStandIn()
         store = cast(Store, SimpleNamespace(messages=InMemoryMessages(world)))
-        self.service = Service(store, self.cache, cast(Broadcast, stand_in), cast(Accounts, stand_in))
+        self.service = Service(
+            store, self.cache, cast(Broadcast, stand_in), cast(Accounts, stand_in)
+        )
         self.cache.clock.trusted_since = world.now()
 
     @property
@@ -317,11 +366,16 @@ class World:
         self.prefix = f"w{secrets.token_hex(5)}"
         self.key, self.now_key = f"{self.prefix}:messages:alice:bob", f"{self.prefix}:now"
         self.acked, self.history = Versions(), list[tuple[int, int, int]]()
-        self._now_us, self.expires_ms = 1_700_000_000_000_000, -1  # the clock; when the window expires, -1 for never
+        self._now_us, self.expires_ms = (
+            1_700_000_000_000_000,
+            -1,
+        )  # the clock; when the window expires, -1 for never
         self.scripts = dict[str, str]()  # digest: name
         self._texts = itertools.count(1)
         self._thaw, self._freeze = self.redis.script_load(THAW), self.redis.script_load(FREEZE)
-        self.processes = [Process(self, on_world_clock(self.source), self.window_size) for _ in range(2)]
+        self.processes = [
+            Process(self, on_world_clock(self.source), self.window_size) for _ in range(2)
+        ]
 
     def close(self) -> None:
         """Cancel what is in flight, and delete the keys."""
@@ -340,8 +394,13 @@ class World:
     def save(self, count: int) -> list[Message]:
         """Add messages to the store, but not to Redis."""
         first = len(self.messages) + 1
-        drafts = [create_draft(ALICE, BOB, f"text {seq}", None) for seq in range(first, first + count)]
-        return [self.commit(from_document(draft.document(seq))) for seq, draft in enumerate(drafts, first)]
+        drafts = [
+            create_draft(ALICE, BOB, f"text {seq}", None) for seq in range(first, first + count)
+        ]
+        return [
+            self.commit(from_document(draft.document(seq)))
+            for seq, draft in enumerate(drafts, first)
+        ]
 
     def call(self, work: Awaitable[Any]) -> Any:
         """Return the result of a call of the cache outside of any request. Its commands run at once."""
@@ -385,8 +444,13 @@ class World:
         self.check_key()
 
     def command(self, command: Command) -> Any:
-        if command[0] == TRANSACTION:  # an error reply is one of them; as in `AutoPipeline`, somebody else's value is None
-            return [None if isinstance(one, redis.ResponseError) else one for one in self._at_once(command[1:])]
+        if (
+            command[0] == TRANSACTION
+        ):  # an error reply is one of them; as in `AutoPipeline`, somebody else's value is None
+            return [
+                None if isinstance(one, redis.ResponseError) else one
+                for one in self._at_once(command[1:])
+            ]
         (reply,) = self._at_once([command])
         if isinstance(reply, Exception):
             raise reply
@@ -442,17 +506,29 @@ class World:
         return actor
 
     def send(self, process: int = 0) -> Actor:
-        return self._act(process, lambda actor: self._acked(actor, actor.process.service.send(ALICE, BOB, f"text {next(self._texts)}")))
+        return self._act(
+            process,
+            lambda actor: self._acked(
+                actor, actor.process.service.send(ALICE, BOB, f"text {next(self._texts)}")
+            ),
+        )
 
     def edit(self, seq: int, process: int = 0) -> Actor:
         message_id = self.messages[seq - 1].id
-        return self._act(process, lambda actor: self._acked(actor, actor.process.service.edit(ALICE, message_id, "another text")))
+        return self._act(
+            process,
+            lambda actor: self._acked(
+                actor, actor.process.service.edit(ALICE, message_id, "another text")
+            ),
+        )
 
     async def _acked(self, actor: Actor, writing: Awaitable[Message]) -> None:
         message = await writing
         self.acked = newest_of(self.acked, {message.seq: message.version})
         if actor.process.has_lost_redis:
-            actor.process.required = newest_of(actor.process.required, {message.seq: message.version})
+            actor.process.required = newest_of(
+                actor.process.required, {message.seq: message.version}
+            )
 
     def read(self, process: int = 0, page: Page | None = None) -> Actor:
         return self._act(process, lambda actor: self._read(actor, page or Page()))
@@ -473,7 +549,12 @@ class World:
     def check_read(self, page: Page, found: Versions, must: Versions) -> None:
         """Check that the messages are in order, without gaps, and new enough in number and version."""
         ends = range(max(must, default=0), len(self.messages) + 1)
-        assert list(found) in [selected(page, end) for end in ends], ("missing messages", page, found, must)
+        assert list(found) in [selected(page, end) for end in ends], (
+            "missing messages",
+            page,
+            found,
+            must,
+        )
         stale = {seq: version for seq, version in found.items() if version < must.get(seq, 0)}
         assert not stale, ("stale messages", page, stale, must)
 
@@ -487,10 +568,19 @@ class World:
         assert list(held) == list(range(oldest, oldest + len(held))), ("not consecutive", entries)
         assert len(held) <= self.window_size, ("too long", entries)
         lifetime_ms = self.expires_ms - born / 1000
-        assert TTL_MS - 3 <= lifetime_ms <= TTL_MS + 1, ("expires at the wrong time", lifetime_ms)  # expiries are in whole milliseconds
+        assert TTL_MS - 3 <= lifetime_ms <= TTL_MS + 1, (
+            "expires at the wrong time",
+            lifetime_ms,
+        )  # expiries are in whole milliseconds
         for process in self.processes:
             if held and not process.has_lost_redis and born >= process.cache.clock.trusted_since:
                 must = self.must_show(process)
-                stale = {seq: version for seq, version in held.items() if version < must.get(seq, 0)}
+                stale = {
+                    seq: version for seq, version in held.items() if version < must.get(seq, 0)
+                }
                 assert not stale, ("stale messages in the window", stale, must)
-                assert max(held) >= max(must, default=0), ("missing messages in the window", held, must)
+                assert max(held) >= max(must, default=0), (
+                    "missing messages in the window",
+                    held,
+                    must,
+                )

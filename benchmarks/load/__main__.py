@@ -9,7 +9,12 @@ import uvloop
 from benchmarks.load.http import closed_loop, constant_rate
 from benchmarks.load.sockets import idle_sockets, socket_sends
 
-LOADS = {"closed": closed_loop, "paced": constant_rate, "sockets": socket_sends, "idle": idle_sockets}
+LOADS = {
+    "closed": closed_loop,
+    "paced": constant_rate,
+    "sockets": socket_sends,
+    "idle": idle_sockets,
+}
 
 
 def main() -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from benchmarks.load.common import LAST_REPLIES_TIMEOUT_S, Spec, connect, make_figures, wait_for_last_replies
+from benchmarks.load.common import (
+    LAST_REPLIES_TIMEOUT_S,
+    Spec,
+    connect,
+    make_figures,
+    wait_for_last_replies,
+)
 from chatlab.bench.raw_http import END_OF_CHUNKS, END_OF_HEAD, encode_request, find_header
 
 LEAD_S = 0.05  # from connecting to the first request at a constant rate
@@ -43,16 +49,24 @@ class HttpConnection(asyncio.Protocol):
             self._on_reply(self, int(head[9:12]))
 
 
-async def _open_connections(spec: Spec, on_reply: Callable[[HttpConnection, int], None]) -> list[HttpConnection]:
-    return [await connect(spec, lambda: HttpConnection(on_reply)) for _ in range(spec["connections"])]
+async def _open_connections(
+    spec: Spec, on_reply: Callable[[HttpConnection, int], None]
+) -> list[HttpConnection]:
+    return [
+        await connect(spec, lambda: HttpConnection(on_reply)) for _ in range(spec["connections"])
+    ]
 
 
 def _read_requests(spec: Spec) -> list[bytes]:
     """Return the requests of the file as bytes."""
     host = urlsplit(spec["url"]).netloc
-    lines = [line.split("\t") for line in Path(spec["requests"]).read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.split("\t") for line in Path(spec["requests"]).read_text(encoding="utf-8").splitlines()
+    ]
     return [
-        encode_request(method, path, f"Host: {host}\r\nAuthorization: Bearer {token}\r\n", body.encode())
+        encode_request(
+            method, path, f"Host: {host}\r\nAuthorization: Bearer {token}\r\n", body.encode()
+        )
         for method, path, token, body in lines
     ]
 
@@ -104,14 +118,21 @@ async def constant_rate(spec: Spec) -> dict[str, float]:
         queue.send(requests[number % len(requests)], due)
     await wait_for_last_replies(queue.done)
     missing = [LAST_REPLIES_TIMEOUT_S * 1000] * (queue.count - len(queue.latencies_ms))
-    return make_figures([*queue.latencies_ms, *missing], time.perf_counter() - started, queue.failed)
+    return make_figures(
+        [*queue.latencies_ms, *missing], time.perf_counter() - started, queue.failed
+    )
 
 
 class _PacedQueue:
     """Free connections, requests that wait for one, and the latencies of `count` requests."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.failed, self.latencies_ms, self.done = count, 0, list[float](), asyncio.Event()
+        self.count, self.failed, self.latencies_ms, self.done = (
+            count,
+            0,
+            list[float](),
+            asyncio.Event(),
+        )
         self.free = list[HttpConnection]()
         self._waiting = collections.deque[tuple[bytes, float]]()
 

@@ -20,7 +20,9 @@ CONNECT_TIMEOUT_S = 30
 class SocketConnection(asyncio.Protocol):
     """One user's connection. `on_packet(self, packet)` is called for acks and events."""
 
-    def __init__(self, url: str, user: dict[str, str], on_packet: Callable[["SocketConnection", bytes], None]) -> None:
+    def __init__(
+        self, url: str, user: dict[str, str], on_packet: Callable[["SocketConnection", bytes], None]
+    ) -> None:
         self._host, self.user, self._on_packet = urlsplit(url).netloc, user, on_packet
         self._data, self._is_upgraded = b"", False
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -30,7 +32,9 @@ class SocketConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Request the upgrade to a websocket."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop has its own class
-        self.transport.write(encode_request("GET", UPGRADE_PATH, UPGRADE_HEADERS.format(host=self._host), b""))
+        self.transport.write(
+            encode_request("GET", UPGRADE_PATH, UPGRADE_HEADERS.format(host=self._host), b"")
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail `connected` if the connection was lost before it was ready."""
@@ -64,12 +68,17 @@ class SocketConnection(asyncio.Protocol):
             self._on_packet(self, packet)
 
 
-async def _connect_all(spec: Spec, on_packet: Callable[[SocketConnection, bytes], None]) -> list[SocketConnection]:
+async def _connect_all(
+    spec: Spec, on_packet: Callable[[SocketConnection, bytes], None]
+) -> list[SocketConnection]:
     """Connect all users, some at a time."""
     connections: list[SocketConnection] = []
     for start in range(0, len(spec["users"]), CONNECT_SIZE):
         users = spec["users"][start : start + CONNECT_SIZE]
-        new = [await connect(spec, partial(SocketConnection, spec["url"], user, on_packet)) for user in users]
+        new = [
+            await connect(spec, partial(SocketConnection, spec["url"], user, on_packet))
+            for user in users
+        ]
         await asyncio.wait_for(asyncio.gather(*(one.connected for one in new)), CONNECT_TIMEOUT_S)
         connections += new
     return connections

@@ -21,7 +21,10 @@ def decode_frames(data: bytes) -> tuple[list[bytes], bytes]:
         size, start = data[position + 1], position + 2
         if size >= 126:
             length_bytes = 2 if size == 126 else 8
-            size, start = int.from_bytes(data[start : start + length_bytes], "big"), start + length_bytes
+            size, start = (
+                int.from_bytes(data[start : start + length_bytes], "big"),
+                start + length_bytes,
+            )
         if len(data) < start + size:
             break
         texts.append(data[start : start + size])

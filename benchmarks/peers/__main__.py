@@ -17,4 +17,9 @@ def _exit_when_stdin_closes() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
-    uvicorn.run(f"benchmarks.peers.{sys.argv[1]}:app", port=int(sys.argv[2]), log_level="warning", access_log=False)
+    uvicorn.run(
+        f"benchmarks.peers.{sys.argv[1]}:app",
+        port=int(sys.argv[2]),
+        log_level="warning",
+        access_log=False,
+    )

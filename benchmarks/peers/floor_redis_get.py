@@ -14,7 +14,9 @@ Event = MutableMapping[str, Any]
 redis: list[Redis] = []
 
 
-async def app(scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
+async def app(
+    scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
+) -> None:
     """Respond to a request with the value of its key."""
     if scope["type"] == "lifespan":
         await _run_lifespan(receive, send)
@@ -25,7 +27,9 @@ async def app(scope: Event, receive: Callable[[], Awaitable[Event]], send: Calla
     await send({"type": "http.response.body", "body": body})
 
 
-async def _run_lifespan(receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]) -> None:
+async def _run_lifespan(
+    receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
+) -> None:
     await receive()
     redis.append(Redis.from_url(os.environ["REDIS_URL"]))
     await send({"type": "lifespan.startup.complete"})

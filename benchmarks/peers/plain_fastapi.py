@@ -42,7 +42,9 @@ class Databases:
         self.redis = Redis.from_url(os.environ["REDIS_URL"])
         database = self.mongo[os.environ["DATABASE"]]
         self.tokens = database["tokens"]
-        self.messages = database["messages"].with_options(write_concern=WriteConcern(w="majority", j=True))
+        self.messages = database["messages"].with_options(
+            write_concern=WriteConcern(w="majority", j=True)
+        )
 
 
 @contextlib.asynccontextmanager
@@ -87,7 +89,12 @@ async def deliver(sender: str, body: SendBody) -> Json:
     """Follow the diagram: save, cache the message and the conversation, emit."""
     databases: Databases = api.state.databases
     key = key_of(sender, body.receiverId)
-    document = body.model_dump() | {"conversation": key, "senderId": sender, "reactions": {}, "createdAt": datetime.now(UTC)}
+    document = body.model_dump() | {
+        "conversation": key,
+        "senderId": sender,
+        "reactions": {},
+        "createdAt": datetime.now(UTC),
+    }
     await databases.messages.insert_one(document | {"_id": (_id := ObjectId())})
     message = document | {"_id": str(_id), "createdAt": document["createdAt"].isoformat()}
     if CACHING:
@@ -122,8 +129,16 @@ async def read(other: str, user: CurrentUser) -> list[Json]:
     key = key_of(user, other)
     if CACHING and (cached := await databases.redis.lrange(key, 0, -1)):
         return [json.loads(text) for text in cached]
-    found = await databases.messages.find({"conversation": key}).sort("createdAt", -1).limit(LIMIT).to_list()
-    messages = [{**one, "_id": str(one["_id"]), "createdAt": one["createdAt"].isoformat()} for one in reversed(found)]
+    found = (
+        await databases.messages.find({"conversation": key})
+        .sort("createdAt", -1)
+        .limit(LIMIT)
+        .to_list()
+    )
+    messages = [
+        {**one, "_id": str(one["_id"]), "createdAt": one["createdAt"].isoformat()}
+        for one in reversed(found)
+    ]
     if CACHING and messages:
         pipeline = databases.redis.pipeline(transaction=False)
         pipeline.delete(key)

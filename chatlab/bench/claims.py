@@ -90,7 +90,9 @@ def judge(comparison: Comparison) -> Outcome:
     distant_ms = with_cache.median.middle + extra_ms * trips[1]
     distant_saved = 1 - distant_ms / distant_without_ms
     verdict = _verdict(claim, saved, distant_saved)
-    return Outcome(comparison, without, with_cache, saved, extra_ms, distant_ms, distant_saved, verdict)
+    return Outcome(
+        comparison, without, with_cache, saved, extra_ms, distant_ms, distant_saved, verdict
+    )
 
 
 def _verdict(claim: PerformanceClaim, saved_here: Interval, distant_saved: float) -> str:

@@ -49,7 +49,10 @@ def alternate(requests: Mapping[str, SendRequest], seconds: float) -> dict[str, 
         for name in order:
             reply = requests[name]()
             if reply.status != 200:
-                raise EngineError(f"The service answered a request of the benchmark with {reply.status}.", "chatlab doctor")
+                raise EngineError(
+                    f"The service answered a request of the benchmark with {reply.status}.",
+                    "chatlab doctor",
+                )
             if turn >= WARM_UP_TURNS:
                 replies[name].append(reply)
         order, turn = order[::-1], turn + 1
@@ -57,10 +60,15 @@ def alternate(requests: Mapping[str, SendRequest], seconds: float) -> dict[str, 
 
 
 def compare_sends(variants: Variants, seconds: float) -> list[Comparison]:
-    requests = {name: make_send(variant.client, variant.partner) for name, variant in _off_and_window(variants)}
+    requests = {
+        name: make_send(variant.client, variant.partner)
+        for name, variant in _off_and_window(variants)
+    }
     replies = alternate(requests, seconds)
     condition = "saved with majority and journal in both cases"
-    return [Comparison(SEND, condition, _times_ms(replies["off"]), _times_ms(replies["window"]), (1, 1))]
+    return [
+        Comparison(SEND, condition, _times_ms(replies["off"]), _times_ms(replies["window"]), (1, 1))
+    ]
 
 
 def compare_short_reads(variants: Variants, seconds: float) -> list[Comparison]:
@@ -68,12 +76,16 @@ def compare_short_reads(variants: Variants, seconds: float) -> list[Comparison]:
     path = f"/api/messages/short?limit={SHORT_MESSAGES}"
     requests = {name: _make_read(variant, path) for name, variant in _off_and_window(variants)}
     replies = alternate(requests, seconds)
-    return [_read_comparison(f"{SHORT_MESSAGES} messages", replies["off"], replies["window"], "hit")]
+    return [
+        _read_comparison(f"{SHORT_MESSAGES} messages", replies["off"], replies["window"], "hit")
+    ]
 
 
 def compare_long_reads(variants: Variants, seconds: float) -> list[Comparison]:
     _fill_conversation(variants["off"], "long", LONG_MESSAGES)
-    requests = {name: _make_read(variant, "/api/messages/long") for name, variant in variants.items()}
+    requests = {
+        name: _make_read(variant, "/api/messages/long") for name, variant in variants.items()
+    }
     replies = alternate(requests, seconds)
     narrow = f"{LONG_MESSAGES} messages, a window of {NARROW_WINDOW}"
     return [
@@ -86,7 +98,11 @@ def compare_reactions(variants: Variants, seconds: float) -> list[Comparison]:
     requests = {name: _make_reaction(variant) for name, variant in _off_and_window(variants)}
     replies = alternate(requests, seconds)
     condition = "a reaction, added and removed in turn"
-    return [Comparison(UPDATE, condition, _times_ms(replies["off"]), _times_ms(replies["window"]), (2, 1))]
+    return [
+        Comparison(
+            UPDATE, condition, _times_ms(replies["off"]), _times_ms(replies["window"]), (2, 1)
+        )
+    ]
 
 
 # --- the requests ------------------------------------------------------------------------------
@@ -104,7 +120,10 @@ def _make_read(variant: Variant, path: str) -> SendRequest:
 
 def _make_reaction(variant: Variant) -> SendRequest:
     message = json.loads(make_send(variant.client, variant.partner)().body)
-    path, methods = f"/api/messages/{message['_id']}/reactions/{THUMBS_UP}", itertools.cycle(("PUT", "DELETE"))
+    path, methods = (
+        f"/api/messages/{message['_id']}/reactions/{THUMBS_UP}",
+        itertools.cycle(("PUT", "DELETE")),
+    )
     return lambda: variant.client.request(next(methods), path)
 
 
@@ -125,7 +144,9 @@ def _times_ms(replies: list[Reply]) -> list[float]:
     return [reply.took_ms for reply in replies]
 
 
-def _read_comparison(condition: str, without: list[Reply], with_cache: list[Reply], expected: str) -> Comparison:
+def _read_comparison(
+    condition: str, without: list[Reply], with_cache: list[Reply], expected: str
+) -> Comparison:
     """Compare reads, counting only cached replies with the expected X-Cache value.
 
     The window expires every 5 s, and the next read fills it. The condition gives the share of the

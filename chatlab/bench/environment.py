@@ -23,7 +23,11 @@ PASSWORD = "measured by chatlab bench"  # noqa: S105 - of users that exist for a
 VARIANT_SETTINGS: dict[str, dict[str, object]] = {
     "off": {"cache_mode": CacheMode.OFF, "key_prefix": "off:"},
     "window": {"cache_mode": CacheMode.WINDOW},
-    "narrow": {"cache_mode": CacheMode.WINDOW, "key_prefix": "narrow:", "window_size": NARROW_WINDOW},
+    "narrow": {
+        "cache_mode": CacheMode.WINDOW,
+        "key_prefix": "narrow:",
+        "window_size": NARROW_WINDOW,
+    },
 }
 
 Step = Callable[[str], None]
@@ -55,7 +59,10 @@ def open_environment(settings: Settings, step: Step) -> Iterator[BenchEnvironmen
         stack.callback(_drop_database, engines, base.database)
         partners = [f"partner-{name}" for name in urls]
         token = sign_up(urls["off"], ["reader", "short", "long", *partners])
-        variants = {name: Variant(stack.enter_context(RawHttpClient(url, token)), f"partner-{name}") for name, url in urls.items()}
+        variants = {
+            name: Variant(stack.enter_context(RawHttpClient(url, token)), f"partner-{name}")
+            for name, url in urls.items()
+        }
         redis = stack.enter_context(contextlib.closing(Redis.from_url(engines.redis.url)))
         memory = MemoryProbe(redis, lambda: RawHttpClient(urls["window"], token), partners)
         yield BenchEnvironment(engines, variants, memory)

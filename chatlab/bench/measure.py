@@ -95,7 +95,9 @@ def _latencies(environment: BenchEnvironment, reads: Comparison) -> list[Latency
     return [
         LatencyRow("by Redis itself, one GET", summarize([stats["cmdstat_get"]["usec_per_call"]])),
         LatencyRow("by a client on the same machine, one GET", summarize(gets)),
-        LatencyRow(f"{over_http}, from Redis", summarize([ms * 1000 for ms in reads.with_cache_ms])),
+        LatencyRow(
+            f"{over_http}, from Redis", summarize([ms * 1000 for ms in reads.with_cache_ms])
+        ),
         LatencyRow(f"{over_http}, from MongoDB", summarize([ms * 1000 for ms in reads.without_ms])),
     ]
 

@@ -44,11 +44,25 @@ def measure_thousand_messages(probe: MemoryProbe) -> list[MemoryRow]:
     left = max(0.0, _used_memory(probe) - before)
     total = each * CACHED_MESSAGES
     return [
-        MemoryRow("Average message", 500, value, "its JSON; the text is chosen to match the document"),
-        MemoryRow("Redis overhead for each key", 200, each - value, "name, expiry, entry: MEMORY USAGE minus the value"),
+        MemoryRow(
+            "Average message", 500, value, "its JSON; the text is chosen to match the document"
+        ),
+        MemoryRow(
+            "Redis overhead for each key",
+            200,
+            each - value,
+            "name, expiry, entry: MEMORY USAGE minus the value",
+        ),
         MemoryRow("Total for each message", 700, each, "`message:*` alone"),
-        MemoryRow(f"Total for {CACHED_MESSAGES:,} messages", 700_000, total, f"from {len(entries):,} keys"),
-        MemoryRow("With the conversation windows", None, total + windows, "a window is a second copy of its messages"),
+        MemoryRow(
+            f"Total for {CACHED_MESSAGES:,} messages", 700_000, total, f"from {len(entries):,} keys"
+        ),
+        MemoryRow(
+            "With the conversation windows",
+            None,
+            total + windows,
+            "a window is a second copy of its messages",
+        ),
         MemoryRow("Left 5 seconds later (used_memory)", 0, left, f"of {full / 1000:,.0f} KB", full),
     ]
 
@@ -62,9 +76,22 @@ def measure_many_keys(probe: MemoryProbe, count: int) -> list[MemoryRow]:
     left = max(0.0, _used_memory(probe) - before)
     resident_left = max(0.0, _resident_memory(probe) - resident_before)
     return [
-        MemoryRow(f"Each of {count:,} keys (used_memory)", 700, full / count, f"{MESSAGE_BYTES} bytes, with a key of 32 bytes"),
-        MemoryRow("Left when they have expired (used_memory)", 0, left, f"of {full / 1e6:,.1f} MB", full),
-        MemoryRow("Left of the process's memory (RSS)", 0, resident_left, f"of {grown / 1e6:,.1f} MB growth", grown),
+        MemoryRow(
+            f"Each of {count:,} keys (used_memory)",
+            700,
+            full / count,
+            f"{MESSAGE_BYTES} bytes, with a key of 32 bytes",
+        ),
+        MemoryRow(
+            "Left when they have expired (used_memory)", 0, left, f"of {full / 1e6:,.1f} MB", full
+        ),
+        MemoryRow(
+            "Left of the process's memory (RSS)",
+            0,
+            resident_left,
+            f"of {grown / 1e6:,.1f} MB growth",
+            grown,
+        ),
     ]
 
 
@@ -117,7 +144,10 @@ def _average_sizes(probe: MemoryProbe, keys: list[bytes]) -> tuple[float, float]
     replies = pipeline.execute()
     found = [(size, value) for value, size in zip(replies[::2], replies[1::2], strict=True) if size]
     if not found:
-        raise EngineError("All cached messages expired before they were measured.", "run it again when the machine is less busy")
+        raise EngineError(
+            "All cached messages expired before they were measured.",
+            "run it again when the machine is less busy",
+        )
     sizes, values = zip(*found, strict=True)
     return sum(sizes) / len(found), sum(values) / len(found)
 

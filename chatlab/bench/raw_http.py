@@ -83,7 +83,9 @@ class RawHttpClient:
 
 def encode_request(method: str, path: str, head: str, body: bytes) -> bytes:
     """Return the bytes of an HTTP/1.1 request. Each line of `head` ends with CR LF."""
-    body_headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    body_headers = (
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+    )
     return f"{method} {path} HTTP/1.1\r\n{head}{body_headers}\r\n".encode() + body
 
 

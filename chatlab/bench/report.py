@@ -24,7 +24,9 @@ class Report(NamedTuple):
         return {
             "machine": self.machine,
             "performance": [_outcome_json(outcome) for outcome in self.outcomes],
-            "redis_microseconds": {row.seen_from: _summary_json(row.microseconds) for row in self.latencies},
+            "redis_microseconds": {
+                row.seen_from: _summary_json(row.microseconds) for row in self.latencies
+            },
             "memory_bytes": [_memory_json(row) for row in self.memory],
         }
 
@@ -35,7 +37,11 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "operation": claim.operation,
         "condition": comparison.condition,
         "hypothesis": claim.hypothesis,
-        "document": {"without_ms": claim.without_ms, "with_ms": claim.with_cache_ms, "saved": claim.share_saved},
+        "document": {
+            "without_ms": claim.without_ms,
+            "with_ms": claim.with_cache_ms,
+            "saved": claim.share_saved,
+        },
         "measured": {
             "without_ms": _summary_json(outcome.without),
             "with_ms": _summary_json(outcome.with_cache),

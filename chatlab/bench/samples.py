@@ -44,7 +44,10 @@ def share_saved(without: Sequence[float], with_cache: Sequence[float]) -> Interv
     0.6 means 60 % less time. A negative share means more time.
     """
     random_numbers = random.Random(SEED)  # noqa: S311
-    shares = [1 - _median_of_draw(with_cache, random_numbers) / _median_of_draw(without, random_numbers) for _ in range(DRAWS)]
+    shares = [
+        1 - _median_of_draw(with_cache, random_numbers) / _median_of_draw(without, random_numbers)
+        for _ in range(DRAWS)
+    ]
     return _interval(1 - median(with_cache) / median(without), shares)
 
 

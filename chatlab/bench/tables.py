@@ -20,17 +20,35 @@ without a cache, with Redis still near."""
 
 
 def print_report(report: Report, console: Console) -> None:
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items() if name != "libraries")
+    machine = ", ".join(
+        f"{name} {value}" for name, value in report.machine.items() if name != "libraries"
+    )
     console.print(machine, style="dim")
-    parts = (_performance(report), _explanation(report), _bars(report), _latencies(report), _memory(report))
+    parts = (
+        _performance(report),
+        _explanation(report),
+        _bars(report),
+        _latencies(report),
+        _memory(report),
+    )
     for part in parts:
         console.print()
         console.print(part)
 
 
 def _performance(report: Report) -> Table:
-    table = Table(title="Performance: the document and this machine", title_justify="left", show_lines=True)
-    columns = ("Operation", "Document", "Without cache", "With cache", "Time saved", "With a distant MongoDB", "Claim")
+    table = Table(
+        title="Performance: the document and this machine", title_justify="left", show_lines=True
+    )
+    columns = (
+        "Operation",
+        "Document",
+        "Without cache",
+        "With cache",
+        "Time saved",
+        "With a distant MongoDB",
+        "Claim",
+    )
     for column in columns:
         table.add_column(column)
     for outcome in report.outcomes:
@@ -40,7 +58,10 @@ def _performance(report: Report) -> Table:
 
 def _performance_row(outcome: Outcome) -> tuple[RenderableType, ...]:
     claim = outcome.comparison.claim
-    extra_ms, distant_ms = format_figure(outcome.extra_round_trip_ms), format_figure(outcome.distant_ms)
+    extra_ms, distant_ms = (
+        format_figure(outcome.extra_round_trip_ms),
+        format_figure(outcome.distant_ms),
+    )
     distant = f"+{extra_ms} ms a round trip:\n{claim.without_ms[0]:.0f} → {distant_ms} ms, {outcome.distant_saved:.0%}"
     return (
         Text.assemble((claim.operation, "bold"), "\n", (outcome.comparison.condition, "dim")),
@@ -75,10 +96,17 @@ def _explanation(report: Report) -> Text:
 
 def _bars(report: Report) -> RenderableType:
     table = Table.grid(padding=(0, 1))
-    medians = [summary.median.middle for one in report.outcomes for summary in (one.without, one.with_cache)]
+    medians = [
+        summary.median.middle
+        for one in report.outcomes
+        for summary in (one.without, one.with_cache)
+    ]
     for outcome in report.outcomes:
         title = outcome.comparison.claim.operation
-        rows = ((title, "without", outcome.without, "yellow"), ("", "with", outcome.with_cache, "blue"))
+        rows = (
+            (title, "without", outcome.without, "yellow"),
+            ("", "with", outcome.with_cache, "blue"),
+        )
         for heading, name, summary, style in rows:
             median_ms = summary.median.middle
             bar = Text(text_bar(median_ms, max(medians), BAR_COLUMNS), style)

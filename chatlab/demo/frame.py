@@ -37,7 +37,9 @@ def render_frame(record: DemoRecord, now_ms: float, width: int) -> RenderableTyp
     columns.add_column(ratio=1)
     columns.add_column(ratio=1)
     with_details = width >= DETAILS_MIN_COLUMNS
-    columns.add_row(*(_stages(message, now_ms, with_details=with_details) for message in record.messages))
+    columns.add_row(
+        *(_stages(message, now_ms, with_details=with_details) for message in record.messages)
+    )
     return Group(columns, _entries(record, now_ms, width), _sweeper(record, now_ms), _reads(record))
 
 
@@ -52,12 +54,21 @@ def _stages(message: ObservedMessage, now_ms: float, *, with_details: bool) -> P
     rows.add_column(justify="right", no_wrap=True)
     for stage in STAGES:
         rows.add_row(*_stage_row(message, stage, now_ms, with_details=with_details))
-    title = Text.assemble((message.transport_name, "bold"), f"  {message.sender} → {message.receiver}")
-    return Panel(rows, title=title, title_align="left", border_style="red" if message.error else "cyan")
+    title = Text.assemble(
+        (message.transport_name, "bold"), f"  {message.sender} → {message.receiver}"
+    )
+    return Panel(
+        rows, title=title, title_align="left", border_style="red" if message.error else "cyan"
+    )
 
 
-def _stage_row(message: ObservedMessage, stage: str, now_ms: float, *, with_details: bool) -> list[RenderableType]:
-    event, title = message.stage_event(stage), TITLES.get(stage) or REQUEST_TITLES[message.transport]
+def _stage_row(
+    message: ObservedMessage, stage: str, now_ms: float, *, with_details: bool
+) -> list[RenderableType]:
+    event, title = (
+        message.stage_event(stage),
+        TITLES.get(stage) or REQUEST_TITLES[message.transport],
+    )
     is_lit = event is not None and now_ms >= _lit_at_ms(message, event)
     mark, style, colour = ("●", "bold", "green") if is_lit else ("○", "dim", "dim")
     details = [f" {_details(message, stage)}" if is_lit else ""] if with_details else []
@@ -78,7 +89,9 @@ def _lit_at_ms(message: ObservedMessage, event: StageEvent) -> float:
 def _details(message: ObservedMessage, stage: str) -> str:
     message_id = message.message_id
     return {
-        "request": {"http": "/api/messages/send", "socket": "socket.sendMessage"}[message.transport],
+        "request": {"http": "/api/messages/send", "socket": "socket.sendMessage"}[
+            message.transport
+        ],
         "create": f"_id ..{message_id[-6:]}",
         "save": "majority, on disk",
         "cache_message": f"message:..{message_id[-6:]}",
@@ -97,7 +110,10 @@ def _entries(record: DemoRecord, now_ms: float, width: int) -> Panel:
     rows = [_ttl_bar(message, milestones, now_ms, bar_width) for message in record.messages]
     times = [f"{seconds:g} s" for seconds in milestones]
     captions = ["cached", "still there", "expired", "cleaned"]
-    axis = [Text(" " * NAME_COLUMNS + _axis(words, milestones, bar_width), "dim") for words in (times, captions)]
+    axis = [
+        Text(" " * NAME_COLUMNS + _axis(words, milestones, bar_width), "dim")
+        for words in (times, captions)
+    ]
     return Panel(
         Group(*rows, *axis),
         title=f"[bold]Cache entries in Redis[/bold]  TTL {milestones.expired_s:g} s",
@@ -115,12 +131,16 @@ def _ttl_bar(message: ObservedMessage, milestones: Milestones, now_ms: float, wi
     age_s = message.age_s(now_ms) if message.cached else -1.0
     bar = Text(f"{message.transport_name:<{NAME_COLUMNS}}", "bold", no_wrap=True)
     for column in range(width):
-        bar.append(*_cell(message, milestones, age_s, milestones.cleaned_s * (column + 0.5) / width))
+        bar.append(
+            *_cell(message, milestones, age_s, milestones.cleaned_s * (column + 0.5) / width)
+        )
     bar.append(f"{_state(message, milestones, age_s):>{STATE_COLUMNS}}", _colour(age_s, milestones))
     return bar
 
 
-def _cell(message: ObservedMessage, milestones: Milestones, age_s: float, at_s: float) -> tuple[str, str]:
+def _cell(
+    message: ObservedMessage, milestones: Milestones, age_s: float, at_s: float
+) -> tuple[str, str]:
     if age_s < 0 or (at_s > age_s and at_s > milestones.expired_s):
         return " ", ""
     if at_s <= milestones.expired_s:
@@ -142,7 +162,9 @@ def _state(message: ObservedMessage, milestones: Milestones, age_s: float) -> st
         return "not cached" if message.send_result else ""
     if message.cleaned:
         return f"cleaned {message.age_s(message.cleaned[0]['at']):.1f}s"
-    return f"{milestones.expired_s - age_s:.2f} s left" if age_s < milestones.expired_s else "expired"
+    return (
+        f"{milestones.expired_s - age_s:.2f} s left" if age_s < milestones.expired_s else "expired"
+    )
 
 
 def _axis(words: Sequence[str], milestones: Milestones, width: int) -> str:
@@ -166,7 +188,8 @@ def _sweeper(record: DemoRecord, now_ms: float) -> Panel:
     swept_just_now = bool(record.sweeps) and now_ms - record.sweeps[-1]["at"] < HEART_MS
     heart = Text("♥", "bold red" if swept_just_now else "dim")
     lines = [
-        Text(line, "yellow" if "cleaned" in line else "", no_wrap=True, overflow="ellipsis") for line in record.sweeper_log[-SWEEPER_LINES:]
+        Text(line, "yellow" if "cleaned" in line else "", no_wrap=True, overflow="ellipsis")
+        for line in record.sweeper_log[-SWEEPER_LINES:]
     ]
     lines += [Text("")] * (SWEEPER_LINES - len(lines))
     interval = f"  runs every {record.settings.sweep_interval:g} s  "
@@ -176,9 +199,14 @@ def _sweeper(record: DemoRecord, now_ms: float) -> Panel:
 
 def _reads(record: DemoRecord) -> Text:
     line = Text(" GET", "bold", no_wrap=True, overflow="ellipsis")
-    readings = [(f"after {message.transport_name}", message.read_result) for message in record.messages]
+    readings = [
+        (f"after {message.transport_name}", message.read_result) for message in record.messages
+    ]
     for when, reading in [*readings, ("after expiry", record.read_after_expiry)]:
         if reading:
             line.append(f"  {when}: ", "dim")
-            line.append(f"{reading.cache} {reading.took_ms:.1f} ms", "green" if reading.cache == "hit" else "yellow")
+            line.append(
+                f"{reading.cache} {reading.took_ms:.1f} ms",
+                "green" if reading.cache == "hit" else "yellow",
+            )
     return line

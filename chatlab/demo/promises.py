@@ -58,9 +58,15 @@ def check_promises(record: DemoRecord) -> list[PromiseResult]:
         (_READ_PROMISES[mode], lambda message, _: _read(message, mode)),
     ]
     results = [
-        PromiseResult(title, {message.transport_name: check(message, milestones) for message in record.messages}) for title, check in checks
+        PromiseResult(
+            title,
+            {message.transport_name: check(message, milestones) for message in record.messages},
+        )
+        for title, check in checks
     ]
-    sweeps = PromiseResult(f"Sweeper runs every {record.settings.sweep_interval:g} s", {"": _sweeps(record)})
+    sweeps = PromiseResult(
+        f"Sweeper runs every {record.settings.sweep_interval:g} s", {"": _sweeps(record)}
+    )
     last = PromiseResult("GET after expiry: still complete", {"": _read_after_expiry(record)})
     return [*results[:-2], sweeps, *results[-2:], last]
 
@@ -88,7 +94,10 @@ def _saved(message: ObservedMessage, _: Milestones) -> Evidence:
 
 
 def _same_id(message: ObservedMessage, _: Milestones) -> Evidence:
-    ids = {message.message_id, *(event["messageId"] for event in message.stage_events if "messageId" in event)}
+    ids = {
+        message.message_id,
+        *(event["messageId"] for event in message.stage_events if "messageId" in event),
+    }
     ids |= {message.stored["_id"]} if message.stored else set()
     if len(ids) == 1 and message.message_id:
         return Evidence(True, f"..{message.message_id[-6:]}")
@@ -138,11 +147,15 @@ def _in_order(message: ObservedMessage, _: Milestones) -> Evidence:
     if passed == STAGES:
         return Evidence(True, f"{len(STAGES)} in {_ms(sum(event['tookMs'] for event in events))}")
     missing = [stage for stage in STAGES if stage not in passed]
-    return Evidence(False, f"missing: {', '.join(missing)}" if missing else f"the order was {', '.join(passed)}")
+    return Evidence(
+        False, f"missing: {', '.join(missing)}" if missing else f"the order was {', '.join(passed)}"
+    )
 
 
 def _still_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
-    sample = next((sample for sample in message.samples if sample.age_s >= milestones.still_cached_s), None)
+    sample = next(
+        (sample for sample in message.samples if sample.age_s >= milestones.still_cached_s), None
+    )
     if sample is None:
         return Evidence(False, NOT_OBSERVED)
     if sample.pttl_ms <= 0 or not sample.matches:
@@ -193,7 +206,9 @@ def _read_after_expiry(record: DemoRecord) -> Evidence:
         return Evidence(False, "a message was missing in the response")
     if reading.cache == "hit":
         return Evidence(False, "X-Cache was hit: the conversation was still cached")
-    return Evidence(True, f"{reading.cache} {_ms(reading.took_ms)}, {len(reading.messages)} messages")
+    return Evidence(
+        True, f"{reading.cache} {_ms(reading.took_ms)}, {len(reading.messages)} messages"
+    )
 
 
 def _sweeps(record: DemoRecord) -> Evidence:

@@ -148,7 +148,10 @@ class DemoRecord:
 
     def _handle_cache_event(self, event: StageEvent) -> None:
         for message in self.messages:
-            ids = {message.message_id, *(passed.get("messageId") for passed in message.stage_events)}
+            ids = {
+                message.message_id,
+                *(passed.get("messageId") for passed in message.stage_events),
+            }
             if event["messageId"] in ids:
                 self._record_cache_event(message, event)
 
@@ -157,8 +160,12 @@ class DemoRecord:
         if event["stage"] == "cleaned":
             message.cleaned.append(event)
             lag = f"{event['lagMs']:.0f} ms after it expired"
-            self.sweeper_log.append(f"{_clock(event)}  Cache cleaned  {name} at {age_s:.2f} s, {lag}")
-            self.add_log(name, f"Cache cleaned at {age_s:.2f} s, logged by the sweeper", event["at"])
+            self.sweeper_log.append(
+                f"{_clock(event)}  Cache cleaned  {name} at {age_s:.2f} s, {lag}"
+            )
+            self.add_log(
+                name, f"Cache cleaned at {age_s:.2f} s, logged by the sweeper", event["at"]
+            )
         elif event["stage"] == "cached":
             message.cached = event
             self.add_log(name, f"cached for {event['ttlMs'] / 1000:g} s", event["at"])

@@ -133,7 +133,9 @@ def _explanations(record: DemoRecord) -> list[str]:
         if message.error
     ]
     if settings.cache_mode is CacheMode.OFF:
-        explanations.append(f"{PREFIX}CACHE_MODE=off: the service does not write to Redis, so no entry can be cached or expire.")
+        explanations.append(
+            f"{PREFIX}CACHE_MODE=off: the service does not write to Redis, so no entry can be cached or expire."
+        )
     if not settings.sweeper:
         explanations.append(f"{PREFIX}SWEEPER=false: the service ran without its sweeper.")
     if settings.sweep_interval >= settings.cache_ttl:

@@ -44,7 +44,10 @@ async def run_scenario(servers: DemoServers, settings: Settings, draw: Draw) -> 
     """Run the scenario from sign-up to the last read, drawing it as it happens."""
     async with _two_users(servers) as users, contextlib.aclosing(ServerProbe(servers)) as probe:
         one, other = users
-        messages = (ObservedMessage("http", one.id, other.id), ObservedMessage("socket", other.id, one.id))
+        messages = (
+            ObservedMessage("http", one.id, other.id),
+            ObservedMessage("socket", other.id, one.id),
+        )
         record = DemoRecord(settings, messages)
         await one.watch_flow(record.handle_event)
         async with _drawing(draw, record):
@@ -58,8 +61,13 @@ async def run_scenario(servers: DemoServers, settings: Settings, draw: Draw) -> 
 async def _two_users(servers: DemoServers) -> AsyncIterator[Users]:
     """Sign up two users with random names and connect their sockets."""
     async with contextlib.AsyncExitStack() as stack:
-        names = [f"{name}-{secrets.token_hex(2)}" for name in secrets.SystemRandom().sample(USER_NAMES, 2)]
-        one, other = await asyncio.gather(*(ChatClient.sign_up(servers.url, name, secrets.token_urlsafe(16)) for name in names))
+        names = [
+            f"{name}-{secrets.token_hex(2)}"
+            for name in secrets.SystemRandom().sample(USER_NAMES, 2)
+        ]
+        one, other = await asyncio.gather(
+            *(ChatClient.sign_up(servers.url, name, secrets.token_urlsafe(16)) for name in names)
+        )
         for user in (one, other):
             stack.push_async_callback(user.close)
             await user.connect()
@@ -95,7 +103,9 @@ async def _send_and_follow_both(record: DemoRecord, users: Users, probe: ServerP
             await asyncio.sleep(gap_s)
 
 
-async def _send_and_follow(record: DemoRecord, message: ObservedMessage, users: Users, probe: ServerProbe) -> None:
+async def _send_and_follow(
+    record: DemoRecord, message: ObservedMessage, users: Users, probe: ServerProbe
+) -> None:
     try:
         await _send(record, message, users)
         await _look_at_servers(message, probe)
@@ -113,7 +123,9 @@ async def _send(record: DemoRecord, message: ObservedMessage, users: Users) -> N
     record.add_log(name, f"{message.sender} sends to {message.receiver}")
     message.send_result = answer = await send(message.receiver, f"Hello over {name}")
     message.answered_at = time.time() * 1000
-    record.add_log(name, f"{answer.status} after {answer.took_ms:.1f} ms, message {message.message_id}")
+    record.add_log(
+        name, f"{answer.status} after {answer.took_ms:.1f} ms, message {message.message_id}"
+    )
 
 
 def _user(users: Users, user_id: str) -> ChatClient:
@@ -135,29 +147,41 @@ async def _wait_for_events(record: DemoRecord, message: ObservedMessage, users: 
             while not all(_events_about(message, user) for user in users):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
     receivers = [user.id for user in users if _events_about(message, user)]
-    record.add_log(message.transport_name, f"newMessage received by {' and '.join(receivers) or 'no user'}")
+    record.add_log(
+        message.transport_name, f"newMessage received by {' and '.join(receivers) or 'no user'}"
+    )
 
 
 def _events_about(message: ObservedMessage, user: ChatClient) -> list[ReceivedEvent]:
-    return [event for event in user.received if event.event == "newMessage" and event.payload["_id"] == message.message_id]
+    return [
+        event
+        for event in user.received
+        if event.event == "newMessage" and event.payload["_id"] == message.message_id
+    ]
 
 
 async def _read(record: DemoRecord, message: ObservedMessage, users: Users) -> None:
     """Let the receiver read the conversation at once."""
     message.read_result = reading = await _user(users, message.receiver).read(message.sender)
     message.read_is_complete = contains_in_order(reading.messages, _sent(record))
-    record.add_log("GET", f"after {message.transport_name}: X-Cache {reading.cache}, {reading.took_ms:.1f} ms")
+    record.add_log(
+        "GET", f"after {message.transport_name}: X-Cache {reading.cache}, {reading.took_ms:.1f} ms"
+    )
 
 
 def _sent(record: DemoRecord) -> list[Json]:
     return [message.send_result.message for message in record.messages if message.send_result]
 
 
-async def _follow_until_cleaned(record: DemoRecord, message: ObservedMessage, probe: ServerProbe) -> None:
+async def _follow_until_cleaned(
+    record: DemoRecord, message: ObservedMessage, probe: ServerProbe
+) -> None:
     """Sample the key until the sweeper has logged its expiry, or should have."""
     milestones, task = record.milestones, asyncio.current_task()
     assert task
-    while message.age_s() < milestones.cleaned_deadline_s and not (message.cleaned and message.first_absent):
+    while message.age_s() < milestones.cleaned_deadline_s and not (
+        message.cleaned and message.first_absent
+    ):
         if task.cancelling():  # before Python 3.12 asyncio.wait_for in a library may swallow Ctrl-C
             raise asyncio.CancelledError
         before = message.samples[-1]
@@ -182,5 +206,10 @@ async def _read_after_expiry(record: DemoRecord, users: Users) -> None:
     with contextlib.suppress(*EXPECTED_ERRORS):
         record.read_after_expiry = reading = await users[0].read(users[1].id)
         sent = _sent(record)
-        record.read_after_expiry_is_complete = len(sent) == 2 and contains_in_order(reading.messages, sent)
-        record.add_log("GET", f"after expiry: X-Cache {reading.cache}, {reading.took_ms:.1f} ms, {len(reading.messages)} messages")
+        record.read_after_expiry_is_complete = len(sent) == 2 and contains_in_order(
+            reading.messages, sent
+        )
+        record.add_log(
+            "GET",
+            f"after expiry: X-Cache {reading.cache}, {reading.took_ms:.1f} ms, {len(reading.messages)} messages",
+        )

@@ -46,7 +46,9 @@ def show_status(console: Console, text: str) -> Iterator[None]:
 def open_screen(console: Console, svg: Path | None) -> Iterator[Draw]:
     """Yield the function that draws a record, and saves the picture `svg` if there is one."""
     with contextlib.ExitStack() as stack:
-        draws: list[Draw] = [_animation(stack, console) if is_animated(console) else _LogPrinter(console)]
+        draws: list[Draw] = [
+            _animation(stack, console) if is_animated(console) else _LogPrinter(console)
+        ]
         if svg:
             draws.append(_SvgWriter(svg))
 
@@ -59,7 +61,9 @@ def open_screen(console: Console, svg: Path | None) -> Iterator[Draw]:
 
 def _animation(stack: contextlib.ExitStack, console: Console) -> Draw:
     live = stack.enter_context(Live(console=console, auto_refresh=False, vertical_overflow="crop"))
-    return lambda record: live.update(render_frame(record, time.time() * 1000, console.width), refresh=True)
+    return lambda record: live.update(
+        render_frame(record, time.time() * 1000, console.width), refresh=True
+    )
 
 
 class _LogPrinter:
@@ -78,7 +82,9 @@ class _LogPrinter:
 def print_line(console: Console, at_ms: float, subject: str, text: str) -> None:
     """Print a line with the time of day; lines are never wrapped."""
     clock = time.strftime("%H:%M:%S", time.localtime(at_ms / 1000))
-    console.print(f"{clock}.{int(at_ms) % 1000:03d}  {subject:<10} {text}", soft_wrap=True, markup=False)
+    console.print(
+        f"{clock}.{int(at_ms) % 1000:03d}  {subject:<10} {text}", soft_wrap=True, markup=False
+    )
     console.file.flush()
 
 
@@ -90,10 +96,20 @@ class _SvgWriter:
 
     def __call__(self, record: DemoRecord) -> None:
         first = record.messages[0]
-        if self._is_written or not first.cached or first.age_s() < SVG_AT * record.milestones.expired_s:
+        if (
+            self._is_written
+            or not first.cached
+            or first.age_s() < SVG_AT * record.milestones.expired_s
+        ):
             return
         self._is_written = True
-        console = Console(record=True, width=SVG_COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        console = Console(
+            record=True,
+            width=SVG_COLUMNS,
+            file=io.StringIO(),
+            force_terminal=True,
+            color_system="truecolor",
+        )
         console.print(render_frame(record, time.time() * 1000, SVG_COLUMNS))
         picture = WEB_FONTS.sub("", console.export_svg(title="chatlab demo"))
         self._path.write_text(picture, encoding="utf-8")

@@ -41,9 +41,15 @@ class DemoServers(NamedTuple):
     def delete_data(self) -> None:
         """Delete the demo's database and keys. A server that does not answer is skipped."""
         timeout_ms = SERVER_TIMEOUT_S * 1000
-        with contextlib.suppress(PyMongoError), MongoClient[Json](self.mongo_url, timeoutMS=timeout_ms) as mongo:
+        with (
+            contextlib.suppress(PyMongoError),
+            MongoClient[Json](self.mongo_url, timeoutMS=timeout_ms) as mongo,
+        ):
             mongo.drop_database(self.namespace)
-        with contextlib.suppress(RedisError), Redis.from_url(self.redis_url, socket_timeout=SERVER_TIMEOUT_S) as redis:
+        with (
+            contextlib.suppress(RedisError),
+            Redis.from_url(self.redis_url, socket_timeout=SERVER_TIMEOUT_S) as redis,
+        ):
             for key in redis.scan_iter(f"{self.keys.prefix}*"):
                 redis.delete(key)
 
@@ -55,7 +61,11 @@ class ServerProbe:
         self._keys = servers.keys
         self._mongo = AsyncMongoClient[Json](servers.mongo_url, timeoutMS=SERVER_TIMEOUT_S * 1000)
         self._messages = self._mongo[servers.namespace]["messages"]
-        self._redis = AsyncRedis.from_url(servers.redis_url, socket_timeout=SERVER_TIMEOUT_S, socket_connect_timeout=SERVER_TIMEOUT_S)
+        self._redis = AsyncRedis.from_url(
+            servers.redis_url,
+            socket_timeout=SERVER_TIMEOUT_S,
+            socket_connect_timeout=SERVER_TIMEOUT_S,
+        )
 
     async def stored_message(self, message_id: str) -> Json | None:
         """Return the message that MongoDB stores, with the field names of the API."""
@@ -74,7 +84,9 @@ class ServerProbe:
         key = self._keys.window(conversation_of(message.sender, message.receiver))
         # The first item of the list is the header of the window, see window.lua.
         pttl_ms, values = await self._run(("PTTL", key), ("LRANGE", key, 1, -1))
-        matches = message.send_result is not None and message.send_result.message in map(_json, values)
+        matches = message.send_result is not None and message.send_result.message in map(
+            _json, values
+        )
         return KeySample(message.age_s(), pttl_ms, matches)
 
     async def _run(self, *commands: tuple[Any, ...]) -> list[Any]:

@@ -12,7 +12,9 @@ from chatlab.demo.promises import PromiseResult
 
 def summary_table(results: Sequence[PromiseResult]) -> RenderableType:
     """Return one row for each promise, with what was measured."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=False, show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=False, show_edge=False
+    )
     table.add_column("The diagram promises", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("measured: HTTP · Socket.IO", no_wrap=True)
@@ -34,7 +36,10 @@ def failure_sentences(results: Sequence[PromiseResult]) -> list[str]:
         for transport, item in result.evidence.items():
             if not item.seen:
                 transports_by_reason.setdefault(item.text, []).append(transport)
-        sentences += [f"{result.promise}{_in_brackets(transports)}: {reason}" for reason, transports in transports_by_reason.items()]
+        sentences += [
+            f"{result.promise}{_in_brackets(transports)}: {reason}"
+            for reason, transports in transports_by_reason.items()
+        ]
     return sentences
 
 

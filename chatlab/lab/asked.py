@@ -33,7 +33,9 @@ class Asked(NamedTuple):
     redis: list[str]
 
     def __repr__(self) -> str:
-        return "\n".join(_told(name, commands) for name, commands in zip(("MongoDB", "Redis"), self, strict=True))
+        return "\n".join(
+            _told(name, commands) for name, commands in zip(("MongoDB", "Redis"), self, strict=True)
+        )
 
 
 def _told(name: str, commands: list[str]) -> str:
@@ -53,8 +55,12 @@ def listening(mongo: Database[Json], redis: Redis, prefix: str) -> Iterator[Aske
             yield asked
             redis.echo(f"{prefix}end")
             asked.redis.extend(_heard(monitor, prefix))
-        entries = mongo["system.profile"].find({"appName": SERVICE}).sort("$natural", 1).skip(before)
-        asked.mongo.extend(_profiled(entry) for entry in entries if not entry["ns"].endswith(TOKENS))
+        entries = (
+            mongo["system.profile"].find({"appName": SERVICE}).sort("$natural", 1).skip(before)
+        )
+        asked.mongo.extend(
+            _profiled(entry) for entry in entries if not entry["ns"].endswith(TOKENS)
+        )
     finally:
         mongo.command("profile", LEVEL_OFF)
 

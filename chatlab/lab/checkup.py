@@ -30,7 +30,15 @@ class Checkup:
         return self.missing + [finding for finding in self.findings if finding.ok is None]
 
     def __repr__(self) -> str:
-        return "\n".join([self.headline, *(f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}" for finding in self.remarks)])
+        return "\n".join(
+            [
+                self.headline,
+                *(
+                    f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}"
+                    for finding in self.remarks
+                ),
+            ]
+        )
 
     def _repr_html_(self) -> str:
         rows = [f"· {html.escape(_told(finding))}{_mend(finding)}<br>" for finding in self.remarks]
@@ -38,7 +46,9 @@ class Checkup:
 
 
 def _told(finding: Finding) -> str:
-    return finding.text if finding.text.startswith(finding.area) else f"{finding.area}: {finding.text}"
+    return (
+        finding.text if finding.text.startswith(finding.area) else f"{finding.area}: {finding.text}"
+    )
 
 
 def _mend(finding: Finding) -> str:
@@ -50,5 +60,8 @@ def doctor() -> Checkup:
     try:
         findings = diagnose(load_settings())
     except SettingsError as wrong:
-        findings = [*diagnose(None), Finding("settings", False, str(wrong), "correct or unset the variable")]
+        findings = [
+            *diagnose(None),
+            Finding("settings", False, str(wrong), "correct or unset the variable"),
+        ]
     return Checkup([finding for finding in findings if finding.area not in NOT_NEEDED])

@@ -27,7 +27,12 @@ DOCUMENT = (
     Says("two_doors", "send", "HTTP POST or WebSocket event: the same way from there on", "02"),
     Says("save_makes_id", "send", "saving to MongoDB creates the _id", "03"),
     Says("message_key", "send", "a message is cached under message:{_id}, for 5 s", "04"),
-    Says("conversation_key", "send", "its conversation is cached under messages:{id1}:{id2}, for 5 s", "05"),
+    Says(
+        "conversation_key",
+        "send",
+        "its conversation is cached under messages:{id1}:{id2}, for 5 s",
+        "05",
+    ),
     Says("emitted", "send", "newMessage is emitted", "02"),
     Says("at_0_s", "lifecycle", "at 0 s the message is in Redis", "06"),
     Says("at_2_s", "lifecycle", "at 2 s it is still cached, if accessed", "06"),
@@ -37,9 +42,13 @@ DOCUMENT = (
     Says("every_second", "worker", "the worker runs every second", "07"),
     Says("gets_keys", "worker", "it gets the keys message:*", "07"),
     Says("ttl_valid", "worker", "a TTL above 0 is logged as a cache hit", "07"),
-    Says("deletes_at_0", "worker", "at TTL 0 it deletes the key and logs that it was cleaned", "07"),
+    Says(
+        "deletes_at_0", "worker", "at TTL 0 it deletes the key and logs that it was cleaned", "07"
+    ),
     Says("asks_mongodb", "read", "a read asks MongoDB for the full history", "08"),
-    Says("latest_data", "read", "what it returns includes the messages cached and saved last", "08"),
+    Says(
+        "latest_data", "read", "what it returns includes the messages cached and saved last", "08"
+    ),
     Says("microseconds", "benefits", "Redis serves data in microseconds", "10"),
     Says("less_load", "benefits", "the cache takes queries from MongoDB", "11"),
     Says("never_lost", "benefits", "saved to MongoDB, a message is never lost", "12"),
@@ -47,11 +56,23 @@ DOCUMENT = (
     Says("real_time", "benefits", "WebSocket and REST are both cached", "02"),
     Says("worker_consistency", "benefits", "the worker ensures consistency", "12"),
     Says("order_of_ids", "keys", "the ids in messages:{id1}:{id2} have one order", "05"),
-    Says("send_times", "performance", "a send takes 150 ms without the cache, 100 ms with it", "10"),
+    Says(
+        "send_times", "performance", "a send takes 150 ms without the cache, 100 ms with it", "10"
+    ),
     Says("send_faster", "performance", "a send is 33 % faster with the cache", "10"),
-    Says("read_times", "performance", "a conversation takes 200 to 500 ms without the cache, 50 to 100 ms with it", "10"),
+    Says(
+        "read_times",
+        "performance",
+        "a conversation takes 200 to 500 ms without the cache, 50 to 100 ms with it",
+        "10",
+    ),
     Says("read_faster", "performance", "a conversation comes 60 % faster from Redis", "10"),
-    Says("update_times", "performance", "an update takes 100 ms without the cache, 50 ms with it", "10"),
+    Says(
+        "update_times",
+        "performance",
+        "an update takes 100 ms without the cache, 50 ms with it",
+        "10",
+    ),
     Says("update_faster", "performance", "an update is 50 % faster with the cache", "10"),
     Says("message_bytes", "memory", "a message has about 500 bytes", "11"),
     Says("overhead_bytes", "memory", "Redis adds about 200 bytes a key", "11"),
@@ -80,10 +101,16 @@ class Claims(list[Claim]):
     """The claims of one notebook. Lines with timed results begin with a mark."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"{TIMED + ' ' if claim.timed else ''}{claim.verdict:<15} {claim.says}: {claim.measured}" for claim in self)
+        return "\n".join(
+            f"{TIMED + ' ' if claim.timed else ''}{claim.verdict:<15} {claim.says}: {claim.measured}"
+            for claim in self
+        )
 
     def _repr_html_(self) -> str:
-        return claims_table(("the document says", "measured here", "verdict"), [(claim.timed, _cells(claim)) for claim in self])
+        return claims_table(
+            ("the document says", "measured here", "verdict"),
+            [(claim.timed, _cells(claim)) for claim in self],
+        )
 
 
 def _cells(claim: Claim) -> tuple[str, ...]:

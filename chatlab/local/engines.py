@@ -52,7 +52,9 @@ class Engines:
         self._watcher = threading.Thread(target=self._watch, name="chatlab-engines", daemon=True)
         try:
             engines = self._open_private() if self._private else {}
-            engines |= {name: check_configured(name, url) for name, url in urls.items() if url is not None}
+            engines |= {
+                name: check_configured(name, url) for name, url in urls.items() if url is not None
+            }
             self.mongo, self.redis = engines["mongo"], engines["redis"]
             if self._private:
                 self._watcher.start()
@@ -87,7 +89,9 @@ class Engines:
         if self._client:
             self._client.disconnect()
         if self._watcher.is_alive():
-            self._watcher.join(1)  # seconds; if it is reconnecting just now, it disconnects again by itself
+            self._watcher.join(
+                1
+            )  # seconds; if it is reconnecting just now, it disconnects again by itself
 
     def __enter__(self) -> Self:
         return self

@@ -77,14 +77,20 @@ def check_configured(name: Name, url: str) -> Engine:
     """
     label = KINDS[name].label
     try:
-        version = _redis_version(url, VERSION_TIMEOUT_S) if name == "redis" else _configured_mongo_version(url)
+        version = (
+            _redis_version(url, VERSION_TIMEOUT_S)
+            if name == "redis"
+            else _configured_mongo_version(url)
+        )
     except (ConfigurationError, ValueError) as error:
         raise EngineError(
             f"CHATLAB_{name.upper()}_URL is not usable: {error}.",
             "correct the URL, or unset it to use a private server",
         ) from None
     except (PyMongoError, RedisError, OSError):
-        return Engine(label, url, "", False, None, f"{label} does not answer yet at the URL in the settings")
+        return Engine(
+            label, url, "", False, None, f"{label} does not answer yet at the URL in the settings"
+        )
     return Engine(label, url, version, False, None, old_version(name, version))
 
 
@@ -115,7 +121,9 @@ def wait_until_writable(name: Name, url: str) -> str:
         ) from None
 
 
-def start_error(name: Name, state: dict[str, Any], default: EngineError | None = None) -> EngineError:
+def start_error(
+    name: Name, state: dict[str, Any], default: EngineError | None = None
+) -> EngineError:
     """Return the error that explains why a server did not start, from the end of its log.
 
     Without a known cause it is `default`, or an error that names the log.
@@ -131,7 +139,11 @@ def start_error(name: Name, state: dict[str, Any], default: EngineError | None =
 def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return f"it did not answer within {READY_TIMEOUT_S:g} s"
-    return f"exit code {exit_code}" if exit_code >= 0 else f"ended by {signal.Signals(-exit_code).name}"
+    return (
+        f"exit code {exit_code}"
+        if exit_code >= 0
+        else f"ended by {signal.Signals(-exit_code).name}"
+    )
 
 
 def _errors_in_log(log: Path, offset: int) -> str:
@@ -173,7 +185,9 @@ def _wait_until_primary(url: str) -> str:
 
 def _configured_mongo_version(url: str) -> str:
     timeout_ms = VERSION_TIMEOUT_S * 1000
-    with MongoClient[dict[str, Any]](url, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms) as client:
+    with MongoClient[dict[str, Any]](
+        url, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms
+    ) as client:
         return _mongo_version(client)
 
 
@@ -183,8 +197,14 @@ def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
 
 def _redis_version(url: str, timeout_s: float) -> str:
     retry = Retry(NoBackoff(), 0)
-    client = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+    client = Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
+    )
     with contextlib.closing(client):
         info = client.info("server")
     assert isinstance(info, dict)
-    return f"{info['valkey_version']} (Valkey)" if "valkey_version" in info else str(info["redis_version"])
+    return (
+        f"{info['valkey_version']} (Valkey)"
+        if "valkey_version" in info
+        else str(info["redis_version"])
+    )

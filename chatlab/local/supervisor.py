@@ -35,12 +35,16 @@ from pathlib import Path
 from typing import Any
 
 SOCKET = "supervisor.sock"
-FIRST_CLIENT_TIMEOUT_S = 2.0  # the process that started the supervisor may have died before it connected
+FIRST_CLIENT_TIMEOUT_S = (
+    2.0  # the process that started the supervisor may have died before it connected
+)
 STOP_TIMEOUT_S = 10.0  # a server that has not ended by then gets SIGKILL
 FIRST_RESTART_DELAY_S, MAX_RESTART_DELAY_S = 0.1, 5.0  # the delay doubles with each restart
 STABLE_AFTER_S = 30.0  # a server that ran this long gets the first restart delay again
 LOG_CHECK_INTERVAL_S = 30.0
-MAX_LOG_BYTES = 4 * 2**20  # a longer log becomes *.log.1, so there are at most two of these per server
+MAX_LOG_BYTES = (
+    4 * 2**20
+)  # a longer log becomes *.log.1, so there are at most two of these per server
 BUSY_POLL_S, IDLE_POLL_S = 0.02, 0.25  # interval between two checks of the servers
 
 _LIBC = ctypes.CDLL(None)
@@ -61,7 +65,9 @@ class Server:
     ) -> None:
         self.name, self.argv, self.folder, self.socket_path = name, argv, folder, socket_path
         self.log, self.reopen_signal = Path(log), reopen_signal
-        self.pid_file = Path(folder, f"{name}.pid")  # for the next supervisor, if this one is killed
+        self.pid_file = Path(
+            folder, f"{name}.pid"
+        )  # for the next supervisor, if this one is killed
         self.child: subprocess.Popen[bytes] | None = None
         self.should_run, self.ready, self.was_ready = True, False, False
         self.exit_code: int | None = None
@@ -147,7 +153,11 @@ class Server:
     def _plan_restart(self, now: float, exit_code: int) -> None:
         self.ready, self.exit_code, self.start_at = False, exit_code, now + self.restart_delay_s
         was_stable = now - self.started_at > STABLE_AFTER_S
-        self.restart_delay_s = FIRST_RESTART_DELAY_S if was_stable else min(2 * self.restart_delay_s, MAX_RESTART_DELAY_S)
+        self.restart_delay_s = (
+            FIRST_RESTART_DELAY_S
+            if was_stable
+            else min(2 * self.restart_delay_s, MAX_RESTART_DELAY_S)
+        )
 
     def rotate_log(self) -> None:
         """Rename a log longer than MAX_LOG_BYTES to *.log.1 and let the server open a new one."""

@@ -90,7 +90,9 @@ def connect_supervisor(folder: DataFolder) -> SupervisorClient:
                 stop_leftover_servers(folder)
                 start_supervisor(folder, lock_fd)
                 continue
-        time.sleep(0.05)  # another process starts the supervisor, or the supervisor stops its servers
+        time.sleep(
+            0.05
+        )  # another process starts the supervisor, or the supervisor stops its servers
     raise EngineError(
         f"The supervisor of {folder.path} did not answer within {CONNECT_TIMEOUT_S:g} s.",
         f"stop the process that `fuser {folder.lock}` shows",
@@ -148,4 +150,6 @@ def _belongs_to(process: psutil.Process, folder: DataFolder) -> bool:
     Our servers have these paths in their command line.
     """
     redis_socket = str(folder.run / "redis.sock")
-    return any(argument == str(folder.db) or redis_socket in argument for argument in process.cmdline())
+    return any(
+        argument == str(folder.db) or redis_socket in argument for argument in process.cmdline()
+    )

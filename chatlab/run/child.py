@@ -33,7 +33,9 @@ class ChildService:
     Raises EngineError if the service does not start within READY_TIMEOUT_S.
     """
 
-    def __init__(self, settings: Settings, *, flow: bool = True, pass_fds: Collection[int] = ()) -> None:
+    def __init__(
+        self, settings: Settings, *, flow: bool = True, pass_fds: Collection[int] = ()
+    ) -> None:
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by `stop`
         self._process = subprocess.Popen(
             [sys.executable, "-m", "chatlab", "serve", "--attached"],
@@ -95,7 +97,9 @@ class ChildService:
             with contextlib.suppress(OSError), _open_url(f"{self.url}/readyz", timeout=2):
                 return
             time.sleep(READY_POLL_S)
-        raise EngineError(f"The service did not answer within {READY_TIMEOUT_S:g} s.", "chatlab doctor")
+        raise EngineError(
+            f"The service did not answer within {READY_TIMEOUT_S:g} s.", "chatlab doctor"
+        )
 
     def _raise_start_error(self) -> NoReturn:
         self._process.wait(STOP_TIMEOUT_S)
@@ -116,7 +120,10 @@ def _environment(settings: Settings, *, flow: bool) -> dict[str, str]:
     """Return all settings as environment variables."""
     changed = {"flow": flow, "port": settings.port if _is_port_free(settings) else 0}
     values = settings.model_copy(update=changed).model_dump(mode="json")
-    return {f"{PREFIX}{name.upper()}": "" if value is None else str(value) for name, value in values.items()}
+    return {
+        f"{PREFIX}{name.upper()}": "" if value is None else str(value)
+        for name, value in values.items()
+    }
 
 
 def _is_port_free(settings: Settings) -> bool:

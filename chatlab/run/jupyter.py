@@ -25,7 +25,9 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     Raises EngineError if JupyterLab or the notebooks are missing.
     """
     if shutil.which("jupyter-lab", path=_search_path()) is None:
-        raise EngineError("JupyterLab is not installed.", "pip install --require-hashes -r requirements.lock")
+        raise EngineError(
+            "JupyterLab is not installed.", "pip install --require-hashes -r requirements.lock"
+        )
     if not NOTEBOOKS.is_dir():
         raise EngineError(
             f"The notebooks are not in {NOTEBOOKS}: the installed package does not contain them.",
@@ -37,7 +39,9 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     console.print("Press Ctrl-C twice to stop both.")
     os.set_inheritable(child.lifeline_fd, True)  # inherited by JupyterLab: they end together
     command = _command(port, open_browser=open_browser)
-    config_path = os.pathsep.join(filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")]))
+    config_path = os.pathsep.join(
+        filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")])
+    )
     environment = os.environ | {"PATH": _search_path(), "JUPYTER_CONFIG_PATH": config_path}
     os.execvpe(command[0], command, environment)  # noqa: S606 - found on the path above
 

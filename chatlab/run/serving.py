@@ -48,7 +48,9 @@ def serve(settings: Settings, console: Console, *, attached: bool = False) -> No
             settings = settings.model_copy(update=urls)
             _greet(console, listener, engines, settings)
             _ignore_repeated_signals()
-            with _worker_environment(settings) if settings.workers > 1 else contextlib.nullcontext():
+            with (
+                _worker_environment(settings) if settings.workers > 1 else contextlib.nullcontext()
+            ):
                 _run(settings, listener)
 
 
@@ -122,7 +124,11 @@ def _kill_workers() -> str:
     killed = [worker for worker in multiprocessing.active_children() if worker.is_alive()]
     for worker in killed:
         worker.kill()
-    return f"killed the workers {', '.join(str(worker.pid) for worker in killed)}" if killed else "no worker"
+    return (
+        f"killed the workers {', '.join(str(worker.pid) for worker in killed)}"
+        if killed
+        else "no worker"
+    )
 
 
 def _ignore_repeated_signals() -> None:

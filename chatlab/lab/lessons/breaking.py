@@ -38,7 +38,11 @@ KNOWN_FOR = 4.0  # seconds: a token that was asked for so lately is still known,
 
 def fate(lab: Lab, trace: Trace) -> str:
     """What became of a send, in the words of the prediction."""
-    return "200, and it is in MongoDB" if lab.mongo_find("messages", _id=trace.id) else "200, but it is nowhere"
+    return (
+        "200, and it is in MongoDB"
+        if lab.mongo_find("messages", _id=trace.id)
+        else "200, but it is nowhere"
+    )
 
 
 # --- what works without a part -------------------------------------------------------------------------------------------------
@@ -64,7 +68,9 @@ class Works:
     async def without(self, name: Name) -> "Works":
         """Stop an engine, try everything, start it again, and look what has become of what was tried."""
         read = await self._stopped(name)
-        self.columns[f"{LABELS[name]} stopped"] = await self._column(read, lambda: self._mended(name))
+        self.columns[f"{LABELS[name]} stopped"] = await self._column(
+            read, lambda: self._mended(name)
+        )
         return self
 
     async def _stopped(self, name: Name, tries: int = TRIES) -> str:
@@ -91,11 +97,19 @@ class Works:
         await self._alice.send_by_http(self._bob.id, "All is well.")
         await self._bob.read(self._alice.id)
 
-    async def _column(self, read: str, mended: Callable[[], Awaitable[None]] | None = None) -> dict[str, str]:
+    async def _column(
+        self, read: str, mended: Callable[[], Awaitable[None]] | None = None
+    ) -> dict[str, str]:
         text = f"Can you hear me? {secrets.token_hex(4)}"
         before = len(self._lab.events)
-        answer = await self._alice.http.post("/api/messages/send", json={"receiverId": self._bob.id, "text": text})
-        column = {"a send": _status(answer), "a read": read, "a read with no-cache": await self._read(fresh=True)}
+        answer = await self._alice.http.post(
+            "/api/messages/send", json={"receiverId": self._bob.id, "text": text}
+        )
+        column = {
+            "a send": _status(answer),
+            "a read": read,
+            "a read with no-cache": await self._read(fresh=True),
+        }
         column["/readyz"] = await self._readyz()
         if mended:
             await mended()
@@ -108,12 +122,22 @@ class Works:
         await self._lab.way_of(last["_id"])
         stages = _way_of_the_first(list(self._lab.events)[before:])
         stored = len(self._lab.mongo_find("messages", text=text))
-        count = self._lab.messages.count_documents({"conversation": conversation_of(self._alice.id, self._bob.id)})
+        count = self._lab.messages.count_documents(
+            {"conversation": conversation_of(self._alice.id, self._bob.id)}
+        )
         return {
-            "boxes the send passed": "all 7" if stages == STAGES else f"not {', '.join(stage for stage in STAGES if stage not in stages)}",
+            "boxes the send passed": "all 7"
+            if stages == STAGES
+            else f"not {', '.join(stage for stage in STAGES if stage not in stages)}",
             "newMessage to Bob": "yes" if heard and text in _heard(self._bob) else "no",
-            "in MongoDB afterwards": "yes" if stored == 1 else "no" if stored == 0 else f"{stored} times",
-            "the next send": "200, no gap in seq" if last["seq"] == count else f"200, seq {last['seq']} of {count} messages",
+            "in MongoDB afterwards": "yes"
+            if stored == 1
+            else "no"
+            if stored == 0
+            else f"{stored} times",
+            "the next send": "200, no gap in seq"
+            if last["seq"] == count
+            else f"200, seq {last['seq']} of {count} messages",
         }
 
     async def _read(self, *, fresh: bool = False) -> str:
@@ -134,13 +158,17 @@ class Works:
 def side_by_side(columns: dict[str, dict[str, str]]) -> Rows:
     """Columns as a table; the first one says which rows there are."""
     rows = next(iter(columns.values()), {})
-    return Rows(("", *columns), [(row, *(column[row] for column in columns.values())) for row in rows])
+    return Rows(
+        ("", *columns), [(row, *(column[row] for column in columns.values())) for row in rows]
+    )
 
 
 def _status(answer: httpx.Response) -> str:
     if answer.is_error:
         wait = answer.headers.get("retry-after")
-        return f"{answer.status_code} {answer.json()['code']}" + (f", Retry-After: {wait}" if wait else "")
+        return f"{answer.status_code} {answer.json()['code']}" + (
+            f", Retry-After: {wait}" if wait else ""
+        )
     return ", ".join([str(answer.status_code), *filter(None, [answer.headers.get("x-cache")])])
 
 
@@ -159,7 +187,9 @@ async def ready(person: Person) -> None:
     deadline = time.monotonic() + BACK
     while (said := (await person.http.get("/readyz")).json())["status"] != "ok":
         if time.monotonic() > deadline:
-            raise TimeoutError(", ".join(f"{part} {state}" for part, state in said.items() if part != "status"))
+            raise TimeoutError(
+                ", ".join(f"{part} {state}" for part, state in said.items() if part != "status")
+            )
         await asyncio.sleep(0.02)  # nothing tells; one has to ask
 
 
@@ -179,7 +209,10 @@ class Burst:
     @property
     def stored(self) -> list[str]:
         """The ids of those that are in MongoDB now."""
-        return [str(found["_id"]) for found in self._lab.messages.find({"text": {"$regex": f"^{self.mark} "}}, {"_id": 1})]
+        return [
+            str(found["_id"])
+            for found in self._lab.messages.find({"text": {"$regex": f"^{self.mark} "}}, {"_id": 1})
+        ]
 
     @property
     def lost(self) -> set[str]:
@@ -207,10 +240,18 @@ async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:
     """Send many messages, a few at a time, and kill `service`, `redis` or `mongo` when KILLED_AT of them have been answered."""
     await ready(alice)
     done, numbers = Burst(lab, kill), iter(range(1, MANY + 1))
-    await asyncio.gather(*(_write(done, numbers, alice, bob, _killer(lab, kill)) for _ in range(AT_ONCE)))
+    await asyncio.gather(
+        *(_write(done, numbers, alice, bob, _killer(lab, kill)) for _ in range(AT_ONCE))
+    )
     if kill != "service":  # what follows looks for flow events of its own: these first
         last = done.answered[-1]
-        await looked_until(lambda: any(event.get("messageId") == last and event["stage"] == "respond" for event in lab.events), BACK)
+        await looked_until(
+            lambda: any(
+                event.get("messageId") == last and event["stage"] == "respond"
+                for event in lab.events
+            ),
+            BACK,
+        )
     return done
 
 
@@ -221,7 +262,13 @@ def _killer(lab: Lab, what: str) -> Callable[[], Awaitable[Any]]:
     return lambda: lab.crash_engine(name)
 
 
-async def _write(done: Burst, numbers: Iterable[int], alice: Person, bob: Person, kill: Callable[[], Awaitable[Any]]) -> None:
+async def _write(
+    done: Burst,
+    numbers: Iterable[int],
+    alice: Person,
+    bob: Person,
+    kill: Callable[[], Awaitable[Any]],
+) -> None:
     """One writer: the next number, as long as there is one. A send that fails is not repeated."""
     for number in numbers:
         try:
@@ -236,12 +283,21 @@ async def _write(done: Burst, numbers: Iterable[int], alice: Person, bob: Person
 # --- an answer that is lost ----------------------------------------------------------------------------------------------------
 
 
-async def lose_the_answer(alice: Person, bob: Person, text: str, client_id: str | None = None) -> Said:
+async def lose_the_answer(
+    alice: Person, bob: Person, text: str, client_id: str | None = None
+) -> Said:
     """Send, and hang up when the answer arrives, without having read it: as when a phone loses its network."""
     place = urlsplit(alice.url)
     body = json.dumps({"receiverId": bob.id, "text": text, "clientId": client_id}).encode()
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    writer.write(encode_request("POST", "/api/messages/send", f"Host: {place.netloc}\r\nAuthorization: Bearer {alice.token}\r\n", body))
+    writer.write(
+        encode_request(
+            "POST",
+            "/api/messages/send",
+            f"Host: {place.netloc}\r\nAuthorization: Bearer {alice.token}\r\n",
+            body,
+        )
+    )
     await asyncio.wait_for(reader.read(1), BACK)
     writer.close()
     return Said("Sent. The answer came, and was lost before anybody had read it.")
@@ -288,11 +344,20 @@ async def trial(lab: Lab, alice: Person, bob: Person, beside: Iterable[Trial] = 
     right = [same for _ in range(ROUNDS) for same in await _round(alice, bob)]
     trace = await _cached(alice, bob)
     life = await _to_its_end(lab, trace)
-    patience = (11 if lab.settings.sweeper else 1.1) * lab.settings.sweep_interval  # the beat that would tell does not come
-    told = await lab.until(lambda: any(event["stage"] == "cleaned" and event["key"] == trace.key for event in lab.events), patience)
+    patience = (
+        11 if lab.settings.sweeper else 1.1
+    ) * lab.settings.sweep_interval  # the beat that would tell does not come
+    told = await lab.until(
+        lambda: any(
+            event["stage"] == "cleaned" and event["key"] == trace.key for event in lab.events
+        ),
+        patience,
+    )
     beats = sum(event["stage"] == "sweep" for event in list(lab.events)[before:])
     worker = f"worker {'on' if lab.settings.sweeper else 'off'}"
-    return Trials([*beside, Trial(worker, len(right), sum(right), life.to_deadline, bool(told), beats)])
+    return Trials(
+        [*beside, Trial(worker, len(right), sum(right), life.to_deadline, bool(told), beats)]
+    )
 
 
 async def _round(alice: Person, bob: Person) -> list[bool]:
@@ -324,7 +389,14 @@ async def _to_its_end(lab: Lab, trace: Trace) -> Life:
     """The life of this message's key, up to the first look that does not find it. `Lab.life` would wait for the worker's word too."""
 
     def cached() -> StageEvent | None:
-        return next((event for event in lab.events if event["stage"] == "cached" and event["key"] == trace.key), None)
+        return next(
+            (
+                event
+                for event in lab.events
+                if event["stage"] == "cached" and event["key"] == trace.key
+            ),
+            None,
+        )
 
     began = await lab.until(cached, BACK)
     if began is None:
@@ -346,7 +418,9 @@ OUTAGES = ("service", "redis", "mongo", "worker", "disk")
 async def loses(lab: Lab, alice: Person, bob: Person, answer: Any) -> Verdict:
     """Sends a few messages, has this outage, and counts those that are still in MongoDB."""
     if answer not in OUTAGES:
-        return not_yet(f"Choose one of these: {', '.join(OUTAGES)}. The check really does it to the private engines of this notebook.")
+        return not_yet(
+            f"Choose one of these: {', '.join(OUTAGES)}. The check really does it to the private engines of this notebook."
+        )
     await ready(alice)
     ids = [(await alice.send_by_http(bob.id, f"one of {FEW}")).message["_id"] for _ in range(FEW)]
     there, again = await _there_after(lab, alice, answer, ids)
@@ -420,7 +494,9 @@ async def proves(lab: Lab, burst: Burst, answer: Any) -> Verdict:
         if document:
             lab.messages.insert_one(document)
     if named == {victim}:
-        return correct("It names none. Then the check took one message out of MongoDB, for a moment, and it named exactly that one.")
+        return correct(
+            "It names none. Then the check took one message out of MongoDB, for a moment, and it named exactly that one."
+        )
     return not_yet(
         f"It names none, as it should. But with one answered message taken out of MongoDB, for a moment, it names {len(named)}. "
         "Which of the answered are not among the stored?"
@@ -435,7 +511,9 @@ def _named(answer: Any, lab: Lab, burst: Burst) -> set[str]:
     except Unusable as wrong:
         raise Unusable(f"{wrong} Both are lists of ids.") from None
     if not isinstance(named, Iterable) or isinstance(named, str):
-        raise Unusable(f"Your expression gives {named!r}. It is to give the ids that are lost: a set of them, or a list.")
+        raise Unusable(
+            f"Your expression gives {named!r}. It is to give the ids that are lost: a set of them, or a list."
+        )
     return {str(one) for one in named}
 
 
@@ -453,10 +531,14 @@ async def once(lab: Lab, alice: Person, answer: Any) -> Verdict:
         await lose_the_answer(alice, receiver, f"message {number}", _client_id(answer, number, 1))
         refused = await _again(alice, receiver, f"message {number}", _client_id(answer, number, 2))
         if refused:
-            return not_yet(f"Message {number} was refused: {refused} A clientId stands for one message, so each needs its own.")
+            return not_yet(
+                f"Message {number} was refused: {refused} A clientId stands for one message, so each needs its own."
+            )
     copies = len((await receiver.read(alice.id, fresh=True)).messages)
     if copies == LOSSES:
-        return correct(f"{LOSSES} messages, each sent twice because the first answer was lost: the receiver has {copies}.")
+        return correct(
+            f"{LOSSES} messages, each sent twice because the first answer was lost: the receiver has {copies}."
+        )
     return not_yet(
         f"{LOSSES} messages, each sent twice because the first answer was lost: the receiver has {copies}. "
         "The second try has to say that it is the same message: what does your function give for (1, 1), and what for (1, 2)?"
@@ -466,7 +548,9 @@ async def once(lab: Lab, alice: Person, answer: Any) -> Verdict:
 def _client_id(answer: Any, number: int, attempt: int) -> str | None:
     client_id = tried(answer, number, attempt)
     if client_id is not None and not (isinstance(client_id, str) and 1 <= len(client_id) <= 64):
-        raise Unusable(f"A clientId is a text of 1 to 64 characters. Your function gives {client_id!r}.")
+        raise Unusable(
+            f"A clientId is a text of 1 to 64 characters. Your function gives {client_id!r}."
+        )
     return client_id
 
 
@@ -486,8 +570,20 @@ def claims(lab: Lab, bursts: Collection[Burst], trials: Trials) -> Claims:
     """What the document says of what is reliable, held against the outages of this notebook."""
     lost = sum(len(burst.lost) for burst in bursts)
     killed = ", ".join(LABELS[burst.killed] for burst in bursts)
-    reads = "; ".join(f"{trial.worker}: {trial.right} of {trial.reads} reads right" for trial in trials)
+    reads = "; ".join(
+        f"{trial.worker}: {trial.right} of {trial.reads} reads right" for trial in trials
+    )
     return lab.found(
-        Claim("never_lost", f"kill -9 for {killed}: of those that were answered, {lost} are missing", holds(lost == 0)),
-        Claim("worker_consistency", reads, holds(any(trial.right < trial.reads for trial in trials if trial.worker == "worker off"))),
+        Claim(
+            "never_lost",
+            f"kill -9 for {killed}: of those that were answered, {lost} are missing",
+            holds(lost == 0),
+        ),
+        Claim(
+            "worker_consistency",
+            reads,
+            holds(
+                any(trial.right < trial.reads for trial in trials if trial.worker == "worker off")
+            ),
+        ),
     )

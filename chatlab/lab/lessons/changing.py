@@ -39,8 +39,20 @@ async def heard(bob: Person, of: Trace, count: int) -> Rows:
     """What Bob's socket heard of this message, once it has heard so much."""
 
     def of_it() -> list[tuple[str, ...]]:
-        told = [event for event in bob.received if isinstance(event.payload, dict) and event.payload.get("_id") == of.id]
-        return [(event.event, str(event.payload["version"]), event.payload["text"], " ".join(event.payload["reactions"])) for event in told]
+        told = [
+            event
+            for event in bob.received
+            if isinstance(event.payload, dict) and event.payload.get("_id") == of.id
+        ]
+        return [
+            (
+                event.event,
+                str(event.payload["version"]),
+                event.payload["text"],
+                " ".join(event.payload["reactions"]),
+            )
+            for event in told
+        ]
 
     for _ in range(round(PATIENCE / OFTEN)):
         if len(of_it()) >= count:
@@ -53,7 +65,11 @@ async def passed(lab: Lab, of: Trace) -> Said:
     """The boxes that the latest change of this message passed."""
 
     def done() -> list[str]:
-        saved = [event["trace"] for event in lab.events if event["stage"] == "save" and event.get("messageId") == of.id]
+        saved = [
+            event["trace"]
+            for event in lab.events
+            if event["stage"] == "save" and event.get("messageId") == of.id
+        ]
         return [event["stage"] for event in lab.events if saved and event["trace"] == saved[-1]]
 
     await lab.until(lambda: "respond" in done())
@@ -66,12 +82,17 @@ async def costs(lab: Lab, alice: Person, trace: Trace) -> Rows:
     with_copy = await _cost(lab, alice.http.patch(path, json={"text": "Meet at eight"}))
     lab.redis("DEL", trace.key)
     without = await _cost(lab, alice.http.patch(path, json={"text": "Meet at nine"}))
-    return Rows(("its copy", "MongoDB was asked", "Redis was asked"), [("is in Redis", *with_copy), ("is not in Redis", *without)])
+    return Rows(
+        ("its copy", "MongoDB was asked", "Redis was asked"),
+        [("is in Redis", *with_copy), ("is not in Redis", *without)],
+    )
 
 
 async def _cost(lab: Lab, act: Awaitable[Any]) -> tuple[str, str]:
     asked = await lab.asked(act)
-    return ", ".join(name for name in asked.mongo if name.endswith(" messages")), ", ".join(asked.redis)
+    return ", ".join(name for name in asked.mongo if name.endswith(" messages")), ", ".join(
+        asked.redis
+    )
 
 
 async def lives(lab: Lab, alice: Person, trace: Trace) -> Rows:
@@ -81,14 +102,23 @@ async def lives(lab: Lab, alice: Person, trace: Trace) -> Rows:
         lab.redis("PEXPIRE", key, shorter)
     await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Meet at ten"})
     anew = {key: lab.redis_pttl(key) > shorter for key in (trace.key, WINDOW)}
-    return Rows(("key", "after the edit"), [(key, "a new life" if new else "its life goes on as it was") for key, new in anew.items()])
+    return Rows(
+        ("key", "after the edit"),
+        [(key, "a new life" if new else "its life goes on as it was") for key, new in anew.items()],
+    )
 
 
 async def who_may(alice: Person, bob: Person, carol: Person) -> Rows:
     """Who may change a message from Alice to Bob: the statuses of real requests."""
     trace = await alice.send(bob, "Who may change me?")
-    rows = [("carol, an outsider", *await _tries(carol, trace)), ("bob, who received it", *await _tries(bob, trace))]
-    rows += [("alice, who sent it", *await _tries(alice, trace)), ("alice, now that it is deleted", *await _tries(alice, trace))]
+    rows = [
+        ("carol, an outsider", *await _tries(carol, trace)),
+        ("bob, who received it", *await _tries(bob, trace)),
+    ]
+    rows += [
+        ("alice, who sent it", *await _tries(alice, trace)),
+        ("alice, now that it is deleted", *await _tries(alice, trace)),
+    ]
     return Rows(("who", "edit", "react", "delete"), rows)
 
 
@@ -145,7 +175,11 @@ class Stale(NamedTuple):
     @property
     def until(self) -> str:
         """What ended it, in words."""
-        return "until the window has expired" if self.ended_by == "miss" else f"until a {self.ended_by}"
+        return (
+            "until the window has expired"
+            if self.ended_by == "miss"
+            else f"until a {self.ended_by}"
+        )
 
     def __repr__(self) -> str:
         return (
@@ -212,14 +246,18 @@ async def stale_for(lab: Lab, alice: Person, bob: Person, seconds: Any) -> Verdi
         return not_yet("The answer is a number of seconds, counted from the edit.")
     trace = await afresh(lab, alice, bob, "Meet at six")
     left = _aged(lab, LIFE, READ_AT)
-    reading = await bob.read(alice.id, limit=1)  # a longer one might go beyond the window, and have to widen it
+    reading = await bob.read(
+        alice.id, limit=1
+    )  # a longer one might go beyond the window, and have to widen it
     left = _aged(lab, left, EDITED_AT - READ_AT)
     forgetful_edit(lab, trace, "Meet at seven")
     seen = await stale(bob, alice, trace)
     after = f"After the edit he read the old text for {seen.last_old:.2f} s, and at {seen.first_new:.2f} s the new one."
     measured = f"Bob's read at 2 s was a {reading.cache}. {after}"
     if abs(seconds - left / 1000) <= NEAR_ENOUGH and seen.last_old <= left / 1000 + NEAR_ENOUGH:
-        return correct(f"{measured} The window's 5 s began with the send; neither the read nor the edit has changed that.")
+        return correct(
+            f"{measured} The window's 5 s began with the send; neither the read nor the edit has changed that."
+        )
     return not_yet(f"{measured} {_hint(seconds, left)}")
 
 
@@ -238,7 +276,9 @@ def _hint(seconds: float, left: int) -> str:
     return "When did the window's life begin, and how much of it was over at the edit?"
 
 
-async def careful_change(lab: Lab, trace: Trace, text: str, clock_behind: timedelta, rule: Any, pause: Pause) -> None:
+async def careful_change(
+    lab: Lab, trace: Trace, text: str, clock_behind: timedelta, rule: Any, pause: Pause
+) -> None:
     """The naive change, which asks the rule when a copy is there: with that copy, and with the one it would write."""
     new = save(lab, trace, text, clock_behind=clock_behind)
     await pause("has saved")
@@ -250,7 +290,9 @@ async def careful_change(lab: Lab, trace: Trace, text: str, clock_behind: timede
 def _says(rule: Any, old: Json, new: Json) -> bool:
     says = tried(rule, old, new)
     if not isinstance(says, bool):
-        raise Unusable(f"Your function said {says!r}. It has to say True (write the new one) or False (leave the old one).")
+        raise Unusable(
+            f"Your function said {says!r}. It has to say True (write the new one) or False (leave the old one)."
+        )
     return says
 
 
@@ -259,26 +301,42 @@ async def newer(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
     """Is the newest version in the cache, in whatever order two changes come? The walk of above with this rule, three times."""
     in_order = await _two_changes(lab, alice, bob, rule)
     if in_order["version"] != 3:
-        return not_yet(f"{_left(in_order)} The two came in the right order, and your rule kept the newer one out. {SAME_PLACE}")
+        return not_yet(
+            f"{_left(in_order)} The two came in the right order, and your rule kept the newer one out. {SAME_PLACE}"
+        )
     crossed_ones = await _two_changes(lab, alice, bob, rule, older_last=True)
     if crossed_ones["version"] != 3:
-        return not_yet(f"{_left(crossed_ones)} The older change came last, and your rule let it in. What tells the two apart?")
+        return not_yet(
+            f"{_left(crossed_ones)} The older change came last, and your rule let it in. What tells the two apart?"
+        )
     by_two_clocks = await _two_changes(lab, alice, bob, rule, behind=SLOW_CLOCK)
     if by_two_clocks["version"] != 3:
         return not_yet(
             f"{_left(by_two_clocks)} The newer change was made by a server whose clock is 2 s behind. Do not trust clocks of two machines."
         )
-    return correct("In order, in the wrong order, and with a clock that is behind: version 3 is in the cache, as in MongoDB.")
+    return correct(
+        "In order, in the wrong order, and with a clock that is behind: version 3 is in the cache, as in MongoDB."
+    )
 
 
 async def _two_changes(
-    lab: Lab, alice: Person, bob: Person, rule: Any, *, older_last: bool = False, behind: timedelta = timedelta()
+    lab: Lab,
+    alice: Person,
+    bob: Person,
+    rule: Any,
+    *,
+    older_last: bool = False,
+    behind: timedelta = timedelta(),
 ) -> Json:
     """The copy that two changes leave."""
     trace = await alice.send(bob, "Meet at six")
     lab.redis("DEL", trace.key)
-    older = await Walk(careful_change, lab, trace, "Meet at seven", timedelta(), rule).to("has saved")
-    newer_one = await Walk(careful_change, lab, trace, "Meet at eight", behind, rule).to("has saved")
+    older = await Walk(careful_change, lab, trace, "Meet at seven", timedelta(), rule).to(
+        "has saved"
+    )
+    newer_one = await Walk(careful_change, lab, trace, "Meet at eight", behind, rule).to(
+        "has saved"
+    )
     for walk in (newer_one, older) if older_last else (older, newer_one):
         await walk.rest()
     return dict(json.loads(lab.redis("GET", trace.key)))
@@ -315,7 +373,9 @@ async def shown(alice: Person, bob: Person) -> Shown:
 
 def _by_http(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
     async def answer(method: str, path: str, body: Json | None = None) -> Json:
-        return dict((await person.http.request(method, f"/api/messages/{trace.id}{path}", json=body)).json())
+        return dict(
+            (await person.http.request(method, f"/api/messages/{trace.id}{path}", json=body)).json()
+        )
 
     yield answer("PATCH", "", {"text": "Meet at seven"})
     yield answer("PUT", "/reactions/👍")
@@ -324,7 +384,11 @@ def _by_http(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
 
 def _by_socket(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
     async def ack(event: str, **payload: str) -> Json:
-        return dict((await person.socket.call(event, {"messageId": trace.id, **payload}, timeout=PATIENCE))["message"])
+        return dict(
+            (await person.socket.call(event, {"messageId": trace.id, **payload}, timeout=PATIENCE))[
+                "message"
+            ]
+        )
 
     yield ack("editMessage", text="Meet at seven")
     yield ack("addReaction", emoji="👍")

@@ -20,7 +20,10 @@ from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, n
 from chatlab.lab.walk import Pause, Walk
 
 LIFE = 5000  # milliseconds
-SECOND_AT, THIRD_AT = 2.0, 1.0  # seconds after the first send: in the measurement, and in the exercise
+SECOND_AT, THIRD_AT = (
+    2.0,
+    1.0,
+)  # seconds after the first send: in the measurement, and in the exercise
 NEAR = 100  # milliseconds by which two deadlines may differ and be the same
 TRIES = 5
 PAIRS = 200
@@ -30,7 +33,9 @@ LOOK = (
     "local time = redis.call('TIME') "
     "return {time[1] * 1000 + math.floor(time[2] / 1000), redis.call('PTTL', KEYS[1]), redis.call('LRANGE', KEYS[1], 0, -1)}"
 )
-TOO_SLOW = EngineError("The machine was too slow for this measurement.", "run the cell again when it has less to do")
+TOO_SLOW = EngineError(
+    "The machine was too slow for this measurement.", "run the cell again when it has less to do"
+)
 PUSH = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('PEXPIRE', KEYS[1], 5000)"
 
 
@@ -60,8 +65,15 @@ class Window(NamedTuple):
         return (self.at + self.pttl - self.born) / 1000
 
     def _rows(self) -> Rows:
-        head = ("0", "a head: when it was last changed, when it was begun, the seq of its oldest message", f"{TIMED} {self.entries[0]}")
-        rest = [(str(place), f"a message: seq {message['seq']}, {message['text']!r}", "") for place, message in enumerate(self.messages, 1)]
+        head = (
+            "0",
+            "a head: when it was last changed, when it was begun, the seq of its oldest message",
+            f"{TIMED} {self.entries[0]}",
+        )
+        rest = [
+            (str(place), f"a message: seq {message['seq']}, {message['text']!r}", "")
+            for place, message in enumerate(self.messages, 1)
+        ]
         return Rows((f"{self.key}", "what it is", "as it stands there"), [head, *rest])
 
     def __repr__(self) -> str:
@@ -88,7 +100,10 @@ def key_of(one: str, other: str) -> str:
 
 def key_by_number(one: str, other: str) -> str:
     """The key of a program that takes ids for numbers, as the language of browsers does: what does not begin like one is NaN."""
-    ids = [int(found[0]) if (found := re.match(r"\d+", given)) else float("nan") for given in (one, other)]
+    ids = [
+        int(found[0]) if (found := re.match(r"\d+", given)) else float("nan")
+        for given in (one, other)
+    ]
     return "messages:{}:{}".format(*(str(number).replace("nan", "NaN") for number in sorted(ids)))
 
 
@@ -97,19 +112,33 @@ def orders() -> Rows:
     pairs = (("123", "456"), ("9", "10"), ("7", "07"), ("alice", "bob"), ("cleo", "dan"))
     return Rows(
         ("two users", "sorted as strings", "sorted as numbers"),
-        [(f"{one}, {other}", key_of(one, other), key_by_number(one, other)) for one, other in pairs],
+        [
+            (f"{one}, {other}", key_of(one, other), key_by_number(one, other))
+            for one, other in pairs
+        ],
     )
 
 
 async def two_writers(lab: Lab, one: Person, other: Person) -> Rows:
     """A message through the service, and one by a program that sorts ids as numbers: what each key has of them."""
     await one.send(other, "by the service")
-    keys = {"the service": key_of(one.id, other.id), "the other program": key_by_number(one.id, other.id)}
+    keys = {
+        "the service": key_of(one.id, other.id),
+        "the other program": key_by_number(one.id, other.id),
+    }
     lab.redis("EVAL", PUSH, 1, keys["the other program"], "by the other program")
     values = {name: str(lab.redis_get(key)) for name, key in keys.items()}
     return Rows(
-        ("who writes and reads", "under this key", "finds the service's message", "finds the other program's"),
-        [(name, keys[name], *("yes" if f"by {writer}" in value else "no" for writer in keys)) for name, value in values.items()],
+        (
+            "who writes and reads",
+            "under this key",
+            "finds the service's message",
+            "finds the other program's",
+        ),
+        [
+            (name, keys[name], *("yes" if f"by {writer}" in value else "no" for writer in keys))
+            for name, value in values.items()
+        ],
     )
 
 
@@ -140,7 +169,10 @@ async def all_at_once(lab: Lab, one: Person, other: Person) -> Rows:
 def _counted(found: Window) -> Rows:
     seqs = [message["seq"] for message in found.messages]
     gaps = sum(after != before + 1 for before, after in itertools.pairwise(seqs))
-    return Rows(("sent at the same time", "in the window", "gaps in their order"), [(str(AT_ONCE), str(len(seqs)), str(gaps))])
+    return Rows(
+        ("sent at the same time", "in the window", "gaps in their order"),
+        [(str(AT_ONCE), str(len(seqs)), str(gaps))],
+    )
 
 
 async def _nth_send(one: Person, other: Person, number: int) -> None:
@@ -162,14 +194,20 @@ class Lives(NamedTuple):
     @property
     def renewed(self) -> bool:
         """Did the second send give it a new life?"""
-        return abs(self.second.born - self.first.born) > NEAR or abs(self.second.ends - self.first.ends) * 1000 > NEAR
+        return (
+            abs(self.second.born - self.first.born) > NEAR
+            or abs(self.second.ends - self.first.ends) * 1000 > NEAR
+        )
 
     @property
     def prediction(self) -> str:
         return "5 s after the second" if self.renewed else "5 s after the first"
 
     def _line(self, name: str, found: Window) -> str:
-        at, end = (found.at - self.first.born) / 1000, (found.born - self.first.born) / 1000 + found.ends
+        at, end = (
+            (found.at - self.first.born) / 1000,
+            (found.born - self.first.born) / 1000 + found.ends,
+        )
         count = len(found.messages)
         return f"{at:.2f} s  {name}: {count} {'message' if count == 1 else 'messages'} in the window, which ends at {end:.2f} s"
 
@@ -186,7 +224,9 @@ async def lives(lab: Lab, one: Person, other: Person) -> Lives:
     return Lives(first, second, await _sent(lab, one, other, "third"))
 
 
-async def _two_sends(lab: Lab, one: Person, other: Person, apart: float, late: float) -> tuple[Window, Window]:
+async def _two_sends(
+    lab: Lab, one: Person, other: Person, apart: float, late: float
+) -> tuple[Window, Window]:
     """The window after a send that begins it, and after another so many seconds later, `late` at most. Raises EngineError."""
     for _ in range(TRIES):
         lab.redis("DEL", key_of(one.id, other.id))
@@ -211,11 +251,19 @@ async def _sent(lab: Lab, one: Person, other: Person, text: str) -> Window:
 async def one_key(lab: Lab, one: Person, other: Person, rule: Any) -> Verdict:
     """Is this function the service's rule? Tried on 200 pairs in both directions, and then against keys that the service makes in Redis."""
     for first, second in _pairs():
-        said, swapped, ours = tried(rule, first, second), tried(rule, second, first), key_of(first, second)
+        said, swapped, ours = (
+            tried(rule, first, second),
+            tried(rule, second, first),
+            key_of(first, second),
+        )
         if said != swapped:
-            return not_yet(f"For {first!r} and {second!r} it says {said!r}, the other way round {swapped!r}: two writers, two keys.")
+            return not_yet(
+                f"For {first!r} and {second!r} it says {said!r}, the other way round {swapped!r}: two writers, two keys."
+            )
         if said != ours:
-            return not_yet(f"For {first!r} and {second!r} it says {said!r}. The service's key is {ours!r}.")
+            return not_yet(
+                f"For {first!r} and {second!r} it says {said!r}. The service's key is {ours!r}."
+            )
     for sender, receiver in ((one, other), (one, one)):
         lab.redis("DEL", key_of(sender.id, receiver.id))
         await sender.send(receiver, "which key?")
@@ -223,13 +271,24 @@ async def one_key(lab: Lab, one: Person, other: Person, rule: Any) -> Verdict:
             return not_yet(
                 f"{sender.id} has written to {receiver.id}, and there is no {key!r} in Redis. There is: {lab.redis_keys('messages:*')}."
             )
-    return correct(f"{PAIRS} pairs, both ways: the same key as the service's. It made the same ones in Redis just now, also for 9 with 9.")
+    return correct(
+        f"{PAIRS} pairs, both ways: the same key as the service's. It made the same ones in Redis just now, also for 9 with 9."
+    )
 
 
 def _pairs() -> list[tuple[str, str]]:
     """Those that tell rules apart, and random ones as the service allows them."""
     chance = random.Random()  # noqa: S311 - no secret
-    known = [("9", "10"), ("123", "456"), ("alice", "bob"), ("bob", "alice"), ("7", "07"), ("9", "9"), ("ann", "ann-2"), ("100", "20")]
+    known = [
+        ("9", "10"),
+        ("123", "456"),
+        ("alice", "bob"),
+        ("bob", "alice"),
+        ("7", "07"),
+        ("9", "9"),
+        ("ann", "ann-2"),
+        ("100", "20"),
+    ]
     return known + [(_user_id(chance), _user_id(chance)) for _ in range(PAIRS - len(known))]
 
 
@@ -249,7 +308,9 @@ async def keeps_both(lab: Lab, answer: Any) -> Verdict:
     """A command by which two senders at once both append. The check runs it through the same walk."""
     words = command_of(answer, LIST)
     if not any("TEXT" in word for word in words):
-        raise Unusable("The word TEXT is missing in your command: that is where the sender's text goes.")
+        raise Unusable(
+            "The word TEXT is missing in your command: that is where the sender's text goes."
+        )
     lab.redis("DEL", LIST)
     await Walk(append_by_command, lab, words, "from cleo").rest()  # somebody was there before
     ann, ben = (Walk(append_by_command, lab, words, text) for text in ("from ann", "from ben"))
@@ -265,7 +326,9 @@ def _judged(lab: Lab, kind: str) -> Verdict:
     if kind == "list":
         found = lab.redis("LRANGE", LIST, 0, -1)
         if found == sent:
-            return correct(f"Through the same walk the list is {found}. Appending is one command, so nobody can come in between.")
+            return correct(
+                f"Through the same walk the list is {found}. Appending is one command, so nobody can come in between."
+            )
         hint = (
             "Nobody is lost, but the newest is in front: the window is read oldest first."
             if sorted(found) == sorted(sent)
@@ -275,11 +338,17 @@ def _judged(lab: Lab, kind: str) -> Verdict:
     if kind == "string":
         found = lab.redis("GET", LIST)
         lost = [text for text in sent if text not in found]
-        hint = f"Lost: {', '.join(lost)}." if lost else "Nobody is lost, but where does one message end? Redis has lists for that."
+        hint = (
+            f"Lost: {', '.join(lost)}."
+            if lost
+            else "Nobody is lost, but where does one message end? Redis has lists for that."
+        )
         return not_yet(
             f"Sent were {sent}; the value is {found!r}, one string. {hint} Which command puts something at the right end of a list?"
         )
-    return not_yet(f"Sent were {sent}; the key is now of the type {kind!r}. The window is a list: its commands begin with L or R.")
+    return not_yet(
+        f"Sent were {sent}; the key is now of the type {kind!r}. The window is a list: its commands begin with L or R."
+    )
 
 
 @check
@@ -292,7 +361,9 @@ async def time_left(lab: Lab, one: Person, other: Person, answer: Any) -> Verdic
     if abs(answer - second.pttl / 1000) <= 0.5:
         return correct(f"{measured} It shares the life that the first one began.")
     if abs(answer - LIFE / 1000) <= 0.5:
-        return not_yet(f"{measured} Your answer would hold if each send began a new life. Compare the ends in the measurement above.")
+        return not_yet(
+            f"{measured} Your answer would hold if each send began a new life. Compare the ends in the measurement above."
+        )
     return not_yet(f"{measured} The life is {LIFE // 1000} s, counted from the first.")
 
 
@@ -302,12 +373,12 @@ async def time_left(lab: Lab, one: Person, other: Person, answer: Any) -> Verdic
 def claims(lab: Lab, keys: list[str], measured: Lives) -> Claims:
     """What the document says of the conversation's key, held against what was seen."""
     lived = all(abs(found.ends * 1000 - LIFE) <= NEAR for found in measured)
-    life = (
-        f"it ends {measured.first.ends:.2f} s after it was begun; a send at 2 s {'renewed' if measured.renewed else 'did not renew'} that"
-    )
+    life = f"it ends {measured.first.ends:.2f} s after it was begun; a send at 2 s {'renewed' if measured.renewed else 'did not renew'} that"
     return lab.found(
         Claim("conversation_key", life, holds(lived and not measured.renewed)),
         Claim(
-            "order_of_ids", f"9 to 10 and 10 to 9 together made {', '.join(keys)}: sorted as strings", holds(keys == [key_of("9", "10")])
+            "order_of_ids",
+            f"9 to 10 and 10 to 9 together made {', '.join(keys)}: sorted as strings",
+            holds(keys == [key_of("9", "10")]),
         ),
     )

@@ -26,7 +26,13 @@ from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made
 BACK = 20.0  # seconds for what comes by itself
-ENGINES = {"mongo_url", "redis_url", "data_dir", "mongod", "redis_server"}  # the settings that say which are used
+ENGINES = {
+    "mongo_url",
+    "redis_url",
+    "data_dir",
+    "mongod",
+    "redis_server",
+}  # the settings that say which are used
 COMPOSE = NOTEBOOKS.parent / "docker-compose.yml"
 NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as if both were at one"
 
@@ -56,11 +62,18 @@ async def what_is_heard(there: client.ChatClient, trace: Trace) -> str:
     """What came of this send at the other process, in the words of the prediction."""
 
     def heard() -> bool:
-        return any(heard.event == "newMessage" and heard.payload == trace.message for heard in there.received)
+        return any(
+            heard.event == "newMessage" and heard.payload == trace.message
+            for heard in there.received
+        )
 
     if await until(heard):
         return AT_ONE
-    return LATER if trace.message in (await there.read(trace.message["senderId"])).messages else NOTHING
+    return (
+        LATER
+        if trace.message in (await there.read(trace.message["senderId"])).messages
+        else NOTHING
+    )
 
 
 async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Rows:
@@ -71,11 +84,16 @@ async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Ro
     began = time.monotonic()
     partner = await alice.lab.person(f"carol-{secrets.token_hex(4)}")
     there = client.ChatClient(url, partner.user, partner.token)
-    rows = [await _read_there(there, alice, what, message) async for what, message in _changes(alice, partner.id)]
+    rows = [
+        await _read_there(there, alice, what, message)
+        async for what, message in _changes(alice, partner.id)
+    ]
     await there.close()
     if time.monotonic() - began > GRACE and tries > 1:
         return await changed_here_read_there(alice, url, tries - 1)
-    return Rows(("done at the first process", "the next read at the second shows it", "X-Cache"), rows)
+    return Rows(
+        ("done at the first process", "the next read at the second shows it", "X-Cache"), rows
+    )
 
 
 async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json]]:
@@ -87,7 +105,9 @@ async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json
     yield "a reaction", (await alice.http.put(f"{path}/reactions/👍")).json()
 
 
-async def _read_there(there: client.ChatClient, alice: Person, what: str, wanted: Json) -> tuple[str, ...]:
+async def _read_there(
+    there: client.ChatClient, alice: Person, what: str, wanted: Json
+) -> tuple[str, ...]:
     reading = await there.read(alice.id)
     return what, "yes" if reading.messages == [wanted] else "no", reading.cache
 
@@ -99,20 +119,31 @@ def operation(api: Json, method: str, path: str) -> Rows:
     """An operation of an OpenAPI document: what it is for, what it asks, how it may answer."""
     told = api["paths"][path][method]
     body = told["requestBody"]["content"]["application/json"]["schema"]
-    wanted = {name: "needed" if name in body["required"] else "may be left out" for name in body["properties"]}
+    wanted = {
+        name: "needed" if name in body["required"] else "may be left out"
+        for name in body["properties"]
+    }
     return Rows(
         (f"{method.upper()} {path}", told["summary"]),
         [(f"body: {name}", need) for name, need in wanted.items()]
-        + [(f"answer: {status}", answer["description"]) for status, answer in told["responses"].items()],
+        + [
+            (f"answer: {status}", answer["description"])
+            for status, answer in told["responses"].items()
+        ],
     )
 
 
 def compose() -> Rows:
     """The services of docker-compose.yml: their images, what starts them, and the ports they have on this machine."""
     text = COMPOSE.read_text(encoding="utf-8") if COMPOSE.exists() else ""
-    services = re.split(r"^volumes:", text.partition("\nservices:\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    services = re.split(
+        r"^volumes:", text.partition("\nservices:\n")[2], maxsplit=1, flags=re.MULTILINE
+    )[0]
     parts = re.findall(r"^  (\w+):\n(.*?)(?=^  \w|\Z)", services, re.MULTILINE | re.DOTALL)
-    return Rows(("service", "image", "profile", "port here"), [(name, *(_said(part, what) for what in SAID)) for name, part in parts])
+    return Rows(
+        ("service", "image", "profile", "port here"),
+        [(name, *(_said(part, what) for what in SAID)) for name, part in parts],
+    )
 
 
 SAID = (r"^    image: (\S+)", r"^    profiles: \[(\w+)\]", r'^    ports: \["(\S+)"\]')
@@ -132,7 +163,9 @@ async def isolated(lab: Lab, answer: Any) -> Verdict:
     settings = _changed(lab, answer)
     databases = lab.messages.database.client.list_database_names()
     if settings.database in databases and settings.database != lab.settings.database:
-        return not_yet(f"MongoDB has a database {settings.database} already: somebody else's. Choose a name that nobody has.")
+        return not_yet(
+            f"MongoDB has a database {settings.database} already: somebody else's. Choose a name that nobody has."
+        )
     try:
         async with _second(settings) as url:
             return await _compared(lab, url, settings)
@@ -147,9 +180,13 @@ def _changed(lab: Lab, answer: Any) -> Settings:
         raise Unusable('The answer is a dict of settings, such as {"cache_ttl": 5}.')
     unknown = [name for name in answer if name not in Settings.model_fields]
     if unknown:
-        raise Unusable(f"There is no setting {unknown[0]!r}. Settings.model_fields has them all: database, port, key_prefix, cache_ttl ...")
+        raise Unusable(
+            f"There is no setting {unknown[0]!r}. Settings.model_fields has them all: database, port, key_prefix, cache_ttl ..."
+        )
     if elsewhere := sorted(ENGINES & set(answer)):
-        raise Unusable(f"With another {elsewhere[0]} it would have engines of its own. Here both are to share one MongoDB and one Redis.")
+        raise Unusable(
+            f"With another {elsewhere[0]} it would have engines of its own. Here both are to share one MongoDB and one Redis."
+        )
     try:
         return load_settings(**lab.settings.model_dump() | answer | {"port": 0})
     except SettingsError as wrong:
@@ -189,12 +226,19 @@ async def _compared(lab: Lab, url: str, settings: Settings) -> Verdict:
             )
         await erin2.send_by_http(fred.id, "only there")
         heard = await until(lambda: any(heard.event == "newMessage" for heard in fred2.received))
-        back, shared = (await fred.read(erin.id)).messages, _keys(lab, lab.settings) & _keys(lab, settings)
+        back, shared = (
+            (await fred.read(erin.id)).messages,
+            _keys(lab, lab.settings) & _keys(lab, settings),
+        )
     finally:
         await asyncio.gather(erin2.close(), fred2.close())
     if not heard or shared or [message["text"] for message in back] != ["only here"]:
-        return not_yet(f"Read here after a send at each: {len(back)}. Keys that both use: {len(shared)}. ReceivedEvent there: {heard}.")
-    return correct("Erin and Fred exist at both. What was sent here is not there, what was sent there is not here; no key is used by both.")
+        return not_yet(
+            f"Read here after a send at each: {len(back)}. Keys that both use: {len(shared)}. ReceivedEvent there: {heard}."
+        )
+    return correct(
+        "Erin and Fred exist at both. What was sent here is not there, what was sent there is not here; no key is used by both."
+    )
 
 
 def _keys(lab: Lab, settings: Settings) -> set[str]:
@@ -211,7 +255,10 @@ HITS = 7
 async def metrics(person: client.ChatClient) -> dict[str, float]:
     """What the process that this person speaks to counts: each line of /metrics, and its value."""
     lines = (await person.http.get("/metrics")).text.splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+    return {
+        name: float(value)
+        for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
 
 
 @check
@@ -221,7 +268,9 @@ async def counts_hits(lab: Lab, answer: Any) -> Verdict:
     before = await metrics(erin)
     if answer not in before:
         shape = next(name for name in before if name.startswith("chatlab_sends_total"))
-        return not_yet(f"/metrics has no such line. A line has a name, and most have labels in braces; this is one: {shape}")
+        return not_yet(
+            f"/metrics has no such line. A line has a name, and most have labels in braces; this is one: {shape}"
+        )
     await erin.send_by_http(erin.id, "a note to myself")
     outcomes = [(await erin.read(erin.id)).cache for _ in range(HITS)]
     outcomes += [(await erin.read(erin.id, fresh=True)).cache, (await erin.read("observer")).cache]
@@ -242,7 +291,9 @@ async def refused(lab: Lab, answer: Any) -> Verdict:
     """Starts the service with this variable, and looks whether it starts."""
     name, equals, value = answer.partition("=") if isinstance(answer, str) else ("", "", "")
     if not (equals and re.fullmatch(r"\w+", name)):
-        return not_yet('The answer is a variable and its value, as a shell writes them: "NAME=value".')
+        return not_yet(
+            'The answer is a variable and its value, as a shell writes them: "NAME=value".'
+        )
     started, said = await asyncio.to_thread(_tried_to_start, lab.settings, name, value)
     if started:
         return not_yet(_why_it_started(name))
@@ -252,7 +303,9 @@ async def refused(lab: Lab, answer: Any) -> Verdict:
 
 
 def _why_it_started(name: str) -> str:
-    if name.upper().removeprefix(PREFIX).lower() in Settings.model_fields and name.startswith(PREFIX):
+    if name.upper().removeprefix(PREFIX).lower() in Settings.model_fields and name.startswith(
+        PREFIX
+    ):
         return f"With this the service starts: the value is allowed. What is not? `chatlab serve --help` tells of {name}."
     return f"With this the service starts, for {name} is none of its variables: theirs begin with {PREFIX}."
 
@@ -260,11 +313,23 @@ def _why_it_started(name: str) -> str:
 def _tried_to_start(settings: Settings, name: str, value: str) -> tuple[bool, str]:
     """Has it said its URL; and what else did it say? It ends by itself: its input has ended before it began."""
     given = settings.model_copy(update={"port": 0}).model_dump(mode="json", exclude_none=True)
-    plain = {key: known for key, known in os.environ.items() if key != "FORCE_COLOR"}  # a notebook's kernel asks for colours
-    environment = plain | {f"{PREFIX}{key.upper()}": str(known) for key, known in given.items()} | {name: value}
+    plain = {
+        key: known for key, known in os.environ.items() if key != "FORCE_COLOR"
+    }  # a notebook's kernel asks for colours
+    environment = (
+        plain
+        | {f"{PREFIX}{key.upper()}": str(known) for key, known in given.items()}
+        | {name: value}
+    )
     command = [sys.executable, "-m", "chatlab", "serve", "--attached"]
     done = subprocess.run(  # noqa: S603
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BACK, check=False
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BACK,
+        check=False,
     )
     return bool(done.stdout.strip()), " ".join(done.stderr.split())
 
@@ -278,12 +343,20 @@ def promises(heard: str, changes: Rows, refusal: SettingsError) -> Rows:
     return Rows(
         ("the contract says", "measured here", "verdict"),
         [
-            ("a newMessage reaches every socket of both participants", f"at another process: {heard}", holds(heard == AT_ONE)),
+            (
+                "a newMessage reaches every socket of both participants",
+                f"at another process: {heard}",
+                holds(heard == AT_ONE),
+            ),
             (
                 "after a send or a change every later read shows it, through any process",
                 ", ".join(row[1] for row in changes.rows),
                 holds(seen),
             ),
-            ("a wrong value names the variable", str(refusal).partition("=")[0], holds("CHATLAB_CACHE_TTL" in str(refusal))),
+            (
+                "a wrong value names the variable",
+                str(refusal).partition("=")[0],
+                holds("CHATLAB_CACHE_TTL" in str(refusal)),
+            ),
         ],
     )

@@ -59,7 +59,9 @@ class Sides:
 
     async def acts(self, operation: str) -> dict[str, SendRequest]:
         """One request of this operation, on either side."""
-        make = {"sending": self._sending, "reading": self._reading, "reacting": self._reacting}[operation]
+        make = {"sending": self._sending, "reading": self._reading, "reacting": self._reacting}[
+            operation
+        ]
         return {name: await make(name) for name in (WITHOUT, WITH)}
 
     async def _sending(self, name: str) -> SendRequest:
@@ -80,7 +82,10 @@ class Sides:
     async def _reacting(self, name: str) -> SendRequest:
         wire = self.wires[name]
         message = json.loads((await self._sending(name))().body)
-        path, methods = f"/api/messages/{message['_id']}/reactions/{THUMB}", itertools.cycle(("PUT", "DELETE"))
+        path, methods = (
+            f"/api/messages/{message['_id']}/reactions/{THUMB}",
+            itertools.cycle(("PUT", "DELETE")),
+        )
         return lambda: wire.request(next(methods), path)
 
     def __repr__(self) -> str:
@@ -94,7 +99,11 @@ class Sides:
 async def two_sides(lab: Lab) -> Sides:
     """The two services that are compared."""
     names = {WITHOUT: "bob", WITH: "carol"}
-    sides = Sides(lab, await lab.person("alice"), {name: await lab.person(person) for name, person in names.items()})
+    sides = Sides(
+        lab,
+        await lab.person("alice"),
+        {name: await lab.person(person) for name, person in names.items()},
+    )
     await asyncio.gather(sides.open(WITHOUT), sides.open(WITH))
     return sides
 
@@ -103,7 +112,10 @@ async def trips(sides: Sides) -> Table:
     """How often each operation asks MongoDB for messages or gives it some, counted by MongoDB itself."""
     for operation in CLAIMED:
         acts = await sides.acts(operation)
-        sides.trips[operation] = await _asked(sides.lab, acts[WITHOUT]), await _asked(sides.lab, acts[WITH])
+        sides.trips[operation] = (
+            await _asked(sides.lab, acts[WITHOUT]),
+            await _asked(sides.lab, acts[WITH]),
+        )
     rows = [(False, (operation, *map(str, counted))) for operation, counted in sides.trips.items()]
     return Table(("trips to MongoDB", WITHOUT, WITH), rows)
 
@@ -122,11 +134,23 @@ class Raced(Table):
 
     def __init__(self, operation: str, outcome: Outcome, chart: Chart) -> None:
         self.operation, self.outcome = operation, outcome
-        self.without, self.with_cache, self.saved = outcome.without, outcome.with_cache, outcome.saved
+        self.without, self.with_cache, self.saved = (
+            outcome.without,
+            outcome.with_cache,
+            outcome.saved,
+        )
         sides = ((WITHOUT, self.without), (WITH, self.with_cache))
         rows = [(name, told(found.median), f"{chart.p95(name):.2f} ms") for name, found in sides]
-        heads = (f"{operation}, {self.without.samples} times on each side", "median (its interval)", "p95")
-        super().__init__(heads, [(True, row) for row in (*rows, ("less time with the cache", share(self.saved), ""))], chart=chart)
+        heads = (
+            f"{operation}, {self.without.samples} times on each side",
+            "median (its interval)",
+            "p95",
+        )
+        super().__init__(
+            heads,
+            [(True, row) for row in (*rows, ("less time with the cache", share(self.saved), ""))],
+            chart=chart,
+        )
 
     def at_least(self, part: float) -> str:
         """In the words of the prediction."""
@@ -140,7 +164,11 @@ async def measure(sides: Sides, operation: str, chart: Chart) -> Raced:
     """`sending`, `reading` or `reacting`: both sides in turn, while the chart grows."""
     acts = await sides.acts(operation)
     samples = await race(acts, chart, wanted={WITH: "hit"} if operation == "reading" else None)
-    found = judge(Comparison(CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]))
+    found = judge(
+        Comparison(
+            CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]
+        )
+    )
     return Raced(operation, found, chart)
 
 
@@ -174,13 +202,23 @@ class Clocks(Table):
 
     def __init__(self, found: dict[str, Summary], chart: Chart) -> None:
         self.found = found
-        rows = [(who, told(of.median, "µs"), f"{chart.p95(who):.2f} µs") for who, of in found.items()]
-        super().__init__(("one cached message", "median (its interval)", "p95"), [(True, row) for row in rows], chart=chart)
+        rows = [
+            (who, told(of.median, "µs"), f"{chart.p95(who):.2f} µs") for who, of in found.items()
+        ]
+        super().__init__(
+            ("one cached message", "median (its interval)", "p95"),
+            [(True, row) for row in rows],
+            chart=chart,
+        )
 
 
 async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
     """Redis's own clock for a GET of this message; a client beside it; a user who reads it over HTTP, from the window."""
-    samples: dict[str, list[float]] = {"Redis itself": [], "a client beside it": [], "a user, over HTTP": []}
+    samples: dict[str, list[float]] = {
+        "Redis itself": [],
+        "a client beside it": [],
+        "a user, over HTTP": [],
+    }
     lab, steps = sides.lab, CLOCK_ROUNDS + LENGTH_TURNS
     lab.redis("EXPIRE", trace.key, LONGER)
     for done in range(CLOCK_ROUNDS):
@@ -200,7 +238,10 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
 
 def _clocked(lab: Lab, key: str) -> tuple[float, list[float]]:
     """Some GETs: what Redis says that one took, and what a client says of each."""
-    before, client = lab.redis("INFO", "commandstats").get("cmdstat_get", {"usec": 0, "calls": 0}), []
+    before, client = (
+        lab.redis("INFO", "commandstats").get("cmdstat_get", {"usec": 0, "calls": 0}),
+        [],
+    )
     for _ in range(CLOCK_GETS):
         started = time.perf_counter()
         lab.redis("GET", key)
@@ -230,7 +271,13 @@ class Length(NamedTuple):
 
 
 def length(messages: int, without: list[float], with_cache: list[float]) -> Length:
-    return Length(messages, summarize(without), summarize(with_cache), share_saved(without, with_cache), (without, with_cache))
+    return Length(
+        messages,
+        summarize(without),
+        summarize(with_cache),
+        share_saved(without, with_cache),
+        (without, with_cache),
+    )
 
 
 class Lengths(Table):
@@ -238,7 +285,12 @@ class Lengths(Table):
 
     def __init__(self, rows: list[Length], narrow: list[Length], chart: Chart) -> None:
         self.rows, self.narrow = rows, narrow
-        heads = ("messages", WITHOUT, f"less time, window of {WINDOW}", f"less time, window of {NARROWER}")
+        heads = (
+            "messages",
+            WITHOUT,
+            f"less time, window of {WINDOW}",
+            f"less time, window of {NARROWER}",
+        )
         cells = [
             (str(row.messages), told(row.without.median), share(row.saved), share(other.saved))
             for row, other in zip(rows, narrow, strict=True)
@@ -282,8 +334,12 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
         self._sides, self._sends, self._lengths, self._changes = sides, sends, lengths, changes
         self._loop = asyncio.get_running_loop()
         style = {"style": {"description_width": "14em"}, "layout": {"width": "45em"}}
-        self.trip = ipywidgets.IntSlider(value=0, max=FARTHEST, description="a trip takes longer by (ms)", **style)
-        self.messages = ipywidgets.SelectionSlider(options=LENGTHS, value=READ, description="messages that are read", **style)
+        self.trip = ipywidgets.IntSlider(
+            value=0, max=FARTHEST, description="a trip takes longer by (ms)", **style
+        )
+        self.messages = ipywidgets.SelectionSlider(
+            options=LENGTHS, value=READ, description="messages that are read", **style
+        )
         self._table = framed(self._html())
         for slider in (self.trip, self.messages):
             slider.observe(lambda _: self._loop.call_soon_threadsafe(self._tell), "value")
@@ -303,12 +359,23 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
             _moved(f"reading {row.messages}", document.GET, reads, (1, 0), self.trip.value),
             *(
                 _moved(
-                    raced.operation, raced.outcome.comparison.claim, _medians(raced), raced.outcome.comparison.round_trips, self.trip.value
+                    raced.operation,
+                    raced.outcome.comparison.claim,
+                    _medians(raced),
+                    raced.outcome.comparison.round_trips,
+                    self.trip.value,
                 )
                 for raced in (self._sends, self._changes)
             ),
         ]
-        heads = (f"a trip takes {self.trip.value} ms longer", WITHOUT, WITH, "less time", "the document says", "its times are true")
+        heads = (
+            f"a trip takes {self.trip.value} ms longer",
+            WITHOUT,
+            WITH,
+            "less time",
+            "the document says",
+            "its times are true",
+        )
         return Table(heads, [(True, cells) for cells in rows])
 
     def __repr__(self) -> str:
@@ -316,19 +383,42 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {"text/plain": repr(self), "text/html": f"<p>{self!r}</p>\n{self._html()}", VIEW: view}
+        return {
+            "text/plain": repr(self),
+            "text/html": f"<p>{self!r}</p>\n{self._html()}",
+            VIEW: view,
+        }
 
 
 def _medians(raced: Raced) -> tuple[float, float]:
     return raced.without.median.middle, raced.with_cache.median.middle
 
 
-def _moved(what: str, says: document.PerformanceClaim, here: tuple[float, float], trips: tuple[int, int], longer: float) -> tuple[str, ...]:
+def _moved(
+    what: str,
+    says: document.PerformanceClaim,
+    here: tuple[float, float],
+    trips: tuple[int, int],
+    longer: float,
+) -> tuple[str, ...]:
     """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
     slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
-    claims = f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {percent(says.share_saved)}"
-    true = [name for name, ms, span in ((WITHOUT, slow, says.without_ms), (WITH, quick, says.with_cache_ms)) if near(ms, span)]
-    return what, f"{slow:.1f} ms", f"{quick:.1f} ms", percent(1 - quick / slow), claims, " and ".join(true) or "on neither side"
+    claims = (
+        f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {percent(says.share_saved)}"
+    )
+    true = [
+        name
+        for name, ms, span in ((WITHOUT, slow, says.without_ms), (WITH, quick, says.with_cache_ms))
+        if near(ms, span)
+    ]
+    return (
+        what,
+        f"{slow:.1f} ms",
+        f"{quick:.1f} ms",
+        percent(1 - quick / slow),
+        claims,
+        " and ".join(true) or "on neither side",
+    )
 
 
 def near(ms: float, told: tuple[float, float]) -> bool:
@@ -348,13 +438,18 @@ async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced)
 async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
     rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
-    told = [("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3), ("100 ms without and 50 ms with", 100.0, 50.0, 0.5)]
+    told = [
+        ("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3),
+        ("100 ms without and 50 ms with", 100.0, 50.0, 0.5),
+    ]
     for name, without, with_cache, saved in (*rows, *told):
         said = number_tried(answer, without, with_cache)
         if abs(said - saved) > 0.001:
             return not_yet(_improved_hint(name, without, with_cache, said))
     yours = ", ".join(f"{raced.operation} {percent(raced.saved.middle)}" for raced in found)
-    return correct(f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %.")
+    return correct(
+        f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %."
+    )
 
 
 def _improved_hint(name: str, without: float, with_cache: float, said: float) -> str:
@@ -366,9 +461,18 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
             "That divides by the new time: it says how much longer the old way takes. Of what is it to be a share?",
         ),
         (with_cache / without, "That is the share of time that is left. How much is gone?"),
-        (without / with_cache, "That says how many times as quick it is. How much of the old time is gone?"),
-        (without - with_cache, "That is milliseconds. Which share of the time without the cache are they?"),
-        (100 * (without - with_cache) / without, "That is percent; the share is wanted: 0.25, not 25."),
+        (
+            without / with_cache,
+            "That says how many times as quick it is. How much of the old time is gone?",
+        ),
+        (
+            without - with_cache,
+            "That is milliseconds. Which share of the time without the cache are they?",
+        ),
+        (
+            100 * (without - with_cache) / without,
+            "That is percent; the share is wanted: 0.25, not 25.",
+        ),
         ((with_cache - without) / without, "That is how much it grew. Saved time counts above 0."),
     ):
         if abs(said - wrong) <= 0.001 * max(1, abs(wrong)):
@@ -380,7 +484,12 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
 async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
     """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
     rows = [
-        (raced.operation, raced.outcome.comparison.claim.without_ms[0], _medians(raced)[0], raced.outcome.comparison.round_trips[0])
+        (
+            raced.operation,
+            raced.outcome.comparison.claim.without_ms[0],
+            _medians(raced)[0],
+            raced.outcome.comparison.round_trips[0],
+        )
         for raced in found
     ]
     for operation, wanted, measured, trips in (
@@ -395,31 +504,47 @@ async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
                 f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
                 f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
             )
-    longer = ", ".join(f"{raced.outcome.extra_round_trip_ms:.0f} ms for {raced.operation}" for raced in found)
+    longer = ", ".join(
+        f"{raced.outcome.extra_round_trip_ms:.0f} ms for {raced.operation}" for raced in found
+    )
     then = ", ".join(f"{raced.outcome.distant_ms:.1f} ms for {raced.operation}" for raced in found)
-    return correct(f"For the document's times without a cache a trip must take longer by {longer}. With the cache it is then {then}.")
+    return correct(
+        f"For the document's times without a cache a trip must take longer by {longer}. With the cache it is then {then}."
+    )
 
 
 @check
 async def pays_from(lengths: Lengths, answer: Any) -> Verdict:
     """A function that picks, from rows as measured, the shortest conversation for which the cache surely pays; None if there is none."""
     if not callable(answer):
-        return not_yet("One number is right for one run at most. Write what picks it from the measured rows: lambda rows: ...")
+        return not_yet(
+            "One number is right for one run at most. Write what picks it from the measured rows: lambda rows: ..."
+        )
     for name, rows in _tried(lengths).items():
         expected = next((row.messages for row in rows if row.saved.low > 0), None)
         try:
             said = answer(list(rows))
         except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
-            return not_yet(f"For {name} your function failed: {type(wrong).__name__}: {wrong}. Where nothing pays, the answer is None.")
+            return not_yet(
+                f"For {name} your function failed: {type(wrong).__name__}: {wrong}. Where nothing pays, the answer is None."
+            )
         if said != expected or isinstance(said, bool):
             return not_yet(f"For {name} your function says {said!r}. {_pays_hint(rows)}")
-    first = next((f"from {row.messages} messages on" for row in lengths.rows if row.saved.low > 0), "at none of these lengths")
-    return correct(f"On your machine the cache surely pays {first}; and your function falls for no chance difference.")
+    first = next(
+        (f"from {row.messages} messages on" for row in lengths.rows if row.saved.low > 0),
+        "at none of these lengths",
+    )
+    return correct(
+        f"On your machine the cache surely pays {first}; and your function falls for no chance difference."
+    )
 
 
 def _tried(lengths: Lengths) -> dict[str, list[Length]]:
     """The learner's own rows, and what the same samples would be if the cache made no difference, or the wrong one."""
-    twice = [length(row.messages, row.samples[0], [ms * (1 - 1e-6) for ms in row.samples[0]]) for row in lengths.rows]
+    twice = [
+        length(row.messages, row.samples[0], [ms * (1 - 1e-6) for ms in row.samples[0]])
+        for row in lengths.rows
+    ]
     turned = [length(row.messages, row.samples[1], row.samples[0]) for row in lengths.rows]
     return {
         "your measurements": lengths.rows,
@@ -440,26 +565,47 @@ def _pays_hint(rows: list[Length]) -> str:
 def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks) -> Claims:
     """The performance table, row by row, and "microseconds"; all of it hangs on the machine."""
     rows = (("send", sends), ("read", reads), ("update", changes))
-    found = [claim for name, raced in rows for claim in (_times_claim(name, raced), _faster_claim(name, raced))]
+    found = [
+        claim
+        for name, raced in rows
+        for claim in (_times_claim(name, raced), _faster_claim(name, raced))
+    ]
     return lab.found(_microseconds_claim(clocks), *found)
 
 
 def _times_claim(name: str, raced: Raced) -> Claim:
     says, away = raced.outcome.comparison.claim, raced.outcome
-    here = near(raced.without.median.middle, says.without_ms) and near(raced.with_cache.median.middle, says.with_cache_ms)
+    here = near(raced.without.median.middle, says.without_ms) and near(
+        raced.with_cache.median.middle, says.with_cache_ms
+    )
     there = near(away.distant_ms, says.with_cache_ms)
     measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
     far = f"were a trip to MongoDB {away.extra_round_trip_ms:.0f} ms longer, {says.without_ms[0]:.0f} and {away.distant_ms:.1f} ms"
-    return Claim(f"{name}_times", f"{measured}; {far}", HOLDS if here else DEPENDS if there else FAILS, timed=True)
+    return Claim(
+        f"{name}_times",
+        f"{measured}; {far}",
+        HOLDS if here else DEPENDS if there else FAILS,
+        timed=True,
+    )
 
 
 def _faster_claim(name: str, raced: Raced) -> Claim:
     far = f"at the document's distance {percent(raced.outcome.distant_saved)}"
-    return Claim(f"{name}_faster", f"{share(raced.saved)} less time; {far}", raced.outcome.verdict, timed=True)
+    return Claim(
+        f"{name}_faster",
+        f"{share(raced.saved)} less time; {far}",
+        raced.outcome.verdict,
+        timed=True,
+    )
 
 
 def _microseconds_claim(clocks: Clocks) -> Claim:
     medians = {who: found.median.middle for who, found in clocks.found.items()}
     quick = [middle < MILLISECOND for middle in medians.values()]
     measured = ", ".join(f"{who} {middle:.1f} µs" for who, middle in medians.items())
-    return Claim("microseconds", measured, HOLDS if all(quick) else DEPENDS if any(quick) else FAILS, timed=True)
+    return Claim(
+        "microseconds",
+        measured,
+        HOLDS if all(quick) else DEPENDS if any(quick) else FAILS,
+        timed=True,
+    )

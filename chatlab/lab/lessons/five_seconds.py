@@ -26,7 +26,10 @@ READ_AT = 2.0  # seconds
 AFTER_END = 1.0  # seconds from a life's end to the last of the four looks
 NEAR = 100  # milliseconds by which two deadlines may differ and be the same
 COUNTS = (1, 1_000, 20_000)  # keys with an expiry
-PROBES, APART = 10, 100  # those of them that end, and milliseconds between two ends: together they cover one beat
+PROBES, APART = (
+    10,
+    100,
+)  # those of them that end, and milliseconds between two ends: together they cover one beat
 SHORT, LONG = 1500, 120_000  # milliseconds that these live, more than a beat; and the others
 BOUND = 5.0  # seconds after its end for which a key is waited for
 TOLD_WITHIN = 3.0  # the same for the worker's word
@@ -37,7 +40,9 @@ LIVES = (
     2 * SHORT,
     4 * SHORT,
 )  # tried one after the other: a worker on a slow machine meets no key that lives for less than its beat
-TOO_SLOW = EngineError("The machine was too slow for this measurement.", "run the cell again when it has less to do")
+TOO_SLOW = EngineError(
+    "The machine was too slow for this measurement.", "run the cell again when it has less to do"
+)
 
 LOOK = "local time = redis.call('TIME') return {time[1] * 1000 + math.floor(time[2] / 1000), redis.call('PTTL', KEYS[1])}"
 MANY = "redis.call('SELECT', ARGV[1]) for number = ARGV[2], ARGV[3] do redis.call('{}', KEYS[1] .. number{}) end"
@@ -54,7 +59,11 @@ ASK = "redis.call('SELECT', ARGV[1]) return redis.call('EXISTS', KEYS[1])"
 def expired_events(lab: Lab) -> Iterator[dict[str, float]]:
     """Redis's own event `expired`, while the block goes on: for each key when it came, in milliseconds since 1970."""
     came: dict[str, float] = {}
-    with lab.redis_client() as redis, redis.pubsub(ignore_subscribe_messages=True) as heard, ThreadPoolExecutor(1) as pool:
+    with (
+        lab.redis_client() as redis,
+        redis.pubsub(ignore_subscribe_messages=True) as heard,
+        ThreadPoolExecutor(1) as pool,
+    ):
         heard.psubscribe("__keyevent@*__:expired")
         heard.subscribe(end := f"{lab.settings.key_prefix}end")
         listening = pool.submit(_listen, heard, end, lab.settings.key_prefix, came)
@@ -114,18 +123,40 @@ class Moments(NamedTuple):
         alive = self.second(self.read.alive_ms)
         both = "both there" if min(self.before.pttl, self.unread.pttl) >= 0 else "not both there"
         later = f"{(self.after.at - self.before.at) / 1000:.2f} s later, when one had been read"
-        event = f"Redis's event at {self.second(self.event):.2f} s" if self.event else "no event of Redis"
-        told = f"the worker's log at {self.second(self.read.told_ms):.2f} s" if self.read.told_ms else "nothing in the worker's log"
+        event = (
+            f"Redis's event at {self.second(self.event):.2f} s"
+            if self.event
+            else "no event of Redis"
+        )
+        told = (
+            f"the worker's log at {self.second(self.read.told_ms):.2f} s"
+            if self.read.told_ms
+            else "nothing in the worker's log"
+        )
         rows = (
             (self.first.at, f"{_there(self.first)}"),
-            (self.before.at, f"{both}, {self.before.pttl / 1000:.2f} s left; {later}, {self.after.pttl / 1000:.2f} s"),
-            (self.read.ended_ms, f"last found at {alive:.2f} s; the first look that missed it: PTTL answered {self.read.end_code}"),
+            (
+                self.before.at,
+                f"{both}, {self.before.pttl / 1000:.2f} s left; {later}, {self.after.pttl / 1000:.2f} s",
+            ),
+            (
+                self.read.ended_ms,
+                f"last found at {alive:.2f} s; the first look that missed it: PTTL answered {self.read.end_code}",
+            ),
             (self.last.at, f"{_there(self.last)}; {event}; {told}"),
         )
-        said = ("Time 0s: cached", "Time 2s: cached, if accessed", "Time 5s: expired (TTL=0)", "Time 6s: deleted, event logged")
+        said = (
+            "Time 0s: cached",
+            "Time 2s: cached, if accessed",
+            "Time 5s: expired (TTL=0)",
+            "Time 6s: deleted, event logged",
+        )
         return Rows(
             ("the document", "looked at", "found"),
-            [(name, f"{self.second(at):.2f} s", what) for name, (at, what) in zip(said, rows, strict=True)],
+            [
+                (name, f"{self.second(at):.2f} s", what)
+                for name, (at, what) in zip(said, rows, strict=True)
+            ],
         )
 
     def __repr__(self) -> str:
@@ -136,7 +167,9 @@ class Moments(NamedTuple):
 
 
 def _there(look: Look) -> str:
-    return f"there, {look.pttl / 1000:.2f} s left" if look.pttl >= 0 else f"PTTL answers {look.pttl}"
+    return (
+        f"there, {look.pttl / 1000:.2f} s left" if look.pttl >= 0 else f"PTTL answers {look.pttl}"
+    )
 
 
 def look(lab: Lab, key: str) -> Look:
@@ -201,21 +234,46 @@ class Lags(NamedTuple):
         """What Redis's event was like with most keys, where nobody looks, in the words of the prediction."""
         late = sorted(BOUND * 1000 if lag is None else lag for lag in self.alone[-1].events)
         middle = late[len(late) // 2]
-        return "much later" if middle > 1000 else "within a second" if middle > NEAR else "at its deadline"
+        return (
+            "much later"
+            if middle > 1000
+            else "within a second"
+            if middle > NEAR
+            else "at its deadline"
+        )
 
     @property
     def latest(self) -> float:
         """The latest word of the worker, in seconds."""
-        return max((lag for case in self.watched for lag in case.words if lag is not None), default=0.0) / 1000
+        return (
+            max(
+                (lag for case in self.watched for lag in case.words if lag is not None), default=0.0
+            )
+            / 1000
+        )
 
     def _table(self) -> Table:
-        heads = ("keys with an expiry", "the worker's word", "Redis's event, worker on", "Redis's event, nobody looks")
-        pairs = zip(self.watched, self.alone, strict=True)
-        rows = [(f"{case.keys:,}", _range(case.words), _range(case.events), _range(alone.events)) for case, alone in pairs]
-        asked = (
-            "every one was reported" if self.asked is None else f"not there, and the event {TIMED} {self.asked:.1f} ms after the question"
+        heads = (
+            "keys with an expiry",
+            "the worker's word",
+            "Redis's event, worker on",
+            "Redis's event, nobody looks",
         )
-        return Table(heads, [(False, row) for row in [*rows, ("then asked for one", "", "", asked)]], chart=self.chart)
+        pairs = zip(self.watched, self.alone, strict=True)
+        rows = [
+            (f"{case.keys:,}", _range(case.words), _range(case.events), _range(alone.events))
+            for case, alone in pairs
+        ]
+        asked = (
+            "every one was reported"
+            if self.asked is None
+            else f"not there, and the event {TIMED} {self.asked:.1f} ms after the question"
+        )
+        return Table(
+            heads,
+            [(False, row) for row in [*rows, ("then asked for one", "", "", asked)]],
+            chart=self.chart,
+        )
 
     def __repr__(self) -> str:
         return repr(self._table())
@@ -228,7 +286,11 @@ def _range(lags: list[float | None]) -> str:
     came = [lag for lag in lags if lag is not None]
     if not came:
         return f"{TIMED} not within {BOUND:g} s"
-    missing = f", {len(lags) - len(came)} of {len(lags)} not within {BOUND:g} s" if len(came) < len(lags) else ""
+    missing = (
+        f", {len(lags) - len(came)} of {len(lags)} not within {BOUND:g} s"
+        if len(came) < len(lags)
+        else ""
+    )
     one = f"{max(came):.0f} ms" if len(came) == 1 else f"{min(came):.0f} to {max(came):.0f} ms"
     return f"{TIMED} {one}{missing}"
 
@@ -236,13 +298,23 @@ def _range(lags: list[float | None]) -> str:
 async def lags(lab: Lab, chart: Chart) -> Lags:
     """How late the word of an end comes with 1, 1,000 and 20,000 keys: in the service's database, and in others where nobody looks."""
     if not lab.own_engines:
-        raise EngineError("This fills Redis, and others use it too.", f"await start({lab.name!r}, own_engines=True)")
+        raise EngineError(
+            "This fills Redis, and others use it too.",
+            f"await start({lab.name!r}, own_engines=True)",
+        )
     with expired_events(lab) as came:
         groups = [_group(lab, database, keys) for database, keys in enumerate(COUNTS, WATCHED + 1)]
         watched = []
         for keys in COUNTS:
             watched.append(await _watched(lab, keys, came))
-            _draw(chart, keys, {"the worker's word": watched[-1].words, "Redis's event, worker on": watched[-1].events})
+            _draw(
+                chart,
+                keys,
+                {
+                    "the worker's word": watched[-1].words,
+                    "Redis's event, worker on": watched[-1].events,
+                },
+            )
             chart.progress(len(watched), len(COUNTS) + 1)
         await _until(max(end for group in groups for end in group.ends.values()) + BOUND * 1000)
         alone = [Case(group.keys, _lags(group, came), []) for group in groups]
@@ -267,7 +339,11 @@ async def _watched(lab: Lab, keys: int, came: dict[str, float], life: int = SHOR
     begun = time.time() * 1000
 
     def told() -> dict[str, float]:
-        return {event["key"]: event["at"] for event in lab.events if event["stage"] == "cleaned" and event["at"] > begun}
+        return {
+            event["key"]: event["at"]
+            for event in lab.events
+            if event["stage"] == "cleaned" and event["at"] > begun
+        }
 
     await _until(max(group.ends.values()))
     await lab.until(lambda: set(group.ends) <= set(told()), TOLD_WITHIN)
@@ -285,16 +361,22 @@ def _group(lab: Lab, database: int, keys: int, life: int = SHORT) -> Group:
     probes = min(keys, PROBES)
     group = Group(database, keys, f"message:of-{keys}-in-{database}-", {})
     for first in range(probes, keys, AT_ONCE):
-        lab.redis("EVAL", MAKE, 1, group.name, database, first, min(first + AT_ONCE, keys) - 1, LONG)
+        lab.redis(
+            "EVAL", MAKE, 1, group.name, database, first, min(first + AT_ONCE, keys) - 1, LONG
+        )
     for number in range(probes):
         key = f"{group.name}{number}"
-        group.ends[key] = Look(*lab.redis("EVAL", ONE, 1, key, database, life + number * APART)).deadline
+        group.ends[key] = Look(
+            *lab.redis("EVAL", ONE, 1, key, database, life + number * APART)
+        ).deadline
     return group
 
 
 def _drop(lab: Lab, group: Group) -> None:
     for first in range(0, group.keys, AT_ONCE):
-        lab.redis("EVAL", DROP, 1, group.name, group.database, first, min(first + AT_ONCE, group.keys) - 1)
+        lab.redis(
+            "EVAL", DROP, 1, group.name, group.database, first, min(first + AT_ONCE, group.keys) - 1
+        )
 
 
 async def _until(moment: float) -> None:
@@ -328,18 +410,25 @@ async def extended(lab: Lab, sender: Person, receiver: Person, answer: Any) -> V
     after, wanted = look(lab, trace.key), 2 * lab.settings.ttl_ms
     measured = f"Before it {before.pttl} ms were left, after it PTTL answered {after.pttl}."
     if after.pttl in (GONE, NO_EXPIRY):
-        hints = {GONE: "The copy is gone: PEXPIRE counts milliseconds.", NO_EXPIRY: "Now nothing ends it: that is the leak of notebook 04."}
+        hints = {
+            GONE: "The copy is gone: PEXPIRE counts milliseconds.",
+            NO_EXPIRY: "Now nothing ends it: that is the leak of notebook 04.",
+        }
         return not_yet(f"{measured} {hints[after.pttl]}")
     if abs(after.deadline - before.deadline) <= NEAR:
         return not_yet(
             f"{measured} That is the old deadline, or very near it. Looking and reading do not move it. What number makes it {wanted}?"
         )
     if not wanted - 1000 <= after.pttl <= wanted:
-        return not_yet(f"{measured} The deadline has moved, but {wanted // 1000} s from now is {wanted}. In which unit is your number?")
+        return not_yet(
+            f"{measured} The deadline has moved, but {wanted // 1000} s from now is {wanted}. In which unit is your number?"
+        )
     await _until(before.deadline + NEAR)
     if look(lab, trace.key).pttl < 0:
         return not_yet(f"{measured} But past the old deadline it was gone.")
-    return correct(f"{measured} And past the old deadline it is still there. The deadline is Redis's own: whoever sets it last, sets it.")
+    return correct(
+        f"{measured} And past the old deadline it is still there. The deadline is Redis's own: whoever sets it last, sets it."
+    )
 
 
 @check
@@ -349,16 +438,22 @@ async def latest_word(lab: Lab, measured: Lags, answer: Any) -> Verdict:
         return not_yet("The answer is a number of seconds, such as 3.")
     beat = lab.settings.sweep_interval
     if answer < beat * (1 - APART / 1000):
-        return not_yet(f"Above, a word came {measured.latest:.2f} s after the deadline. What does the worker wait for before it looks?")
+        return not_yet(
+            f"Above, a word came {measured.latest:.2f} s after the deadline. What does the worker wait for before it looks?"
+        )
     if answer > beat * 1.5:
-        return not_yet(f"Above, no word came later than {measured.latest:.2f} s. Find a smaller bound: how often does the worker look?")
+        return not_yet(
+            f"Above, no word came later than {measured.latest:.2f} s. Find a smaller bound: how often does the worker look?"
+        )
     began = time.time() * 1000
     words = await _anew(lab)
     slow = _slowness(lab, began)
     found = f"{PROBES} ends among {COUNTS[-1]:,} keys, spread over a second: the latest word came {max(words) / 1000:.2f} s after."
     if max(words) / 1000 > answer + slow:
         return not_yet(f"{found} That is more.")
-    return correct(f"{found} The worker looks once in {beat:g} s: no deadline waits longer for its next look, however many keys there are.")
+    return correct(
+        f"{found} The worker looks once in {beat:g} s: no deadline waits longer for its next look, however many keys there are."
+    )
 
 
 async def _anew(lab: Lab) -> list[float]:
@@ -372,10 +467,18 @@ async def _anew(lab: Lab) -> list[float]:
 
 def _slowness(lab: Lab, began: float) -> float:
     """Seconds by which a beat came late in this time, and its sweep took: the machine's, not the rule's."""
-    sweeps = [event for event in lab.events if event["stage"] == "sweep" and event["at"] > began - 2000 * lab.settings.sweep_interval]
+    sweeps = [
+        event
+        for event in lab.events
+        if event["stage"] == "sweep" and event["at"] > began - 2000 * lab.settings.sweep_interval
+    ]
     gaps = [after["at"] - before["at"] for before, after in itertools.pairwise(sweeps)]
     late = max(gaps, default=0.0) / 1000 - lab.settings.sweep_interval
-    return max(0.0, late) + max((sweep["tookMs"] for sweep in sweeps), default=0.0) / 1000 + NEAR / 1000
+    return (
+        max(0.0, late)
+        + max((sweep["tookMs"] for sweep in sweeps), default=0.0) / 1000
+        + NEAR / 1000
+    )
 
 
 # --- what holds ----------------------------------------------------------------------------------------------------------------
@@ -389,11 +492,17 @@ def claims(lab: Lab, moments: Moments) -> Claims:
     slow = "" if life.ttl_ms == LIFE else f", with a TTL of {life.ttl_ms / 1000:g} s here"
     ended = f"last found at {at(life.alive_ms):.2f} s, first missed at {life.seconds:.2f} s{slow}"
     logged = (
-        f"gone since {life.seconds:.2f} s; logged at {life.told_at:.2f} s, at a beat of the worker{slow}" if life.told_ms else "not logged"
+        f"gone since {life.seconds:.2f} s; logged at {life.told_at:.2f} s, at a beat of the worker{slow}"
+        if life.told_ms
+        else "not logged"
     )
     return lab.found(
         Claim("at_0_s", f"there at {at(moments.first.at):.2f} s", holds(moments.first.pttl > 0)),
-        Claim("at_2_s", f"{read}; reading moved its deadline by {moments.moved:.2f} s", holds(there and unread)),
+        Claim(
+            "at_2_s",
+            f"{read}; reading moved its deadline by {moments.moved:.2f} s",
+            holds(there and unread),
+        ),
         Claim("at_5_s", ended, holds(life.to_deadline and life.ttl_ms == LIFE)),
         Claim("ttl_0", f"PTTL answered {life.end_code}", holds(life.end_code == 0)),
         Claim("at_6_s", logged, DEPENDS if life.told_ms >= life.deadline_ms else FAILS),

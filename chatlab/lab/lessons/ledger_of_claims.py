@@ -57,7 +57,12 @@ class Table(list[Row]):
     """The ledger as a person reads it. What it shows is this machine's, so every line of it is marked."""
 
     def __repr__(self) -> str:
-        return "\n".join([f"{len(self)} claims of the document", *(f"{TIMED} {' | '.join(_cells(row))}" for row in self)])
+        return "\n".join(
+            [
+                f"{len(self)} claims of the document",
+                *(f"{TIMED} {' | '.join(_cells(row))}" for row in self),
+            ]
+        )
 
     def _repr_html_(self) -> str:
         heads = ("part", "the document says", "measured here", "verdict", "notebook")
@@ -100,7 +105,13 @@ def part_that_holds(table: Table) -> str:
     measured = len(table) - found.missing
     if not measured:
         return "nothing yet"
-    return "all of them" if found.holds == len(table) else "more than half, not all" if found.holds > measured / 2 else "fewer than half"
+    return (
+        "all of them"
+        if found.holds == len(table)
+        else "more than half, not all"
+        if found.holds > measured / 2
+        else "fewer than half"
+    )
 
 
 def progress() -> Said:
@@ -111,21 +122,37 @@ def progress() -> Said:
     if not latest:
         return Said(f"{TIMED} Nothing is measured yet: begin with 00.")
     when = time.strftime("%d %B %Y, %H:%M", time.localtime(latest))
-    rest = f"still to be measured by: {', '.join(missing)}" if missing else "nothing is missing: 13 shows the whole ledger"
-    return Said(f"{TIMED} {len(table) - score(table).missing} of {len(table)} claims are measured, the last one on {when}; {rest}.")
+    rest = (
+        f"still to be measured by: {', '.join(missing)}"
+        if missing
+        else "nothing is missing: 13 shows the whole ledger"
+    )
+    return Said(
+        f"{TIMED} {len(table) - score(table).missing} of {len(table)} claims are measured, the last one on {when}; {rest}."
+    )
 
 
 async def whole_flow(lab: Lab, alice: Person, bob: Person) -> Rows:
     """One message through each door, read, changed, read again, and its life in Redis to the end: what was seen of each part."""
-    by_http, by_socket = [await alice.send(bob, f"By {door}", door=door) for door in ("http", "socket")]
-    rows = [("send, by http", ", ".join(by_http.stages)), ("send, by socket", ", ".join(by_socket.stages))]
+    by_http, by_socket = [
+        await alice.send(bob, f"By {door}", door=door) for door in ("http", "socket")
+    ]
+    rows = [
+        ("send, by http", ", ".join(by_http.stages)),
+        ("send, by socket", ", ".join(by_socket.stages)),
+    ]
     rows.append(("read", f"X-Cache: {(await bob.read(alice.id)).cache}"))
     await alice.http.patch(f"/api/messages/{by_socket.id}", json={"text": "Changed"})
     held = [key for key in lab.redis_keys("message*") if "Changed" in str(lab.redis_get(key))]
     rows.append(("change", f"new in {len(held)} keys"))
     rows.append(("read again", (await bob.read(alice.id)).messages[-1]["text"]))
     life = await lab.life(by_http)
-    rows.append(("life", f"in Redis {'to' if life.to_deadline else 'not to'} its deadline; then PTTL answers {life.end_code}"))
+    rows.append(
+        (
+            "life",
+            f"in Redis {'to' if life.to_deadline else 'not to'} its deadline; then PTTL answers {life.end_code}",
+        )
+    )
     rows.append(("worker", "told of the end" if life.told_ms else "did not tell of the end"))
     rows.append(("MongoDB", f"{len(lab.mongo_find('messages'))} messages"))
     return Rows(("part", "seen"), rows)
@@ -141,7 +168,11 @@ async def _doors(lab: Lab, alice: Person, bob: Person) -> None:
     """00, 01, 02, 04: both doors, a stranger at one of them, and one life."""
     over_a_socket.claims(lab, await over_a_socket.both_doors(lab, alice, bob))
     sent = await over_http.send(alice, {"receiverId": bob.id, "text": "By HTTP"})
-    over_http.claims(lab, sent, await over_http.send(alice, {"receiverId": bob.id, "text": "By nobody"}, token="a-guess"))  # noqa: S106
+    guessed = "a-guess"
+    refused = await over_http.send(
+        alice, {"receiverId": bob.id, "text": "By nobody"}, token=guessed
+    )
+    over_http.claims(lab, sent, refused)
     trace = await alice.send(bob, "And how long do I last?")
     weighed = await one_message.weigh(lab, alice, bob)
     life = await lab.life(trace)
@@ -173,7 +204,9 @@ async def _worker(lab: Lab, alice: Person, bob: Person) -> None:
     watched = await worker.watch(lab, await alice.send(bob, "Who tells of my end?"))
     heard = await worker.beats(lab)
     await lab.restart(sweeper=False)
-    worker.claims(lab, heard, watched, await worker.alone(lab, await alice.send(bob, "Will anybody end me?")))
+    worker.claims(
+        lab, heard, watched, await worker.alone(lab, await alice.send(bob, "Will anybody end me?"))
+    )
 
 
 async def _reading(lab: Lab, alice: Person, bob: Person) -> None:
@@ -187,7 +220,9 @@ async def _faster(lab: Lab, alice: Person, bob: Person) -> None:
     trace = await alice.send(bob, "How long does it take to get me?")
     sides, chart = await faster.two_sides(lab), lab.chart("Measuring once more")
     await faster.trips(sides)
-    sends, reads, changes = [await faster.measure(sides, what, chart) for what in ("sending", "reading", "reacting")]
+    sends, reads, changes = [
+        await faster.measure(sides, what, chart) for what in ("sending", "reading", "reacting")
+    ]
     faster.claims(lab, sends, reads, changes, await faster.microseconds(sides, trace, chart))
 
 
@@ -243,13 +278,19 @@ EXPERIMENTS = (
 
 def missing() -> list[Experiment]:
     """The experiments whose claims have not all been measured thoroughly."""
-    open_ones = {row.says.notebook for row in ledger() if row.entry is None or not row.entry.thorough}
+    open_ones = {
+        row.says.notebook for row in ledger() if row.entry is None or not row.entry.thorough
+    }
     return [experiment for experiment in EXPERIMENTS if open_ones & set(experiment.notebooks)]
 
 
 async def fill(lab: Lab, chart: Chart) -> Said:
     """Do the experiments that are missing, some of them at a time, each with a service of its own; then those that race, one by one."""
-    wanted, done, turn = sorted(missing(), key=lambda experiment: experiment.races), 0, asyncio.Semaphore(AT_ONCE)
+    wanted, done, turn = (
+        sorted(missing(), key=lambda experiment: experiment.races),
+        0,
+        asyncio.Semaphore(AT_ONCE),
+    )
     whole = len(wanted) or 1
     chart.progress(0, whole)
 
@@ -260,7 +301,9 @@ async def fill(lab: Lab, chart: Chart) -> Said:
         done += 1
         chart.progress(done, whole)
 
-    outcomes = await asyncio.gather(*(one(experiment) for experiment in wanted if not experiment.races), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(one(experiment) for experiment in wanted if not experiment.races), return_exceptions=True
+    )
     for experiment in wanted[len(outcomes) :]:
         outcomes += await asyncio.gather(one(experiment), return_exceptions=True)
     chart.progress(whole, whole)
@@ -294,11 +337,17 @@ async def finds_gaps(answer: Any) -> Verdict:
         wanted = [row.name for row in rows if row.entry is None]
         said = tried(answer, rows)
         if not isinstance(said, list | tuple | set) or sorted(map(str, said)) != sorted(wanted):
-            return not_yet(f"From a ledger whose row {gap.name} has no measurement it makes {said!r}, and that is not {wanted}.")
+            return not_yet(
+                f"From a ledger whose row {gap.name} has no measurement it makes {said!r}, and that is not {wanted}."
+            )
     gaps = [row.name for row in whole if row.entry is None]
     if gaps:
-        return not_yet(f"It finds every gap. The ledger has some: {', '.join(gaps)}. Run the cell with lesson.fill again.")
-    return correct(f"It finds every gap, wherever one was made; and of the {len(whole)} rows of your ledger none is without a measurement.")
+        return not_yet(
+            f"It finds every gap. The ledger has some: {', '.join(gaps)}. Run the cell with lesson.fill again."
+        )
+    return correct(
+        f"It finds every gap, wherever one was made; and of the {len(whole)} rows of your ledger none is without a measurement."
+    )
 
 
 @check
@@ -306,15 +355,21 @@ async def wrong_everywhere(answer: Any) -> Verdict:
     """Is this a claim that fails whatever the machine? Measured once more, by its own experiment."""
     names = [says.name for says in DOCUMENT]
     if answer not in names:
-        return not_yet(f"The answer is the name of a claim, such as {names[0]!r}. lesson.ledger() has the rows; row.name is the name.")
+        return not_yet(
+            f"The answer is the name of a claim, such as {names[0]!r}. lesson.ledger() has the rows; row.name is the name."
+        )
     row = ledger()[names.index(answer)]
     if hint := _not_everywhere(row):
         return not_yet(hint)
-    experiment = next(experiment for experiment in EXPERIMENTS if row.says.notebook in experiment.notebooks)
+    experiment = next(
+        experiment for experiment in EXPERIMENTS if row.says.notebook in experiment.notebooks
+    )
     await _in_its_own(f"{WHOLE}_once_more", experiment)
     again = ledger()[names.index(answer)]
     if again.verdict != FAILS:
-        return not_yet(f"Measured once more, it came out otherwise: {again.measured}. Try another claim, and tell us of this one.")
+        return not_yet(
+            f"Measured once more, it came out otherwise: {again.measured}. Try another claim, and tell us of this one."
+        )
     return correct(f"Measured once more: {again.measured}. The document says: {again.says.text}.")
 
 

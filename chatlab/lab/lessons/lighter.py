@@ -16,16 +16,29 @@ from chatlab.lab.verdicts import Verdict, check, correct, not_yet, number_tried
 from chatlab.lab.widgets import Chart
 
 READS = 20
-INTERVALS = (1.4, 2, 3, 6)  # seconds; none near a whole part of 5 s, so that a slow machine counts the same
+INTERVALS = (
+    1.4,
+    2,
+    3,
+    6,
+)  # seconds; none near a whole part of 5 s, so that a slow machine counts the same
 WRITERS = 50  # connections that send at a time: the more, the more messages share one commit
 STEPS = 10  # of a line, while Redis fills, and while it empties
 PAUSE = 0.5  # seconds between two of them
 GONE_WITHIN = 15.0  # seconds that expired keys may take to be gone
 MANY, MANY_LIVE_MS, AT_ONCE = 30_000, 2500, 3000
 HEAVY = "weighed:"  # as long as `message:`; a name that the worker does not look at, for it would tell of each of so many
-SIZES = (220, 4000)  # bytes of the messages that the first check sends: nearly the smallest, and nearly the largest there is
+SIZES = (
+    220,
+    4000,
+)  # bytes of the messages that the first check sends: nearly the smallest, and nearly the largest there is
 NEAR = 0.10  # of the bytes of a key, as the exercise says
-LIFE, RATE, WATCHED, LOOK = 0.5, 60, 1.0, 0.02  # of the second check: seconds, messages a second, seconds, seconds
+LIFE, RATE, WATCHED, LOOK = (
+    0.5,
+    60,
+    1.0,
+    0.02,
+)  # of the second check: seconds, messages a second, seconds, seconds
 CLOSE = 0.2  # by which two counts of the same stream may differ
 VALUE, OVERHEAD, TOTAL, THOUSAND = 500, 200, 700, 700_000  # bytes, as the document says
 CRON = 0.3  # seconds; Redis looks at its own RSS ten times a second
@@ -51,7 +64,9 @@ class Distances(Table):
     def __init__(self, one_of: dict[float, int], chart: Chart) -> None:
         self.one_of = one_of
         super().__init__(
-            ("one read every", "reach MongoDB"), [(False, (f"{far:g} s", f"1 of {reads}")) for far, reads in one_of.items()], chart=chart
+            ("one read every", "reach MongoDB"),
+            [(False, (f"{far:g} s", f"1 of {reads}")) for far, reads in one_of.items()],
+            chart=chart,
         )
 
 
@@ -60,8 +75,12 @@ async def at_distances(lab: Lab, reader: Person, chart: Chart) -> Distances:
     others = [await lab.person(f"friend-{number}") for number, _ in enumerate(INTERVALS)]
     for other in others:
         await other.send(reader, "Are you there?")
-        lab.redis("DEL", f"messages:{':'.join(sorted((reader.id, other.id)))}")  # begin with nothing in the cache
-    found = await asyncio.gather(*(_keeping(reader, *pair, chart) for pair in zip(others, INTERVALS, strict=True)))
+        lab.redis(
+            "DEL", f"messages:{':'.join(sorted((reader.id, other.id)))}"
+        )  # begin with nothing in the cache
+    found = await asyncio.gather(
+        *(_keeping(reader, *pair, chart) for pair in zip(others, INTERVALS, strict=True))
+    )
     return Distances(dict(zip(INTERVALS, found, strict=True)), chart)
 
 
@@ -86,7 +105,10 @@ class Weight(Table):
         self.key, self.value, self.total, self.overhead = key, value, total, total - value
         rows: list[Row] = [
             (False, ("the message, as JSON", f"about {VALUE}", str(value))),
-            (True, ("overhead: name, expiry, bookkeeping", f"about {OVERHEAD}", str(self.overhead))),
+            (
+                True,
+                ("overhead: name, expiry, bookkeeping", f"about {OVERHEAD}", str(self.overhead)),
+            ),
             (True, ("together: MEMORY USAGE", f"about {TOTAL}", str(total))),
         ]
         super().__init__(("bytes", "the document", "here"), rows)
@@ -141,14 +163,25 @@ class Thousand(Table):
         self.filled = filled
         rows: list[Row] = [
             (False, ("keys without an expiry", "none", str(filled.endless))),
-            (True, ("keys message:* that lived at the same time", f"{CACHED_MESSAGES}", str(filled.keys))),
+            (
+                True,
+                (
+                    "keys message:* that lived at the same time",
+                    f"{CACHED_MESSAGES}",
+                    str(filled.keys),
+                ),
+            ),
             (True, ("all of them", f"about {_kb(THOUSAND)}", _kb(filled.messages))),
             (True, ("the window of their conversation", "not counted", _kb(filled.windows))),
             (True, ("what Redis uses grew by", "", _kb(filled.grown))),
             (True, ("of this is left when they have expired", "nothing", _kb(filled.left))),
             (False, ("keys left", "none", str(filled.still))),
         ]
-        super().__init__((f"{CACHED_MESSAGES} messages of {MESSAGE_BYTES} bytes", "the document", "here"), rows, chart=chart)
+        super().__init__(
+            (f"{CACHED_MESSAGES} messages of {MESSAGE_BYTES} bytes", "the document", "here"),
+            rows,
+            chart=chart,
+        )
 
 
 async def thousand(lab: Lab, chart: Chart) -> Thousand:
@@ -157,9 +190,14 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
     They go through a second process of it, on the same keys, which reports no flow: telling this kernel of each box would slow both down.
     """
     alice, bob = await lab.person("alice"), await lab.person("bob")
-    text, url = (await message_of(lab)).message["text"], await lab.beside("quiet", key_prefix=lab.settings.key_prefix)
+    text, url = (
+        (await message_of(lab)).message["text"],
+        await lab.beside("quiet", key_prefix=lab.settings.key_prefix),
+    )
     wires = [lab.wire(alice, url) for _ in range(WRITERS)]
-    await write(wires, bob.id, CACHED_MESSAGES // STEPS, text)  # so that Redis has made room for its own work
+    await write(
+        wires, bob.id, CACHED_MESSAGES // STEPS, text
+    )  # so that Redis has made room for its own work
     _forget(lab)
     began, empty = time.monotonic(), _memory(lab)[0]
 
@@ -219,8 +257,13 @@ class Many(Table):
     def __init__(self, used: tuple[int, int], resident: tuple[int, int]) -> None:
         self.used, self.resident = used, resident
         counts = (("used_memory", *used), ("RSS", *resident))
-        rows: list[Row] = [(True, (name, _kb(grown), f"{grown / MANY:.0f} bytes", _kb(left))) for name, grown, left in counts]
-        super().__init__((f"{MANY:,} keys", "grew by", "that is for a key", "left when they have expired"), rows)
+        rows: list[Row] = [
+            (True, (name, _kb(grown), f"{grown / MANY:.0f} bytes", _kb(left)))
+            for name, grown, left in counts
+        ]
+        super().__init__(
+            (f"{MANY:,} keys", "grew by", "that is for a key", "left when they have expired"), rows
+        )
 
 
 async def many(lab: Lab) -> Many:
@@ -253,9 +296,13 @@ async def bytes_of(lab: Lab, answer: Any) -> Verdict:
         measured = weigh(lab, await message_of(lab, size)).total
         said = number_tried(answer, size)
         if abs(said - measured) > NEAR * measured:
-            return not_yet(f"A message of {size} bytes takes {measured} in Redis; you say {said:,.0f}. {_bytes_hint(said, size, measured)}")
+            return not_yet(
+                f"A message of {size} bytes takes {measured} in Redis; you say {said:,.0f}. {_bytes_hint(said, size, measured)}"
+            )
         told.append(f"{size} bytes take {measured}, you said {said:,.0f}")
-    return correct(f"{'; '.join(told)}. The overhead does not grow with the message; the rest is rounding.")
+    return correct(
+        f"{'; '.join(told)}. The overhead does not grow with the message; the rest is rounding."
+    )
 
 
 def _bytes_hint(said: float, size: int, measured: int) -> str:
@@ -288,7 +335,9 @@ async def steady(lab: Lab, answer: Any) -> Verdict:
     )
     if abs(said - measured) > CLOSE * measured:
         return not_yet(f"{seen} {_steady_hint(said, found)}")
-    return correct(f"{seen} What comes in a second, times the seconds it stays: this is called Little's law.")
+    return correct(
+        f"{seen} What comes in a second, times the seconds it stays: this is called Little's law."
+    )
 
 
 def _steady_hint(said: float, found: Stream) -> str:
@@ -321,12 +370,19 @@ async def _watched(lab: Lab) -> Stream:
             each = each or _bytes(lab, keys) / max(1, len(keys))
             await asyncio.sleep(LOOK)
         ended = time.time() * 1000
-        await lab.until(lambda: next((True for event in reversed(lab.events) if event["at"] >= ended), None), GONE_WITHIN)
+        await lab.until(
+            lambda: next((True for event in reversed(lab.events) if event["at"] >= ended), None),
+            GONE_WITHIN,
+        )
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
     half = LIFE * 500  # milliseconds: on average, what lives at a moment came half a life before it
-    came = [event for event in lab.events if event["stage"] == "cached" and began - half <= event["at"] < ended - half]
+    came = [
+        event
+        for event in lab.events
+        if event["stage"] == "cached" and began - half <= event["at"] < ended - half
+    ]
     return Stream(len(came) / (ended - began) * 1000, LIFE, each, sum(counts) / len(counts))
 
 
@@ -341,17 +397,40 @@ async def _send_steadily(sender: Person, receiver: Person) -> None:
 # --- what holds --------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, quick: tuple[Asked, Asked], distances: Distances, weight: Weight, full: Thousand, many: Many) -> Claims:
+def claims(
+    lab: Lab,
+    quick: tuple[Asked, Asked],
+    distances: Distances,
+    weight: Weight,
+    full: Thousand,
+    many: Many,
+) -> Claims:
     """Load and the memory table."""
     found = full.filled
     return lab.found(
         _load_claim(quick, distances),
-        Claim("auto_cleanup", f"{found.endless} keys without an expiry; {found.still} left when their time was up", holds(_clean(found))),
+        Claim(
+            "auto_cleanup",
+            f"{found.endless} keys without an expiry; {found.still} left when their time was up",
+            holds(_clean(found)),
+        ),
         _message_claim(lab, weight),
-        Claim("overhead_bytes", f"{weight.overhead} bytes", holds(_about(weight.overhead, OVERHEAD)), timed=True),
-        Claim("total_bytes", f"{weight.total} bytes", holds(_about(weight.total, TOTAL)), timed=True),
+        Claim(
+            "overhead_bytes",
+            f"{weight.overhead} bytes",
+            holds(_about(weight.overhead, OVERHEAD)),
+            timed=True,
+        ),
+        Claim(
+            "total_bytes", f"{weight.total} bytes", holds(_about(weight.total, TOTAL)), timed=True
+        ),
         _thousand_claim(found),
-        Claim("freed", f"of {_kb(found.grown)} Redis used more, {_kb(found.left)} are left", holds(_freed(found)), timed=True),
+        Claim(
+            "freed",
+            f"of {_kb(found.grown)} Redis used more, {_kb(found.left)} are left",
+            holds(_freed(found)),
+            timed=True,
+        ),
         _leaks_claim(found, many),
     )
 
@@ -359,8 +438,12 @@ def claims(lab: Lab, quick: tuple[Asked, Asked], distances: Distances, weight: W
 def _load_claim(quick: tuple[Asked, Asked], distances: Distances) -> Claim:
     without, with_cache = (asked.mongo.count("find messages") for asked in quick)
     spared = [reads > 1 for reads in distances.one_of.values()] + [with_cache < without]
-    far = ", ".join(f"every {interval:g} s 1 of {reads}" for interval, reads in distances.one_of.items())
-    measured = f"{READS} quick reads: {without} queries without it, {with_cache} with it; reads {far}"
+    far = ", ".join(
+        f"every {interval:g} s 1 of {reads}" for interval, reads in distances.one_of.items()
+    )
+    measured = (
+        f"{READS} quick reads: {without} queries without it, {with_cache} with it; reads {far}"
+    )
     return Claim("less_load", measured, HOLDS if all(spared) else DEPENDS if any(spared) else FAILS)
 
 
@@ -368,18 +451,33 @@ def _message_claim(lab: Lab, weight: Weight) -> Claim:
     """Whether messages have 500 bytes is up to those who write them."""
     text = len(lab.mongo_find("messages", _id=weight.key.partition(":")[2])[0]["text"])
     bare = weight.value - text
-    return Claim("message_bytes", f"{bare} bytes and its text: {MESSAGE_BYTES} with {text} characters", DEPENDS if bare < VALUE else FAILS)
+    return Claim(
+        "message_bytes",
+        f"{bare} bytes and its text: {MESSAGE_BYTES} with {text} characters",
+        DEPENDS if bare < VALUE else FAILS,
+    )
 
 
 def _thousand_claim(found: Filled) -> Claim:
     each = found.messages / max(1, found.keys)
-    few = "" if found.keys == CACHED_MESSAGES else f" (reckoned from the {found.keys} that lived at the same time)"
-    measured = f"{_kb(CACHED_MESSAGES * each)} in message:*{few}, and {_kb(found.windows)} in their window"
-    return Claim("thousand_bytes", measured, holds(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True)
+    few = (
+        ""
+        if found.keys == CACHED_MESSAGES
+        else f" (reckoned from the {found.keys} that lived at the same time)"
+    )
+    measured = (
+        f"{_kb(CACHED_MESSAGES * each)} in message:*{few}, and {_kb(found.windows)} in their window"
+    )
+    return Claim(
+        "thousand_bytes", measured, holds(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True
+    )
 
 
 def _leaks_claim(found: Filled, many: Many) -> Claim:
-    leaks, kept = not (_clean(found) and _freed(found)), many.resident[1] > TOLERANCE * many.resident[0]
+    leaks, kept = (
+        not (_clean(found) and _freed(found)),
+        many.resident[1] > TOLERANCE * many.resident[0],
+    )
     measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave, it keeps {_kb(many.resident[1])}"
     return Claim("no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True)
 

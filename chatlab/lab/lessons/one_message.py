@@ -38,7 +38,10 @@ def codes(lab: Lab) -> Rows:
     answers = {how: lab.redis("EVAL", f"{script} {ASK}", 1, key) for how, script in make.items()}
     return Rows(
         ("made by", "TTL", "PTTL", "which means"),
-        [(how, str(ttl), str(pttl), MEANS.get(pttl, f"there, for {pttl} ms more")) for how, (ttl, pttl) in answers.items()],
+        [
+            (how, str(ttl), str(pttl), MEANS.get(pttl, f"there, for {pttl} ms more"))
+            for how, (ttl, pttl) in answers.items()
+        ],
     )
 
 
@@ -52,9 +55,18 @@ class Weighed(NamedTuple):
         return [total for *_, total in self.messages]
 
     def _rows(self) -> Rows:
-        heads = ("the text", "letters", "the message as JSON", "its key in Redis, with all that belongs to it")
+        heads = (
+            "the text",
+            "letters",
+            "the message as JSON",
+            "its key in Redis, with all that belongs to it",
+        )
         return Rows(
-            heads, [(name, f"{letters}", f"{json} bytes", f"{TIMED} {total:,} bytes") for name, letters, json, total in self.messages]
+            heads,
+            [
+                (name, f"{letters}", f"{json} bytes", f"{TIMED} {total:,} bytes")
+                for name, letters, json, total in self.messages
+            ],
         )
 
     def __repr__(self) -> str:
@@ -68,9 +80,20 @@ async def weigh(lab: Lab, sender: Person, receiver: Person) -> Weighed:
     """Three messages: one letter, as long as the document's average, and as long as a text may be."""
     around = len(await _value(lab, sender, receiver, "x")) - 1
     messages = []
-    for name, letters in (("one letter", 1), ("as in the document", DOCUMENT_BYTES - around), ("the longest", 4000)):
+    for name, letters in (
+        ("one letter", 1),
+        ("as in the document", DOCUMENT_BYTES - around),
+        ("the longest", 4000),
+    ):
         trace = await sender.send(receiver, "x" * letters)
-        messages.append((name, letters, len(lab.redis_get(trace.key) or ""), lab.redis("MEMORY", "USAGE", trace.key)))
+        messages.append(
+            (
+                name,
+                letters,
+                len(lab.redis_get(trace.key) or ""),
+                lab.redis("MEMORY", "USAGE", trace.key),
+            )
+        )
     return Weighed(messages)
 
 
@@ -104,7 +127,10 @@ async def mended_by_worker(lab: Lab, key: str) -> Said:
 
 def _leaked(lab: Lab, key: str) -> list[str]:
     """What the worker's log says of this key as a leak."""
-    lines = [line[line.index("Cache leaked") :].replace(lab.settings.key_prefix, "") for line in lab.log("Cache leaked")]
+    lines = [
+        line[line.index("Cache leaked") :].replace(lab.settings.key_prefix, "")
+        for line in lab.log("Cache leaked")
+    ]
     return [line for line in lines if f" {key} " in line]
 
 
@@ -115,12 +141,20 @@ def _leaked(lab: Lab, key: str) -> list[str]:
 async def leaks(lab: Lab, answer: Any) -> Verdict:
     """A command that makes a key without an expiry. Looks at the key, and then waits for the worker to find it."""
     words = command_of(answer, LEAK)
-    pttls = [_after(lab, words) for _ in range(2)]  # the worker's beat may fall in between, but not twice
+    pttls = [
+        _after(lab, words) for _ in range(2)
+    ]  # the worker's beat may fall in between, but not twice
     if NO_EXPIRY in pttls:
-        return correct(f"PTTL answered -1: nothing ends this key. {await mended_by_worker(lab, LEAK)}")
+        return correct(
+            f"PTTL answered -1: nothing ends this key. {await mended_by_worker(lab, LEAK)}"
+        )
     if (pttl := pttls[-1]) == GONE:
-        return not_yet(f"There is no key {LEAK} after it: PTTL answers -2. Which command makes one?")
-    return not_yet(f"The key is there, and Redis will end it: PTTL answered {pttl}. What in your command says so? Leave it out.")
+        return not_yet(
+            f"There is no key {LEAK} after it: PTTL answers -2. Which command makes one?"
+        )
+    return not_yet(
+        f"The key is there, and Redis will end it: PTTL answered {pttl}. What in your command says so? Leave it out."
+    )
 
 
 def _after(lab: Lab, words: list[str]) -> int:
@@ -133,17 +167,24 @@ def _after(lab: Lab, words: list[str]) -> int:
 @check
 async def detects(lab: Lab, rule: Any) -> Verdict:
     """Does this function tell a key without expiry from others? Tried on four real keys, whose names tell nothing."""
-    keys = {name: f"message:{secrets.token_hex(12)}" for name in ("alive", "nearly over", "gone", "leaked")}
+    keys = {
+        name: f"message:{secrets.token_hex(12)}"
+        for name in ("alive", "nearly over", "gone", "leaked")
+    }
     lab.redis("SET", keys["alive"], "x", "EX", 60)
     for name, key in keys.items():
         said, (ttl, pttl) = await _asked(lab, name, key, rule)
         if not isinstance(said, bool):
-            raise Unusable(f"It said {said!r}. It is to say True or False: compare what Redis answers with a number (==).")
+            raise Unusable(
+                f"It said {said!r}. It is to say True or False: compare what Redis answers with a number (==)."
+            )
         if said is not (pttl == NO_EXPIRY):
             return not_yet(
                 f"{_which(name, said)} For it TTL answers {ttl} and PTTL {pttl}. The table of codes above tells such keys apart."
             )
-    return correct("It found the one key without expiry, and left alone the living one, the one with TTL 0 and the one that was gone.")
+    return correct(
+        "It found the one key without expiry, and left alone the living one, the one with TTL 0 and the one that was gone."
+    )
 
 
 def _which(name: str, said: bool) -> str:
@@ -167,7 +208,9 @@ async def _asked(lab: Lab, name: str, key: str, rule: Any) -> tuple[Any, tuple[i
         ttl, pttl = lab.redis("EVAL", ASK, 1, key)
         if pttl == NO_EXPIRY or name != "leaked":
             return said, (ttl, pttl)
-    raise Unusable("The key has an expiry after your function has run. It is to look, and to change nothing.")
+    raise Unusable(
+        "The key has an expiry after your function has run. It is to look, and to change nothing."
+    )
 
 
 async def one_by_one(lab: Lab, commands: list[list[str]], pause: Pause) -> None:
@@ -184,15 +227,25 @@ async def in_one_step(lab: Lab, answer: Any) -> Verdict:
         raise Unusable(f'The answer is a command in quotes, such as "SET {NOTE} hello".')
     commands = [command_of(part, NOTE) for part in answer.strip().rstrip(";").split(";")]
     for number, words in enumerate(commands, 1):
-        if NO_EXPIRY in [await _killed_after(lab, commands, number) for _ in range(2)]:  # the worker is not there twice
+        if NO_EXPIRY in [
+            await _killed_after(lab, commands, number) for _ in range(2)
+        ]:  # the worker is not there twice
             last = " ".join(words[:2])
-            return not_yet(f"Killed after command {number} ({last} ...) it leaves a key with PTTL -1. {_why(number, len(commands))}")
+            return not_yet(
+                f"Killed after command {number} ({last} ...) it leaves a key with PTTL -1. {_why(number, len(commands))}"
+            )
     pttl = await _killed_after(lab, commands, len(commands))
     if (value := give(lab, ["GET", NOTE])) != "hello":
-        return not_yet(f"After it GET answers {value!r}, not 'hello', and PTTL {pttl}. PX counts milliseconds, EX seconds.")
+        return not_yet(
+            f"After it GET answers {value!r}, not 'hello', and PTTL {pttl}. PX counts milliseconds, EX seconds."
+        )
     if not LIFE - 1000 <= pttl <= LIFE:
-        return not_yet(f"No key without expiry, wherever it is killed. But PTTL answers {pttl}; 5 s are {LIFE}. PX counts ms, EX seconds.")
-    return correct(f"Killed in the same walk, it left a key that ends by itself. PTTL answered {pttl}.")
+        return not_yet(
+            f"No key without expiry, wherever it is killed. But PTTL answers {pttl}; 5 s are {LIFE}. PX counts ms, EX seconds."
+        )
+    return correct(
+        f"Killed in the same walk, it left a key that ends by itself. PTTL answered {pttl}."
+    )
 
 
 def _why(number: int, commands: int) -> str:
@@ -218,7 +271,9 @@ def claims(lab: Lab, trace: Trace, life: Life, weighed: Weighed) -> Claims:
     alive = (life.alive_ms - life.cached_ms) / 1000
     seen = f"its name is message: and the _id; last found at {alive:.2f} s, first missed at {life.seconds:.2f} s"
     small, large = min(weighed.totals), max(weighed.totals)
-    weight = f"it hangs on the text: {TIMED} {small:,} to {large:,} bytes; notebook 11 weighs a thousand"
+    weight = (
+        f"it hangs on the text: {TIMED} {small:,} to {large:,} bytes; notebook 11 weighs a thousand"
+    )
     return lab.found(
         Claim("message_key", seen, holds(named and lived)),
         Claim("total_bytes", weight, DEPENDS if small < DOCUMENT_TOTAL < large else holds(False)),

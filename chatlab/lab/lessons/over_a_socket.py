@@ -77,12 +77,18 @@ async def listening(*people: client.ChatClient) -> None:
 
 async def settled(*people: client.ChatClient) -> None:
     """Wait until all that has been emitted to these sockets has come: what is asked now is answered behind it."""
-    await asyncio.gather(*(person.socket.call("is all here?", timeout=PATIENCE) for person in people))
+    await asyncio.gather(
+        *(person.socket.call("is all here?", timeout=PATIENCE) for person in people)
+    )
 
 
 def heard_of(person: client.ChatClient, message_id: str) -> list[ReceivedEvent]:
     """The `newMessage` events with this message that came to this person."""
-    return [heard for heard in person.received if heard.event == "newMessage" and heard.payload["_id"] == message_id]
+    return [
+        heard
+        for heard in person.received
+        if heard.event == "newMessage" and heard.payload["_id"] == message_id
+    ]
 
 
 async def arrivals(trace: Trace, *people: Person) -> Rows:
@@ -94,9 +100,19 @@ async def arrivals(trace: Trace, *people: Person) -> Rows:
     began = trace.events[0]["at"] - trace.events[0]["tookMs"]
     at = {event["stage"]: event["at"] for event in trace.events}
     told = [(person.id, heard_of(person, trace.id)) for person in people]
-    rows = [(name, f"newMessage, {_times(len(heard))}", _ms(heard[0].at - began) if heard else "") for name, heard in told]
-    emits, answers = at["cache_conversation"], at["respond"]  # the box before has ended; this one has
-    ends = [("the service", "emits", _ms(emits - began)), *rows, ("the service", "answers", _ms(answers - began))]
+    rows = [
+        (name, f"newMessage, {_times(len(heard))}", _ms(heard[0].at - began) if heard else "")
+        for name, heard in told
+    ]
+    emits, answers = (
+        at["cache_conversation"],
+        at["respond"],
+    )  # the box before has ended; this one has
+    ends = [
+        ("the service", "emits", _ms(emits - began)),
+        *rows,
+        ("the service", "answers", _ms(answers - began)),
+    ]
     return Rows(("who", "what", "since the request"), ends)
 
 
@@ -141,13 +157,21 @@ class Doors(NamedTuple):
         return list(zip(WHAT, self.http.words, self.socket.words, strict=True))
 
     def __repr__(self) -> str:
-        return "\n".join(f"{what:<24} {one}" if one == other else f"{what:<24} {one} | {other}" for what, one, other in self.rows)
+        return "\n".join(
+            f"{what:<24} {one}" if one == other else f"{what:<24} {one} | {other}"
+            for what, one, other in self.rows
+        )
 
     def _repr_html_(self) -> str:
-        return table(("", "HTTP", "socket"), [(what, one, "same" if one == other else other) for what, one, other in self.rows])
+        return table(
+            ("", "HTTP", "socket"),
+            [(what, one, "same" if one == other else other) for what, one, other in self.rows],
+        )
 
 
-async def both_doors(lab: Lab, sender: Person, receiver: Person, text: str = "The same words") -> Doors:
+async def both_doors(
+    lab: Lab, sender: Person, receiver: Person, text: str = "The same words"
+) -> Doors:
     """Send the same words by each door, and look what each has left behind."""
     await listening(sender, receiver)
     return Doors(*[await _left_by(door, lab, sender, receiver, text) for door in DOORS])
@@ -162,10 +186,13 @@ async def _left_by(door: str, lab: Lab, sender: Person, receiver: Person, text: 
     document = lab.mongo_find("messages", _id=trace.id)
     return Left(
         boxes=", ".join(trace.stages),
-        document=", ".join(f"{name} {json.dumps(document[0][name])}" for name in document[0] if name not in OF_EACH),
+        document=", ".join(
+            f"{name} {json.dumps(document[0][name])}" for name in document[0] if name not in OF_EACH
+        ),
         answer="the document" if document == [trace.message] else "not the document",
         keys=", ".join(key.replace(trace.id, "{_id}") for key in lives),
-        events=", ".join(f"{name} {_times(len(events))}" for name, events in heard.items()) + ("" if answered else ", not as answered"),
+        events=", ".join(f"{name} {_times(len(events))}" for name, events in heard.items())
+        + ("" if answered else ", not as answered"),
         cached=len(lives) == 2 and all(life > 0 for life in lives.values()),
         once=all(len(events) == 1 for events in heard.values()),
     )
@@ -191,8 +218,12 @@ async def receives(lab: Lab, answer: Any) -> Verdict:
     await settled(alice)
     heard += [told for told in alice.received[before:] if told.event != "onlineUsers"]
     picked = [told for told in heard if _picked(answer, told)]
-    if [(told.event, told.payload["_id"]) for told in picked if isinstance(told.payload, dict)] == [("newMessage", wanted)]:
-        return correct(f"Of {len(heard)} events that her socket heard, your function picks Bob's new message to her, and no other.")
+    if [(told.event, told.payload["_id"]) for told in picked if isinstance(told.payload, dict)] == [
+        ("newMessage", wanted)
+    ]:
+        return correct(
+            f"Of {len(heard)} events that her socket heard, your function picks Bob's new message to her, and no other."
+        )
     names = "; ".join(_described(told) for told in picked) or "none"
     return not_yet(
         f"Her socket heard {len(heard)} events. Your function picks {len(picked)}: {names}. One is wanted: a new message, from Bob."
@@ -216,11 +247,17 @@ def _picked(answer: Any, told: ReceivedEvent) -> bool:
         if not callable(answer):
             raise
         kind = "a list of names" if isinstance(told.payload, list) else "a message"
-        raise Unusable(f"{wrong} It was given the event {told.event}, whose payload is {kind}.") from None
+        raise Unusable(
+            f"{wrong} It was given the event {told.event}, whose payload is {kind}."
+        ) from None
 
 
 def _described(told: ReceivedEvent) -> str:
-    return f"{told.event} from {told.payload['senderId']}" if isinstance(told.payload, dict) else told.event
+    return (
+        f"{told.event} from {told.payload['senderId']}"
+        if isinstance(told.payload, dict)
+        else told.event
+    )
 
 
 @check
@@ -228,20 +265,43 @@ async def names_keys(lab: Lab, answer: Any) -> Verdict:
     """Does this function name the keys that a message leaves, whoever sends it, by whichever door?"""
     ways = (("alice", "bob", "http"), ("bob", "alice", "socket"), ("carol", "alice", "socket"))
     for sender, receiver, door in ways:
-        trace = await (await lab.person(sender)).send(await lab.person(receiver), "Which keys?", door=door)
+        trace = await (await lab.person(sender)).send(
+            await lab.person(receiver), "Which keys?", door=door
+        )
         there, said = keys_of(lab, trace.id), tried(answer, trace.message)
-        if not isinstance(said, list | tuple | set) or not all(isinstance(key, str) for key in said):
-            return not_yet(f"Your function says {said!r}. What is wanted is a list of keys, each of them text.")
+        if not isinstance(said, list | tuple | set) or not all(
+            isinstance(key, str) for key in said
+        ):
+            return not_yet(
+                f"Your function says {said!r}. What is wanted is a list of keys, each of them text."
+            )
         if set(said) != set(there):
-            return not_yet(_other_keys(f"A message from {sender} to {receiver}, by {door}", set(there), set(said), trace.id))
-    return correct(f"{len(ways)} messages, {len(set(DOORS))} doors: each time exactly these keys held the message. No key tells the door.")
+            return not_yet(
+                _other_keys(
+                    f"A message from {sender} to {receiver}, by {door}",
+                    set(there),
+                    set(said),
+                    trace.id,
+                )
+            )
+    return correct(
+        f"{len(ways)} messages, {len(set(DOORS))} doors: each time exactly these keys held the message. No key tells the door."
+    )
 
 
 def _other_keys(what: str, there: set[str], said: set[str], message_id: str) -> str:
-    missing, wrong = [", ".join(sorted(keys)).replace(message_id, "{_id}") for keys in (there - said, said - there)]
-    names = "The two names have one order, whoever sends." if wrong else "One kind of key is for the message, one for the conversation."
-    return f"{what}: {f'{missing} is there and not named' if missing else ''}{'; ' if missing and wrong else ''}" + (
-        f"{wrong} is named and not there. {names}" if wrong else f". {names}"
+    missing, wrong = [
+        ", ".join(sorted(keys)).replace(message_id, "{_id}")
+        for keys in (there - said, said - there)
+    ]
+    names = (
+        "The two names have one order, whoever sends."
+        if wrong
+        else "One kind of key is for the message, one for the conversation."
+    )
+    return (
+        f"{what}: {f'{missing} is there and not named' if missing else ''}{'; ' if missing and wrong else ''}"
+        + (f"{wrong} is named and not there. {names}" if wrong else f". {names}")
     )
 
 
@@ -259,8 +319,12 @@ async def counts(lab: Lab, answer: Any) -> Verdict:
         found = {name: len(heard_of(tab, trace.id)) for name, tab in tabs.items()}
     told = ", ".join(f"{name} {count}" for name, count in found.items())
     if answer == sum(found.values()):
-        return correct(f"Counted: {told}. Each open socket of both people, once each, the one that sent too.")
-    return not_yet(f"It is {'fewer' if answer > sum(found.values()) else 'more'} than {answer}. {_whom(answer)}")
+        return correct(
+            f"Counted: {told}. Each open socket of both people, once each, the one that sent too."
+        )
+    return not_yet(
+        f"It is {'fewer' if answer > sum(found.values()) else 'more'} than {answer}. {_whom(answer)}"
+    )
 
 
 def _whom(answer: int) -> str:
@@ -290,6 +354,14 @@ def claims(lab: Lab, doors: Doors) -> Claims:
     told = "the same boxes, document, answer, keys and events" if same else "they differ, see above"
     return lab.found(
         Claim("two_doors", told, holds(seven and same)),
-        Claim("emitted", f"by HTTP {doors.http.events}; by socket {doors.socket.events}", holds(doors.http.once and doors.socket.once)),
-        Claim("real_time", f"by HTTP {doors.http.keys}; by socket {doors.socket.keys}", holds(doors.http.cached and doors.socket.cached)),
+        Claim(
+            "emitted",
+            f"by HTTP {doors.http.events}; by socket {doors.socket.events}",
+            holds(doors.http.once and doors.socket.once),
+        ),
+        Claim(
+            "real_time",
+            f"by HTTP {doors.http.keys}; by socket {doors.socket.keys}",
+            holds(doors.http.cached and doors.socket.cached),
+        ),
     )

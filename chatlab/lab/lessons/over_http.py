@@ -63,7 +63,9 @@ async def send(sender: Person, body: Json, token: str = "") -> Exchange:
     place, began = urlsplit(sender.url), time.time() * 1000
     head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
     request = encode_request("POST", PATH, head, json.dumps(body).encode())
-    begin, answer = await asyncio.wait_for(_answer(place.hostname or "", place.port or 80, request), PATIENCE)
+    begin, answer = await asyncio.wait_for(
+        _answer(place.hostname or "", place.port or 80, request), PATIENCE
+    )
     told = json.loads(answer)
     boxes = await _boxes(sender, began, refused="_id" not in told)
     asked = request.decode().replace(sender.token, f"({sender.id}'s token)")
@@ -85,7 +87,9 @@ async def _answer(host: str, port: int, request: bytes) -> tuple[str, bytes]:
 def _shown(head: str) -> str:
     """Without the date, and in an order of its own: that of headers means nothing."""
     status, *headers = head.split("\r\n")
-    return "\r\n".join([status, *sorted(line for line in headers if not line.lower().startswith("date:"))])
+    return "\r\n".join(
+        [status, *sorted(line for line in headers if not line.lower().startswith("date:"))]
+    )
 
 
 async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, ...]:
@@ -108,7 +112,10 @@ async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, .
 
 def fields(exchange: Exchange) -> Rows:
     """The message of an answer, with who made each of its fields."""
-    return Rows(("field", "value", "made by"), [(name, json.dumps(value), MAKERS[name]) for name, value in exchange.body.items()])
+    return Rows(
+        ("field", "value", "made by"),
+        [(name, json.dumps(value), MAKERS[name]) for name, value in exchange.body.items()],
+    )
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------------------
@@ -121,15 +128,23 @@ async def finds(lab: Lab, exchange: Exchange, answer: Any) -> Verdict:
         return not_yet('A query is a dict of fields and values, such as {"senderId": "alice"}.')
     await _others(lab, exchange)
     try:
-        found = [str(document["_id"]) for document in lab.messages.find(answer).max_time_ms(QUERY_MS)]
+        found = [
+            str(document["_id"]) for document in lab.messages.find(answer).max_time_ms(QUERY_MS)
+        ]
     except (PyMongoError, InvalidDocument) as wrong:
-        raise Unusable(f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}") from None
+        raise Unusable(
+            f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}"
+        ) from None
     if found == [exchange.body["_id"]]:
-        return correct(f"Of {lab.messages.count_documents({})} messages your query finds one, and it is yours.")
+        return correct(
+            f"Of {lab.messages.count_documents({})} messages your query finds one, and it is yours."
+        )
     if not found:
         return not_yet(_nothing(answer))
     yours = "yours among them" if exchange.body["_id"] in found else "and not yours"
-    return not_yet(f"It finds {len(found)} messages, {yours}. Two fields together are different in every document: which are they?")
+    return not_yet(
+        f"It finds {len(found)} messages, {yours}. Two fields together are different in every document: which are they?"
+    )
 
 
 async def _others(lab: Lab, exchange: Exchange) -> None:
@@ -153,7 +168,9 @@ async def refused(lab: Lab, answer: Any) -> Verdict:
     exchange = await send(alice, answer)
     saved = lab.messages.count_documents({}) - before
     if exchange.status.startswith("422") and not saved and not exchange.boxes:
-        return correct(f'{exchange.status}: "{exchange.body["detail"]}" No box was passed, and nothing was saved.')
+        return correct(
+            f'{exchange.status}: "{exchange.body["detail"]}" No box was passed, and nothing was saved.'
+        )
     if exchange.status.startswith("200"):
         return not_yet(
             f"{exchange.status}: it was saved, from {exchange.body['senderId']} to {exchange.body['receiverId']}. Fields that are not "
@@ -171,7 +188,9 @@ def _must_be_a_body(answer: Any) -> None:
     except (TypeError, ValueError):
         answer = None
     if not isinstance(answer, dict):
-        raise Unusable('A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.')
+        raise Unusable(
+            'A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.'
+        )
 
 
 @check
@@ -187,7 +206,9 @@ async def once(lab: Lab, answer: Any) -> Verdict:
             f"Two messages: seq {first.body['seq']} and seq {again.body['seq']}, each with an _id of its own. The service cannot know that "
             "you meant the same one. Which field of a message above is still null, and is the body's to fill?"
         )
-    return correct(f"Twice the same answer, seq {first.body['seq']}. The second time it passed no boxes but {', '.join(again.boxes)}.")
+    return correct(
+        f"Twice the same answer, seq {first.body['seq']}. The second time it passed no boxes but {', '.join(again.boxes)}."
+    )
 
 
 # --- what holds ------------------------------------------------------------------------------------------------------------------
@@ -199,5 +220,9 @@ def claims(lab: Lab, sent: Exchange, stranger: Exchange) -> Claims:
     body = "the message as MongoDB has it" if same else "not what MongoDB has"
     return lab.found(
         Claim("seven_boxes", ", ".join(sent.boxes), holds(sent.boxes == STAGES)),
-        Claim("one_answer", f"{sent.status} and {body}; with a wrong token {stranger.status}", holds(sent.status == "200 OK" and same)),
+        Claim(
+            "one_answer",
+            f"{sent.status} and {body}; with a wrong token {stranger.status}",
+            holds(sent.status == "200 OK" and same),
+        ),
     )

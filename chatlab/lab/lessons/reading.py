@@ -54,7 +54,9 @@ def _times(asked: list[str]) -> str:
     return {0: "nothing", 1: "once"}.get(len(asked), f"{len(asked)} times")
 
 
-async def read(lab: Lab, reader: Person, other: Person, *, fresh: bool = False, **page: int) -> Read:
+async def read(
+    lab: Lab, reader: Person, other: Person, *, fresh: bool = False, **page: int
+) -> Read:
     """Read, and count. Whose token this is the service asks MongoDB every few seconds: that does not count here."""
     found: list[ReadResult] = []
 
@@ -62,7 +64,9 @@ async def read(lab: Lab, reader: Person, other: Person, *, fresh: bool = False, 
         found.append(await reader.read(other.id, fresh=fresh, **page))
 
     asked = await lab.asked(act())
-    return Read(found[0], [command for command in asked.mongo if command.endswith(" messages")], asked.redis)
+    return Read(
+        found[0], [command for command in asked.mongo if command.endswith(" messages")], asked.redis
+    )
 
 
 def end_window(lab: Lab) -> Said:
@@ -80,7 +84,10 @@ class Ways(dict[str, Read]):
     """A read for each state of the cache, and each way to ask."""
 
     def rows(self) -> Rows:
-        cells = [(name, way.reading.cache, _times(way.mongo), _times(way.redis)) for name, way in self.items()]
+        cells = [
+            (name, way.reading.cache, _times(way.mongo), _times(way.redis))
+            for name, way in self.items()
+        ]
         return Rows(("the cache", "X-Cache", "MongoDB was asked", "Redis was asked"), cells)
 
     def __repr__(self) -> str:
@@ -125,7 +132,10 @@ async def latest(lab: Lab, alice: Person, bob: Person) -> dict[str, int]:
     seen = {}
     for mode in ("drawn", "window"):
         await lab.turn(cache_mode=mode)
-        pairs = [(await alice.send(bob, f"Number {number}, {mode}"), await bob.read(alice.id)) for number in range(SENDS)]
+        pairs = [
+            (await alice.send(bob, f"Number {number}, {mode}"), await bob.read(alice.id))
+            for number in range(SENDS)
+        ]
         seen[mode] = sum(reading.messages[-1]["_id"] == trace.id for trace, reading in pairs)
     return seen
 
@@ -160,7 +170,10 @@ def _conversation(one: Person, other: Person) -> str:
 
 def in_mongodb(lab: Lab, one: Person, other: Person) -> list[Json]:
     """Their conversation, in its order."""
-    return sorted(lab.mongo_find("messages", conversation=_conversation(one, other)), key=lambda message: message["seq"])
+    return sorted(
+        lab.mongo_find("messages", conversation=_conversation(one, other)),
+        key=lambda message: message["seq"],
+    )
 
 
 def cached_list(lab: Lab, key: str) -> list[Json]:
@@ -213,7 +226,9 @@ def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
     return str(lab.redis("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts))
 
 
-async def late_fill(lab: Lab, reader: Person, other: Person, act: Callable[[], Awaitable[Any]]) -> Said:
+async def late_fill(
+    lab: Lab, reader: Person, other: Person, act: Callable[[], Awaitable[Any]]
+) -> Said:
     """A reader of the service stands between MongoDB and its fill while `act` happens; then it goes on, and somebody else reads."""
     became = "old"
     for _ in range(TRIES):
@@ -224,7 +239,9 @@ async def late_fill(lab: Lab, reader: Person, other: Person, act: Callable[[], A
         if became != "old":  # it took too long altogether, which is refused as well
             break
     reading, stored = await reader.read(other.id), in_mongodb(lab, reader, other)
-    right = "is exactly what MongoDB has" if reading.messages == stored else "is not what MongoDB has"
+    right = (
+        "is exactly what MongoDB has" if reading.messages == stored else "is not what MongoDB has"
+    )
     return Said(f"The late fill: {became}. What the next reader sees {right}.")
 
 
@@ -245,7 +262,9 @@ async def half_hits(lab: Lab, alice: Person, bob: Person, every: Any) -> Verdict
             f"{seen} A window lives 5 s from its filling, and reading does not extend that: room for one more read, not for two."
         )
     if not hits:
-        return not_yet(f"{seen} When the next read comes, the window's 5 s are over. How soon must it come?")
+        return not_yet(
+            f"{seen} When the next read comes, the window's 5 s are over. How soon must it come?"
+        )
     return not_yet(f"{seen} How many reads fall into the 5 s that begin with a miss?")
 
 
@@ -273,19 +292,28 @@ async def may_answer(lab: Lab, bob: Person, rule: Any) -> Verdict:
     """Does the rule let a list answer `limit=50` when it can, and only then? Tried with lists in Redis, compared with MongoDB."""
     long, short = await _stored(lab, "dave", bob, PAGE + 10), await _stored(lab, "erin", bob, 3)
     last = len(long)
-    cases = [Case(long, last, last), Case(long, last - PAGE + 2, last), Case(long, last - PAGE + 1, last), Case(long, 1, last)]
+    cases = [
+        Case(long, last, last),
+        Case(long, last - PAGE + 2, last),
+        Case(long, last - PAGE + 1, last),
+        Case(long, 1, last),
+    ]
     for case in [*cases, Case(short, 3, 3), Case(short, 1, 3)]:
         wrong = _answered(lab, case, rule)
         if wrong:
             return not_yet(wrong)
-    return correct(f"Lists of {len(cases) + 2} kinds, and no reader missed a message or asked in vain. {await _by_the_service(lab, bob)}")
+    return correct(
+        f"Lists of {len(cases) + 2} kinds, and no reader missed a message or asked in vain. {await _by_the_service(lab, bob)}"
+    )
 
 
 async def _stored(lab: Lab, name: str, bob: Person, count: int) -> list[Json]:
     """So many messages from this person to Bob, in MongoDB."""
     person = await lab.person(name)
     there = len(in_mongodb(lab, person, bob))
-    await asyncio.gather(*(person.send_by_http(bob.id, f"Number {number}") for number in range(there, count)))
+    await asyncio.gather(
+        *(person.send_by_http(bob.id, f"Number {number}") for number in range(there, count))
+    )
     return in_mongodb(lab, person, bob)[:count]
 
 
@@ -297,7 +325,9 @@ def _answered(lab: Lab, case: Case, rule: Any) -> str:
     held = f"The list held seq {case.oldest} to {case.newest} of a conversation of {len(case.stored)}, and limit={PAGE} was asked."
     says = tried(rule, case.oldest, case.newest, PAGE)
     if not isinstance(says, bool):
-        raise Unusable(f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB).")
+        raise Unusable(
+            f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB)."
+        )
     if says and cached != wanted:
         return f"{held} Your rule let it answer: {_counted(cached)}, of {len(wanted)}. {len(wanted) - len(cached)} are missing."
     if not says and cached == wanted:
@@ -325,7 +355,9 @@ async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause
     await pause("has read MongoDB")
     says = tried(rule, token, int(lab.redis("GET", f"{key}:changed") or 0))
     if not isinstance(says, bool):
-        raise Unusable(f"Your function said {says!r}. It has to say True (fill) or False (leave it).")
+        raise Unusable(
+            f"Your function said {says!r}. It has to say True (fill) or False (leave it)."
+        )
     if says:
         replace(lab, key, stored)
     return says
@@ -343,7 +375,9 @@ async def may_fill(lab: Lab, bob: Person, carol: Person, rule: Any) -> Verdict:
     key = _list_of(bob, carol)
     lab.redis("DEL", key, f"{key}:changed")
     if not await Walk(careful_read, lab, bob, carol, rule).rest():
-        return not_yet("Nothing had ever changed (changed was 0), and your rule refused the fill: nothing would ever be cached.")
+        return not_yet(
+            "Nothing had ever changed (changed was 0), and your rule refused the fill: nothing would ever be cached."
+        )
     lab.redis("DEL", key)
     await marked_send(lab, carol, bob, "Before the reading")
     lab.redis("DEL", key)
@@ -373,10 +407,18 @@ def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> Claims:
     """What the document says of reading, held against these reads."""
     asks = [bool(way.mongo) for way in found.values()]
     verdict = HOLDS if all(asks) else DEPENDS if any(asks) else FAILS
-    told = [f"{way.reading.cache} {_times(way.mongo)}" for name, way in found.items() if "drawn" not in name]
+    told = [
+        f"{way.reading.cache} {_times(way.mongo)}"
+        for name, way in found.items()
+        if "drawn" not in name
+    ]
     drawn = [f"mode drawn {_times(way.mongo)}" for name, way in found.items() if "drawn" in name]
     shown = ", ".join(f"{count} of {SENDS} in mode {mode}" for mode, count in seen.items())
     return lab.found(
         Claim("asks_mongodb", "; ".join([*drawn, *told]), verdict),
-        Claim("latest_data", f"right behind a send, the read had it: {shown}", holds(all(count == SENDS for count in seen.values()))),
+        Claim(
+            "latest_data",
+            f"right behind a send, the read had it: {shown}",
+            holds(all(count == SENDS for count in seen.values())),
+        ),
     )

@@ -56,23 +56,35 @@ def times(found: Sized) -> str:
 async def killed_between(lab: Lab, sender: Person, receiver: Person, text: str) -> Killed:
     """Send, and kill the service between the save and the cache. The client id is the text and a number."""
     for attempt in range(TRIES):
-        killed, unanswered = await _killed_after_save(lab, sender, receiver, Killed(text, f"{text} {attempt}", [], []))
+        killed, unanswered = await _killed_after_save(
+            lab, sender, receiver, Killed(text, f"{text} {attempt}", [], [])
+        )
         if unanswered and killed.documents:
             return killed
     raise TimeoutError("The service was always quicker than the kill")
 
 
-async def _killed_after_save(lab: Lab, sender: Person, receiver: Person, of: Killed) -> tuple[Killed, bool]:
+async def _killed_after_save(
+    lab: Lab, sender: Person, receiver: Person, of: Killed
+) -> tuple[Killed, bool]:
     """Freeze Redis, send, and kill the service as soon as MongoDB has the message; Redis too, or it would go on with what it was told."""
     await _nothing_cached(lab)
     lab.freeze("redis")
     sending = asyncio.ensure_future(again(of, sender, receiver))
-    await looked_until(lambda: sending.done() or lab.messages.count_documents({"clientId": of.client_id}), BACK, every=0.001)
+    await looked_until(
+        lambda: sending.done() or lab.messages.count_documents({"clientId": of.client_id}),
+        BACK,
+        every=0.001,
+    )
     await lab.kill()
     await lab.crash_engine("redis")
     outcome = (await asyncio.gather(sending, return_exceptions=True))[0]
     documents = lab.mongo_find("messages", clientId=of.client_id)
-    keys = [key for key in lab.redis_keys("message*") if documents and documents[0]["_id"] in str(lab.redis_get(key))]
+    keys = [
+        key
+        for key in lab.redis_keys("message*")
+        if documents and documents[0]["_id"] in str(lab.redis_get(key))
+    ]
     await lab.restart()
     return of._replace(documents=documents, keys=keys), isinstance(outcome, httpx.HTTPError)
 
@@ -107,16 +119,26 @@ class Born(NamedTuple):
 
 async def born(lab: Lab, sender: Person, receiver: Person) -> Born:
     """Freeze MongoDB, send, and see which boxes tell of an _id; then let it go on."""
-    await sender.send(receiver, "Is everybody here?")  # the service asks MongoDB who they are now, and not in between
+    await sender.send(
+        receiver, "Is everybody here?"
+    )  # the service asks MongoDB who they are now, and not in between
     seen = len(lab.events)
     lab.freeze("mongo")
     sending = asyncio.ensure_future(sender.send(receiver, "Who gives me my name?"))
-    created = await lab.until(lambda: next((event for event in list(lab.events)[seen:] if event["stage"] == "create"), None))
-    boxes = tuple(event["stage"] for event in lab.events if created and event["trace"] == created["trace"])
+    created = await lab.until(
+        lambda: next(
+            (event for event in list(lab.events)[seen:] if event["stage"] == "create"), None
+        )
+    )
+    boxes = tuple(
+        event["stage"] for event in lab.events if created and event["trace"] == created["trace"]
+    )
     lab.thaw("mongo")
     trace = await sending
     stored = lab.mongo_find("messages", _id=trace.id)
-    return Born(boxes, created["messageId"] if created else "none", stored[0]["_id"] if stored else "none")
+    return Born(
+        boxes, created["messageId"] if created else "none", stored[0]["_id"] if stored else "none"
+    )
 
 
 # --- what is asked of MongoDB ----------------------------------------------------------------------------------------------------
@@ -136,7 +158,10 @@ async def concern(lab: Lab, act: Awaitable[Trace]) -> Json:
 
 def indexes(lab: Lab) -> dict[str, list[str]]:
     """The fields of each index of messages, in their order."""
-    return {name: [field for field, _ in index["key"]] for name, index in lab.messages.index_information().items()}
+    return {
+        name: [field for field, _ in index["key"]]
+        for name, index in lab.messages.index_information().items()
+    }
 
 
 class Plan(NamedTuple):
@@ -150,12 +175,18 @@ class Plan(NamedTuple):
 def plan(lab: Lab, query: Json, **more: Any) -> Plan:
     """MongoDB's own word on a query: `explain`."""
     asked = {"find": lab.messages.name, "filter": query, **more}
-    told = lab.messages.database.command("explain", asked, verbosity="executionStats", maxTimeMS=2000)
+    told = lab.messages.database.command(
+        "explain", asked, verbosity="executionStats", maxTimeMS=2000
+    )
     stages = list(_stages(told["queryPlanner"]["winningPlan"]))
     named = [stage["indexName"] for stage in stages if "indexName" in stage]
     by_id = any(stage.get("stage", "").startswith(("IDHACK", "EXPRESS")) for stage in stages)
     stats = told["executionStats"]
-    return Plan(named[0] if named else OF_ID if by_id else NO_INDEX, stats["totalDocsExamined"], stats["nReturned"])
+    return Plan(
+        named[0] if named else OF_ID if by_id else NO_INDEX,
+        stats["totalDocsExamined"],
+        stats["nReturned"],
+    )
 
 
 def _stages(part: Any) -> Iterator[Json]:
@@ -172,12 +203,17 @@ def _stages(part: Any) -> Iterator[Json]:
 def plans(lab: Lab, killed: Killed) -> Rows:
     """Three questions, by which index MongoDB finds the answers, and how many documents it looks at for that."""
     asked = {
-        "the newest of a conversation": plan(lab, {"conversation": "alice:bob"}, sort={"seq": -1}, limit=1),
+        "the newest of a conversation": plan(
+            lab, {"conversation": "alice:bob"}, sort={"seq": -1}, limit=1
+        ),
         "the message with this _id": plan(lab, {"_id": ObjectId(killed.documents[0]["_id"])}),
         "a message with this text": plan(lab, {"text": killed.text}),
     }
     everything = lab.messages.count_documents({})
-    rows = [(what, how.by, "all" if how.looked == everything else str(how.looked)) for what, how in asked.items()]
+    rows = [
+        (what, how.by, "all" if how.looked == everything else str(how.looked))
+        for what, how in asked.items()
+    ]
     return Rows(("asked for", "index", "documents looked at"), rows)
 
 
@@ -204,8 +240,13 @@ async def kept(lab: Lab, *people: Person) -> Kept:
     """Everybody writes to everybody; MongoDB is killed; what was answered is counted when it is back."""
     answered, stopped = list[str](), asyncio.Event()
     pairs = [(sender, receiver) for sender in people for receiver in people][:WRITERS]
-    writing = [asyncio.ensure_future(_write(sender, receiver, answered, stopped)) for sender, receiver in pairs]
-    await looked_until(lambda: len(answered) >= ENOUGH or all(task.done() for task in writing), BACK, every=0.001)
+    writing = [
+        asyncio.ensure_future(_write(sender, receiver, answered, stopped))
+        for sender, receiver in pairs
+    ]
+    await looked_until(
+        lambda: len(answered) >= ENOUGH or all(task.done() for task in writing), BACK, every=0.001
+    )
     together = await _messages_in_an_insert(people[0])
     await lab.crash_engine("mongo")
     stopped.set()
@@ -215,7 +256,9 @@ async def kept(lab: Lab, *people: Person) -> Kept:
     return Kept(len(answered), len(set(answered) - there), together)
 
 
-async def _write(sender: Person, receiver: Person, answered: list[str], stopped: asyncio.Event) -> None:
+async def _write(
+    sender: Person, receiver: Person, answered: list[str], stopped: asyncio.Event
+) -> None:
     """Send until a send is not answered with a message."""
     with contextlib.suppress(ChatlabError, httpx.HTTPError):
         while not stopped.is_set():
@@ -224,7 +267,10 @@ async def _write(sender: Person, receiver: Person, answered: list[str], stopped:
 
 async def _messages_in_an_insert(person: Person) -> float:
     told = (await person.http.get("/metrics")).text
-    count, total = (float(re.findall(rf"^chatlab_save_batch_messages_{what} (\S+)", told, re.MULTILINE)[0]) for what in ("count", "sum"))
+    count, total = (
+        float(re.findall(rf"^chatlab_save_batch_messages_{what} (\S+)", told, re.MULTILINE)[0])
+        for what in ("count", "sum")
+    )
     return total / count if count else 0.0
 
 
@@ -292,14 +338,22 @@ async def unheard(lab: Lab, sender: Person, receiver: Person) -> Unheard:
     notes, of = lab.messages.database["notes"], ObjectId()
     notes.insert_one({})  # a connection that is open
     lab.freeze("mongo")
-    careless = notes.with_options(write_concern=WriteConcern(w=0)).insert_one({"_id": of}).inserted_id == of
+    careless = (
+        notes.with_options(write_concern=WriteConcern(w=0)).insert_one({"_id": of}).inserted_id
+        == of
+    )
     try:
         promised = bool(await sender.send_by_http(receiver.id, "Do you hear me?", clientId=str(of)))
     except StoreUnavailable:
         promised = False
     await lab.crash_engine("mongo")
     await _ready(sender)
-    return Unheard(careless, notes.count_documents({"_id": of}), promised, lab.messages.count_documents({"clientId": str(of)}))
+    return Unheard(
+        careless,
+        notes.count_documents({"_id": of}),
+        promised,
+        lab.messages.count_documents({"clientId": str(of)}),
+    )
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------------------
@@ -313,7 +367,9 @@ async def found(lab: Lab, answer: Any) -> Verdict:
     killed = await killed_between(lab, alice, bob, "Find me")
     said = str(tried(answer, lab))
     if killed.documents[0]["_id"] in said:
-        return correct("The service was killed after the save, Redis has nothing of the message, and your function has found it.")
+        return correct(
+            "The service was killed after the save, Redis has nothing of the message, and your function has found it."
+        )
     redis = f"Redis has {'something' if killed.keys else 'nothing'} of it, MongoDB has it {_times(len(killed.documents))}"
     return not_yet(
         f"It was saved, the service was killed, and your function gives {_short(said)}. {redis}. Which box was it that had been passed?"
@@ -328,7 +384,9 @@ def _short(text: str) -> str:
 async def weakens(lab: Lab, answer: Any) -> Verdict:
     """Is something lost that was answered under this write concern? Inserts, kills MongoDB, counts."""
     if not isinstance(answer, dict):
-        raise Unusable('A write concern is a dict of settings, such as {"w": "majority", "j": True}.')
+        raise Unusable(
+            'A write concern is a dict of settings, such as {"w": "majority", "j": True}.'
+        )
     try:
         asked, answered = WriteConcern(**answer), 0
         for _ in range(ROUNDS):
@@ -339,7 +397,9 @@ async def weakens(lab: Lab, answer: Any) -> Verdict:
                     f"{found.answered} inserts were answered, MongoDB was killed, and {found.lost} of them are gone. No error told of it."
                 )
     except (PyMongoError, TypeError, ValueError) as wrong:
-        raise Unusable(f"MongoDB or its driver does not take this: {str(wrong).partition(', full error')[0]}") from None
+        raise Unusable(
+            f"MongoDB or its driver does not take this: {str(wrong).partition(', full error')[0]}"
+        ) from None
     return not_yet(
         f"{answered} inserts were answered, MongoDB was killed {ROUNDS} times, and all are there: this one still waits for the journal. "
         "w says how many must have it before there is an answer, j whether their journals must."
@@ -354,22 +414,29 @@ async def seeks(lab: Lab, killed: Killed, answer: Any) -> Verdict:
     if "_id" in answer:
         raise Unusable("By its _id anybody finds it. Which other index finds one message?")
     try:
-        ids = [str(document["_id"]) for document in lab.messages.find(answer, {"_id": 1}).max_time_ms(2000)]
+        ids = [
+            str(document["_id"])
+            for document in lab.messages.find(answer, {"_id": 1}).max_time_ms(2000)
+        ]
         how = plan(lab, answer)
     except PyMongoError as wrong:
-        raise Unusable(f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}") from None
+        raise Unusable(
+            f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}"
+        ) from None
     if ids != [killed.documents[0]["_id"]]:
-        return not_yet(f"It finds {len(ids)} messages. One is wanted: Alice's, with clientId {killed.client_id!r}.")
+        return not_yet(
+            f"It finds {len(ids)} messages. One is wanted: Alice's, with clientId {killed.client_id!r}."
+        )
     if how.by != NO_INDEX and how.looked == 1:
         return correct(f"Found by the index {how.by}, and MongoDB looked at 1 document.")
-    return not_yet(f"It finds the message, but MongoDB looked at {how.looked} documents, index: {how.by}. {_why_not(answer, how)}")
+    return not_yet(
+        f"It finds the message, but MongoDB looked at {how.looked} documents, index: {how.by}. {_why_not(answer, how)}"
+    )
 
 
 def _why_not(query: Json, how: Plan) -> str:
     if how.by == NO_INDEX:
-        return (
-            "An index is sorted by its first field, then by the next: who does not name the first cannot look anything up. Which begin how?"
-        )
+        return "An index is sorted by its first field, then by the next: who does not name the first cannot look anything up. Which begin how?"
     if "clientId" in query:
         return (
             "The index once holds only messages with a clientId, and MongoDB does not see that yours is one of them; it would with "
@@ -384,8 +451,14 @@ def _why_not(query: Json, how: Plan) -> str:
 def claims(lab: Lab, killed: Killed, born: Born, kept: Kept, unheard: Unheard) -> Claims:
     """What the document says of saving, held against what was broken above."""
     before = born.before == born.after
-    named = "the service made it in create, while MongoDB stood still" if before else "it was not there before the save"
-    survived = bool(killed.documents) and not kept.missing and not (unheard.promised and not unheard.kept)
+    named = (
+        "the service made it in create, while MongoDB stood still"
+        if before
+        else "it was not there before the save"
+    )
+    survived = (
+        bool(killed.documents) and not kept.missing and not (unheard.promised and not unheard.kept)
+    )
     lost = unheard.careless and not unheard.there
     told = (
         f"the service killed after the save: MongoDB has the message {_times(len(killed.documents))}; "

@@ -23,7 +23,10 @@ async def gone_at(lab: Lab, answer: Any) -> Verdict:
     await bob.read("alice")
     life = await lab.life(trace)
     if abs(answer - life.lasted) <= NEAR_ENOUGH:
-        return Verdict(CORRECT, f"It was read at 2 s and gone at {life.lasted:.2f} s: reading does not extend a life.")
+        return Verdict(
+            CORRECT,
+            f"It was read at 2 s and gone at {life.lasted:.2f} s: reading does not extend a life.",
+        )
     return Verdict(NOT_YET, _hint(answer, life))
 
 
@@ -43,14 +46,25 @@ async def durable_box(lab: Lab, trace: Trace, answer: Any) -> Verdict:
     if name not in STAGES:
         return Verdict(NOT_YET, f"That is none of the boxes. They are called: {', '.join(STAGES)}.")
     await lab.life(trace)
-    copies = [key for key in (trace.key, *_conversation_keys(trace)) if trace.id in str(lab.redis_get(key))]
+    copies = [
+        key
+        for key in (trace.key, *_conversation_keys(trace))
+        if trace.id in str(lab.redis_get(key))
+    ]
     stored = lab.mongo_find("messages", _id=trace.id)
     if name == "save" and stored:
-        return Verdict(CORRECT, f"{_in_redis(copies)} MongoDB still has it, and this is the box that put it there.")
+        return Verdict(
+            CORRECT,
+            f"{_in_redis(copies)} MongoDB still has it, and this is the box that put it there.",
+        )
     if name in ("cache_message", "cache_conversation"):
-        return Verdict(NOT_YET, f"Its store is Redis. {_in_redis(copies)} Try lab.redis_keys(), then lab.mongo_find('messages').")
+        return Verdict(
+            NOT_YET,
+            f"Its store is Redis. {_in_redis(copies)} Try lab.redis_keys(), then lab.mongo_find('messages').",
+        )
     return Verdict(
-        NOT_YET, f"{len(stored)} message with this _id is in MongoDB now. Which box speaks to MongoDB? The table of boxes says so."
+        NOT_YET,
+        f"{len(stored)} message with this _id is in MongoDB now. Which box speaks to MongoDB? The table of boxes says so.",
     )
 
 
@@ -71,7 +85,9 @@ def claims(lab: Lab, trace: Trace, life: Life) -> Claims:
     """What the document says of one message, held against this one."""
     stored = bool(lab.mongo_find("messages", _id=trace.id))
     lived = f"last found at {(life.alive_ms - life.cached_ms) / 1000:.2f} s, first missed at {life.seconds:.2f} s"
-    logged = f"logged at {life.told_at:.2f} s, at a beat of the worker" if life.told_ms else "not logged"
+    logged = (
+        f"logged at {life.told_at:.2f} s, at a beat of the worker" if life.told_ms else "not logged"
+    )
     afterwards = f"{'there' if stored else 'not there'} after Redis forgot it; breaking things is for a later notebook"
     return lab.found(
         Claim("seven_boxes", ", ".join(trace.stages), holds(trace.stages == STAGES)),

@@ -27,8 +27,14 @@ BEAT = 1000
 LATE = 400  # milliseconds that a key has left when a worker looks late in its life: TTL answers 0
 PATIENCE = 10.0  # seconds for what comes by itself
 TRIES = 20
-OTHERS, AT_ONCE = 200_000, 10_000  # keys of another application, and how many of them are made by one command
-WANTED, FEWEST = 20, 20  # keys that the check of the steps looks for, and commands that it wants to see
+OTHERS, AT_ONCE = (
+    200_000,
+    10_000,
+)  # keys of another application, and how many of them are made by one command
+WANTED, FEWEST = (
+    20,
+    20,
+)  # keys that the check of the steps looks for, and commands that it wants to see
 STEP = 1000  # keys that one SCAN looks at
 ROUNDS = 7
 NEAR_A_SECOND = 0.05  # seconds
@@ -58,7 +64,12 @@ class Beats(NamedTuple):
     @property
     def apart(self) -> float:
         """Seconds from one to the next, the middle of all."""
-        return statistics.median(after - before for before, after in zip(self.at, self.at[1:], strict=False)) / 1000
+        return (
+            statistics.median(
+                after - before for before, after in zip(self.at, self.at[1:], strict=False)
+            )
+            / 1000
+        )
 
     @property
     def off(self) -> float:
@@ -68,9 +79,7 @@ class Beats(NamedTuple):
 
     def __repr__(self) -> str:
         off = f"the last is {abs(self.off):.1f} ms off the whole second"
-        return (
-            f"{TIMED} {len(self.at)} beats, {self.apart:.3f} s from one to the next; after {(self.at[-1] - self.at[0]) / 1000:.3f} s {off}"
-        )
+        return f"{TIMED} {len(self.at)} beats, {self.apart:.3f} s from one to the next; after {(self.at[-1] - self.at[0]) / 1000:.3f} s {off}"
 
 
 async def beats(lab: Lab) -> Beats:
@@ -98,15 +107,23 @@ class Watched(NamedTuple):
 
     @property
     def told_after_the_end(self) -> bool:
-        return len(self.cleaned) == 1 and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR_S * 1000
+        return (
+            len(self.cleaned) == 1
+            and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR_S * 1000
+        )
 
     def __repr__(self) -> str:
-        once = "once, after the deadline" if self.told_after_the_end else f"{len(self.cleaned)} times"
+        once = (
+            "once, after the deadline" if self.told_after_the_end else f"{len(self.cleaned)} times"
+        )
         alive = "while it lived" if self.hits else "never"
         asked = ", ".join(name for name, count in self.done.items() if count)
         never = ", ".join(name for name, count in self.done.items() if not count)
         lines = (f"· {line}" for line in self.hits + self.cleaned)
-        words = f"Cache hit {alive}; Cache cleaned {once}.", f"Meanwhile Redis did, of these commands, {asked}; and never {never}."
+        words = (
+            f"Cache hit {alive}; Cache cleaned {once}.",
+            f"Meanwhile Redis did, of these commands, {asked}; and never {never}.",
+        )
         return "\n".join(["The worker's log of this key:", *lines, *words])
 
 
@@ -115,18 +132,27 @@ async def watch(lab: Lab, trace: Trace) -> Watched:
     before = _counts(lab)
     life = await lab.life(trace)
     done = {name: count - before[name] for name, count in _counts(lab).items()}
-    return Watched(life, _lines(lab, "Cache hit", trace.key), _lines(lab, "Cache cleaned", trace.key), done)
+    return Watched(
+        life, _lines(lab, "Cache hit", trace.key), _lines(lab, "Cache cleaned", trace.key), done
+    )
 
 
 def _counts(lab: Lab) -> dict[str, int]:
     """How often Redis did a command so far. The engine is this notebook's own."""
     stats = lab.redis("INFO", "commandstats")
-    return {name: stats.get(f"cmdstat_{name.lower()}", {"calls": 0})["calls"] for name in ("SCAN", "KEYS", "DEL", "UNLINK")}
+    return {
+        name: stats.get(f"cmdstat_{name.lower()}", {"calls": 0})["calls"]
+        for name in ("SCAN", "KEYS", "DEL", "UNLINK")
+    }
 
 
 def _lines(lab: Lab, word: str, key: str) -> list[str]:
     """The worker's lines of this kind for this key: the time, and what it says."""
-    lines = [line.split() for line in lab.log(word) if line.split("chatlab.sweeper")[-1].split()[2].endswith(key)]
+    lines = [
+        line.split()
+        for line in lab.log(word)
+        if line.split("chatlab.sweeper")[-1].split()[2].endswith(key)
+    ]
     return [" ".join([line[0], *line[3:]]).replace(lab.settings.key_prefix, "") for line in lines]
 
 
@@ -161,13 +187,18 @@ async def roundings(lab: Lab) -> Rows:
     """What TTL and PTTL say of a key with so much left."""
     looks = [await _at(lab, "message:mine", left) for left in (2600, 1500, 1499, 500, 499, 1, 0)]
     lab.redis("DEL", "message:mine")
-    return Rows(("PTTL", "TTL", "the key"), [(str(look.pttl), str(look.ttl), "there" if look.there else "gone") for look in looks])
+    return Rows(
+        ("PTTL", "TTL", "the key"),
+        [(str(look.pttl), str(look.ttl), "there" if look.there else "gone") for look in looks],
+    )
 
 
 async def ticks(lab: Lab, before: float) -> Rows:
     """What TTL answers at six beats of the worker, the first `before` seconds after a key was cached. Set up on a real key."""
     looks = [await _at(lab, "message:mine", _left(before, number)) for number in range(1, 7)]
-    return Rows(("beat", "TTL"), [(str(number), str(look.ttl)) for number, look in enumerate(looks, 1)])
+    return Rows(
+        ("beat", "TTL"), [(str(number), str(look.ttl)) for number, look in enumerate(looks, 1)]
+    )
 
 
 def _left(before: float, number: int) -> int:
@@ -195,7 +226,9 @@ def look_late(lab: Lab, key: str) -> Look:
 async def edit(lab: Lab, person: Person, trace: Trace, text: str) -> Said:
     """Change a message of this person through the service, until its copy in Redis is the new one."""
     for _ in range(TRIES):
-        (await person.http.patch(f"/api/messages/{trace.id}", json={"text": text})).raise_for_status()
+        (
+            await person.http.patch(f"/api/messages/{trace.id}", json={"text": text})
+        ).raise_for_status()
         if text in (lab.redis_get(trace.key) or ""):
             break
         await asyncio.sleep(0.1)  # Redis was taken for away; the service asks again soon
@@ -207,7 +240,9 @@ def copy_of(lab: Lab, trace: Trace) -> Said:
     value, pttl = lab.redis_get(trace.key), lab.redis_pttl(trace.key)
     if not isinstance(value, str):
         return Said("Not in Redis")
-    return Said(f"In Redis: {json.loads(value)['text']!r}, {'more' if pttl > LIFE / 2 else 'less'} than half of its life to go")
+    return Said(
+        f"In Redis: {json.loads(value)['text']!r}, {'more' if pttl > LIFE / 2 else 'less'} than half of its life to go"
+    )
 
 
 # --- without a worker ----------------------------------------------------------------------------------------------------------
@@ -236,13 +271,24 @@ class Alone(NamedTuple):
 async def alone(lab: Lab, trace: Trace) -> Alone:
     """Follow the message's own key to its end, in a service whose worker is off."""
     before, expired = _counts(lab), lab.redis("INFO", "stats")["expired_keys"]
-    life = Life.of(next(event for event in lab.events if event["stage"] == "cached" and event["key"] == trace.key))
+    life = Life.of(
+        next(
+            event
+            for event in lab.events
+            if event["stage"] == "cached" and event["key"] == trace.key
+        )
+    )
     while life.state in ("live", "kept"):
         life.looked(lab.redis_pttl(life.key), time.time() * 1000)
         await asyncio.sleep(life.next_look(time.time() * 1000) if life.state == "live" else 0)
     after = _counts(lab)
     deleted = sum(after[name] - before[name] for name in ("DEL", "UNLINK"))
-    return Alone(life, lab.redis("INFO", "stats")["expired_keys"] - expired, deleted, _lines(lab, "Cache", trace.key))
+    return Alone(
+        life,
+        lab.redis("INFO", "stats")["expired_keys"] - expired,
+        deleted,
+        _lines(lab, "Cache", trace.key),
+    )
 
 
 # --- the mistake: KEYS ---------------------------------------------------------------------------------------------------------
@@ -255,14 +301,19 @@ def crowd(lab: Lab) -> Said:
     return Said(f"{OTHERS:,} keys page:0, page:1, ... are there beside ours.")
 
 
-Ask = Callable[..., tuple[Any, float]]  # a command of the worker: its answer, and what a neighbour waited meanwhile
+Ask = Callable[
+    ..., tuple[Any, float]
+]  # a command of the worker: its answer, and what a neighbour waited meanwhile
 
 
 async def waits(lab: Lab, chart: Chart) -> Rows:
     """Get the keys both ways, some rounds. The chart gets the longest that a neighbour waited in each round, in milliseconds."""
     waited = {"KEYS": list[float](), "SCAN": list[float]()}
     with lab.redis_client() as redis:
-        worker, neighbour = redis.connection_pool.get_connection(), redis.connection_pool.get_connection()
+        worker, neighbour = (
+            redis.connection_pool.get_connection(),
+            redis.connection_pool.get_connection(),
+        )
         ask = functools.partial(_with_a_neighbour, worker, neighbour)
         for number in range(ROUNDS):
             for name, way in (("KEYS", _by_keys), ("SCAN", _by_scan)):
@@ -276,12 +327,18 @@ async def waits(lab: Lab, chart: Chart) -> Rows:
         ("to get message:*", "one command looks at", "in which Redis serves nobody else"),
         [
             ("KEYS", "every key there is", f"{TIMED} 1 command of {busy['KEYS']:.2f} ms"),
-            (f"SCAN, COUNT {STEP}", "a stretch of them", f"{TIMED} {len(waited['SCAN'])} commands of {busy['SCAN']:.2f} ms"),
+            (
+                f"SCAN, COUNT {STEP}",
+                "a stretch of them",
+                f"{TIMED} {len(waited['SCAN'])} commands of {busy['SCAN']:.2f} ms",
+            ),
         ],
     )
 
 
-def _with_a_neighbour(worker: Connection, neighbour: Connection, *command: Any) -> tuple[Any, float]:
+def _with_a_neighbour(
+    worker: Connection, neighbour: Connection, *command: Any
+) -> tuple[Any, float]:
     """The worker's command, and a PING right behind it on another connection."""
     worker.send_command(*command)  # type: ignore[no-untyped-call]  # the library's types stop here
     asked = time.perf_counter()
@@ -312,13 +369,19 @@ def _by_scan(ask: Ask) -> list[float]:
 async def deadly_beat(lab: Lab, before: float, answer: Any) -> Verdict:
     """At which beat would a worker that deletes at TTL 0 delete a living key? Sets up a key with the life it has left then."""
     if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
-        return not_yet("The answer is the number of a beat: 1 for the first after the key was cached.")
+        return not_yet(
+            "The answer is the number of a beat: 1 for the first after the key was cached."
+        )
     look = await _at(lab, "message:mine", _left(before, answer))
     seen = f"A real key with the life it has left at beat {answer}: TTL answered {look.ttl}, PTTL {look.pttl}."
     if look.there and look.ttl == 0:
-        return correct(f"{seen} It was there, and that worker would have deleted it {look.pttl} ms too early.")
+        return correct(
+            f"{seen} It was there, and that worker would have deleted it {look.pttl} ms too early."
+        )
     if look.there:
-        return not_yet(f"{seen} That worker says Cache hit and goes on. What does lesson.ticks(lab, {before}) list?")
+        return not_yet(
+            f"{seen} That worker says Cache hit and goes on. What does lesson.ticks(lab, {before}) list?"
+        )
     return not_yet(
         f"{seen} That is what a key answers that is gone: there is nothing left to delete. Which answer does that worker wait for?"
     )
@@ -368,8 +431,12 @@ async def _walked(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
     await _end_of(lab, trace.key)
     told += [await Walk(telling_worker, lab, trace.key, rule, known).rest() for _ in range(2)]
     if not alive or told != ["nothing", "Cache cleaned", "nothing"]:
-        return not_yet(f"In the walk your sweep told, one after the other: {', '.join(told)}. Expected: nothing, Cache cleaned, nothing.")
-    return correct(f"In the walk the new copy lived on, and its end was told once. {await _with_a_del(lab, alice, trace, rule)}")
+        return not_yet(
+            f"In the walk your sweep told, one after the other: {', '.join(told)}. Expected: nothing, Cache cleaned, nothing."
+        )
+    return correct(
+        f"In the walk the new copy lived on, and its end was told once. {await _with_a_del(lab, alice, trace, rule)}"
+    )
 
 
 async def deleting_again(lab: Lab, key: str, rule: Any, pause: Pause) -> None:
@@ -409,10 +476,14 @@ async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> Verdict:
     while steps == 0 or cursor:
         words = str(tried(step, cursor)).split()
         if not words or words[0].upper() not in ("KEYS", "SCAN"):
-            raise Unusable(f"Your function makes {' '.join(words)!r}. The command begins with SCAN (or KEYS), and is one text.")
+            raise Unusable(
+                f"Your function makes {' '.join(words)!r}. The command begins with SCAN (or KEYS), and is one text."
+            )
         answer = give(lab, words)
         if words[0].upper() == "KEYS":
-            return not_yet(f"KEYS is one command: it looked at {there:,} keys to find a few, and nobody else was served meanwhile.")
+            return not_yet(
+                f"KEYS is one command: it looked at {there:,} keys to find a few, and nobody else was served meanwhile."
+            )
         cursor, steps = int(answer[0]), steps + 1
         seen.update(answer[1])
         if steps > there:
@@ -442,10 +513,23 @@ def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> Claims:
     asks = f"with {with_what}; {len(others)} lines of its log are about messages:alice:bob, which the pattern does not match"
     valid = bool(watched.hits) and min(watched.remaining) >= 0
     words = f"{deleted} keys deleted; without a worker the key lasted {without.life.lasted:.0f} s as well"
-    logged = "the worker logs the end" if watched.told_after_the_end else "the worker did not log the end"
+    logged = (
+        "the worker logs the end"
+        if watched.told_after_the_end
+        else "the worker did not log the end"
+    )
     return lab.found(
-        Claim("every_second", f"{heard.apart:.3f} s from beat to beat", holds(abs(heard.apart - 1) < NEAR_A_SECOND), timed=True),
+        Claim(
+            "every_second",
+            f"{heard.apart:.3f} s from beat to beat",
+            holds(abs(heard.apart - 1) < NEAR_A_SECOND),
+            timed=True,
+        ),
         Claim("gets_keys", asks, holds(bool(watched.hits) and not others)),
-        Claim("ttl_valid", "Cache hit, each with time remaining" if valid else "not so logged", holds(valid)),
+        Claim(
+            "ttl_valid",
+            "Cache hit, each with time remaining" if valid else "not so logged",
+            holds(valid),
+        ),
         Claim("deletes_at_0", f"{words}; {logged}", holds(deleted > 0)),
     )

@@ -23,4 +23,16 @@ from chatlab.lab.widgets.stores import Stores
 from chatlab.lab.widgets.timeline import Timeline
 from chatlab.lab.widgets.ttl_board import TtlBoard
 
-__all__ = ["Chart", "Chat", "FlowMap", "Live", "Prediction", "Screen", "Stores", "Timeline", "TtlBoard", "predict", "screen_of"]
+__all__ = [
+    "Chart",
+    "Chat",
+    "FlowMap",
+    "Live",
+    "Prediction",
+    "Screen",
+    "Stores",
+    "Timeline",
+    "TtlBoard",
+    "predict",
+    "screen_of",
+]

@@ -15,7 +15,9 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
 
     def __init__(self, question: str, options: list[str]) -> None:
         self.question, self.options = question, options
-        self._choice = ipywidgets.RadioButtons(options=options, value=None, layout={"width": "max-content"})
+        self._choice = ipywidgets.RadioButtons(
+            options=options, value=None, layout={"width": "max-content"}
+        )
         super().__init__([ipywidgets.HTML(f"<b>{html.escape(question)}</b>"), self._choice])
 
     @property
@@ -30,7 +32,13 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
         """
         self._choice.disabled = True
         said = f"You said: {self.answer}." if self.answer else "You gave no answer."
-        verdict = "" if self.answer is None else " So it is." if self.answer == measured else " Not so; read on for the reason."
+        verdict = (
+            ""
+            if self.answer is None
+            else " So it is."
+            if self.answer == measured
+            else " Not so; read on for the reason."
+        )
         return Said(f"{f'{TIMED} ' if timed else ''}{said} Measured: {measured}.{verdict}")
 
     def __repr__(self) -> str:
@@ -39,7 +47,11 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         options = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {"text/plain": repr(self), "text/html": f"<p><b>{html.escape(self.question)}</b></p><ul>{options}</ul>", VIEW: view}
+        return {
+            "text/plain": repr(self),
+            "text/html": f"<p><b>{html.escape(self.question)}</b></p><ul>{options}</ul>",
+            VIEW: view,
+        }
 
 
 def predict(question: str, *options: str) -> Prediction:

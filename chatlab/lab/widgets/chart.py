@@ -26,7 +26,16 @@ class Chart(Paced):
 
     _esm = module_of(OWN / "chart.js", "chart")
 
-    def __init__(self, title: str, *, unit: str = "ms", log: bool = False, x: str = "", lines: bool = False, **traits: Any) -> None:
+    def __init__(
+        self,
+        title: str,
+        *,
+        unit: str = "ms",
+        log: bool = False,
+        x: str = "",
+        lines: bool = False,
+        **traits: Any,
+    ) -> None:
         self.title, self.unit, self.lines = title, unit, lines or bool(x)
         self._look: Json = {"unit": unit, "log": log, "x": x}
         self._values: dict[str, list[float]] = {}  # the sorted values of each side
@@ -83,16 +92,36 @@ class Chart(Paced):
         That is `{side, count, median, p95, dots}`, or `{side, count, points}` for lines.
         """
         if self.lines:
-            return [{"side": side, "count": len(points), "points": points} for side, points in self._points.items()]
+            return [
+                {"side": side, "count": len(points), "points": points}
+                for side, points in self._points.items()
+            ]
         return [
-            {"side": side, "count": len(values), "median": self.median(side), "p95": self.p95(side), "dots": thinned(values)}
+            {
+                "side": side,
+                "count": len(values),
+                "median": self.median(side),
+                "p95": self.p95(side),
+                "dots": thinned(values),
+            }
             for side, values in self._values.items()
         ]
 
     def state(self) -> Json:
-        progress = {"done": self._done, "of": self._of, "beganMs": self._began * 1000, "toldMs": time.time() * 1000}
+        progress = {
+            "done": self._done,
+            "of": self._of,
+            "beganMs": self._began * 1000,
+            "toldMs": time.time() * 1000,
+        }
         said = "; ".join(self._lines())
-        return {"title": self.title, "picture": self._picture(), "marks": list(self._marks), "progress": progress, "said": said}
+        return {
+            "title": self.title,
+            "picture": self._picture(),
+            "marks": list(self._marks),
+            "progress": progress,
+            "said": said,
+        }
 
     def _picture(self) -> str:
         return chart_svg(self.title, self.sides(), **self._look, begun=self._of > 0)

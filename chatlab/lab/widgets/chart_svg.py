@@ -21,13 +21,19 @@ COLOURS = ("#1d6fb8", "#c2570c", "#14917f", "#8a4fbf", "#8a6d00")
 INK, QUIET, LINE, GROUND = "#1b2430", "#566170", "#b9c3cf", "#ffffff"
 
 
-def chart_svg(title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str, begun: bool = False) -> str:
+def chart_svg(
+    title: str, sides: Sequence[Json], *, unit: str, log: bool, x: str, begun: bool = False
+) -> str:
     """Draw the chart. `sides` has the form that `Chart.sides` returns.
 
     With `log` each axis is logarithmic, unless it has values of zero or less.
     """
     if not any(side["count"] for side in sides):
-        return framed(title, 40, []) if begun else framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
+        return (
+            framed(title, 40, [])
+            if begun
+            else framed(title, 90, [text(WIDTH / 2, 58, "Nothing measured yet.", QUIET, "middle")])
+        )
     if "points" in sides[0]:
         return framed(title, PLOT + 112, _lines(sides, unit, log, x))
     return framed(title, 86 + ROW * len(sides), _strips(sides, unit, log))
@@ -56,9 +62,17 @@ def _strip(side: Json, number: int, top: float, place: Scale, unit: str) -> list
         dots.append(f'<circle cx="{place(value):.1f}" cy="{y:.1f}" r="2.5"/>')
     said = f"median {short(side['median'])} {unit} · p95 {short(side['p95'])} {unit} · {side['count']} values"
     return [
-        text(LEFT, top + 20, f'<tspan font-weight="700" {_of(number)}>{html.escape(side["side"])}</tspan>  {html.escape(said)}', INK),
+        text(
+            LEFT,
+            top + 20,
+            f'<tspan font-weight="700" {_of(number)}>{html.escape(side["side"])}</tspan>  {html.escape(said)}',
+            INK,
+        ),
         f'<g {_of(number)} stroke="none" fill-opacity="0.45">{"".join(dots)}</g>',
-        *(_needle(place(side[name]), middle, number, dashes) for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))),
+        *(
+            _needle(place(side[name]), middle, number, dashes)
+            for name, dashes in (("median", ""), ("p95", ' stroke-dasharray="3 2"'))
+        ),
     ]
 
 
@@ -84,7 +98,10 @@ def _lines(sides: Sequence[Json], unit: str, log: bool, x: str) -> list[str]:
     up, y_ticks = _axis([point[1] for point in points], bottom, top, log, from_zero=not log)
     drawn = _ruler(across, x_ticks, top, bottom, x)
     for tick in y_ticks:
-        drawn += [rule(f"M{left} {up(tick):.1f}H{RIGHT}"), text(left - 8, up(tick) + 4, f"{short(tick)}", QUIET, "end")]
+        drawn += [
+            rule(f"M{left} {up(tick):.1f}H{RIGHT}"),
+            text(left - 8, up(tick) + 4, f"{short(tick)}", QUIET, "end"),
+        ]
     drawn.append(text(62, 44, html.escape(unit), QUIET, "end"))
     for number, side in enumerate(sides):
         drawn += _line(side, number, across, up)
@@ -95,12 +112,16 @@ def _line(side: Json, number: int, across: Scale, up: Scale) -> list[str]:
     places = [(across(x), up(y)) for x, y in side["points"]]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" {_of(number)}/>' for x, y in places]
-    return [f'<polyline points="{path}" fill="none" {_of(number, "stroke")} stroke-width="2"/>', *dots]
+    return [
+        f'<polyline points="{path}" fill="none" {_of(number, "stroke")} stroke-width="2"/>',
+        *dots,
+    ]
 
 
 def _legend(sides: Sequence[Json]) -> str:
     names = "  ".join(
-        f'<tspan font-weight="700" {_of(number)}>● {html.escape(side["side"])}</tspan>  ' for number, side in enumerate(sides)
+        f'<tspan font-weight="700" {_of(number)}>● {html.escape(side["side"])}</tspan>  '
+        for number, side in enumerate(sides)
     )
     return text(70, 44, names, INK)
 
@@ -108,12 +129,17 @@ def _legend(sides: Sequence[Json]) -> str:
 # --- axes -----------------------------------------------------------------------------------------
 
 
-def _axis(values: Sequence[float], low: float, high: float, log: bool, *, from_zero: bool = True) -> tuple[Scale, list[float]]:
+def _axis(
+    values: Sequence[float], low: float, high: float, log: bool, *, from_zero: bool = True
+) -> tuple[Scale, list[float]]:
     """Return the function from a value to its position between `low` and `high`, and the ticks."""
     if log and min(values) > 0:
         marks = _decades(min(values), max(values))
         first, last = math.log10(marks[0]), math.log10(marks[-1])
-        return lambda value: low + (math.log10(value) - first) / (last - first) * (high - low), marks
+        return (
+            lambda value: low + (math.log10(value) - first) / (last - first) * (high - low),
+            marks,
+        )
     least = min(0.0, *values) if from_zero else min(values)
     step = _step(max(values) - least)
     top = least + step * max(1, math.ceil((max(values) - least) / step))
@@ -145,7 +171,10 @@ def _step(span: float) -> float:
 def _ruler(place: Scale, ticks: Iterable[float], top: float, bottom: float, what: str) -> list[str]:
     drawn = []
     for tick in ticks:
-        drawn += [rule(f"M{place(tick):.1f} {top:.0f}V{bottom + 5:.0f}"), text(place(tick), bottom + 20, short(tick), QUIET, "middle")]
+        drawn += [
+            rule(f"M{place(tick):.1f} {top:.0f}V{bottom + 5:.0f}"),
+            text(place(tick), bottom + 20, short(tick), QUIET, "middle"),
+        ]
     return [*drawn, text(WIDTH / 2, bottom + 36, html.escape(what), QUIET, "middle")]
 
 
@@ -153,7 +182,11 @@ def short(value: float) -> str:
     """Format with three significant digits, never in exponent notation such as 1e+03."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".") if abs(value) < 100 else f"{value:.0f}"
+    return (
+        f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )
 
 
 # --- the picture ----------------------------------------------------------------------------------
@@ -178,7 +211,9 @@ def image_of(svg: str, words: str) -> str:
     text for readers who cannot see it.
     """
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img class="measured" alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
+    return (
+        f'<img class="measured" alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
+    )
 
 
 def _of(number: int, what: str = "fill") -> str:

@@ -27,7 +27,17 @@ from chatlab.lab.widgets.live import OWN, Paced, module_of
 SHOWN = 30  # messages on a screen
 AGAIN = 0.5  # seconds between two attempts to connect
 OUT_OF_REACH = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError)
-SHAPE = ("_id", "seq", "version", "senderId", "text", "clientId", "reactions", "editedAt", "deletedAt")
+SHAPE = (
+    "_id",
+    "seq",
+    "version",
+    "senderId",
+    "text",
+    "clientId",
+    "reactions",
+    "editedAt",
+    "deletedAt",
+)
 
 
 class Tab(client.ChatClient):
@@ -56,7 +66,9 @@ class Pane:
     here.
     """
 
-    def __init__(self, person: client.ChatClient, other: client.ChatClient, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, person: client.ChatClient, other: client.ChatClient, changed: Callable[[], None]
+    ) -> None:
         self.tab, self.other, self._changed = Tab.of(person, self._heard), other.id, changed
         self.items: dict[str, Json] = {}
         self.open, self.typing, self.trouble = False, False, ""
@@ -65,7 +77,13 @@ class Pane:
 
     def shown(self) -> Json:
         items = sorted(self.items.values(), key=lambda item: item["seq"])
-        return {"id": self.tab.id, "open": self.open, "typing": self.typing, "trouble": self.trouble, "items": items}
+        return {
+            "id": self.tab.id,
+            "open": self.open,
+            "typing": self.typing,
+            "trouble": self.trouble,
+            "items": items,
+        }
 
     def set(self, **what: Any) -> None:
         """Set `open`, `typing` or `trouble`."""
@@ -94,7 +112,10 @@ class Pane:
 
     def _heard(self, heard: client.ReceivedEvent) -> None:
         told = heard.payload
-        if heard.event in ("newMessage", "messageUpdated") and {told["senderId"], told["receiverId"]} == {self.tab.id, self.other}:
+        if heard.event in ("newMessage", "messageUpdated") and {
+            told["senderId"],
+            told["receiverId"],
+        } == {self.tab.id, self.other}:
             self._take(told, heard.at if heard.event == "newMessage" else None)
         elif heard.event == "typing" and told["userId"] == self.other:
             self.set(typing=told["typing"])
@@ -109,7 +130,10 @@ class Pane:
         if former:
             item["tookMs"] = former["tookMs"]
         else:
-            sent = self.sent.get(message["clientId"]) or datetime.fromisoformat(message["createdAt"]).timestamp() * 1000
+            sent = (
+                self.sent.get(message["clientId"])
+                or datetime.fromisoformat(message["createdAt"]).timestamp() * 1000
+            )
             item["tookMs"] = None if at is None else at - sent
         if former is None or former["version"] < message["version"]:
             self.items[message["_id"]] = item
@@ -126,7 +150,9 @@ class Pane:
         """
         try:
             if asked["do"] == "typing":
-                await self.tab.socket.emit("typing", {"receiverId": self.other, "typing": asked["typing"]})
+                await self.tab.socket.emit(
+                    "typing", {"receiverId": self.other, "typing": asked["typing"]}
+                )
             else:
                 await self._send(asked)
                 self.set(trouble="")
@@ -144,7 +170,10 @@ class Chat(Paced):
     _esm = module_of(OWN / "chat.js", "chat")
 
     def __init__(self, left: client.ChatClient, right: client.ChatClient, **traits: Any) -> None:
-        self._panes = {"left": Pane(left, right, self.changed), "right": Pane(right, left, self.changed)}
+        self._panes = {
+            "left": Pane(left, right, self.changed),
+            "right": Pane(right, left, self.changed),
+        }
         for pane in self._panes.values():
             pane.sent = self._sent = self._panes["left"].sent
         self._asked = asyncio.Queue[Json]()
@@ -166,7 +195,9 @@ class Chat(Paced):
 
     def snapshot(self) -> str:
         screens = self.state().values()
-        rows = zip_longest(*([_in_words(item) for item in screen["items"]] for screen in screens), fillvalue="")
+        rows = zip_longest(
+            *([_in_words(item) for item in screen["items"]] for screen in screens), fillvalue=""
+        )
         shown = table([f"{screen['id']}'s screen" for screen in screens], list(rows))
         return f"<p>{html.escape(repr(self))}</p>\n{shown}"
 

@@ -16,9 +16,15 @@ from chatlab.lab.widgets.sources import sources_of
 SECOND = {"create": "send", "read_cache": "read", "read_store": "read", "save": "change"}
 AT_ONCE = 50  # requests whose kind is not yet known; older ones are forgotten
 FACES = {
-    "send": {"http": "HTTP POST Request\n/api/messages/send", "socket": "WebSocket Event\nsocket.sendMessage"},
+    "send": {
+        "http": "HTTP POST Request\n/api/messages/send",
+        "socket": "WebSocket Event\nsocket.sendMessage",
+    },
     "read": {"http": "HTTP GET Request\n/api/messages/{id}"},
-    "change": {"http": "HTTP Request\n/api/messages/{id}", "socket": "WebSocket Event\neditMessage …"},
+    "change": {
+        "http": "HTTP Request\n/api/messages/{id}",
+        "socket": "WebSocket Event\neditMessage …",
+    },
 }
 
 
@@ -56,11 +62,17 @@ class FlowMap(Paced):
 
     def state(self) -> dict[str, Any]:
         first = self._events[0] if self._events else {"door": None, "trace": None}
-        return {"door": first["door"], "trace": first["trace"], "boxes": boxes_of(self._events, PLANS[self.of])}
+        return {
+            "door": first["door"],
+            "trace": first["trace"],
+            "boxes": boxes_of(self._events, PLANS[self.of]),
+        }
 
     def snapshot(self) -> str:
         state = self.state()
-        picture = flow_svg(f"The boxes that a {self.of} passes", FACES[self.of], state["door"], state["boxes"])
+        picture = flow_svg(
+            f"The boxes that a {self.of} passes", FACES[self.of], state["door"], state["boxes"]
+        )
         lit = boxes_html(state["boxes"]) if self._events else ""
         return f"{image_of(picture, ', '.join(box['title'] for box in state['boxes']))}\n<p>{self!r}</p>{lit}"
 

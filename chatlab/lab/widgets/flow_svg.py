@@ -12,7 +12,9 @@ WIDE = 380  # width of a box
 LIT = "#14917f"
 
 
-def flow_svg(title: str, faces: Mapping[str, str], door: str | None, boxes: Sequence[Mapping[str, Any]]) -> str:
+def flow_svg(
+    title: str, faces: Mapping[str, str], door: str | None, boxes: Sequence[Mapping[str, Any]]
+) -> str:
     """Draw a diagram.
 
     `faces` has the label of each transport, and `door` is the transport that was used. `boxes` has
@@ -31,7 +33,15 @@ def _doors(faces: Mapping[str, str], used: str | None) -> list[str]:
         x = LEFT + number * (wide + APART)
         drawn.append(_frame(x, TOP, wide, lit=door == used))
         for line, words in enumerate(face.split("\n")):
-            drawn.append(text(x + wide / 2, TOP + 18 + 17 * line, html.escape(words), QUIET if line else INK, "middle"))
+            drawn.append(
+                text(
+                    x + wide / 2,
+                    TOP + 18 + 17 * line,
+                    html.escape(words),
+                    QUIET if line else INK,
+                    "middle",
+                )
+            )
     return drawn
 
 
@@ -45,7 +55,9 @@ def _box(y: float, box: Mapping[str, Any]) -> list[str]:
         text(LEFT + 12, y + 35, html.escape(box["note"]), QUIET),
         text(LEFT + WIDE - 12, y + 18, took, INK, "end"),
     ]
-    return drawn + ([text(LEFT + WIDE + 14, y + 26, f"◄ {box['aside']}", QUIET)] if box["aside"] else [])
+    return drawn + (
+        [text(LEFT + WIDE + 14, y + 26, f"◄ {box['aside']}", QUIET)] if box["aside"] else []
+    )
 
 
 def _frame(x: float, y: float, wide: float, *, lit: bool) -> str:

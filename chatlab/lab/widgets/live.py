@@ -37,7 +37,10 @@ def module_of(drawing: Path, function: str) -> str:
 
 
 def _imported(drawing: Path) -> list[Path]:
-    direct = [(drawing.parent / name).resolve() for name in IMPORT.findall(drawing.read_text(encoding="utf-8"))]
+    direct = [
+        (drawing.parent / name).resolve()
+        for name in IMPORT.findall(drawing.read_text(encoding="utf-8"))
+    ]
     return [part for path in direct for part in (*_imported(path), path)]
 
 
@@ -48,7 +51,9 @@ class Live(anywidget.AnyWidget):
     state.
     """
 
-    _css = "\n".join(path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css"))
+    _css = "\n".join(
+        path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css")
+    )
     about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
     model = traitlets.Dict().tag(sync=True)
     error = traitlets.Unicode().tag(sync=True)

@@ -9,11 +9,19 @@ from typing import Any
 Source = dict[str, Any]
 
 # The function that passes through all boxes.
-WAYS = {"send": "service:Service.send", "read": "service:Service.read", "change": "service:Service._change"}
+WAYS = {
+    "send": "service:Service.send",
+    "read": "service:Service.read",
+    "change": "service:Service._change",
+}
 BOXES = {
     "send": {
         "create": ["domain.message:create_draft"],
-        "save": ["store.messages:MessageStore.save", "store.group_commit:GroupCommitter._commit", "store.messages:MessageStore.insert"],
+        "save": [
+            "store.messages:MessageStore.save",
+            "store.group_commit:GroupCommitter._commit",
+            "store.messages:MessageStore.insert",
+        ],
         "cache_message": ["cache.cache:Cache.put_message", "cache.window:put_message"],
         "cache_conversation": ["cache.cache:Cache.append_to_window", "cache.window:send"],
         "emit": ["realtime.broadcast:Broadcast.emit"],
@@ -29,7 +37,10 @@ BOXES = {
     "change": {
         "request": ["web.http:HttpApi.edit", "web.sockets:SocketApi._handler"],
         "save": ["service:Service._change", "store.messages:MessageStore.change"],
-        "cache_message": ["cache.cache:Cache.put_changed_message", "cache.window:put_changed_message"],
+        "cache_message": [
+            "cache.cache:Cache.put_changed_message",
+            "cache.window:put_changed_message",
+        ],
         "cache_conversation": ["cache.cache:Cache.change_in_window", "cache.window:change"],
         "emit": ["realtime.broadcast:Broadcast.emit"],
         "respond": ["web.responses:message_response", "web.sockets:_acknowledged"],
@@ -42,7 +53,10 @@ def sources_of(plan: str) -> dict[str, list[Source]]:
 
     `way` is the function that passes through all of them.
     """
-    return {stage: [source(place) for place in places] for stage, places in [*BOXES[plan].items(), ("way", [WAYS[plan]])]}
+    return {
+        stage: [source(place) for place in places]
+        for stage, places in [*BOXES[plan].items(), ("way", [WAYS[plan]])]
+    }
 
 
 def source(place: str) -> Source:
@@ -51,4 +65,10 @@ def source(place: str) -> Source:
     function = attrgetter(name)(importlib.import_module(f"chatlab.{module}"))
     lines, first = inspect.getsourcelines(function)
     text = textwrap.dedent("".join(lines)).rstrip()
-    return {"name": name, "file": f"chatlab/{module.replace('.', '/')}.py", "first": first, "last": first + len(lines) - 1, "text": text}
+    return {
+        "name": name,
+        "file": f"chatlab/{module.replace('.', '/')}.py",
+        "first": first,
+        "last": first + len(lines) - 1,
+        "text": text,
+    }

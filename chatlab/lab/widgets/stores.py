@@ -48,7 +48,11 @@ class Stores(Live):
     def __init__(self, lab: Looking, of: Trace | str, **traits: Any) -> None:
         self._lab = lab
         self._id = (of.id if isinstance(of, Trace) else of).removeprefix("message:")
-        self._window = f"messages:{conversation_of(of.message['senderId'], of.message['receiverId'])}" if isinstance(of, Trace) else ""
+        self._window = (
+            f"messages:{conversation_of(of.message['senderId'], of.message['receiverId'])}"
+            if isinstance(of, Trace)
+            else ""
+        )
         self._seen = asyncio.Event()
         self._views = 0
         super().__init__(model=self.look(), **traits)
@@ -81,7 +85,13 @@ class Stores(Live):
         return {"id": self._id, "places": places, "sentMs": time.time() * 1000}
 
     def _place(self, name: str, key: str, found: Callable[[str], Json | None]) -> Json:
-        place: Json = {"where": WHERE[name], "key": key, "found": None, "deadlineMs": None, "trouble": ""}
+        place: Json = {
+            "where": WHERE[name],
+            "key": key,
+            "found": None,
+            "deadlineMs": None,
+            "trouble": "",
+        }
         try:
             place["found"] = found(key)
             if name != "store" and key:
@@ -101,7 +111,11 @@ class Stores(Live):
 
     def _in_window(self, key: str) -> Json | None:
         value = self._lab.redis_get(key) if key else None
-        entries = [entry for entry in map(_message, value[1:]) if entry] if isinstance(value, list) else []
+        entries = (
+            [entry for entry in map(_message, value[1:]) if entry]
+            if isinstance(value, list)
+            else []
+        )
         return next((entry for entry in entries if entry.get("_id") == self._id), None)
 
     # --- background task --------------------------------------------------------------------------
@@ -125,11 +139,16 @@ class Stores(Live):
 
     def snapshot(self) -> str:
         self.model = self.look()
-        rows = [(place["where"], place["key"], _in_words(place)) for place in self.model["places"].values()]
+        rows = [
+            (place["where"], place["key"], _in_words(place))
+            for place in self.model["places"].values()
+        ]
         return table(("where", "key", "what is there"), rows)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{place['where']:<25}{_in_words(place)}" for place in self.model["places"].values())
+        return "\n".join(
+            f"{place['where']:<25}{_in_words(place)}" for place in self.model["places"].values()
+        )
 
 
 def _message(value: Any) -> Json | None:

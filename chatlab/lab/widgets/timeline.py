@@ -32,17 +32,32 @@ class Timeline(Paced):
 
     def _take(self, event: StageEvent) -> bool:
         """Add an event. True if it changes the timeline."""
-        take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(event["stage"])
+        take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(
+            event["stage"]
+        )
         return take is not None and take(event)
 
     def _beat(self, event: StageEvent) -> bool:
         beat = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
-        self._beats = [*(former for former in self._beats[-BEATS:] if former["at"] > event["at"] - 2000 * SHOWN), beat]
+        self._beats = [
+            *(
+                former
+                for former in self._beats[-BEATS:]
+                if former["at"] > event["at"] - 2000 * SHOWN
+            ),
+            beat,
+        ]
         return True
 
     def _cached(self, event: StageEvent) -> bool:
         self._lives.pop(event["key"], None)  # a changed message is cached with a new TTL
-        life = {"key": event["key"], "cachedMs": event["at"], "deadlineMs": event["at"] + event["ttlMs"], "toldMs": None, "lagMs": None}
+        life = {
+            "key": event["key"],
+            "cachedMs": event["at"],
+            "deadlineMs": event["at"] + event["ttlMs"],
+            "toldMs": None,
+            "lagMs": None,
+        }
         self._lives[event["key"]] = life
         for key in list(self._lives)[:-KEYS]:
             del self._lives[key]
@@ -51,11 +66,19 @@ class Timeline(Paced):
     def _cleaned(self, event: StageEvent) -> bool:
         life = self._lives.get(event["key"])
         if life:
-            life |= {"toldMs": event["at"], "lagMs": event["lagMs"], "deadlineMs": event["at"] - event["lagMs"]}
+            life |= {
+                "toldMs": event["at"],
+                "lagMs": event["lagMs"],
+                "deadlineMs": event["at"] - event["lagMs"],
+            }
         return life is not None
 
     def state(self) -> dict[str, Any]:
-        return {"shownMs": SHOWN * 1000, "beats": list(self._beats), "lives": [dict(life) for life in self._lives.values()]}
+        return {
+            "shownMs": SHOWN * 1000,
+            "beats": list(self._beats),
+            "lives": [dict(life) for life in self._lives.values()],
+        }
 
     def snapshot(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>\n{image_of(timeline_svg(self.state()), 'The beats of the worker, and the lives of keys')}"

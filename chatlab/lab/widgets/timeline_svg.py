@@ -13,7 +13,11 @@ Json = dict[str, Any]
 def timeline_svg(state: Json) -> str:
     """Draw the period that a Timeline's `state` shows, up to the last sweep or deadline."""
     if not state["beats"]:
-        return framed("The worker's timeline", 70, [text(WIDTH / 2, 46, "No beat of the worker yet.", QUIET, "middle")])
+        return framed(
+            "The worker's timeline",
+            70,
+            [text(WIDTH / 2, 46, "No beat of the worker yet.", QUIET, "middle")],
+        )
     end = max([state["beats"][-1]["at"], *(life["deadlineMs"] for life in state["lives"])])
     scale = (RIGHT - LEFT) / state["shownMs"]
 
@@ -21,13 +25,30 @@ def timeline_svg(state: Json) -> str:
         return float(min(RIGHT, max(LEFT, RIGHT - (end - moment) * scale)))
 
     bottom = TOP + LANE * max(1, len(state["lives"]))
-    beats = [f'<path d="M{x(beat["at"]):.1f} 44V{bottom}" stroke="{BLUE if beat["cleaned"] else QUIET}"/>' for beat in state["beats"]]
-    lives = [part for lane, life in enumerate(state["lives"]) for part in _life(life, TOP + LANE * lane, x)]
+    beats = [
+        f'<path d="M{x(beat["at"]):.1f} 44V{bottom}" stroke="{BLUE if beat["cleaned"] else QUIET}"/>'
+        for beat in state["beats"]
+    ]
+    lives = [
+        part
+        for lane, life in enumerate(state["lives"])
+        for part in _life(life, TOP + LANE * lane, x)
+    ]
     marks = [
-        text(x(end - second * 1000), bottom + 18, f"-{second} s" if second else "0 s", QUIET, "end" if second == 0 else "middle")
+        text(
+            x(end - second * 1000),
+            bottom + 18,
+            f"-{second} s" if second else "0 s",
+            QUIET,
+            "end" if second == 0 else "middle",
+        )
         for second in range(0, int(state["shownMs"] / 1000), 5)
     ]
-    return framed("The worker's timeline", bottom + 30, [*beats, *lives, rule(f"M{LEFT} {bottom}H{RIGHT}"), *marks])
+    return framed(
+        "The worker's timeline",
+        bottom + 30,
+        [*beats, *lives, rule(f"M{LEFT} {bottom}H{RIGHT}"), *marks],
+    )
 
 
 def _life(life: Json, y: float, x: Callable[[float], float]) -> list[str]:

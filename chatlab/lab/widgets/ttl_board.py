@@ -26,7 +26,9 @@ class TtlBoard(Live):
         self.model = {"items": items, "sentMs": time.time() * 1000}
 
     def snapshot(self) -> str:
-        lives = "\n".join(image_of(life_svg(life), repr(life)) for life in reversed(self._lives.values()))
+        lives = "\n".join(
+            image_of(life_svg(life), repr(life)) for life in reversed(self._lives.values())
+        )
         return f"<p>The TTL board: live in a running notebook.</p>{lives}"
 
     def __repr__(self) -> str:

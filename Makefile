@@ -95,7 +95,7 @@ $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 	else \
 		{ $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; } && \
 		if $(PIP) --require-hashes -r requirements-uv.lock && \
-			$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; then :; \
+			$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --require-hashes -r requirements.lock; then :; \
 		else $(PIP) --require-hashes -r requirements.lock; fi && \
 		$(PIP) --no-deps --no-build-isolation --editable .; \
 	fi

@@ -1,10 +1,11 @@
 """Calls to a database driver that a cancellation cannot reach, with a time limit.
 
-A driver holds locks and counters while a call runs. If a pymongo call is cancelled while it waits
-for a connection, the lock of the pool stays held, and every later call waits forever. Requests are
-cancelled all the time: a client closes its connection, or the service stops. Therefore each call
-runs in a task of its own. A caller that is cancelled stops waiting; the call continues until the
-driver returns or reaches its own timeout.
+A driver holds locks and counters while a call runs. With Python 3.11, a pymongo call that is
+cancelled twice while it waits for a connection leaves the lock of the pool held, and every later
+call waits forever: `asyncio.wait_for` around `Condition.wait` then returns before the lock is
+acquired again. Starlette cancels that way whenever a client closes its connection. Therefore each
+call runs in a task of its own. A caller that is cancelled stops waiting; the call continues until
+the driver returns or reaches its own timeout.
 """
 
 import asyncio

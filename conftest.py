@@ -16,7 +16,12 @@ from chatlab.settings import load_settings
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-SLOW_NOTEBOOK = "13_the_ledger.ipynb"  # it repeats the measurements of the other notebooks
+SLOW = {  # files that run on demand
+    "10_is_it_faster.ipynb",  # these two measure for half a minute
+    "11_is_it_lighter.ipynb",
+    "13_the_ledger.ipynb",  # repeats the measurements of the other notebooks
+    "test_widgets_in_jupyterlab.py",  # drives every widget in one JupyterLab
+}
 SERVERS = {  # files whose tests start services, engines or commands of their own
     f"test_{name}.py"
     for name in (
@@ -84,7 +89,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with what it needs, for `make test-quick`."""
     for item in items:
-        if item.path.name == SLOW_NOTEBOOK:
+        if item.path.name in SLOW:
             item.add_marker("slow")
         fixtures = set(getattr(item, "fixturenames", ()))
         if item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py":

@@ -157,6 +157,7 @@ def test_a_broken_promise_is_named(
     )
 
 
+@pytest.mark.slow
 def test_in_drawn_mode_reads_bypass_the_cache(engines: Engines, nothing_is_left: None) -> None:
     """In the mode `drawn` a GET reads from MongoDB, and the demo expects that."""
     run = Run(engines, CACHE_TTL="3", SWEEP_INTERVAL="0.5", CACHE_MODE="drawn")
@@ -167,7 +168,14 @@ def test_in_drawn_mode_reads_bypass_the_cache(engines: Engines, nothing_is_left:
     )
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_it_can_be_ended_at_any_time(
     engines: Engines, nothing_is_left: None, ending: signal.Signals
 ) -> None:

@@ -20,6 +20,8 @@ SLOW = {  # files that run on demand
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
     "13_the_ledger.ipynb",  # repeats the measurements of the other notebooks
+    "test_benchmarks.py",  # the benchmarks themselves are not part of the service
+    "test_jupyterlab.py",  # like the next one, starts a JupyterLab and a browser
     "test_widgets_in_jupyterlab.py",  # drives every widget in one JupyterLab
 }
 SERVERS = {  # files whose tests start services, engines or commands of their own

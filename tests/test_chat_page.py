@@ -44,7 +44,13 @@ WATCH_PRESENCE = """() => {
     new MutationObserver(() => presences.push(presence.textContent)).observe(presence, { childList: true });
 }"""
 # What Chromium logs while the service is down.
-LOST = ("ERR_CONNECTION", "WebSocket connection", "ERR_EMPTY_RESPONSE", "ERR_SOCKET")
+LOST = (
+    "ERR_CONNECTION",
+    "ERR_CONTENT_LENGTH_MISMATCH",
+    "ERR_EMPTY_RESPONSE",
+    "ERR_SOCKET",
+    "WebSocket connection",
+)
 
 
 @pytest.fixture(scope="module")

@@ -269,6 +269,7 @@ async def test_a_client_that_does_not_read_is_dropped(start: ServiceMaker, datab
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 async def test_a_client_that_reads_too_slowly_is_dropped(
     start: ServiceMaker, database: Any
 ) -> None:

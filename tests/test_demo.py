@@ -123,6 +123,7 @@ def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: P
     assert "@font-face" not in picture, "a picture needs no network"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "missed", "kept"),
     [

@@ -112,7 +112,7 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
     ]
     assert "respond" in trace.stages
     await wait_until(
-        lambda: [heard.payload["text"] for heard in bob.heard if heard.event == "newMessage"],
+        lambda: [heard.payload["text"] for heard in bob.received if heard.event == "newMessage"],
         "both messages at Bob's socket",
         is_reached=lambda texts: texts == ["before", "after"],
     )

@@ -309,6 +309,7 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
     assert "up to date" not in make(checkout, ".venv/.installed").stdout
 
 
+@pytest.mark.slow
 def test_a_missing_browser_is_explained(tmp_path: Path) -> None:
     """Without Chromium and without a network, the last line shows the command that installs it."""
     (tmp_path / "bash").symlink_to(shutil.which("bash") or pytest.fail("no bash here"))

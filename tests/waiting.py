@@ -25,7 +25,7 @@ async def wait_until(
         seen = look()
         if inspect.isawaitable(seen):
             seen = await seen
-        if is_reached(seen):
+        if _is_true(is_reached(seen)):
             return seen
         _fail_after(deadline, what, seen)
         await asyncio.sleep(POLL_S)
@@ -36,10 +36,15 @@ def block_until(
 ) -> Any:
     """Do the same in a test without an event loop."""
     deadline = time.monotonic() + LIMIT_S
-    while not is_reached(seen := look()):
+    while not _is_true(is_reached(seen := look())):
         _fail_after(deadline, what, seen)
         time.sleep(POLL_S)
     return seen
+
+
+def _is_true(reached: object) -> bool:
+    """Return the truth of a value; `x.__eq__` answers NotImplemented for a value of another type."""
+    return reached is not NotImplemented and bool(reached)
 
 
 def _fail_after(deadline: float, what: str, seen: object) -> None:

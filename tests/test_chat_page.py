@@ -389,10 +389,12 @@ async def test_a_lost_page_of_history_comes_after_a_reconnection(history: Histor
     await tab.page.route_web_socket("**/socket.io/**", forward)
     await tab.page.reload()
     await expect(tab.messages).to_have_count(50)
-    await tab.page.route("**/api/messages/*before=*", lambda route: route.abort(), times=1)
+    older = "**/api/messages/*before=*"
+    await tab.page.route(older, lambda route: route.abort())  # also if the socket connects only now
     await tab.scroll_to(0)
     await expect(tab.page.locator(".top")).to_have_text("No connection to the chat. Try again")
     await wait_until(lambda: sockets, "the page's socket")
+    await tab.page.unroute(older)
     await sockets[-1].close()
     await expect(tab.messages).to_have_count(100)
 

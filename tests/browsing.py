@@ -22,6 +22,7 @@ expect.set_options(timeout=LIMIT_MS)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-gpu-compositing",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",

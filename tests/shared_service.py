@@ -5,7 +5,7 @@ sign-up.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ from pymongo.database import Database
 from waiting import LIMIT_S, wait_until
 
 from chatlab.accounts import hash_token
+from chatlab.domain.ids import UserId
+from chatlab.domain.message import create_draft
 from chatlab.local.engines import Engines
 
 Documents = dict[str, list[dict[str, Any]]]
@@ -85,6 +87,20 @@ def create_user(
         base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"}
     )
     return User(service, name, token, http)
+
+
+def store_messages(
+    database: Database[dict[str, Any]],
+    sender: str,
+    receiver: str,
+    texts: Iterable[str],
+    first_seq: int = 1,
+) -> None:
+    """Insert messages as the service stores them, without sending them."""
+    database["messages"].insert_many(
+        create_draft(UserId(sender), UserId(receiver), text, None).document(seq)
+        for seq, text in enumerate(texts, first_seq)
+    )
 
 
 def sees(witness: User, user: User) -> bool:

@@ -18,7 +18,7 @@ import pytest_asyncio
 from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
-from shared_service import SharedService, start_shared_service
+from shared_service import SharedService, start_shared_service, store_messages
 from waiting import wait_until
 
 from chatlab.local.engines import Engines
@@ -285,14 +285,16 @@ async def test_edits_and_deletions(open_browser: BrowserOpener, create_users: Us
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def history(open_browser: BrowserOpener, create_users: UserMaker) -> History:
+async def history(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> History:
     """Ann's open conversation with Bob, who has sent her 130 messages.
 
     The page has loaded 50 of them and shows the end.
     """
     ann, bob = create_users("ann", "bob")
-    for number in range(1, 131):
-        await bob.send(ann, f"number {number}")
+    texts = [f"number {number}" for number in range(1, 131)]
+    store_messages(shared.database, bob.id, ann.id, texts)
     tab = await (await open_browser(ann, ignore=("ERR_FAILED",))).open_conversation(bob)
     await expect(tab.messages).to_have_count(50)
     await expect(tab.message("number 130")).to_be_in_viewport()

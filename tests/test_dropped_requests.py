@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -16,7 +17,7 @@ import pytest
 from faults import Deployment, open_deployment
 from live import Service, User
 from raw_socket import raw_socket
-from test_reads import stored
+from shared_service import store_messages
 from waiting import LIMIT_S, wait_until
 
 ROUNDS = 3  # without DriverCalls, one or two rounds leave the service stuck
@@ -77,9 +78,7 @@ async def still_works(service: Service, sender: User, receiver: User) -> None:
 async def test_full_reads(deployment: Deployment, service: Service) -> None:
     """Dropping the response with a long history after its status line does not damage the pool of MongoDB connections."""
     ann, bob = deployment.create_user(service), deployment.create_user(service)
-    deployment.database["messages"].insert_many(
-        [stored(ann.id, bob.id, seq, "x" * 200) for seq in range(1, HISTORY + 1)]
-    )
+    store_messages(deployment.database, ann.id, bob.id, itertools.repeat("x" * 200, HISTORY))
     request = spelled(ann, "GET", f"/api/messages/{bob.id}")
     for _ in range(ROUNDS):
         await asyncio.gather(

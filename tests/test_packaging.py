@@ -1,6 +1,7 @@
 """Packaging: locks, dependencies, the wheel, and `make` on machines that lack something."""
 
 import ast
+import functools
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from importlib.metadata import entry_points, packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -127,6 +129,12 @@ def test_each_platform_gets_one_mongod_and_one_redis(
         } - {None}
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    """Return the distributions of each top-level module that is installed."""
+    return packages_distributions()
+
+
 def imported_distributions(path: Path) -> set[str]:
     """Return the third-party distributions that a module imports, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -143,7 +151,7 @@ def imported_distributions(path: Path) -> set[str]:
         - set(sys.stdlib_module_names)
         - {"chatlab"}
     )
-    return {canonicalize_name(packages_distributions().get(top, [top])[0]) for top in tops}
+    return {canonicalize_name(distributions().get(top, [top])[0]) for top in tops}
 
 
 PACKAGE = ROOT / "chatlab"

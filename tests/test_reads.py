@@ -4,16 +4,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
-from bson import ObjectId
 from live import Service, User
 from patient import TTL_S
-from shared_service import SharedService, UserMaker
+from shared_service import SharedService, UserMaker, store_messages
 from waiting import LIMIT_S
 
 from chatlab.domain.ids import conversation_of
@@ -27,23 +25,6 @@ pytest_plugins = ["patient_plugin"]
 def shared(patient_shared: SharedService) -> SharedService:
     """A service whose answers do not depend on the speed of the machine."""
     return patient_shared
-
-
-def stored(one: str, other: str, seq: int, text: str) -> dict[str, Any]:
-    """Return a message document as the service stores it."""
-    return {
-        "_id": ObjectId(),
-        "conversation": conversation_of(one, other),
-        "seq": seq,
-        "version": 1,
-        "senderId": one,
-        "receiverId": other,
-        "text": text,
-        "reactions": {},
-        "createdAt": datetime.now(UTC),
-        "editedAt": None,
-        "deletedAt": None,
-    }
 
 
 async def seqs(reader: User, other: User, **page: Any) -> list[int]:
@@ -227,9 +208,7 @@ class Place(msgspec.Struct):
 def long(shared: SharedService) -> tuple[str, str]:
     """Return two users with a conversation of 100,000 messages."""
     ann, bob = "ann-the-long", "bob-the-long"
-    for start in range(1, LONG, 10_000):
-        stretch = [stored(ann, bob, seq, "x" * 200) for seq in range(start, start + 10_000)]
-        shared.database["messages"].insert_many(stretch, ordered=False)
+    store_messages(shared.database, ann, bob, itertools.repeat("x" * 200, LONG))
     return ann, bob
 
 

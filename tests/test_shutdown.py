@@ -6,16 +6,15 @@ import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import websockets
-from bson import ObjectId
 from faults import Deployment, frozen, open_deployment
 from live import Service, User
 from load import Account, check, write
+from shared_service import store_messages
 from waiting import LIMIT_S, wait_until
 
 MESSAGE_COUNT, TEXT = 4_000, "x" * 4_000  # a history of 17 MB, larger than any socket buffer
@@ -103,23 +102,6 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
     assert after.stop() == 0
 
 
-def write_history(deployment: Deployment, one: User, other: User) -> None:
-    """Insert a long conversation into MongoDB."""
-    first, second = sorted((one.id, other.id))
-    same = {
-        "conversation": f"{first}:{second}",
-        "version": 1,
-        "senderId": first,
-        "receiverId": second,
-        "text": TEXT,
-        "reactions": {},
-    }
-    times = {"createdAt": datetime.now(UTC), "editedAt": None, "deletedAt": None}
-    deployment.database["messages"].insert_many(
-        {"_id": ObjectId(), "seq": seq, **same, **times} for seq in range(1, MESSAGE_COUNT + 1)
-    )
-
-
 def request_without_reading(user: User, other: User) -> socket.socket:
     """Request a history, and read only the first bytes of the response."""
     address = urlsplit(user.service.url)
@@ -136,7 +118,7 @@ async def test_a_response_in_flight_is_completed(deployment: Deployment) -> None
     """A client receives all of a long response when the service stops after the first chunk."""
     service = deployment.start(SHUTDOWN_TIMEOUT=str(LIMIT_S))
     alice, bob = deployment.create_user(service), deployment.create_user(service)
-    write_history(deployment, alice, bob)
+    store_messages(deployment.database, alice.id, bob.id, [TEXT] * MESSAGE_COUNT)
     async with alice.http.stream("GET", f"/api/messages/{bob.id}") as answer:
         pieces = answer.aiter_bytes()
         received = [await anext(pieces)]
@@ -152,7 +134,7 @@ async def test_clients_that_do_not_read_do_not_delay_shutdown(deployment: Deploy
     """Clients that do not read responses or events are cut off after SHUTDOWN_TIMEOUT."""
     service = deployment.start(SHUTDOWN_TIMEOUT="1", STALLED_TIMEOUT="3600")
     alice, bob = deployment.create_user(service), deployment.create_user(service)
-    write_history(deployment, alice, bob)
+    store_messages(deployment.database, alice.id, bob.id, [TEXT] * MESSAGE_COUNT)
     with request_without_reading(alice, bob):
         async with bare_socket(bob) as unread:
             unread.transport.pause_reading()

@@ -40,8 +40,8 @@ test: $(INSTALLED) browser ## run check, and all tests and notebooks except the 
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS); tests=$$?; \
 	wait $$check || { echo 'make check failed: see above' >&2; exit 1; }; exit $$tests
 
-test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and no servers of their own; one or two minutes
-	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not servers and not browser and not notebook" tests $(ARGS)
+test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and no servers of their own; one minute
+	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/engine $(ARGS)
 
 test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)

@@ -1,6 +1,4 @@
-"""For all tests: the data folder of the notebooks, the markers, and which tests run in the same
-process.
-"""
+"""For all tests: the data folder of the notebooks, the markers, and which tests share a process."""
 
 import os
 import shutil
@@ -16,42 +14,11 @@ from chatlab.settings import load_settings
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-SLOW = {  # files that run on demand
+FOLDERS = {"unit", "engine", "processes", "browser", "notebook"}  # of `tests`; each is a marker
+SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
     "13_the_ledger.ipynb",  # repeats the measurements of the other notebooks
-    "test_benchmarks.py",  # the benchmarks themselves are not part of the service
-    "test_jupyterlab.py",  # like the next one, starts a JupyterLab and a browser
-    "test_widgets_in_jupyterlab.py",  # drives every widget in one JupyterLab
-}
-SERVERS = {  # files whose tests start services, engines or commands of their own
-    f"test_{name}.py"
-    for name in (
-        *(
-            "bench",
-            "benchmarks",
-            "contract_sockets",
-            "demo",
-            "doctor",
-            "dropped_requests",
-            "durability",
-            "engines",
-            "group_commit",
-            "lab",
-        ),
-        *(
-            "lab_page",
-            "lab_switches",
-            "lesson_breaking",
-            "measure",
-            "mongodb_outages",
-            "packaging",
-            "presence",
-            "processes",
-            "redis_outages",
-        ),
-        *("reads", "settings", "shutdown", "sweeper", "widgets", "window"),
-    )
 }
 
 _folder = pytest.StashKey[str]()
@@ -63,12 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Its path is short, because it contains sockets.
     """
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell ignores it in background jobs,
-    signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # nohup ignores this, and child processes would inherit both
+    # A shell ignores SIGINT in background jobs, nohup ignores SIGHUP, and children inherit this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
 
 
@@ -89,17 +53,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, for `make test-quick`."""
+    """Mark each test with its folder, and the notebooks that take long."""
     for item in items:
-        if item.path.name in SLOW:
-            item.add_marker("slow")
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py":
+        if item.path.suffix == ".ipynb":
             item.add_marker("notebook")
-        elif fixtures & {"browser", "chromium"} or "jupyterlab" in item.path.name:
-            item.add_marker("browser")
-        elif item.path.name in SERVERS:
-            item.add_marker("servers")
+        for folder in FOLDERS & {item.path.parent.name}:
+            item.add_marker(folder)
+        if item.path.name in SLOW_NOTEBOOKS:
+            item.add_marker("slow")
 
 
 def _runs_a_notebook(item: pytest.Item) -> bool:

@@ -11,7 +11,7 @@
 -- put in front of every script. The arguments are built in window.py:
 --   ARGV 1 trusted_since (windows born before it are not trusted) · 2 TTL in ms · 3 grace period in ms
 --   · 4 largest number of messages in a window · 5 began: the time when the write began, or the fill token · 6.. see the script
--- A line whose comment begins with `guard:` keeps a rare schedule harmless. tests/test_window.py removes each of these
+-- A line whose comment begins with `guard:` keeps a rare schedule harmless. tests/processes/test_window.py removes each of these
 -- lines and shows that a read then goes wrong.
 
 -- common

@@ -29,7 +29,7 @@ from chatlab.settings import CacheMode, Settings
 # so these runs accept events that come late. The unit tests below check the demo's own tolerances.
 PATIENT = f"""
 import sys
-sys.path.append({str(Path(__file__).parent)!r})
+sys.path.append({str(Path(__file__).parents[1])!r})
 import patient_children
 patient_children.install()
 from chatlab.demo import promises, record, scenario, servers

@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 import chatlab
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = ["requirements.lock", "requirements-service.lock"]

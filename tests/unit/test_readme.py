@@ -10,7 +10,7 @@ from typer.main import get_command
 from chatlab.cli import app
 from chatlab.settings import PREFIX, Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

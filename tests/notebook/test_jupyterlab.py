@@ -7,6 +7,8 @@ import series
 from front_end import assert_no_errors, jupyterlab, opened, run_all
 from playwright.async_api import Page, expect
 
+pytestmark = pytest.mark.slow  # starts a JupyterLab and a browser
+
 WATCH_BAR = """() => {
     window.widths = [];  // of the first bar, in percent, in order: it lives for a few seconds, and a slow test may look too late
     const look = () => {

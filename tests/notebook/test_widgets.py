@@ -28,7 +28,7 @@ from chatlab.local.engines import Engines
 
 # all tests share one event loop, so they can share one session
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parents[2]
 LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 

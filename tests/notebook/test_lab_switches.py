@@ -266,7 +266,7 @@ def test_claims_have_a_place_in_the_series() -> None:
     """Each claim of the document has one name and one notebook of the series."""
     assert len(BY_NAME) == len(DOCUMENT)
     assert {says.notebook for says in DOCUMENT} <= {f"{number:02}" for number in range(13)}
-    assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parent.parent / "README.md").read_text(
+    assert f"all {len(DOCUMENT)} claims" in (Path(__file__).parents[2] / "README.md").read_text(
         encoding="utf-8"
     )
 

@@ -24,7 +24,8 @@ from benchmarks.registry import BENCHMARKS
 from benchmarks.result import Check, MeasurementError, Result, interleave, ratios
 from benchmarks.users import BenchUser, write_requests
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow  # the benchmarks are not part of the service
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "benchmarks"]
 EXPRESS = ROOT / "benchmarks" / "peers" / "express"
 

@@ -14,6 +14,8 @@ from playwright.async_api import Locator, Page, expect
 
 from chatlab.local.engines import Engines
 
+pytestmark = pytest.mark.slow  # starts a JupyterLab and a browser
+
 CELLS = (
     """from chatlab.lab import start
 lab = await start("widgets", cache_ttl=600)

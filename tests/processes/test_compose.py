@@ -18,7 +18,7 @@ from chatlab.local.engines import open_engines
 from chatlab.settings import PREFIX, Settings, load_settings
 from chatlab.web.app import create_app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = cast("dict[str, dict[str, Any]]", yaml.safe_load(TEXT)["services"])
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}

@@ -19,9 +19,9 @@ from chatlab.run import doctor
 from chatlab.run.doctor import Finding, diagnose, report
 from chatlab.settings import Settings, load_settings
 
-PROJECT = tomllib.loads(
-    (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-)["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
 
 
 def settings_for(folder: Path, **more: object) -> Settings:

@@ -171,7 +171,6 @@ async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
     )
 
 
-@pytest.mark.slow  # on a slow machine the session once lost its connection to the flow
 async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
     """200 sends cause many events, but the timeline is updated at most ten times per second.
 

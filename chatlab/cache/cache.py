@@ -15,10 +15,10 @@ from chatlab.cache import window
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.cache.missed_windows import MissedWindows
-from chatlab.cache.scripts import Scripts, no_reply
+from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
 from chatlab.connections.driver_calls import DriverCalls
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message, from_json

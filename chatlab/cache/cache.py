@@ -100,10 +100,9 @@ class Cache:
 
     async def _distrust_windows(self) -> None:
         now_us = await self.clock.fetch_us()
-        if (
-            now_us is not None
-        ):  # otherwise the breaker is open, and the probe that closes it does the same
-            self.clock.trusted_since = now_us
+        # Without a reply the breaker is open, and the probe that closes it does the same.
+        if now_us is not None:
+            self.clock.restart(now_us)
 
     @property
     def grace_period_ms(self) -> int:

@@ -36,6 +36,7 @@ from chatlab.domain.message import Draft, Message, create_draft, from_document
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import EventBus
 from chatlab.history import History
+from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.breaker import CircuitBreaker
 from chatlab.realtime.broadcast import Broadcast
 from chatlab.service import Service
@@ -164,14 +165,40 @@ class ScheduledPipeline(AutoPipeline):
     """Commands of requests to the window wait for the schedule. All other commands run at once."""
 
     def __init__(self, process: "Process", breaker: CircuitBreaker) -> None:
-        self.process, self._breaker = process, breaker
-        self._coalesced, self._scripts = {}, {}
+        self._breaker = breaker
+        self._waiting, self._coalesced, self._scripts = [], {}, {}
+        self._batcher = ScheduledBatcher(process.world, self._take_batch, self._answer)
 
-    def _create_future(self) -> "asyncio.Future[Any]":
-        return self.process.world.loop.create_future()
+    def _take_batch(self) -> list[Waiting[Command, Any]]:
+        taken, self._waiting = self._waiting, []
+        return taken  # they can be shared until they are answered
 
-    def _enqueue(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
-        world, first = self.process.world, command[1] if command[0] == TRANSACTION else command
+    def _answer(self, command: Command, callers: Callers[Any], reply: Any) -> None:
+        self._coalesced.pop(command, None)  # it has been sent
+        for future in callers:
+            future.set_result(reply)
+
+
+class ScheduledBatcher(Batcher[Command, Any]):
+    """Sends a command when the schedule runs it."""
+
+    def __init__(
+        self,
+        world: "World",
+        take: Callable[[], list[Waiting[Command, Any]]],
+        answer: Callable[[Command, Callers[Any], Any], None],
+    ) -> None:
+        self._world, self._take, self._answer = world, take, answer
+
+    def join(self, callers: Callers[Any]) -> asyncio.Future[Any]:
+        future = self._world.loop.create_future()
+        callers.append(future)
+        for waiting in self._take():
+            self._schedule(*waiting)
+        return future
+
+    def _schedule(self, command: Command, callers: Callers[Any]) -> None:
+        world, first = self._world, command[1] if command[0] == TRANSACTION else command
         script = world.scripts[first[1]] if first[0] == "EVALSHA" and first[3] == world.key else ""
         if ACTOR.get(None) and script not in (
             "",
@@ -179,15 +206,10 @@ class ScheduledPipeline(AutoPipeline):
         ):  # a fence runs at once: after an outage it is sent before anything else
             step = world.wait_for(lambda: world.command(command), script)
             step.add_done_callback(
-                lambda answered: self._answer(command, replies, answered.result())
+                lambda answered: self._answer(command, callers, answered.result())
             )
         else:
-            self._answer(command, replies, world.command(command))
-
-    def _answer(self, command: Command, replies: list["asyncio.Future[Any]"], reply: Any) -> None:
-        self._coalesced.pop(command, None)  # it has been sent
-        for future in replies:
-            future.set_result(reply)
+            self._answer(command, callers, world.command(command))
 
     async def drain(self) -> None:
         pass

@@ -15,10 +15,10 @@ from chatlab.cache import window
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.cache.missed_windows import MissedWindows
-from chatlab.cache.scripts import Scripts, no_reply
+from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
 from chatlab.connections.driver_calls import DriverCalls
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message, from_json
@@ -100,10 +100,9 @@ class Cache:
 
     async def _distrust_windows(self) -> None:
         now_us = await self.clock.fetch_us()
-        if (
-            now_us is not None
-        ):  # otherwise the breaker is open, and the probe that closes it does the same
-            self.clock.trusted_since = now_us
+        # Without a reply the breaker is open, and the probe that closes it does the same.
+        if now_us is not None:
+            self.clock.restart(now_us)
 
     @property
     def grace_period_ms(self) -> int:

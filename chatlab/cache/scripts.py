@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from chatlab.cache.window import CommonArguments, ScriptCall, scripts_in
 from chatlab.connections.driver_calls import DriverCalls
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.resp import Command
 
 
@@ -37,10 +37,3 @@ class Scripts:
         """Return the reply to come. It is None if Redis does not answer."""
         command = self.command(call, common)
         return self._pipe.execute(*command) if command else no_reply()
-
-
-def no_reply() -> "asyncio.Future[Any]":
-    """Return the future of a command that is not sent."""
-    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    reply.set_result(None)
-    return reply

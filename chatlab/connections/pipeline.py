@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from chatlab.connections.resp import TRANSACTION, Command, RedisConnection, is_error, transaction
 from chatlab.metrics import CACHE_SECONDS
+from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.breaker import CircuitBreaker
 
 MAX_PIPELINE_COMMANDS = 500
@@ -25,69 +26,54 @@ class AutoPipeline:
     def __init__(self, redis: Redis, breaker: CircuitBreaker) -> None:
         self._connection, self._breaker = RedisConnection(redis), breaker
         self._scripts: dict[str, str] = {}  # source of each Lua script, by SHA-1 digest
-        self._waiting: list[tuple[Command, list[asyncio.Future[Any]]]] = []
-        # Who waits for each command of `_waiting` that may be shared.
-        self._coalesced: dict[Command, list[asyncio.Future[Any]]] = {}
-        self._running: asyncio.Task[None] | None = None
+        self._waiting: list[Waiting[Command, Any]] = []
+        self._coalesced: dict[Command, Callers[Any]] = {}  # those of `_waiting` that may be shared
+        self._batcher = Batcher(self._take_batch, self._send)
 
     def register_script(self, digest: str, source: str) -> None:
         """Remember a script, to send it again if Redis has forgotten it."""
         self._scripts[digest] = source
 
-    def execute(self, *command: Any) -> "asyncio.Future[Any]":
+    def execute(self, *command: Any) -> asyncio.Future[Any]:
         """Return a future for the reply to a command."""
-        reply = self._create_future()
         if self._breaker.is_open:
-            reply.set_result(None)
-        else:
-            self._enqueue(command, [reply])
-        return reply
+            return no_reply()
+        callers: Callers[Any] = []
+        self._waiting.append((command, callers))
+        return self._batcher.join(callers)
 
-    def execute_coalesced(self, *command: Any) -> "asyncio.Future[Any]":
+    def execute_coalesced(self, *command: Any) -> asyncio.Future[Any]:
         """Return a future for the reply to a command that changes nothing.
 
         Identical commands that wait for the same pipeline are sent once and share the reply. It is
         as new as any of the callers may expect, because Redis answers after all of them have asked.
         """
-        reply = self._create_future()
         if self._breaker.is_open:
-            reply.set_result(None)
-        elif command in self._coalesced:
-            self._coalesced[command].append(reply)
-        else:
-            self._enqueue(command, self._coalesced.setdefault(command, [reply]))
-        return reply
+            return no_reply()
+        callers = self._coalesced.get(command)
+        if callers is None:
+            callers = self._coalesced[command] = []
+            self._waiting.append((command, callers))
+        return self._batcher.join(callers)
 
-    def _create_future(self) -> "asyncio.Future[Any]":
-        return asyncio.get_running_loop().create_future()
+    def _take_batch(self) -> list[Waiting[Command, Any]]:
+        batch = self._waiting[:MAX_PIPELINE_COMMANDS]
+        del self._waiting[:MAX_PIPELINE_COMMANDS]
+        self._coalesced.clear()
+        return batch
 
-    def _enqueue(self, command: Command, replies: list["asyncio.Future[Any]"]) -> None:
-        self._waiting.append((command, replies))
-        if self._running is None or self._running.done():
-            self._running = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        while self._waiting:
-            batch = self._waiting[:MAX_PIPELINE_COMMANDS]
-            self._waiting = self._waiting[MAX_PIPELINE_COMMANDS:]
-            self._coalesced.clear()
-            replies = await self._send([command for command, _ in batch])
-            for (_, waiting), reply in zip(batch, replies, strict=True):
-                for future in waiting:
-                    if not future.done():
-                        future.set_result(reply)
-
-    async def _send(self, commands: list[Command]) -> Sequence[Any]:
+    async def _send(self, batch: list[Waiting[Command, Any]]) -> Sequence[Any]:
         if self._breaker.is_open:
-            return [None] * len(commands)
+            return [None] * len(batch)
+        commands = [command for command, _ in batch]
         try:
             started = time.perf_counter()
             replies = await self._send_with_scripts(commands)
             CACHE_SECONDS.observe(time.perf_counter() - started)
-            return [self._check(*pair) for pair in zip(commands, replies, strict=True)]
+            return list(map(self._check, commands, replies))
         except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
             self._breaker.trip(error)
-            return [None] * len(commands)
+            return [None] * len(batch)
 
     async def _send_with_scripts(self, commands: list[Command]) -> list[Any]:
         """Return the reply to each command.
@@ -132,10 +118,16 @@ class AutoPipeline:
 
     async def drain(self) -> None:
         """Wait until every command has its reply. Cancelling the caller does not stop them."""
-        if self._running:
-            await asyncio.wait((self._running,))
+        await self._batcher.drain()
 
 
 def _lacks_script(reply: Any) -> bool:
     """Return whether Redis does not know the script of a command, or the first of a transaction."""
     return is_error(reply[0] if type(reply) is list and reply else reply, "NOSCRIPT")
+
+
+def no_reply() -> asyncio.Future[Any]:
+    """Return the future of a command that is not sent. Its reply is None."""
+    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    reply.set_result(None)
+    return reply

@@ -77,8 +77,8 @@ class _RespProtocol(asyncio.Protocol):
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
-        # redis-py has no public way to its stream. If it renames the attribute, every test that
-        # uses the cache fails here.
+        # redis-py has no public way to its stream, so pyproject.toml limits its version.
+        # test_redis_py_gives_us_its_stream fails if the attribute changes.
         assert connection._writer  # noqa: SLF001
         self._transport = connection._writer.transport  # noqa: SLF001
         self._transport.set_protocol(self)

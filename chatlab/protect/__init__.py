@@ -1,4 +1,4 @@
-"""Protection against overload and outages: the circuit breaker and the rate limits.
+"""Protection against overload and outages: the circuit breaker, the rate limits and the batcher.
 
 May import `errors`, `settings` and `metrics`.
 """

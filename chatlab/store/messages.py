@@ -14,8 +14,8 @@ from pymongo.errors import BulkWriteError
 from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Draft, Message, from_document, text_digest
-from chatlab.errors import StoreUnavailable
-from chatlab.store.group_commit import GroupCommitter, Rejection, Saved, text_conflict
+from chatlab.errors import Conflict, StoreUnavailable
+from chatlab.store.group_commit import GroupCommitter, Rejection, Saved
 from chatlab.store.read_batching import ReadBatcher
 from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
 
@@ -121,7 +121,9 @@ class MessageStore:
         if found is None:  # the index rejected the draft, and then the first message was removed
             raise StoreUnavailable
         if found["clientText"] != text_digest(draft.text):
-            raise text_conflict()
+            raise Conflict(
+                "clientId: this sender has already used it for another text in this conversation."
+            )
         return from_document(found)
 
     async def find_range(

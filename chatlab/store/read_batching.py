@@ -1,19 +1,18 @@
 """Read batching: many reads of the newest messages share one query."""
 
-import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
 from chatlab.connections.mongo import Document
 from chatlab.domain.ids import Conversation
-from chatlab.errors import ChatlabError, StoreUnavailable
+from chatlab.protect.batcher import Batcher, Callers, Waiting
 
 MAX_QUERIES = 2  # in flight: MongoDB works on one while this process reads the reply to the other
 MAX_CONVERSATIONS = 16  # in one query
 
 QueryOne = Callable[[Document, int], Awaitable[list[Document]]]
 QueryEach = Callable[[list[Conversation], int], Awaitable[dict[Conversation, list[Document]]]]
-Readers = dict[Conversation, list["asyncio.Future[list[Document]]"]]
+_Read = tuple[int, Conversation]  # the limit comes first
 
 
 class ReadBatcher:
@@ -27,57 +26,27 @@ class ReadBatcher:
 
     def __init__(self, query_one: QueryOne, query_each: QueryEach) -> None:
         self._query_one, self._query_each = query_one, query_each
-        self._waiting: dict[tuple[int, Conversation], list[asyncio.Future[list[Document]]]] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: dict[_Read, Callers[list[Document]]] = {}
+        self._batcher = Batcher(self._take_batch, self._query, max_in_flight=MAX_QUERIES)
 
     async def find_newest(self, conversation: Conversation, limit: int) -> list[Document]:
         """Return the last `limit` messages of a conversation, newest first.
 
         The query starts after this call. Cancelling the caller does not stop it.
         """
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[Document]] = loop.create_future()
-        self._waiting.setdefault((limit, conversation), []).append(found)
-        if len(self._running) < MAX_QUERIES:
-            task = loop.create_task(self._run())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        return await found
+        return await self._batcher.join(self._waiting.setdefault((limit, conversation), []))
 
-    async def _run(self) -> None:
-        while self._waiting:
-            limit, readers = self._take_batch()
-            try:
-                found = await self._query(list(readers), limit)
-            except Exception as error:  # noqa: BLE001 - no reader may wait forever
-                _fail(readers, error)
-            else:
-                _resolve(readers, found)
-
-    def _take_batch(self) -> tuple[int, Readers]:
+    def _take_batch(self) -> list[Waiting[_Read, list[Document]]]:
         """Return the first read, and others with the same limit."""
-        limit, _ = next(iter(self._waiting))
-        same_limit = (key for key in self._waiting if key[0] == limit)
-        keys = list(itertools.islice(same_limit, MAX_CONVERSATIONS))
-        return limit, {key[1]: self._waiting.pop(key) for key in keys}
+        limit = next((limit for limit, _ in self._waiting), None)
+        same_limit = (read for read in self._waiting if read[0] == limit)
+        reads = list(itertools.islice(same_limit, MAX_CONVERSATIONS))
+        return [(read, self._waiting.pop(read)) for read in reads]
 
-    async def _query(
-        self, conversations: list[Conversation], limit: int
-    ) -> dict[Conversation, list[Document]]:
-        if len(conversations) > 1:
-            return await self._query_each(conversations, limit)
-        (conversation,) = conversations
-        return {conversation: await self._query_one({"conversation": conversation}, limit)}
-
-
-def _resolve(readers: Readers, found: dict[Conversation, list[Document]]) -> None:
-    for conversation, futures in readers.items():
-        for future in futures:
-            if not future.done():
-                future.set_result(found[conversation])
-
-
-def _fail(readers: Readers, error: Exception) -> None:
-    for future in itertools.chain(*readers.values()):
-        if not future.done():
-            future.set_exception(error if isinstance(error, ChatlabError) else StoreUnavailable())
+    async def _query(self, batch: list[Waiting[_Read, list[Document]]]) -> list[list[Document]]:
+        limit = batch[0][0][0]
+        conversations = [conversation for (_, conversation), _ in batch]
+        if len(conversations) == 1:
+            return [await self._query_one({"conversation": conversations[0]}, limit)]
+        found = await self._query_each(conversations, limit)
+        return [found[conversation] for conversation in conversations]

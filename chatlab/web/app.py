@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 
 import socketio
 from fastapi import FastAPI
-from redis.asyncio import Redis
 from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
@@ -58,14 +57,18 @@ class Chatlab(FastAPI):
     websocket would keep the stack frames of the layers, about 10 KB.
     """
 
-    fast_path: FastPath | None = None
-    websockets: SocketGuard | None = None
+    _fast_path: FastPath | None = None
+    _websockets: SocketGuard | None = None
+
+    def add_shortcuts(self, fast_path: FastPath, websockets: SocketGuard) -> None:
+        """Serve these without the layers from now on."""
+        self._fast_path, self._websockets = fast_path, websockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_socket = scope["type"] == "websocket" and scope["path"].startswith(SOCKET_PATH)
-        if self.websockets and is_socket:
-            await self.websockets(scope, receive, send)
-        elif self.fast_path and (endpoint := self.fast_path.endpoint_of(scope)):
+        if self._websockets and is_socket:
+            await self._websockets(scope, receive, send)
+        elif self._fast_path and (endpoint := self._fast_path.endpoint_of(scope)):
             await serve_directly(endpoint, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -101,8 +104,9 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         mongo_url, redis_url = await _server_urls(settings, stack)
 
         events = _event_bus(settings)
-        sweeper_redis = connect(redis_url, reply_timeout_s=None)
-        sweeper = Sweeper(sweeper_redis, settings, events) if settings.sweeper else None
+        sweeper = None
+        if settings.sweeper:
+            sweeper = Sweeper(connect(redis_url, reply_timeout_s=None), settings, events)
         cache = Cache(
             connect(redis_url, reply_timeout_s=CALL_LIMIT_S),
             settings,
@@ -139,17 +143,17 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
 
         reader = RequestReader(accounts, max_body_bytes=settings.max_body)
         http_api = HttpApi(service, accounts, events, reader, close_sockets=sessions.end)
-        app.fast_path = FastPath(send=http_api.send, read=http_api.read)
         app.include_router(http_api.router())
         describe_bearer_token(app)
         if settings.flow:
             sockets.register_namespace(FlowNamespace(events, sessions))
             app.include_router(ProjectorApi(reader, cache, settings).router())
-        app.websockets = _guarded(sockets, settings)
-        app.mount(SOCKET_PATH.rstrip("/"), app.websockets)
+        websockets = _guarded(sockets, settings)
+        app.mount(SOCKET_PATH.rstrip("/"), websockets)
+        app.add_shortcuts(FastPath(send=http_api.send, read=http_api.read), websockets)
 
         if sweeper:
-            _start_sweeper(sweeper, sweeper_redis, stack)
+            _start_sweeper(sweeper, stack)
         yield
 
 
@@ -206,12 +210,11 @@ def _guarded(sockets: socketio.AsyncServer, settings: Settings) -> SocketGuard:
     )
 
 
-def _start_sweeper(sweeper: Sweeper, redis: Redis, stack: contextlib.AsyncExitStack) -> None:
+def _start_sweeper(sweeper: Sweeper, stack: contextlib.AsyncExitStack) -> None:
     sweeping = asyncio.create_task(sweeper.run())
 
     async def stop() -> None:
         sweeping.cancel()
         await asyncio.wait([sweeping])
-        await redis.aclose()
 
     stack.push_async_callback(close_within, CLOSE_LIMIT_S, stop)

@@ -42,12 +42,12 @@ class SocketGuard:
 
 
 class WatchedSocket:
-    """One guarded websocket. Set `authenticated` once the client has shown a valid token."""
+    """One guarded websocket. Its client must show a valid token in time."""
 
     def __init__(
         self, receive: Receive, send: Send, connect_timeout: float, stalled_timeout: float
     ) -> None:
-        self.authenticated = False
+        self._authenticated = False
         self._receive, self._send = receive, send
         self._deadline = asyncio.get_running_loop().time() + connect_timeout
         self._stalled_timeout = stalled_timeout
@@ -55,11 +55,15 @@ class WatchedSocket:
         self._task = asyncio.current_task()  # serves this connection
         self._sending: asyncio.Timeout | None = None  # the time limit of the send under way
 
+    def accept_token(self) -> None:
+        """Note that the client has shown a valid token."""
+        self._authenticated = True
+
     async def receive(self) -> Message:
         """Return the client's next message, or a disconnection if we have closed the connection."""
         if self._is_closed:
             return DISCONNECTED
-        if self.authenticated:
+        if self._authenticated:
             return await self._check(await self._receive())
         try:
             async with asyncio.timeout_at(self._deadline):

@@ -65,7 +65,7 @@ class SocketSessions:
             problem = {"code": error.code, "detail": error.detail}
             raise ConnectionRefused(error.code, problem) from None
         websocket: WatchedSocket = environ["asgi.scope"][SCOPE_KEY]
-        websocket.authenticated = True
+        websocket.accept_token()
         # The library keeps 2.5 KB for the request body, which a websocket does not have.
         environ.pop("wsgi.input", None)
         self._sessions[namespace, sid] = SocketSession(user, token, websocket)

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from faults import Deployment, open_deployment
 from live import Service, User
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_until
 
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId, conversation_of
 from chatlab.domain.message import Draft, Message, create_draft
+from chatlab.errors import Conflict, StoreUnavailable
 from chatlab.store.group_commit import Rejection
 from chatlab.store.messages import MessageStore
 from chatlab.store.migrations import create_indexes
@@ -30,19 +31,26 @@ async def ignore(_message: Message, _began: int) -> None:
 
 
 class WatchedStore(MessageStore):
-    """A store that records the size of each insert, and can hold its inserts until `pass_inserts` is set."""
+    """A store that records the size of each insert. It can hold its inserts until `pass_inserts` is set, and fail its look-ups."""
 
     def __init__(self, mongo: MongoDatabase) -> None:
         super().__init__(mongo, clock=lambda: 0, on_found=ignore)
         self.inserts: list[int] = []
         self.pass_inserts = asyncio.Event()
         self.pass_inserts.set()
+        self.fails_to_find_repeated = False
 
     async def insert(self, documents: list[dict[str, Any]]) -> dict[int, Rejection]:
         """Record the insert, hold it, and do it."""
         self.inserts.append(len(documents))
         await self.pass_inserts.wait()
         return await super().insert(documents)
+
+    async def find_repeated(self, draft: Draft) -> Message:
+        """Look for the message of a client id, or fail as during an outage."""
+        if self.fails_to_find_repeated:
+            raise StoreUnavailable
+        return await super().find_repeated(draft)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +168,50 @@ async def test_a_rejection_inside_a_batch_leaves_no_gap(
             (3, "second"),
             (4, "third"),
         ]
+
+
+async def test_a_draft_that_is_tried_again_does_not_fail_with_its_batch(
+    store: WatchedStore, other_process: MessageStore
+) -> None:
+    """When the look-up of a repeated client id fails, only that send fails. Drafts of the same insert that are tried again are saved."""
+    repeated, contested = RECEIVERS[1], [RECEIVERS[0], RECEIVERS[2]]  # in front of it, and behind
+    await asyncio.gather(*(store.save(draft(receiver, "first")) for receiver in contested))
+    for receiver in contested:
+        await other_process.save(draft(receiver, "from the other process"))
+    await other_process.save(draft(repeated, "once", "c"))
+    store.fails_to_find_repeated = True
+    store.inserts.clear()
+    before, fails, behind = [
+        asyncio.create_task(store.save(one))
+        for one in (
+            draft(contested[0], "second"),
+            draft(repeated, "once", "c"),
+            draft(contested[1], "second"),
+        )
+    ]
+    with pytest.raises(StoreUnavailable):
+        await fails
+    assert [(await save).message.seq for save in (before, behind)] == [3, 3]
+    assert store.inserts == [3, 2]
+
+
+async def test_identical_sends_that_wait_are_saved_once(store: WatchedStore) -> None:
+    """Sends with one client id share a draft while they wait. Those that arrive later are answered from MongoDB. One of them is the first."""
+    bob = RECEIVERS[0]
+    store.pass_inserts.clear()
+    sends = [asyncio.create_task(store.save(draft(bob, "one", "c"))) for _ in range(5)]
+    await wait_until(lambda: store.inserts, "the first insert")
+    sends += [asyncio.create_task(store.save(draft(bob, "one", "c"))) for _ in range(5)]
+    other_text = asyncio.create_task(store.save(draft(bob, "another text", "c")))
+    await asyncio.sleep(0)
+    assert store.unsaved == 2
+    store.pass_inserts.set()
+    saved = await asyncio.gather(*sends)
+    assert {result.message.seq for result in saved} == {1}
+    assert [result.first for result in saved] == [True] + [False] * 9
+    with pytest.raises(Conflict):
+        await other_text
+    assert await texts(store, bob) == [(1, "one")]
 
 
 async def test_cancelling_a_caller_does_not_stop_the_commit(store: WatchedStore) -> None:

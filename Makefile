@@ -16,7 +16,7 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab serve doctor test test-quick test-slow check browser format lock clean
+.PHONY: help demo lab serve doctor test test-quick test-slow coverage check browser format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and 
 test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
 
+coverage: $(INSTALLED) browser ## run the tests and show which lines of chatlab they do not run; fails if it is more than before
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 check: $(INSTALLED) ## check format, lint rules, spelling, types, and the layers of the package
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -71,7 +77,7 @@ lock: ## pin all dependencies again, with hashes, for all platforms (needs uv)
 	echo uv | $(subst --group build pyproject.toml,-,$(LOCK)) --output-file requirements-uv.lock $(if $(UPGRADE),--upgrade)
 
 clean: ## remove .venv and all caches; your messages stay, because they are in the data folder
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find chatlab tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # uv installs in a few seconds what takes pip more than a minute, so pip installs uv first. If uv cannot install, pip does.

@@ -70,15 +70,10 @@ def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker
             service = Service(
                 mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen
             )
-            stack.callback(_end, service)
+            stack.callback(service.end)
             return service.wait_until_ready()
 
         yield start_process
-
-
-def _end(service: Service) -> None:
-    if service.process.poll() is None:
-        service.kill()
 
 
 @pytest.fixture

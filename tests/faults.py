@@ -89,8 +89,7 @@ def open_deployment(folder: Path) -> Iterator[Deployment]:
             yield deployment
         finally:
             for service in deployment.services:
-                if service.process.poll() is None:
-                    service.kill()
+                service.end()
 
 
 @contextlib.contextmanager

@@ -84,6 +84,13 @@ class Service:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT_S)
 
+    def end(self) -> None:
+        """Stop it, which saves the coverage of its code. If it does not stop, kill it and fail."""
+        try:
+            self.stop()
+        finally:
+            self.kill()
+
 
 @dataclass
 class User:

@@ -50,7 +50,7 @@ class SharedService:
         try:
             yield SharedService(service.wait_until_ready(), self.database, self.keys, prefix)
         finally:
-            service.kill()
+            service.end()
 
     def everything(self) -> Documents:
         """Return all documents of this service, by collection."""
@@ -143,7 +143,7 @@ def start_shared_service(
             for key in keys.scan_iter(f"{space}:*"):
                 keys.delete(key)
         finally:
-            service.kill()
+            service.end()
             mongo.drop_database(space)
 
 

@@ -32,6 +32,7 @@ SERVERS = {  # files whose tests start services, engines or commands of their ow
             "benchmarks",
             "contract_sockets",
             "demo",
+            "docs_commands",
             "doctor",
             "dropped_requests",
             "durability",

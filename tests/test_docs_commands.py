@@ -143,7 +143,7 @@ TOKEN = r"""token=$(curl -s $api/auth/signup -d '{"username": "alice", "password
 BENCHMARKS = "test_benchmarks.py::test_each_benchmark_gives_figures"
 LOCK = "test_packaging.py::test_everything_is_pinned_with_hashes"
 WHEEL = "test_packaging.py::test_the_wheel_holds_the_whole_package"
-DEMO = "test_demo.py::test_everything_is_seen"
+DEMO = "test_demo.py::test_the_demo_sees_every_promise"
 COMPOSE = "test_compose.py::test_the_image_is_made_of_files_that_exist"
 COMPOSE_LAB = "test_compose.py::test_the_notebooks_have_jupyterlab_behind_a_profile"
 WAYS: dict[str, Way] = {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from chatlab.web.app import create_app as create_app
 
 __all__ = ["Settings", "__version__", "create_app"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {"Settings": "chatlab.settings", "create_app": "chatlab.web.app"}
 

@@ -1,7 +1,7 @@
 """The settings: name, default, allowed values and meaning of each.
 
-No other module reads `CHATLAB_` variables. `chatlab serve --help` and the table in README.md show
-the descriptions below.
+No other module reads `CHATLAB_` variables. `chatlab serve --help` and docs/settings.md show the
+descriptions below.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """A simulated world around the conversation window, in which the test decides the order of events.
 
 Real are the `Service` and the `Cache` of two processes, the scripts of `window.lua`, and Redis. MongoDB is replaced by a
-list of messages. Time is simulated: it advances by `World.wait`, and by a few microseconds whenever somebody reads the
+list of messages. Time is simulated: it advances by `World.wait`, and by a few microseconds whenever a process reads the
 clock. So neither the scripts nor the expiry of the window depend on the speed of the machine. Every query to the store and
 every command to the window waits in `World.steps` until the schedule runs it, loses it, or runs it too late. Each finished
 read is checked.

@@ -350,7 +350,7 @@ async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
     await expect(tab.message("the page follows again")).to_be_in_viewport()
 
 
-async def test_scrolling_during_a_load_asks_once(history: History) -> None:
+async def test_scrolling_during_a_load_sends_one_request(history: History) -> None:
     """While older messages are loading, further scrolls send no request.
 
     The messages are shown when they arrive.
@@ -368,7 +368,7 @@ async def test_scrolling_during_a_load_asks_once(history: History) -> None:
     assert held.empty()
 
 
-async def test_a_lost_page_of_history_can_be_asked_for_again(history: History) -> None:
+async def test_a_failed_load_of_history_can_be_retried(history: History) -> None:
     """If older messages cannot be loaded, the page shows the error and a button to retry."""
     _, _, tab = history
     await tab.page.route("**/api/messages/*before=*", lambda route: route.abort(), times=1)
@@ -379,7 +379,7 @@ async def test_a_lost_page_of_history_can_be_asked_for_again(history: History) -
     await expect(tab.messages).to_have_count(100)
 
 
-async def test_a_lost_page_of_history_comes_after_a_reconnection(history: History) -> None:
+async def test_a_failed_load_of_history_is_retried_after_a_reconnection(history: History) -> None:
     """When the connection is back, the page loads older messages that failed to load before."""
     _, _, tab = history
     sockets: list[WebSocketRoute] = []

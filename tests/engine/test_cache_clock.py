@@ -37,7 +37,7 @@ async def cache(
     await cache.close()
 
 
-async def test_a_late_answer_is_an_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_late_reply_is_an_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """If Redis replies late, another process may have given up a write, so older windows are not trusted."""
     fetch_us = cache.clock.fetch_us
 
@@ -51,9 +51,7 @@ async def test_a_late_answer_is_an_outage(cache: Cache, monkeypatch: pytest.Monk
     assert not cache.breaker.is_open
 
 
-async def test_an_answer_in_time_is_no_outage(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reply_in_time_is_no_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """If Redis replies in time, windows stay trusted."""
     monkeypatch.setattr(clock_module, "LATE_REPLY_S", PATIENT_S)
     checks, fetch_us = 0, cache.clock.fetch_us
@@ -70,7 +68,9 @@ async def test_an_answer_in_time_is_no_outage(
     assert cache.clock.trusted_since == before
 
 
-async def test_without_a_cache_for_a_while(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_mode_off_older_windows_are_not_trusted(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a time in mode `off`, older windows are not trusted, and the grace period has not grown."""
     monkeypatch.setattr(clock_module, "LATE_REPLY_S", PATIENT_S)
     before = cache.clock.trusted_since

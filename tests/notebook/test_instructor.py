@@ -20,7 +20,7 @@ def cut(minutes: int) -> dict[str, int]:
     }
 
 
-def test_every_notebook_is_told_with_its_minutes() -> None:
+def test_every_notebook_is_listed_with_its_minutes() -> None:
     """Number, title, link and minutes agree with the notebook, in order.
 
     Each notebook has a question to ask and an expected answer.
@@ -35,7 +35,7 @@ def test_every_notebook_is_told_with_its_minutes() -> None:
 
 
 @pytest.mark.parametrize("minutes", CUTS)
-def test_a_cut_fits_into_its_time(minutes: int) -> None:
+def test_a_short_version_fits_into_its_time(minutes: int) -> None:
     """The minutes add up, and no notebook has more minutes than in the full series."""
     found = cut(minutes)
     assert list(found) == CUTS[minutes]
@@ -43,7 +43,7 @@ def test_a_cut_fits_into_its_time(minutes: int) -> None:
     assert {number: some for number, some in found.items() if some > MINUTES[number]} == {}
 
 
-def test_nothing_is_named_that_is_not_there() -> None:
+def test_what_the_instructor_page_names_exists() -> None:
     """Links, make targets, exercises and notebooks with their own engines all exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert [

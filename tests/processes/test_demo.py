@@ -100,7 +100,9 @@ def nothing_is_left(engines: Engines) -> Iterator[None]:
         assert not list(cache.scan_iter("demo-*"))
 
 
-def test_everything_is_seen(engines: Engines, nothing_is_left: None, tmp_path: Path) -> None:
+def test_the_demo_sees_every_promise(
+    engines: Engines, nothing_is_left: None, tmp_path: Path
+) -> None:
     """On real engines with the document's own times the demo sees every promise of the diagram and ends with status 0."""
     run = Run(engines, "--svg", str(tmp_path / "demo.svg"))
     assert run.end() == 0, run.output
@@ -177,7 +179,7 @@ def test_in_drawn_mode_reads_bypass_the_cache(engines: Engines, nothing_is_left:
         pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
-def test_it_can_be_ended_at_any_time(
+def test_the_demo_can_be_interrupted_at_any_time(
     engines: Engines, nothing_is_left: None, ending: signal.Signals
 ) -> None:
     """Ctrl-C, a kill and a closed terminal end it without a stack trace, without waiting for the TTL, and leave no process."""
@@ -191,7 +193,7 @@ def test_it_can_be_ended_at_any_time(
     assert not any(child.is_running() for child in children)
 
 
-def test_without_mongodb_it_names_the_fix(engines: Engines) -> None:
+def test_without_mongodb_the_demo_names_the_fix(engines: Engines) -> None:
     """When MongoDB cannot start, the demo names the fix and prints no stack trace."""
     run = Run(
         engines,
@@ -355,7 +357,7 @@ def result_of(promise: str, record: DemoRecord) -> PromiseResult:
     return next(result for result in check_promises(record) if result.promise == promise)
 
 
-def test_nothing_observed_is_nothing_seen() -> None:
+def test_without_observations_no_promise_is_seen() -> None:
     """In a record without observations no promise counts as seen, in any mode."""
     for mode in CacheMode:
         record = DemoRecord(

@@ -186,7 +186,7 @@ async def test_a_client_id_repeated_a_hundred_times_at_once_is_one_message(
     await asyncio.gather(*(person.close() for person in (alice, bob, there)))
 
 
-async def test_a_client_id_is_never_forgotten(
+async def test_a_client_id_is_remembered_after_restarts_and_changes(
     deployment: Deployment, pair: tuple[Service, Service]
 ) -> None:
     """After restarts, an edit and a deletion, a repeat returns the first message in its current state, and another text gets 409."""

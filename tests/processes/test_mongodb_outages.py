@@ -144,7 +144,7 @@ async def test_sends_that_wait_for_a_silent_mongodb_are_refused_together(
 
 
 @pytest.mark.parametrize("client_id", ["the same", None])
-async def test_an_uncertain_write_is_finished(
+async def test_an_uncertain_write_that_was_saved_is_emitted_once(
     deployment: Deployment, pair: tuple[User, User], client_id: str | None
 ) -> None:
     """A message that MongoDB saves after the 503 is in every read, a repeat returns it, and the receiver gets one event."""

@@ -186,7 +186,7 @@ GARBLED = {
 
 
 @pytest.mark.parametrize("outage", DIRECT.values(), ids=DIRECT.keys())
-async def test_no_outage_of_redis_costs_a_request_or_a_message(
+async def test_no_outage_of_redis_fails_a_request_or_loses_a_message(
     three: Three, outage: Outage
 ) -> None:
     """While Redis is away, every request succeeds and every read is complete. Afterwards there are hits again."""
@@ -208,7 +208,7 @@ async def test_no_outage_of_redis_costs_a_request_or_a_message(
 
 
 @pytest.mark.parametrize("outage", GARBLED.values(), ids=GARBLED.keys())
-async def test_no_nonsense_from_redis_costs_a_request_or_a_message(
+async def test_no_invalid_reply_from_redis_fails_a_request_or_loses_a_message(
     three: Three, outage: Outage
 ) -> None:
     """If Redis sends nonsense, responses are right without it, and hits return once the replies are valid.
@@ -297,7 +297,7 @@ async def test_redis_may_lose_everything(three: Three) -> None:
         await talk.reach_hits()
 
 
-async def test_what_one_process_could_not_write_the_others_do_not_trust(three: Three) -> None:
+async def test_windows_that_one_process_missed_are_fenced_for_the_others(three: Three) -> None:
     """If only one process loses Redis, the windows that it missed are fenced for all processes when it is back."""
     async with talk_between(three, three.behind, three.two) as talk:
         three.proxy.garble = None
@@ -314,7 +314,7 @@ async def test_what_one_process_could_not_write_the_others_do_not_trust(three: T
         await talk.reach_hits()
 
 
-async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) -> None:
+async def test_events_reach_the_own_process_without_redis(three: Three) -> None:
     """Without Redis, events reach the sockets of the same process. With Redis, they reach those of the other one again."""
     async with talk_between(three, three.one, three.two) as talk:
         beside = three.deployment.create_user(three.one)
@@ -346,7 +346,7 @@ async def test_events_go_on_without_redis_and_come_back_with_it(three: Three) ->
         await beside.close()
 
 
-async def test_a_service_starts_without_redis_and_finds_it_later(three: Three) -> None:
+async def test_a_service_starts_without_redis_and_connects_later(three: Three) -> None:
     """A process starts while Redis is away."""
     with stopped(three):
         late = three.deployment.start()

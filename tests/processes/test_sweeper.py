@@ -51,7 +51,7 @@ def test_a_key_is_cleaned_once() -> None:
     assert tracker.keys() == []
 
 
-def test_nothing_left_is_not_gone() -> None:
+def test_a_key_with_0_ms_left_is_alive() -> None:
     """A key with 0 ms left is alive. Only a missing key has expired."""
     tracker = DeadlineTracker()
     for now in (1.0, 2.0, 3.0):
@@ -59,7 +59,7 @@ def test_nothing_left_is_not_gone() -> None:
     assert tracker.record({"k": GONE}, 3.5).cleaned == {"k": pytest.approx(500)}
 
 
-def test_gone_before_its_deadline_is_lost() -> None:
+def test_a_key_gone_before_its_deadline_is_lost() -> None:
     """A key that was deleted or evicted is not reported as cleaned."""
     tracker = DeadlineTracker()
     tracker.record({"k": 4000}, 1.0)
@@ -77,14 +77,14 @@ def test_an_edit_moves_the_deadline() -> None:
     assert tracker.record({"k": GONE}, 4.5).cleaned == {"k": pytest.approx(0, abs=1)}
 
 
-def test_without_an_expiry_is_leaked() -> None:
+def test_a_key_without_an_expiry_is_leaked() -> None:
     """A key without a TTL is reported as leaked until it has one."""
     tracker = DeadlineTracker()
     assert tracker.record({"k": NO_EXPIRY}, 1.0) == SweepResult({}, {}, [], ["k"])
     assert tracker.record({"k": 5000}, 2.0).live == {"k": 5000}
 
 
-def test_gone_at_first_sight_is_cleaned() -> None:
+def test_a_key_that_expires_during_a_sweep_is_cleaned() -> None:
     """A key that expired between SCAN and PTTL is reported as cleaned with lag 0."""
     assert DeadlineTracker().record({"k": GONE}, 1.0).cleaned == {"k": 0}
 
@@ -148,7 +148,7 @@ def expire(keys: redis.Redis, clock: Clock, *names: str | bytes, after_s: float)
     keys.delete(*names)
 
 
-async def test_its_exact_words(
+async def test_the_exact_log_lines(
     make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
 ) -> None:
     """`Cache hit` with key and remaining ms in each sweep, then `Cache cleaned` with deadline and lag once, and a summary each time."""
@@ -207,7 +207,7 @@ async def test_many_keys_get_one_line(
     assert caplog.messages[-1].startswith("Sweep: 30 live, 0 cleaned, 0 leaked")
 
 
-async def test_leaks_are_fixed_and_names_forge_no_line(
+async def test_leaked_keys_get_an_expiry_and_cannot_forge_log_lines(
     make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
 ) -> None:
     """A foreign key without an expiry gets one. Its name stays on one line of the log, whatever bytes it has; other keys are left alone."""
@@ -348,9 +348,7 @@ async def test_other_kinds_of_values_do_no_harm(shared: SharedService, new_user:
     assert (await ann.read(ann)).json() == [edited.json()]
 
 
-def test_a_service_without_the_sweeper_logs_nothing_of_it(
-    start: ServiceMaker, database: Any
-) -> None:
+def test_a_service_without_the_sweeper_does_not_sweep(start: ServiceMaker, database: Any) -> None:
     """With SWEEPER=0 another process sweeps, and this one never does."""
     silent, sweeping = start(SWEEPER="0"), start(SWEEP_INTERVAL="0.1")
     block_until(lambda: len(logged(sweeping, "Sweep")) >= 3, "three sweeps of the other process")
@@ -370,7 +368,7 @@ def test_another_process_takes_over(start: ServiceMaker, database: Any) -> None:
     block_until(lambda: len(logged(waiting, "Sweep")) > swept, "the remaining process to sweep")
 
 
-async def test_alone_it_needs_redis_alone(engines: Engines, space: str, tmp_path: Path) -> None:
+async def test_chatlab_sweep_needs_only_redis(engines: Engines, space: str, tmp_path: Path) -> None:
     """`chatlab sweep` with CHATLAB_REDIS_URL starts no MongoDB, makes no data folder, and exits with status 0 on SIGTERM."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")

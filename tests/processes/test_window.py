@@ -585,7 +585,7 @@ def test_a_fill_returns_its_outcome(world: World) -> None:
     assert held(world) == [3, 4, 5, 6, 7]
 
 
-def test_no_more_than_fit(client: redis.Redis) -> None:
+def test_a_window_keeps_the_newest_messages_that_fit(client: redis.Redis) -> None:
     """A window keeps the newest messages that fit, from whichever side they come."""
     for size in (1, 2, 3):
         world = World(client, window_size=size)
@@ -615,7 +615,9 @@ EDGES = [None, 0, 1, 2, 3, 5, 7, 8, 9]
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 5, 2**53 - 1])
-def test_the_part_of_a_page_that_a_window_has(world: World, limit: int | None) -> None:
+def test_a_snapshot_has_the_part_of_the_page_that_is_in_the_window(
+    world: World, limit: int | None
+) -> None:
     """For each limit, before and after, the snapshot holds its part of the page and knows if that is all of it."""
     fill(world, world.save(7)[2:])
     for before, after in itertools.product([*EDGES, 2**53 - 1], repeat=2):
@@ -653,7 +655,7 @@ def test_a_foreign_value_is_replaced(world: World, kind: str, write: str) -> Non
     )  # a change alone leaves a fence
 
 
-def test_a_short_ttl(world: World) -> None:
+def test_the_shortest_ttl(world: World) -> None:
     """With the shortest TTL, 0.1 s, the grace period is 20 ms, and no key has a longer TTL."""
     cache = world.processes[0].cache
     cache.ttl_ms = 100

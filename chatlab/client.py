@@ -61,8 +61,11 @@ class ChatClient:
         self._flow_sockets: list[socketio.AsyncClient] = []
 
     @classmethod
-    async def sign_up(cls, url: str, name: str, password: str) -> Self:
-        """Create a user on the service at `url`, and return their client."""
+    async def sign_up(cls, url: str, name: str, password: str, **options: Any) -> Self:
+        """Create a user on the service at `url`, and return their client.
+
+        `options` are further arguments of a subclass's constructor.
+        """
         account = {"username": name, "password": password}
         async with httpx.AsyncClient(
             base_url=url,
@@ -70,7 +73,7 @@ class ChatClient:
             trust_env=False,
         ) as http:
             session = _checked(await http.post("/api/auth/signup", json=account)).json()
-        return cls(url, session["user"], session["token"])
+        return cls(url, session["user"], session["token"], **options)
 
     async def connect(self) -> None:
         """Connect the chat socket."""

@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from chatlab.lab.verdicts import CORRECT, NOT_YET
+from chatlab.lab.checks import CORRECT, NOT_YET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ANSWER = re.compile(r"^(\w+ = ).*?(  # your answer.*)$", re.MULTILINE)

@@ -17,33 +17,33 @@ from chatlab.bench.comparisons import SendRequest, make_send
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.bench.samples import Interval
 from chatlab.errors import EngineError
-from chatlab.lab.claims import TIMED, claims_table
+from chatlab.lab.tables import TIMED, timed_table_html
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.live import VIEW
 
 TURNS = 200
-WARM = 10  # warm-up turns, which are not counted
-# The average number of attempts per turn until every reply has the wanted X-Cache.
-TRIES = 3
+WARM_UP_TURNS = 10  # not counted
+# How often a turn may be repeated, on average, until every reply has the wanted X-Cache.
+MAX_ATTEMPTS_PER_TURN = 3
 
 Row = tuple[bool, tuple[str, ...]]  # does it depend on the machine? and its cells
 
 
-async def in_turn(
-    acts: Mapping[str, SendRequest], turns: int = TURNS, wanted: Mapping[str, str] | None = None
+async def alternate(
+    requests: Mapping[str, SendRequest], turns: int = TURNS, wanted: Mapping[str, str] | None = None
 ) -> AsyncIterator[dict[str, float]]:
-    """Yield the milliseconds that each side took, turn by turn, without the WARM warm-up turns.
+    """Yield the milliseconds that each side took, turn by turn, without the warm-up turns.
 
     `wanted` is the X-Cache value that a side's replies must have. A turn with another value (for
     example because a window has just expired) is not counted and is repeated. Raises EngineError
     for a reply that is not 200, or if too many turns must be repeated.
     """
-    order, done = list(acts), -WARM
-    for _ in range(TRIES * (turns + WARM)):
-        replies = {name: acts[name]() for name in order}
+    order, done = list(requests), -WARM_UP_TURNS
+    for _ in range(MAX_ATTEMPTS_PER_TURN * (turns + WARM_UP_TURNS)):
+        replies = {name: requests[name]() for name in order}
         if any(reply.status != 200 for reply in replies.values()):
             raise EngineError(
-                "The service refused a request of this measurement.",
+                "The service rejected a request of this measurement.",
                 "run the notebook again from its first cell",
             )
         order.reverse()
@@ -52,24 +52,24 @@ async def in_turn(
             continue
         done += 1
         if done > 0:
-            yield {name: replies[name].took_ms for name in acts}
+            yield {name: replies[name].took_ms for name in requests}
         if done == turns:
             return
     raise EngineError(
-        "Too few replies came as this measurement needs them.",
-        "run the cell again when the machine has less to do",
+        "Too few replies had the X-Cache value that this measurement needs.",
+        "run the cell again when the machine is less busy",
     )
 
 
-async def race(
-    acts: Mapping[str, SendRequest],
+async def measure_alternately(
+    requests: Mapping[str, SendRequest],
     chart: Chart,
     turns: int = TURNS,
     wanted: Mapping[str, str] | None = None,
 ) -> dict[str, list[float]]:
     """Return all samples of each side; each sample is also added to the chart."""
-    samples: dict[str, list[float]] = {name: [] for name in acts}
-    async for took in in_turn(acts, turns, wanted):
+    samples: dict[str, list[float]] = {name: [] for name in requests}
+    async for took in alternate(requests, turns, wanted):
         for name, ms in took.items():
             samples[name].append(ms)
             chart.add(name, ms)
@@ -77,41 +77,39 @@ async def race(
     return samples
 
 
-async def write(wires: Sequence[RawHttpClient], receiver: str, messages: int, text: str) -> None:
+async def send_many(
+    clients: Sequence[RawHttpClient], receiver: str, messages: int, text: str
+) -> None:
     """Send `messages` messages, spread over these connections in parallel."""
 
-    def work(place: int) -> None:
-        send = make_send(wires[place], receiver, text)
-        for _ in range(place, messages, len(wires)):
+    def send_share(first: int) -> None:
+        send = make_send(clients[first], receiver, text)
+        for _ in range(first, messages, len(clients)):
             if send().status != 200:
                 raise EngineError(
-                    "The service refused a message.", "run the notebook again from its first cell"
+                    "The service rejected a message.", "run the notebook again from its first cell"
                 )
 
-    with ThreadPoolExecutor(len(wires)) as pool:
-        await asyncio.gather(
-            *(
-                asyncio.get_running_loop().run_in_executor(pool, work, place)
-                for place in range(len(wires))
-            )
-        )
+    run_in = asyncio.get_running_loop().run_in_executor
+    with ThreadPoolExecutor(len(clients)) as pool:
+        await asyncio.gather(*(run_in(pool, send_share, first) for first in range(len(clients))))
 
 
 # --- results as text ------------------------------------------------------------------------------
 
 
-def told(found: Interval, unit: str = "ms") -> str:
+def format_interval(interval: Interval, unit: str = "ms") -> str:
     """Format as `2.61 ms (2.55 to 2.70)`: the median and its confidence interval."""
-    return f"{found.middle:.2f} {unit} ({found.low:.2f} to {found.high:.2f})"
+    return f"{interval.middle:.2f} {unit} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def share(found: Interval) -> str:
+def format_share(interval: Interval) -> str:
     """Format as `52 % (48 to 55)`: the share of time saved and its confidence interval."""
-    middle, low, high = (round(100 * value) for value in found)
+    middle, low, high = (round(100 * value) for value in interval)
     return f"{middle} % ({low} to {high})"
 
 
-def percent(part: float) -> str:
+def format_percent(part: float) -> str:
     return f"{round(100 * part)} %"
 
 
@@ -133,26 +131,29 @@ class Table:
         return "\n".join(_line(*row, wide) for row in [(False, self._heads), *self._rows])
 
     def _repr_html_(self) -> str:
-        return claims_table(
+        return timed_table_html(
             self._heads,
             [(timed, _marked(cells) if timed else cells) for timed, cells in self._rows],
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        said = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self._repr_html_()}
         if self._chart is None:
-            return said
-        self._live = self._live or framed(self._repr_html_())
+            return bundle
+        self._live = self._live or html_widget(self._repr_html_())
         view = {"version_major": 2, "version_minor": 0, "model_id": self._live.model_id}
-        return said | {"text/html": f"{self._chart.snapshot()}\n{said['text/html']}", VIEW: view}
+        return bundle | {
+            "text/html": f"{self._chart.snapshot()}\n{bundle['text/html']}",
+            VIEW: view,
+        }
 
 
-def framed(html: str) -> ipywidgets.HTML:
+def html_widget(html: str) -> ipywidgets.HTML:
     """Wrap HTML in a widget, styled as JupyterLab styles HTML output."""
-    return ipywidgets.HTML(dressed(html))
+    return ipywidgets.HTML(styled_html(html))
 
 
-def dressed(html: str) -> str:
+def styled_html(html: str) -> str:
     return f'<div class="jp-RenderedHTMLCommon" style="display: inline-block">{html}</div>'
 
 

@@ -48,7 +48,9 @@ async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
         await page.screenshot(path=tmp_path / "gone.png")
 
         await expect(
-            page.get_by_text("The service has ended. Left: 0 keys, 0 messages.")
+            page.get_by_text(
+                "The service has stopped. Left in Redis: 0 keys. Left in MongoDB: 0 messages."
+            )
         ).to_be_attached()
         await assert_no_errors(page)
         await page.screenshot(path=tmp_path / "end.png")

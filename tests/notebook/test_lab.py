@@ -16,10 +16,10 @@ from waiting import LIMIT_S, wait_until
 
 from chatlab.errors import EngineError
 from chatlab.lab import Lab, doctor, predict, start
+from chatlab.lab.checks import BLANK, NOT_CHECKED, NOT_YET
+from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.lessons import start_here
-from chatlab.lab.life import Life
-from chatlab.lab.space import take_space
-from chatlab.lab.verdicts import BLANK, CANNOT_TELL, NOT_YET
+from chatlab.lab.session_names import reserve_name
 from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
@@ -30,7 +30,7 @@ from chatlab.lab import start
 
 async def main():
     lab = await start("killed")
-    print(lab.pid, flush=True)
+    print(lab.service.pid, flush=True)
     await asyncio.sleep(600)  # until it is killed
 
 asyncio.run(main())
@@ -68,27 +68,29 @@ async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
     """
     lab = await begin("twice")
     assert await begin("twice") is lab
-    assert lab.pid
-    os.kill(lab.pid, signal.SIGKILL)
-    await wait_until(lambda: not lab.runs, "the end of the service")
+    assert lab.service.pid
+    os.kill(lab.service.pid, signal.SIGKILL)
+    await wait_until(lambda: not lab.service.is_running, "the end of the service")
     again = await begin("twice")
     assert again is not lab
-    assert again.runs
+    assert again.service.is_running
     slow = await begin("twice", cache_ttl=20)
-    assert (slow.settings.cache_ttl, again.runs) == (20, False)
+    assert (slow.settings.cache_ttl, again.service.is_running) == (20, False)
 
 
 async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -> None:
     """Of two sessions one is reset and ended, and the other keeps its messages, keys and users."""
     one, two = await asyncio.gather(begin("one", cache_ttl=3600), begin("two", cache_ttl=3600))
     for lab in (one, two):
-        await (await lab.person("alice")).send(await lab.person("bob"), "mine")
+        await (await lab.user("alice")).send(await lab.user("bob"), "mine")
     await one.reset()
-    assert (one.mongo_find("messages"), one.redis_keys("message*")) == ([], [])
-    trace = await (await one.person("alice")).send(await one.person("bob"), "anew")
+    assert (one.find_messages(), one.redis.keys("message*")) == ([], [])
+    trace = await (await one.user("alice")).send(await one.user("bob"), "anew")
     assert trace.message["seq"] == 1
-    assert str(await one.end()) == "The service has ended. Left: 0 keys, 0 messages."
-    assert (len(two.mongo_find("messages")), len(two.redis_keys("message*"))) == (1, 2)
+    assert str(await one.end()) == (
+        "The service has stopped. Left in Redis: 0 keys. Left in MongoDB: 0 messages."
+    )
+    assert (len(two.find_messages()), len(two.redis.keys("message*"))) == (1, 2)
     space = one.settings.database
     with (
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
@@ -103,10 +105,10 @@ def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
 
     Afterwards the name is free again.
     """
-    first, lock = take_space("00", tmp_path)
-    second, other = take_space("00", tmp_path)
+    first, lock = reserve_name("00", tmp_path)
+    second, other = reserve_name("00", tmp_path)
     os.close(lock)
-    third, again = take_space("00", tmp_path)
+    third, again = reserve_name("00", tmp_path)
     assert (first, second, third) == ("lab_00", "lab_00_2", "lab_00")
     os.close(other)
     os.close(again)
@@ -136,14 +138,14 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
     )
 
 
-async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
+async def test_a_send_returns_its_trace(begin: LabMaker) -> None:
     """Over either transport the trace has the seven stages in order, each with its time.
 
     Its keys come without the session's prefix.
     """
     lab = await begin("way", cache_ttl=3600)
     for door in ("http", "socket"):
-        trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello", door=door)
+        trace = await (await lab.user("alice")).send(await lab.user("bob"), "Hello", transport=door)
         assert trace.stages == (
             "request",
             "create",
@@ -155,8 +157,8 @@ async def test_a_send_comes_back_with_its_way(begin: LabMaker) -> None:
         )
         assert all(event["tookMs"] >= 0 and event["door"] == door for event in trace.events)
         assert trace.key == f"message:{trace.id}"
-        assert {trace.key, "messages:alice:bob"} <= set(lab.redis_keys("message*"))
-        assert lab.mongo_find("messages", _id=trace.id) == [trace.message]
+        assert {trace.key, "messages:alice:bob"} <= set(lab.redis.keys("message*"))
+        assert lab.find_messages(_id=trace.id) == [trace.message]
 
 
 async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
@@ -167,10 +169,10 @@ async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
     lab = await begin("board", cache_ttl=3, sweep_interval=0.5)
     board, models = lab.ttl_board(), list[list[dict[str, Any]]]()
     board.observe(lambda change: models.append(change["new"]["items"]), "model")
-    trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
-    assert lab.pid
+    trace = await (await lab.user("alice")).send(await lab.user("bob"), "Hello")
+    assert lab.service.pid
     os.kill(
-        lab.pid, signal.SIGSTOP
+        lab.service.pid, signal.SIGSTOP
     )  # the sweeper must not report the end before the board has seen it
     try:
         await wait_until(
@@ -179,23 +181,23 @@ async def test_the_board_gets_changes_only(begin: LabMaker) -> None:
             is_reached=lambda states: "expired" in states,
         )
     finally:
-        os.kill(lab.pid, signal.SIGCONT)
-    life = await lab.life(trace)
+        os.kill(lab.service.pid, signal.SIGCONT)
+    life = await lab.key_lifetime(trace)
     assert [items[0]["state"] for items in models] == ["live", "expired", "gone"]
-    assert (life.ttl_ms, life.end_code) == (3000, -2)
+    assert (life.ttl_ms, life.end_pttl) == (3000, -2)
     assert life.deadline_ms - 50 <= life.ended_ms
-    assert life.deadline_ms - 50 <= life.told_ms
+    assert life.deadline_ms - 50 <= life.reported_ms
     assert trace.key in board.snapshot()
 
 
 async def test_the_map_is_lit_by_the_message(begin: LabMaker) -> None:
     """Every box of the flow map shows the time of the latest send. A read lights none of them."""
     lab = await begin("map")
-    alice, bob, flow = await lab.person("alice"), await lab.person("bob"), lab.flow_map()
+    alice, bob, flow = await lab.user("alice"), await lab.user("bob"), lab.flow_map()
     await bob.read("alice")
     assert {box["tookMs"] for box in flow.model["boxes"]} == {None}
     for door in ("http", "socket"):
-        trace = await alice.send(bob, "Hello", door=door)
+        trace = await alice.send(bob, "Hello", transport=door)
         took = [event["tookMs"] for event in trace.events]
         await wait_until(
             lambda: [box["tookMs"] for box in flow.model["boxes"]],
@@ -209,36 +211,36 @@ async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
     """Running a cell again leaves one board that receives changes, not two."""
     lab = await begin("again", cache_ttl=3600)
     former, board = lab.ttl_board(), lab.ttl_board(big=True)
-    await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    await (await lab.user("alice")).send(await lab.user("bob"), "Hello")
     assert former.comm is None
     assert (len(former.model["items"]), len(board.model["items"])) == (0, 1)
 
 
-async def test_trouble_in_the_background_shows(begin: LabMaker) -> None:
+async def test_errors_in_the_background_are_shown(begin: LabMaker) -> None:
     """When the service dies, the widgets report it and name the cell to run.
 
     A check reports that it cannot tell, and does not raise. After the end of the session a send and
     a read raise an error that explains it.
     """
     lab = await begin("trouble")
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     board, flow = lab.ttl_board(), lab.flow_map()
-    assert lab.pid
-    os.kill(lab.pid, signal.SIGKILL)
+    assert lab.service.pid
+    os.kill(lab.service.pid, signal.SIGKILL)
     await wait_until(lambda: board.error and flow.error, "an error on both widgets")
-    assert "service has ended" in board.error == flow.error
-    assert (await start_here.gone_at(lab, 5)).kind == CANNOT_TELL
+    assert "service has stopped" in board.error == flow.error
+    assert (await start_here.gone_at(lab, 5)).kind == NOT_CHECKED
     await lab.end()
-    assert "ended" in repr(lab)
+    assert "stopped" in repr(lab)
     for act in (alice.send(bob, "too late"), alice.read("bob")):
         with pytest.raises(EngineError, match=r"The session has ended\."):
             await act
 
 
-async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
+async def test_checks_distinguish_wrong_from_blank(begin: LabMaker) -> None:
     """For every kind of answer (none, a wrong word, box or type) a check says what to try next."""
     lab = await begin("checks", cache_ttl=1, sweep_interval=0.2)
-    trace = await (await lab.person("alice")).send(await lab.person("bob"), "Hello")
+    trace = await (await lab.user("alice")).send(await lab.user("bob"), "Hello")
     assert (await start_here.durable_box(lab, trace, ...)).kind == BLANK
     assert [
         (await start_here.durable_box(lab, trace, answer)).kind
@@ -252,36 +254,63 @@ async def test_checks_tell_wrong_from_blank(begin: LabMaker) -> None:
     assert "new life" in (await start_here.gone_at(lab, 3)).text
 
 
-def test_a_life_tells_its_moments_apart() -> None:
-    """The deadline, the check that misses the key and the expiry report are separate moments.
+CACHED = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}
 
-    A key that disappears before its deadline is lost, not expired.
-    """
-    event = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}
-    life = Life.of(event)
-    assert [life.looked(2000, 4_000.0), life.looked(900, 5_100.0), life.looked(-2, 6_020.0)] == [
-        False,
-        False,
-        True,
+
+def test_a_lifetime_keeps_its_moments_apart() -> None:
+    """The deadline, the check that misses the key and the expiry report are separate moments."""
+    lifetime = KeyLifetime.from_event(CACHED)
+    changes = [
+        lifetime.record_pttl(2000, 4_000.0, 4_000.0),
+        lifetime.record_pttl(900, 5_100.0, 5_100.0),
+        lifetime.record_pttl(-2, 6_020.0, 6_020.0),
     ]
-    life.told({"at": 6_900.0})
-    assert (life.state, life.deadline_ms, life.seconds, life.lasted, life.told_at) == (
-        "gone",
-        6_000.0,
-        5.02,
-        5,
-        5.9,
-    )
-    lost = Life.of(event)
-    assert (lost.looked(-2, 3_000.0), lost.state, lost.lasted) == (True, "lost", 2)
-    renewed = Life.of(event)
-    assert (renewed.looked(5000, 3_000.0), renewed.deadline_ms) == (True, 8_000.0)
-    late = Life.of(event)  # the event arrived 80 ms after the key was set
-    assert (late.looked(3920, 2_000.0), late.looked(-2, 5_930.0), late.state) == (
-        False,
-        True,
-        "expired",
-    )
+    assert changes == [False, False, True]
+    lifetime.record_report({"at": 6_900.0})
+    assert (lifetime.state, lifetime.deadline_ms) == ("gone", 6_000.0)
+    assert (lifetime.missing_after_s, lifetime.reported_after_s) == (5.02, 5.9)
+    assert lifetime.lifetime_s == 5
+
+
+def test_a_key_that_disappears_before_its_deadline_is_lost() -> None:
+    """It ended with the first check that missed it, and no check has found it."""
+    lifetime = KeyLifetime.from_event(CACHED)
+    assert lifetime.record_pttl(-2, 2_990.0, 3_000.0)
+    assert (lifetime.state, lifetime.lifetime_s) == ("lost", 2)
+    assert len(lifetime.moments()) == 2
+
+
+def test_a_new_ttl_moves_the_deadline() -> None:
+    """The key was given a new TTL 2 s after it was cached."""
+    lifetime = KeyLifetime.from_event(CACHED)
+    assert lifetime.record_pttl(5000, 2_990.0, 3_000.0)
+    assert (lifetime.cached_ms, lifetime.deadline_ms) == (1_000.0, 8_000.0)
+
+
+def test_the_first_check_corrects_a_late_event() -> None:
+    """The event was created 80 ms after the key was set, and the deadline shows it.
+
+    A TTL that is shortened later does not change the time of caching.
+    """
+    lifetime = KeyLifetime.from_event(CACHED)
+    lifetime.record_pttl(3920, 2_000.0, 2_000.0)
+    assert (lifetime.cached_ms, lifetime.deadline_ms) == (920.0, 5_920.0)
+    lifetime.record_pttl(1000, 3_000.0, 3_000.0)
+    assert (lifetime.cached_ms, lifetime.deadline_ms) == (920.0, 4_000.0)
+
+
+def test_a_slow_reply_is_neither_a_longer_life_nor_a_new_ttl() -> None:
+    """The kernel stalls for 2 s while it waits for PTTL.
+
+    The key was alive when it asked. The reply does not show that it was alive later, or that its
+    deadline has moved.
+    """
+    lifetime = KeyLifetime.from_event(CACHED)
+    assert not lifetime.record_pttl(1000, 5_000.0, 7_000.0)
+    assert (lifetime.alive_ms, lifetime.deadline_ms) == (5_000.0, 6_000.0)
+    lifetime.record_pttl(-2, 7_000.0, 7_000.0)
+    assert lifetime.expired_at_deadline
+    assert lifetime.lifetime_s == 5
 
 
 def test_what_is_shown_has_a_fixed_text() -> None:
@@ -291,10 +320,10 @@ def test_what_is_shown_has_a_fixed_text() -> None:
     """
     asked = predict("When?", "now", "later")
     assert repr(asked) == "When? (now / later)"
-    assert str(asked.against("now")) == "You gave no answer. Measured: now."
+    assert str(asked.compare_with("now")) == "You made no prediction. Measured: now."
     asked.children[1].value = "later"
     assert (
-        str(asked.against("now"))
-        == "You said: later. Measured: now. Not so; read on for the reason."
+        str(asked.compare_with("now"))
+        == "You predicted: later. Measured: now. Not quite. Here is why."
     )
-    assert repr(doctor()).splitlines()[0] == "Everything that the notebooks need is here."
+    assert repr(doctor()).splitlines()[0] == "Everything that the notebooks need is installed."

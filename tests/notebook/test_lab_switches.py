@@ -12,11 +12,11 @@ from waiting import wait_until
 
 from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
-from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, Claim, Claims
-from chatlab.lab.ledger import Ledger
-from chatlab.lab.space import remove_left, take_space
-from chatlab.lab.trace import Person
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
+from chatlab.lab.scorecard import Scorecard
+from chatlab.lab.session_names import remove_abandoned, reserve_name
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.user import User
 from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
@@ -34,7 +34,7 @@ async def lab(engines: Engines, tmp_path: Path, patient_children: None) -> Any:
 
 async def two(lab: Lab) -> Any:
     """Return the users Alice and Bob."""
-    return await lab.person("alice"), await lab.person("bob")
+    return await lab.user("alice"), await lab.user("bob")
 
 
 async def test_commands_are_counted(lab: Lab) -> None:
@@ -43,20 +43,20 @@ async def test_commands_are_counted(lab: Lab) -> None:
     A read that bypasses the cache costs one MongoDB command and no Redis command.
     """
     alice, bob = await two(lab)
-    await lab.turn(cache_ttl=3600)  # the window must not expire between the reads
+    await lab.update_settings(cache_ttl=3600)  # the window must not expire between the reads
     await alice.send(bob, "the first one looks up both users")
     await bob.read("alice")
     trace = await alice.send(bob, "it's \"quoted\" 'oddly")
-    assert await lab.asked(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
-    assert (await lab.asked(bob.read("alice", fresh=True))) == (["find messages"], [])
-    sent = await lab.asked(alice.send(bob, "counted ' too"))
+    assert await lab.record_queries(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
+    assert (await lab.record_queries(bob.read("alice", fresh=True))) == (["find messages"], [])
+    sent = await lab.record_queries(alice.send(bob, "counted ' too"))
     assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (
         ["insert messages"],
         ["EVALSHA message", "EVALSHA messages"],
     )
     assert trace.id not in str(sent)
     assert repr(sent).startswith(
-        "MongoDB was asked once: insert messages\nRedis was asked 2 times: "
+        "MongoDB received 1 command: insert messages\nRedis received 2 commands: "
     )
 
 
@@ -64,16 +64,16 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
     """A widget that polls both stores pauses while the service's commands are counted."""
     alice, bob = await two(lab)
     stores, looks = lab.stores(await alice.send(bob, "looked at")), list[int]()
-    look = stores.look
+    read = stores.read
 
     def counted() -> dict[str, Any]:
         looks.append(1)
-        return look()
+        return read()
 
-    stores.look = counted  # type: ignore[method-assign]
+    stores.read = counted  # type: ignore[method-assign]
     stores._handle_custom_msg({"views": 1}, [])
     await wait_until(lambda: looks, "the first look of the widget")
-    assert await lab.asked(asyncio.sleep(0.6)) == (
+    assert await lab.record_queries(asyncio.sleep(0.6)) == (
         [],
         [],
     )  # seconds: long enough for two more looks
@@ -83,18 +83,18 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
     )
 
 
-async def test_a_setting_is_turned_while_it_runs(lab: Lab) -> None:
+async def test_a_setting_changes_without_a_restart(lab: Lab) -> None:
     """Changing a setting does not restart the service."""
     alice, bob = await two(lab)
-    pid = lab.pid
-    await lab.turn(cache_ttl=3600, cache_mode="drawn")
+    pid = lab.service.pid
+    await lab.update_settings(cache_ttl=3600, cache_mode="drawn")
     trace = await alice.send(bob, "a long TTL")
-    assert (lab.pid, lab.settings.cache_ttl) == (pid, 3600)
-    assert lab.redis_pttl(trace.key) > 5000
+    assert (lab.service.pid, lab.settings.cache_ttl) == (pid, 3600)
+    assert lab.redis.pttl(trace.key) > 5000
     assert (await bob.read("alice")).cache == "bypass"
 
 
-async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
+async def test_a_restart_keeps_users_and_messages(lab: Lab) -> None:
     """A restart keeps the address, tokens, users and messages, also after SIGKILL.
 
     Sockets reconnect, flow events arrive, and the new settings apply.
@@ -102,8 +102,8 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
     alice, bob = await two(lab)
     await bob.connect()
     await alice.send(bob, "before")
-    await lab.kill()
-    assert not lab.runs
+    await lab.kill_service()
+    assert not lab.service.is_running
     await lab.restart(sweeper=False, cache_ttl=1)
     trace = await alice.send(bob, "after")
     assert [message["text"] for message in (await bob.read("alice")).messages] == [
@@ -117,7 +117,7 @@ async def test_a_restart_keeps_people_and_messages(lab: Lab) -> None:
         is_reached=lambda texts: texts == ["before", "after"],
     )
     await wait_until(
-        lambda: lab.redis_pttl(trace.key), "the end of the key", is_reached=lambda pttl: pttl == -2
+        lambda: lab.redis.pttl(trace.key), "the end of the key", is_reached=lambda pttl: pttl == -2
     )
     assert [
         event
@@ -131,19 +131,20 @@ async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engine
 
     Commands that would affect other sessions are rejected.
     """
-    assert lab.redis("SET", "message:mine", "hello", "EX", 60) is True
-    assert lab.redis("KEYS", "message*") == lab.redis_keys("message*") == ["message:mine"]
-    assert lab.redis("GET", "message:mine") == "hello"
-    with pytest.raises(ValueError, match="FLUSHALL would reach others"):
-        lab.redis("FLUSHALL")
-    for act in (lab.stop_engine("redis"), lab.crash_engine("mongo")):
-        with pytest.raises(EngineError, match="Other notebooks use these engines too"):
-            await act
+    assert lab.redis.execute_command("SET", "message:mine", "hello", "EX", 60) is True
+    assert (
+        lab.redis.execute_command("KEYS", "message*")
+        == lab.redis.keys("message*")
+        == ["message:mine"]
+    )
+    assert lab.redis.execute_command("GET", "message:mine") == "hello"
+    with pytest.raises(ValueError, match="FLUSHALL would also affect the data of other notebooks"):
+        lab.redis.execute_command("FLUSHALL")
+    with pytest.raises(EngineError, match="Other notebooks use these engines"):
+        await lab.engines.stop("redis")
 
 
-async def test_engines_of_ones_own_can_break(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_own_engines_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an engine frozen, killed or stopped, the service keeps its promises.
 
     The folder is deleted with the session.
@@ -153,23 +154,23 @@ async def test_engines_of_ones_own_can_break(
     lab = await start("breaks", own_engines=True)
     alice, bob = await two(lab)
     await alice.send(bob, "one")
-    await lab.crash_engine("redis")
-    assert lab.redis_keys("message*") == []
-    await lab.crash_engine("mongo")
-    assert len(lab.mongo_find("messages")) == 1
+    await lab.engines.crash("redis")
+    assert lab.redis.keys("message*") == []
+    await lab.engines.crash("mongo")
+    assert len(lab.find_messages()) == 1
     await wait_until(lambda: _reaches_mongodb(bob), "the service to find the new MongoDB")
-    await lab.stop_engine("redis")
+    await lab.engines.stop("redis")
     assert "cache_message" not in (await alice.send(bob, "two")).stages
-    await lab.start_engine("redis")
-    lab.freeze("mongo")
+    await lab.engines.start("redis")
+    lab.engines.freeze("mongo")
     with pytest.raises(StoreUnavailable):
         await alice.send(bob, "three")
-    lab.thaw("mongo")
-    assert str(await lab.end()).startswith("The service has ended.")
+    lab.engines.thaw("mongo")
+    assert str(await lab.end()).startswith("The service has stopped.")
     assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
 
 
-async def _reaches_mongodb(user: Person) -> bool:
+async def _reaches_mongodb(user: User) -> bool:
     try:
         await user.read("alice", fresh=True)
     except StoreUnavailable:
@@ -184,14 +185,14 @@ def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
     """
     for name in ("lab_03", "lab_03_2", "lab_07"):
         (tmp_path / name / "db").mkdir(parents=True)
-    space, lock = take_space("03", tmp_path)
+    name, lock = reserve_name("03", tmp_path)
     with (tmp_path / "lab_07" / "lock").open("w") as supervisor_lock:
         fcntl.flock(supervisor_lock, fcntl.LOCK_EX)
-        remove_left(tmp_path)
-    assert space == "lab_03"
+        remove_abandoned(tmp_path)
+    assert name == "lab_03"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["lab_03", "lab_07"]
     os.close(lock)
-    remove_left(tmp_path)
+    remove_abandoned(tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -208,58 +209,62 @@ async def test_a_race_happens_every_time() -> None:
         shared[:] = [*have, name]
         return name
 
-    ann, ben = Walk(push, "ann"), Walk(push, "ben")
-    await ann.to("has read")
-    assert (await ben.rest(), await ann.rest(), shared) == ("ben", "ann", ["ann"])
-    with pytest.raises(LookupError, match=r'did not come to "nowhere"\. It passed: has read'):
-        await Walk(push, "cleo").to("nowhere")
-    killed = await Walk(push, "dora").to("has read")
-    await killed.drop()
+    ann, ben = SteppedTask(push, "ann"), SteppedTask(push, "ben")
+    await ann.run_until("has read")
+    assert (await ben.finish(), await ann.finish(), shared) == ("ben", "ann", ["ann"])
+    with pytest.raises(LookupError, match=r'did not reach "nowhere"\. It passed: has read'):
+        await SteppedTask(push, "cleo").run_until("nowhere")
+    killed = await SteppedTask(push, "dora").run_until("has read")
+    await killed.cancel()
     assert shared == ["ann", "cleo"]
 
 
-async def test_what_goes_wrong_in_a_walk_is_told() -> None:
+async def test_an_error_in_a_stepped_task_is_raised() -> None:
     """An error in the work is raised by the call that continues it."""
 
     async def broken(pause: Pause) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Walk(broken).to("somewhere")
+        await SteppedTask(broken).run_until("somewhere")
     with pytest.raises(ZeroDivisionError):
-        await Walk(broken).rest()
+        await SteppedTask(broken).finish()
 
 
-def test_the_ledger_remembers(tmp_path: Path) -> None:
-    """The ledger keeps the latest measurement of each claim across sessions."""
-    ledger = Ledger(tmp_path)
-    assert ledger.read() == {}
-    ledger.write(
-        "04", [Claim("message_key", "5.0 s", HOLDS), Claim("total_bytes", "641 bytes", HOLDS)]
+def test_the_scorecard_keeps_the_latest_results(tmp_path: Path) -> None:
+    """The scorecard keeps the latest measurement of each claim across sessions."""
+    scorecard = Scorecard(tmp_path)
+    assert scorecard.read() == {}
+    scorecard.write(
+        "04",
+        [
+            ClaimResult("message_key", "5.0 s", HOLDS),
+            ClaimResult("total_bytes", "641 bytes", HOLDS),
+        ],
     )
-    ledger.write("11", [Claim("total_bytes", "650 bytes", HOLDS, timed=True)])
-    known = Ledger(tmp_path).read()
-    assert {name: (entry.notebook, entry.claim.measured) for name, entry in known.items()} == {
+    scorecard.write("11", [ClaimResult("total_bytes", "650 bytes", HOLDS, timed=True)])
+    known = Scorecard(tmp_path).read()
+    assert {name: (entry.notebook, entry.result.measured) for name, entry in known.items()} == {
         "message_key": ("04", "5.0 s"),
         "total_bytes": ("11", "650 bytes"),
     }
-    ledger.write("00", [Claim("total_bytes", "a first look", HOLDS)])
-    assert ledger.read()["total_bytes"].notebook == "11"
-    ledger.write("13", [Claim("total_bytes", "once more", HOLDS)])
-    assert ledger.read()["total_bytes"].claim.measured == "once more"
+    scorecard.write("00", [ClaimResult("total_bytes", "a first look", HOLDS)])
+    assert scorecard.read()["total_bytes"].notebook == "11"
+    scorecard.write("13", [ClaimResult("total_bytes", "once more", HOLDS)])
+    assert scorecard.read()["total_bytes"].result.measured == "once more"
 
 
 @pytest.mark.parametrize(
     "broken",
     ["{half", "[]", "null", '{"ttl_0": 1}', '{"ttl_0": {"verdict": "holds"}}', b"\xff\xfe"],
 )
-def test_a_broken_ledger_knows_nothing_and_is_mended(tmp_path: Path, broken: str | bytes) -> None:
+def test_an_unreadable_scorecard_is_empty_and_replaced(tmp_path: Path, broken: str | bytes) -> None:
     """A file with any invalid content is read as empty, and the next measurement is saved."""
     (tmp_path / "ledger.json").write_bytes(broken if isinstance(broken, bytes) else broken.encode())
-    ledger = Ledger(tmp_path)
-    assert ledger.read() == {}
-    ledger.write("06", [Claim("ttl_0", "PTTL answered -2", FAILS)])
-    assert list(ledger.read()) == ["ttl_0"]
+    scorecard = Scorecard(tmp_path)
+    assert scorecard.read() == {}
+    scorecard.write("06", [ClaimResult("ttl_0", "PTTL answered -2", FAILS)])
+    assert list(scorecard.read()) == ["ttl_0"]
 
 
 def test_claims_have_a_place_in_the_series() -> None:
@@ -271,15 +276,15 @@ def test_claims_have_a_place_in_the_series() -> None:
     )
 
 
-def test_what_hangs_on_the_machine_is_marked() -> None:
+def test_results_that_depend_on_the_machine_are_marked() -> None:
     """Results that depend on the machine are marked.
 
     So a strict comparison of outputs can ignore them, and a reader is informed.
     """
-    shown = Claims(
+    shown = ClaimResults(
         [
-            Claim("send_faster", "-3 %", "does not hold", timed=True),
-            Claim("ttl_0", "-2", "does not hold"),
+            ClaimResult("send_faster", "-3 %", "does not hold", timed=True),
+            ClaimResult("ttl_0", "-2", "does not hold"),
         ]
     )
     first, second = repr(shown).splitlines()
@@ -287,7 +292,9 @@ def test_what_hangs_on_the_machine_is_marked() -> None:
     assert re.findall(r'<tr class="timed">', shown._repr_html_()) == ['<tr class="timed">']
 
 
-async def test_a_session_that_was_turned_is_begun_anew(engines: Engines, tmp_path: Path) -> None:
+async def test_a_session_with_changed_settings_is_replaced(
+    engines: Engines, tmp_path: Path
+) -> None:
     """Running the first cell again restores the settings that it passes."""
     own: dict[str, Any] = {
         "mongo_url": engines.mongo.url,
@@ -295,7 +302,7 @@ async def test_a_session_that_was_turned_is_begun_anew(engines: Engines, tmp_pat
         "data_dir": tmp_path,
     }
     lab = await start("anew", **own)
-    await lab.turn(cache_ttl=20)
+    await lab.update_settings(cache_ttl=20)
     again = await start("anew", **own)
     assert (again is lab, again.settings.cache_ttl) == (False, 5)
     await again.end()

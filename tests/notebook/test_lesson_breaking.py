@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from chatlab.lab import Lab, start
+from chatlab.lab.checks import NOT_YET
 from chatlab.lab.lessons import breaking
-from chatlab.lab.verdicts import NOT_YET
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     """`start` returns the same session with one engine restarted and the other thawed."""
-    alice, bob = await lab.person("alice"), await lab.person("bob")
-    await lab.stop_engine("redis")
-    lab.freeze("mongo")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+    await lab.engines.stop("redis")
+    lab.engines.freeze("mongo")
     assert await start("broken", own_engines=True) is lab
     verdict = await breaking.loses(lab, alice, bob, "redis")
     assert (verdict.kind, "20 of them are in MongoDB" in verdict.text) == (NOT_YET, True)
@@ -34,7 +34,7 @@ async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
 
     New messages can be saved, too.
     """
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     first = await alice.send(bob, "before")
     assert (
         "0 of them are in MongoDB. The folder is back: 20 of them."

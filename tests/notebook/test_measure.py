@@ -7,7 +7,7 @@ from test_lab import LabMaker, begin
 
 from chatlab.bench.raw_http import Reply
 from chatlab.errors import EngineError
-from chatlab.lab.measure import WARM, Table, in_turn
+from chatlab.lab.measure import WARM_UP_TURNS, Table, alternate
 
 __all__ = ["begin"]  # a fixture
 pytest_plugins = ["patient_children"]
@@ -29,11 +29,11 @@ async def test_requests_alternate() -> None:
     log: list[str] = []
     taken = [
         took
-        async for took in in_turn(
+        async for took in alternate(
             {"a": fake_request("a", log, ""), "b": fake_request("b", log, "")}, turns=4
         )
     ]
-    assert log == ["a", "b", "b", "a"] * ((WARM + 4) // 2)
+    assert log == ["a", "b", "b", "a"] * ((WARM_UP_TURNS + 4) // 2)
     assert [list(took) for took in taken] == [["a", "b"]] * 4
     assert [took["a"] < took["b"] for took in taken] == [True, False, True, False]
 
@@ -41,14 +41,14 @@ async def test_requests_alternate() -> None:
 async def test_a_turn_with_an_unwanted_reply_is_repeated() -> None:
     """A turn with a miss among hits does not count for either request. The number of samples stays the same."""
     log: list[str] = []
-    caches = ["hit"] * (WARM + 1) + ["miss", "hit"]
+    caches = ["hit"] * (WARM_UP_TURNS + 1) + ["miss", "hit"]
     acts = {
         "with": fake_request("with", log, *caches),
         "without": fake_request("without", log, "bypass"),
     }
-    taken = [took async for took in in_turn(acts, turns=3, wanted={"with": "hit"})]
+    taken = [took async for took in alternate(acts, turns=3, wanted={"with": "hit"})]
     assert len(taken) == 3
-    assert len(log) == 2 * (WARM + 3 + 1)
+    assert len(log) == 2 * (WARM_UP_TURNS + 3 + 1)
 
 
 @pytest.mark.parametrize(("cache", "status"), [("miss", 200), ("hit", 503)])
@@ -56,7 +56,7 @@ async def test_a_measurement_that_cannot_succeed_is_an_error(cache: str, status:
     """Rejected requests, or replies that never have the wanted X-Cache value, raise an error with a fix."""
     acts = {"with": fake_request("with", [], cache, status=status)}
     with pytest.raises(EngineError) as raised:
-        [took async for took in in_turn(acts, turns=3, wanted={"with": "hit"})]
+        [took async for took in alternate(acts, turns=3, wanted={"with": "hit"})]
     assert "again" in raised.value.fix
 
 
@@ -74,11 +74,11 @@ def test_figures_that_depend_on_the_machine_are_marked() -> None:
 async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
     """The second service has the same users and messages, its own Redis keys, and stops with the session."""
     lab = await begin("beside", cache_ttl=3600)
-    alice, bob = await lab.person("alice"), await lab.person("bob")
-    url = await lab.beside("other", window_size=1)
-    assert await lab.beside("other") == url
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+    url = await lab.service.start_extra("other", window_size=1)
+    assert await lab.service.start_extra("other") == url
     await alice.send(bob, "by the first")
-    wire = lab.wire(alice, url)
+    wire = lab.raw_client(alice, url)
     assert [
         (reply.cache, b"by the first" in reply.body)
         for reply in (
@@ -89,7 +89,7 @@ async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
         ("miss", True),
         ("hit", True),
     ]
-    assert lab.redis_keys("*messages:*") == ["messages:alice:bob", "other:messages:alice:bob"]
+    assert lab.redis.keys("*messages:*") == ["messages:alice:bob", "other:messages:alice:bob"]
     await lab.end()
     with pytest.raises(ConnectionError):
-        lab.wire(alice, url)
+        lab.raw_client(alice, url)

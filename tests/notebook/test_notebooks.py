@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import series
 
-from chatlab.lab.verdicts import BLANK, MARKS
+from chatlab.lab.checks import BLANK, MARKS
 
 PATHS = series.paths()
 LONGEST_CELL = 4  # lines

@@ -19,10 +19,11 @@ import redis
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
-from chatlab.lab.trace import PLANS, Person
+from chatlab.lab.diagram import PLANS
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart, Chat
 from chatlab.lab.widgets import stores as stores_module
-from chatlab.lab.widgets.live import OWN, PACE, SHARED, Live, module_of
+from chatlab.lab.widgets.live import MIN_UPDATE_INTERVAL_S, OWN, SHARED, Live, module_of
 from chatlab.lab.widgets.sources import BOXES, sources_of
 from chatlab.local.engines import Engines
 
@@ -48,10 +49,10 @@ async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Asy
     await lab.end()
 
 
-async def two(lab: Lab) -> tuple[Person, Person]:
+async def two(lab: Lab) -> tuple[User, User]:
     """Sign up two users who have no conversation yet."""
-    number = len(lab._people)
-    return await lab.person(f"alice{number}"), await lab.person(f"bob{number}")
+    number = len(lab._users)
+    return await lab.user(f"alice{number}"), await lab.user(f"bob{number}")
 
 
 # --- the flow map ---------------------------------------------------------------------------------
@@ -142,19 +143,19 @@ async def test_a_module_has_each_part_once() -> None:
 # --- the timeline ---------------------------------------------------------------------------------
 
 
-async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
+async def test_the_timeline_has_sweeps_and_lifetimes(lab: Lab) -> None:
     """The timeline has every sweep, and each key with its deadline, expiry report and lag."""
     alice, bob = await two(lab)
     timeline = lab.timeline()
-    await lab.turn(cache_ttl=2)
+    await lab.update_settings(cache_ttl=2)
     trace = await alice.send(bob, "Hello")
-    life = await lab.life(trace)
-    await lab.turn(cache_ttl=LONG_TTL_S)
+    life = await lab.key_lifetime(trace)
+    await lab.update_settings(cache_ttl=LONG_TTL_S)
     await wait_until(
         lambda: timeline.model["lives"][-1]["toldMs"], "the sweeper's report of the expiry"
     )
     (shown,) = [life for life in timeline.model["lives"] if life["key"] == trace.key]
-    assert (shown["key"], shown["toldMs"]) == (trace.key, life.told_ms)
+    assert (shown["key"], shown["toldMs"]) == (trace.key, life.reported_ms)
     assert shown["lagMs"] == pytest.approx(shown["toldMs"] - shown["deadlineMs"], abs=0.01)
     assert shown["lagMs"] > 0
     beats = {
@@ -171,7 +172,7 @@ async def test_the_timeline_has_beats_and_lives(lab: Lab) -> None:
     )
 
 
-async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
+async def test_many_events_cause_few_updates(lab: Lab) -> None:
     """200 sends cause many events, but the timeline is updated at most ten times per second.
 
     It keeps the newest keys, and the last one is included.
@@ -187,7 +188,7 @@ async def test_a_flood_is_told_in_few_messages(lab: Lab) -> None:
         "the last key",
         is_reached=lambda keys: last.key in keys,
     )
-    assert len(told) <= (time.monotonic() - began) / PACE + 2
+    assert len(told) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
     assert len(timeline.model["lives"]) == 12
     # even with as many sweeps as it keeps, which happens on a slow machine
     assert len(json.dumps(timeline.model)) < 20_000
@@ -206,7 +207,7 @@ def texts(chat: Chat, side: str) -> list[str]:
     return [item["text"] for item in chat.model[side]["items"]]
 
 
-async def opened(lab: Lab, *people: Person) -> Chat:
+async def opened(lab: Lab, *people: User) -> Chat:
     """Show the screens of two users, and wait until both are connected."""
     chat = lab.chat(*(people or await two(lab)))
     await wait_until(
@@ -235,7 +236,7 @@ async def test_both_screens_receive_what_is_typed(lab: Lab) -> None:
             lambda: flow.model["door"], "the map to show the transport", is_reached=door.__eq__
         )
     assert texts(chat, "left") == texts(chat, "right") == ["by http", "by socket"]
-    assert lab.mongo_find("messages", text="by socket")[0]["senderId"] == chat.model["right"]["id"]
+    assert lab.find_messages(text="by socket")[0]["senderId"] == chat.model["right"]["id"]
     assert all(item["tookMs"] > 0 for item in chat.model["right"]["items"])
     assert "by socket" in chat.snapshot()
 
@@ -284,7 +285,7 @@ async def test_screens_come_back_with_the_service(lab: Lab) -> None:
     await wait_until(
         lambda: texts(chat, "right"), "the first message", is_reached=["before"].__eq__
     )
-    await lab.kill()
+    await lab.kill_service()
     await wait_until(
         lambda: not chat.model["left"]["open"] and not chat.model["right"]["open"],
         "both screens to lose the connection",
@@ -319,7 +320,7 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
         for name, place in stores.model["places"].items()
     } == dict.fromkeys(("store", "message", "window"), ("old", []))
     stores._handle_custom_msg({"views": 1}, [])
-    lab.messages.update_one(
+    lab.mongo.messages.update_one(
         {"senderId": alice.id}, {"$set": {"text": "new"}, "$inc": {"version": 1}}
     )
 
@@ -342,25 +343,25 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
         "Redis, the conversation  not there",
     ]
     await alice.send(bob, "another")
-    assert stores.look()["places"]["window"]["deadlineMs"]
+    assert stores.read()["places"]["window"]["deadlineMs"]
     assert "not in it" in stores.snapshot()  # there is a window, but a newer one
 
 
-async def test_stores_tell_changes_only_and_only_while_seen(
+async def test_stores_send_only_changes_and_read_only_while_visible(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stores are read only while a view is visible; a read without changes sends no update."""
     alice, bob = await two(lab)
     # a stall during a read shifts the computed deadline
-    monkeypatch.setattr(stores_module, "MOVED", float("inf"))
+    monkeypatch.setattr(stores_module, "SAME_DEADLINE_MS", float("inf"))
     stores, looks, told = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
-    look = stores.look
+    read = stores.read
 
     def counted() -> dict[str, Any]:
         looks.append(1)
-        return look()
+        return read()
 
-    stores.look = counted  # type: ignore[method-assign]
+    stores.read = counted  # type: ignore[method-assign]
     stores.observe(told.append, "model")
     await alice.http.patch(f"/api/messages/{stores.model['id']}", json={"text": "two"})
     assert (looks, told) == ([], [])
@@ -369,9 +370,9 @@ async def test_stores_tell_changes_only_and_only_while_seen(
     assert len(told) == 1
     stores._handle_custom_msg({"views": -1}, [])
     await wait_until(
-        lambda: not stores._seen.is_set(), "the widget to notice that its last view has gone"
+        lambda: not stores._visible.is_set(), "the widget to notice that its last view has gone"
     )
-    async with lab.counting:  # a read that had already started has now ended
+    async with lab.recording:  # a read that had already started has now ended
         count = len(looks)
     await asyncio.sleep(0.6)  # time for two reads, which must not happen
     assert len(looks) == count
@@ -395,7 +396,7 @@ async def test_a_chart_stays_small_and_exact() -> None:
         "the last value",
         is_reached=lambda done: done == 10_000,
     )
-    assert len(told) <= (time.monotonic() - began) / PACE + 2
+    assert len(told) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
     assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (
         50.005,
         95.0,
@@ -469,10 +470,10 @@ async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
         assert "0x" not in repr(latter)
     before, after = lab.stores(trace), lab.stores(trace)
     assert (before.resting, before.comm is None, after.resting) == (True, False, False)
-    await wait_until(lambda: before.work and before.work.done(), "the former widget's work to end")
+    await wait_until(lambda: before.task and before.task.done(), "the former widget's task to end")
 
 
-async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
+async def test_widgets_stop_with_their_session(lab: Lab) -> None:
     """A reset stops the screens of its deleted users, but a board stays live.
 
     The end of the session stops all widgets, and they keep their last state. A board of the next
@@ -485,11 +486,11 @@ async def test_widgets_rest_when_nobody_works_for_them(lab: Lab) -> None:
     stores = lab.stores(await alice.send(bob, "anew"))
     await wait_until(lambda: board.model["items"], "a key on the board")
     await lab.end()
-    assert [place["trouble"] for place in stores.look()["places"].values()] == [
-        "no answer (EngineError)"
+    assert [place["trouble"] for place in stores.read()["places"].values()] == [
+        "no answer (SessionEnded)"
     ] * 3
     assert (board.resting, board.comm is None) == (True, False)
-    again = await start(lab.name, **lab.given)
+    again = await start(lab.name, **lab.start_settings)
     assert again.ttl_board().resting is False
     assert board.comm is None
     await again.end()

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.slow  # starts a JupyterLab and a browser
 CELLS = (
     """from chatlab.lab import start
 lab = await start("widgets", cache_ttl=600)
-alice, bob = await lab.person("alice"), await lab.person("bob")""",
+alice, bob = await lab.user("alice"), await lab.user("bob")""",
     "display(lab.flow_map(), lab.timeline())",
     "lab.chat(alice, bob)",
     """trace = await alice.send(bob, "Hello")
 display(lab.stores(trace, big=True))
-change = lab.messages.update_one({}, {"$set": {"text": "Hello again"}, "$inc": {"version": 1}})  # behind the back of the cache""",
+change = lab.mongo.messages.update_one({}, {"$set": {"text": "Hello again"}, "$inc": {"version": 1}})  # behind the back of the cache""",
     'display(lab.flow_map(of="read", big=True))\nreading = await bob.read("alice")',
     """import asyncio
 chart = lab.chart("Reads", log=True)
@@ -40,7 +40,7 @@ for length in (10, 100, 1000):
     lines.point("from Redis", length, 0.5)
     lines.point("from MongoDB", length, length / 50)
 lines""",
-    "await lab.turn(cache_ttl=5)",
+    "await lab.update_settings(cache_ttl=5)",
 )
 WIDGETS = ".cl-map, .cl-timeline, .cl-chat, .cl-stores, .cl-chart"
 # their positions on the screen

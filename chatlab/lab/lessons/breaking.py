@@ -16,13 +16,16 @@ from chatlab.bench.raw_http import encode_request
 from chatlab.domain.ids import conversation_of
 from chatlab.domain.trace import StageEvent
 from chatlab.errors import ChatlabError, Conflict
-from chatlab.lab.claims import Claim, Claims, holds
-from chatlab.lab.life import Life
-from chatlab.lab.looks import looked_until
-from chatlab.lab.said import Said
+from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.diagram import STAGES
+from chatlab.lab.key_lifetime import KeyLifetime
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.polling import poll_until
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.tables import Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 from chatlab.local.binaries import Name
 from chatlab.local.data_folder import DataFolder
 
@@ -39,9 +42,7 @@ KNOWN_FOR = 4.0  # seconds: a token that was asked for so lately is still known,
 def fate(lab: Lab, trace: Trace) -> str:
     """What became of a send, in the words of the prediction."""
     return (
-        "200, and it is in MongoDB"
-        if lab.mongo_find("messages", _id=trace.id)
-        else "200, but it is nowhere"
+        "200, and it is in MongoDB" if lab.find_messages(_id=trace.id) else "200, but it is nowhere"
     )
 
 
@@ -51,7 +52,7 @@ def fate(lab: Lab, trace: Trace) -> str:
 class Works:
     """What works, a column for each state of the system. Shown as a table."""
 
-    def __init__(self, lab: Lab, alice: Person, bob: Person) -> None:
+    def __init__(self, lab: Lab, alice: User, bob: User) -> None:
         self._lab, self._alice, self._bob = lab, alice, bob
         self.columns: dict[str, dict[str, str]] = {}
 
@@ -77,7 +78,7 @@ class Works:
         """Stop it, and read what was cached just before; again if the machine was so slow that the cache's 5 s were over by then."""
         began = time.monotonic()
         await self._warm()
-        await self._lab.stop_engine(name)
+        await self._lab.engines.stop(name)
         read = await self._read()
         if time.monotonic() - began < KNOWN_FOR or tries == 1:
             return read
@@ -85,7 +86,7 @@ class Works:
         return await self._stopped(name, tries - 1)
 
     async def _mended(self, name: Name) -> None:
-        await self._lab.start_engine(name)
+        await self._lab.engines.start(name)
         await ready(self._alice)
 
     async def _warm(self) -> None:
@@ -118,11 +119,11 @@ class Works:
     async def _afterwards(self, text: str, before: int) -> dict[str, str]:
         """When another message has been heard, everything that this one was to bring has come, or never will."""
         last = (await self._alice.send_by_http(self._bob.id, f"After {text}")).message
-        heard = await looked_until(lambda: last["text"] in _heard(self._bob), BACK)
-        await self._lab.way_of(last["_id"])
+        heard = await poll_until(lambda: last["text"] in _heard(self._bob), BACK)
+        await self._lab.events.trace_events(last["_id"])
         stages = _way_of_the_first(list(self._lab.events)[before:])
-        stored = len(self._lab.mongo_find("messages", text=text))
-        count = self._lab.messages.count_documents(
+        stored = len(self._lab.find_messages(text=text))
+        count = self._lab.mongo.messages.count_documents(
             {"conversation": conversation_of(self._alice.id, self._bob.id)}
         )
         return {
@@ -178,11 +179,11 @@ def _way_of_the_first(events: list[StageEvent]) -> tuple[str, ...]:
     return tuple(event["stage"] for event in events if event["trace"] == trace)
 
 
-def _heard(person: Person) -> list[str]:
+def _heard(person: User) -> list[str]:
     return [heard.payload["text"] for heard in person.received if heard.event == "newMessage"]
 
 
-async def ready(person: Person) -> None:
+async def ready(person: User) -> None:
     """Wait until the service says that every part is there. TimeoutError, with what it says instead, if that does not come."""
     deadline = time.monotonic() + BACK
     while (said := (await person.http.get("/readyz")).json())["status"] != "ok":
@@ -211,7 +212,9 @@ class Burst:
         """The ids of those that are in MongoDB now."""
         return [
             str(found["_id"])
-            for found in self._lab.messages.find({"text": {"$regex": f"^{self.mark} "}}, {"_id": 1})
+            for found in self._lab.mongo.messages.find(
+                {"text": {"$regex": f"^{self.mark} "}}, {"_id": 1}
+            )
         ]
 
     @property
@@ -236,7 +239,7 @@ class Burst:
         return f"<p>{lines}</p>"
 
 
-async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:
+async def burst(lab: Lab, alice: User, bob: User, kill: str) -> Burst:
     """Send many messages, a few at a time, and kill `service`, `redis` or `mongo` when KILLED_AT of them have been answered."""
     await ready(alice)
     done, numbers = Burst(lab, kill), iter(range(1, MANY + 1))
@@ -245,7 +248,7 @@ async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:
     )
     if kill != "service":  # what follows looks for flow events of its own: these first
         last = done.answered[-1]
-        await looked_until(
+        await poll_until(
             lambda: any(
                 event.get("messageId") == last and event["stage"] == "respond"
                 for event in lab.events
@@ -257,16 +260,16 @@ async def burst(lab: Lab, alice: Person, bob: Person, kill: str) -> Burst:
 
 def _killer(lab: Lab, what: str) -> Callable[[], Awaitable[Any]]:
     if what == "service":
-        return lab.kill
+        return lab.kill_service
     name: Name = "redis" if what == "redis" else "mongo"
-    return lambda: lab.crash_engine(name)
+    return lambda: lab.engines.crash(name)
 
 
 async def _write(
     done: Burst,
     numbers: Iterable[int],
-    alice: Person,
-    bob: Person,
+    alice: User,
+    bob: User,
     kill: Callable[[], Awaitable[Any]],
 ) -> None:
     """One writer: the next number, as long as there is one. A send that fails is not repeated."""
@@ -284,8 +287,8 @@ async def _write(
 
 
 async def lose_the_answer(
-    alice: Person, bob: Person, text: str, client_id: str | None = None
-) -> Said:
+    alice: User, bob: User, text: str, client_id: str | None = None
+) -> PlainText:
     """Send, and hang up when the answer arrives, without having read it: as when a phone loses its network."""
     place = urlsplit(alice.url)
     body = json.dumps({"receiverId": bob.id, "text": text, "clientId": client_id}).encode()
@@ -300,7 +303,7 @@ async def lose_the_answer(
     )
     await asyncio.wait_for(reader.read(1), BACK)
     writer.close()
-    return Said("Sent. The answer came, and was lost before anybody had read it.")
+    return PlainText("Sent. The answer came, and was lost before anybody had read it.")
 
 
 # --- without the worker --------------------------------------------------------------------------------------------------------
@@ -314,7 +317,7 @@ class Trial(NamedTuple):
     worker: str
     reads: int
     right: int
-    to_deadline: bool
+    expired_at_deadline: bool
     told: bool
     beats: int
 
@@ -322,7 +325,9 @@ class Trial(NamedTuple):
     def rows(self) -> dict[str, str]:
         return {
             "reads that show the latest state": f"{self.right} of {self.reads}",
-            "the cached message ends": "at its deadline" if self.to_deadline else "at another time",
+            "the cached message ends": "at its deadline"
+            if self.expired_at_deadline
+            else "at another time",
             "beats of the worker meanwhile": "some" if self.beats else "none",
             "who tells of the end": "the worker" if self.told else "nobody",
         }
@@ -338,7 +343,7 @@ class Trials(list[Trial]):
         return side_by_side({trial.worker: trial.rows for trial in self})._repr_html_()
 
 
-async def trial(lab: Lab, alice: Person, bob: Person, beside: Iterable[Trial] = ()) -> Trials:
+async def trial(lab: Lab, alice: User, bob: User, beside: Iterable[Trial] = ()) -> Trials:
     """Change and read, change and read; then watch one message to the end of its life. To be shown beside earlier ones."""
     before = len(lab.events)
     right = [same for _ in range(ROUNDS) for same in await _round(alice, bob)]
@@ -347,7 +352,7 @@ async def trial(lab: Lab, alice: Person, bob: Person, beside: Iterable[Trial] = 
     patience = (
         11 if lab.settings.sweeper else 1.1
     ) * lab.settings.sweep_interval  # the beat that would tell does not come
-    told = await lab.until(
+    told = await lab.events.wait_for(
         lambda: any(
             event["stage"] == "cleaned" and event["key"] == trace.key for event in lab.events
         ),
@@ -356,11 +361,14 @@ async def trial(lab: Lab, alice: Person, bob: Person, beside: Iterable[Trial] = 
     beats = sum(event["stage"] == "sweep" for event in list(lab.events)[before:])
     worker = f"worker {'on' if lab.settings.sweeper else 'off'}"
     return Trials(
-        [*beside, Trial(worker, len(right), sum(right), life.to_deadline, bool(told), beats)]
+        [
+            *beside,
+            Trial(worker, len(right), sum(right), life.expired_at_deadline, bool(told), beats),
+        ]
     )
 
 
-async def _round(alice: Person, bob: Person) -> list[bool]:
+async def _round(alice: User, bob: User) -> list[bool]:
     """One message through its changes; both of them read after each. Is what a read gives what MongoDB has?"""
     message = (await alice.send_by_http(bob.id, "first words")).message
     right = await _read_both(alice, bob)
@@ -370,13 +378,13 @@ async def _round(alice: Person, bob: Person) -> list[bool]:
     return right + await _read_both(alice, bob)
 
 
-async def _read_both(alice: Person, bob: Person) -> list[bool]:
+async def _read_both(alice: User, bob: User) -> list[bool]:
     reads = [await bob.read(alice.id), await alice.read(bob.id)]
     truth = await bob.read(alice.id, fresh=True)
     return [read.messages == truth.messages for read in reads]
 
 
-async def _cached(alice: Person, bob: Person) -> Trace:
+async def _cached(alice: User, bob: User) -> Trace:
     """A send that was cached: on a very slow machine a write to the cache may come too late, and is not made."""
     trace = await alice.send(bob, "How long do I last?")
     for _ in range(TRIES):
@@ -385,7 +393,7 @@ async def _cached(alice: Person, bob: Person) -> Trace:
     return trace
 
 
-async def _to_its_end(lab: Lab, trace: Trace) -> Life:
+async def _to_its_end(lab: Lab, trace: Trace) -> KeyLifetime:
     """The life of this message's key, up to the first look that does not find it. `Lab.life` would wait for the worker's word too."""
 
     def cached() -> StageEvent | None:
@@ -398,13 +406,13 @@ async def _to_its_end(lab: Lab, trace: Trace) -> Life:
             None,
         )
 
-    began = await lab.until(cached, BACK)
+    began = await lab.events.wait_for(cached, BACK)
     if began is None:
         raise LookupError(f"{trace.key} was not cached")
-    life = Life.of(began)
+    life = KeyLifetime.from_event(began)
     while life.state == "live":
-        await asyncio.sleep(life.next_look(time.time() * 1000))
-        life.looked(lab.redis_pttl(trace.key), time.time() * 1000)
+        await asyncio.sleep(life.next_check_s())
+        life.check(lab.redis.pttl)
     return life
 
 
@@ -415,7 +423,7 @@ OUTAGES = ("service", "redis", "mongo", "worker", "disk")
 
 
 @check
-async def loses(lab: Lab, alice: Person, bob: Person, answer: Any) -> Verdict:
+async def loses(lab: Lab, alice: User, bob: User, answer: Any) -> CheckResult:
     """Sends a few messages, has this outage, and counts those that are still in MongoDB."""
     if answer not in OUTAGES:
         return not_yet(
@@ -433,11 +441,13 @@ async def loses(lab: Lab, alice: Person, bob: Person, answer: Any) -> Verdict:
     )
 
 
-async def _there_after(lab: Lab, alice: Person, outage: str, ids: list[str]) -> tuple[int, int]:
+async def _there_after(lab: Lab, alice: User, outage: str, ids: list[str]) -> tuple[int, int]:
     """How many of these are in MongoDB after the outage, and how many once everything is back."""
 
     def count() -> int:
-        return len(set(ids) & {str(found["_id"]) for found in lab.messages.find({}, {"_id": 1})})
+        return len(
+            set(ids) & {str(found["_id"]) for found in lab.mongo.messages.find({}, {"_id": 1})}
+        )
 
     if outage == "disk":
         there = await _without_disk(lab, count)
@@ -459,26 +469,26 @@ async def _suffer(lab: Lab, outage: str) -> None:
 
 async def _without_disk(lab: Lab, count: Callable[[], int]) -> int:
     """MongoDB on an empty folder, as after a broken disk; then on its own again."""
-    await lab.stop_engine("mongo")
+    await lab.engines.stop("mongo")
     folder = DataFolder(lab.settings).db
     aside = folder.with_name("db-aside")
     folder.rename(aside)
     folder.mkdir(mode=0o700)
     try:
-        await lab.start_engine("mongo")
+        await lab.engines.start("mongo")
         return count()
     finally:
-        await lab.stop_engine("mongo")
+        await lab.engines.stop("mongo")
         shutil.rmtree(folder)
         aside.rename(folder)
-        await lab.start_engine("mongo")
+        await lab.engines.start("mongo")
 
 
 # --- exercise 2: prove that nothing was lost -----------------------------------------------------------------------------------
 
 
 @check
-async def proves(lab: Lab, burst: Burst, answer: Any) -> Verdict:
+async def proves(lab: Lab, burst: Burst, answer: Any) -> CheckResult:
     """Asks the expression what is lost; then takes one message away, and asks again."""
     named = _named(answer, lab, burst)
     if named:
@@ -487,12 +497,12 @@ async def proves(lab: Lab, burst: Burst, answer: Any) -> Verdict:
             "that are not of this burst, or whose answer never came: they are no loss."
         )
     victim = burst.answered[KILLED_AT // 2]
-    document = lab.messages.find_one_and_delete({"_id": ObjectId(victim)})
+    document = lab.mongo.messages.find_one_and_delete({"_id": ObjectId(victim)})
     try:
         named = _named(answer, lab, burst)
     finally:
         if document:
-            lab.messages.insert_one(document)
+            lab.mongo.messages.insert_one(document)
     if named == {victim}:
         return correct(
             "It names none. Then the check took one message out of MongoDB, for a moment, and it named exactly that one."
@@ -504,14 +514,14 @@ async def proves(lab: Lab, burst: Burst, answer: Any) -> Verdict:
 
 
 def _named(answer: Any, lab: Lab, burst: Burst) -> set[str]:
-    """The ids that the learner's expression calls lost. Raises Unusable if it gives something else."""
-    stored = [str(found["_id"]) for found in lab.messages.find({}, {"_id": 1})]
+    """The ids that the learner's expression calls lost. Raises UnusableAnswer if it gives something else."""
+    stored = [str(found["_id"]) for found in lab.mongo.messages.find({}, {"_id": 1})]
     try:
-        named = tried(answer, list(burst.answered), stored)
-    except Unusable as wrong:
-        raise Unusable(f"{wrong} Both are lists of ids.") from None
+        named = call_answer(answer, list(burst.answered), stored)
+    except UnusableAnswer as wrong:
+        raise UnusableAnswer(f"{wrong} Both are lists of ids.") from None
     if not isinstance(named, Iterable) or isinstance(named, str):
-        raise Unusable(
+        raise UnusableAnswer(
             f"Your expression gives {named!r}. It is to give the ids that are lost: a set of them, or a list."
         )
     return {str(one) for one in named}
@@ -523,10 +533,10 @@ LOSSES = 3
 
 
 @check
-async def once(lab: Lab, alice: Person, answer: Any) -> Verdict:
+async def once(lab: Lab, alice: User, answer: Any) -> CheckResult:
     """Loses the answers of a few sends, repeats each with the learner's clientId, and counts what the receiver has."""
     await ready(alice)
-    receiver = await lab.person(f"dora-{secrets.token_hex(4)}")
+    receiver = await lab.user(f"dora-{secrets.token_hex(4)}")
     for number in range(1, LOSSES + 1):
         await lose_the_answer(alice, receiver, f"message {number}", _client_id(answer, number, 1))
         refused = await _again(alice, receiver, f"message {number}", _client_id(answer, number, 2))
@@ -546,15 +556,15 @@ async def once(lab: Lab, alice: Person, answer: Any) -> Verdict:
 
 
 def _client_id(answer: Any, number: int, attempt: int) -> str | None:
-    client_id = tried(answer, number, attempt)
+    client_id = call_answer(answer, number, attempt)
     if client_id is not None and not (isinstance(client_id, str) and 1 <= len(client_id) <= 64):
-        raise Unusable(
+        raise UnusableAnswer(
             f"A clientId is a text of 1 to 64 characters. Your function gives {client_id!r}."
         )
     return client_id
 
 
-async def _again(alice: Person, receiver: Person, text: str, client_id: str | None) -> str:
+async def _again(alice: User, receiver: User, text: str, client_id: str | None) -> str:
     """Send; what the service says if it refuses."""
     try:
         await alice.send_by_http(receiver.id, text, clientId=client_id)
@@ -566,23 +576,23 @@ async def _again(alice: Person, receiver: Person, text: str, client_id: str | No
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, bursts: Collection[Burst], trials: Trials) -> Claims:
+def claims(lab: Lab, bursts: Collection[Burst], trials: Trials) -> ClaimResults:
     """What the document says of what is reliable, held against the outages of this notebook."""
     lost = sum(len(burst.lost) for burst in bursts)
     killed = ", ".join(LABELS[burst.killed] for burst in bursts)
     reads = "; ".join(
         f"{trial.worker}: {trial.right} of {trial.reads} reads right" for trial in trials
     )
-    return lab.found(
-        Claim(
+    return lab.record_claims(
+        ClaimResult(
             "never_lost",
             f"kill -9 for {killed}: of those that were answered, {lost} are missing",
-            holds(lost == 0),
+            holds_if(lost == 0),
         ),
-        Claim(
+        ClaimResult(
             "worker_consistency",
             reads,
-            holds(
+            holds_if(
                 any(trial.right < trial.reads for trial in trials if trial.worker == "worker off")
             ),
         ),

@@ -13,12 +13,22 @@ from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json
 from chatlab.domain.message import now
-from chatlab.lab.claims import Claim, Claims, holds
-from chatlab.lab.said import Said
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    call_answer,
+    check,
+    correct,
+    is_number,
+    not_yet,
+)
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.plain_text import PlainText
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.tables import Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 
 WINDOW = "messages:alice:bob"
 LIFE = 5000  # milliseconds
@@ -35,7 +45,7 @@ SCRIPTS = scripts_in(SOURCE)  # the service's own
 # --- what a change passes and costs --------------------------------------------------------------------------------------------
 
 
-async def heard(bob: Person, of: Trace, count: int) -> Rows:
+async def heard(bob: User, of: Trace, count: int) -> Rows:
     """What Bob's socket heard of this message, once it has heard so much."""
 
     def of_it() -> list[tuple[str, ...]]:
@@ -61,7 +71,7 @@ async def heard(bob: Person, of: Trace, count: int) -> Rows:
     return Rows(("event", "version", "text", "reactions"), of_it())
 
 
-async def passed(lab: Lab, of: Trace) -> Said:
+async def passed(lab: Lab, of: Trace) -> PlainText:
     """The boxes that the latest change of this message passed."""
 
     def done() -> list[str]:
@@ -72,15 +82,15 @@ async def passed(lab: Lab, of: Trace) -> Said:
         ]
         return [event["stage"] for event in lab.events if saved and event["trace"] == saved[-1]]
 
-    await lab.until(lambda: "respond" in done())
-    return Said(", ".join(done()))
+    await lab.events.wait_for(lambda: "respond" in done())
+    return PlainText(", ".join(done()))
 
 
-async def costs(lab: Lab, alice: Person, trace: Trace) -> Rows:
+async def costs(lab: Lab, alice: User, trace: Trace) -> Rows:
     """What an edit asks, while the message's copy is in Redis and when it is not."""
     path = f"/api/messages/{trace.id}"
     with_copy = await _cost(lab, alice.http.patch(path, json={"text": "Meet at eight"}))
-    lab.redis("DEL", trace.key)
+    lab.redis.execute_command("DEL", trace.key)
     without = await _cost(lab, alice.http.patch(path, json={"text": "Meet at nine"}))
     return Rows(
         ("its copy", "MongoDB was asked", "Redis was asked"),
@@ -89,26 +99,26 @@ async def costs(lab: Lab, alice: Person, trace: Trace) -> Rows:
 
 
 async def _cost(lab: Lab, act: Awaitable[Any]) -> tuple[str, str]:
-    asked = await lab.asked(act)
+    asked = await lab.record_queries(act)
     return ", ".join(name for name in asked.mongo if name.endswith(" messages")), ", ".join(
         asked.redis
     )
 
 
-async def lives(lab: Lab, alice: Person, trace: Trace) -> Rows:
+async def lives(lab: Lab, alice: User, trace: Trace) -> Rows:
     """What an edit does to the two lives: both are made shorter first, so that a new one shows."""
     shorter = LIFE * 3 // 5
     for key in (trace.key, WINDOW):
-        lab.redis("PEXPIRE", key, shorter)
+        lab.redis.execute_command("PEXPIRE", key, shorter)
     await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Meet at ten"})
-    anew = {key: lab.redis_pttl(key) > shorter for key in (trace.key, WINDOW)}
+    anew = {key: lab.redis.pttl(key) > shorter for key in (trace.key, WINDOW)}
     return Rows(
         ("key", "after the edit"),
         [(key, "a new life" if new else "its life goes on as it was") for key, new in anew.items()],
     )
 
 
-async def who_may(alice: Person, bob: Person, carol: Person) -> Rows:
+async def who_may(alice: User, bob: User, carol: User) -> Rows:
     """Who may change a message from Alice to Bob: the statuses of real requests."""
     trace = await alice.send(bob, "Who may change me?")
     rows = [
@@ -122,7 +132,7 @@ async def who_may(alice: Person, bob: Person, carol: Person) -> Rows:
     return Rows(("who", "edit", "react", "delete"), rows)
 
 
-async def _tries(person: Person, trace: Trace) -> tuple[str, str, str]:
+async def _tries(person: User, trace: Trace) -> tuple[str, str, str]:
     path = f"/api/messages/{trace.id}"
     edit = await person.http.patch(path, json={"text": "Changed"})
     react = await person.http.put(f"{path}/reactions/👍")
@@ -133,33 +143,33 @@ async def _tries(person: Person, trace: Trace) -> tuple[str, str, str]:
 # --- the mistake: a key that is forgotten --------------------------------------------------------------------------------------
 
 
-async def afresh(lab: Lab, alice: Person, bob: Person, text: str) -> Trace:
+async def afresh(lab: Lab, alice: User, bob: User, text: str) -> Trace:
     """A send with which a new window begins: what is left of the former one is taken away."""
-    lab.redis("DEL", WINDOW)
+    lab.redis.execute_command("DEL", WINDOW)
     return await alice.send(bob, text)
 
 
 def save(lab: Lab, trace: Trace, text: str, *, clock_behind: timedelta = timedelta()) -> Json:
     """The next version of the message, in MongoDB, by another server; its clock may be behind."""
     change = {"$set": {"text": text, "editedAt": now() - clock_behind}, "$inc": {"version": 1}}
-    lab.messages.update_one({"_id": ObjectId(trace.id)}, change)
-    return lab.mongo_find("messages", _id=trace.id)[0]
+    lab.mongo.messages.update_one({"_id": ObjectId(trace.id)}, change)
+    return lab.find_messages(_id=trace.id)[0]
 
 
 def keep(lab: Lab, trace: Trace, message: Json) -> None:
     """Its copy under its own key."""
-    lab.redis("SET", trace.key, _json(message), "PX", LIFE)
+    lab.redis.execute_command("SET", trace.key, _json(message), "PX", LIFE)
 
 
 def _json(message: Json) -> str:
     return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
 
 
-def forgetful_edit(lab: Lab, trace: Trace, text: str) -> Said:
+def forgetful_edit(lab: Lab, trace: Trace, text: str) -> PlainText:
     """An edit by another server: MongoDB, and the message's own key. The window it forgets."""
     message = save(lab, trace, text)
     keep(lab, trace, message)
-    return Said(f"version {message['version']}: {text!r} in MongoDB and in message:{{_id}}")
+    return PlainText(f"version {message['version']}: {text!r} in MongoDB and in message:{{_id}}")
 
 
 class Stale(NamedTuple):
@@ -188,7 +198,7 @@ class Stale(NamedTuple):
         )
 
 
-async def stale(bob: Person, alice: Person, trace: Trace) -> Stale:
+async def stale(bob: User, alice: User, trace: Trace) -> Stale:
     """Bob reads the last message, this one, until its text is another one than it was sent with."""
     old, began, last_old, served_by = trace.message["text"], time.perf_counter(), 0.0, set[str]()
     async with asyncio.timeout(PATIENCE):
@@ -215,22 +225,28 @@ async def naive_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> None:
 
 async def service_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> bool:
     """The same with the service's own scripts. Was the message's own key written?"""
-    began = lab.redis_clock()
+    began = lab.redis.time_us()
     message = save(lab, trace, text)
     await pause("has saved")
     common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, began)
-    kept = lab.redis("EVAL", SCRIPTS["message_change"], 1, trace.key, *common, _json(message))
-    lab.redis("EVAL", SCRIPTS["change"], 1, WINDOW, *common, message["seq"], _json(message))
+    kept = lab.redis.execute_command(
+        "EVAL", SCRIPTS["message_change"], 1, trace.key, *common, _json(message)
+    )
+    lab.redis.execute_command(
+        "EVAL", SCRIPTS["change"], 1, WINDOW, *common, message["seq"], _json(message)
+    )
     return bool(kept)
 
 
-async def crossed(lab: Lab, alice: Person, bob: Person) -> Trace:
+async def crossed(lab: Lab, alice: User, bob: User) -> Trace:
     """Two changes with the service's scripts; the older one comes last. The message's trace."""
     for _ in range(TRIES):
         trace = await afresh(lab, alice, bob, "Meet at six")
-        older = await Walk(service_change, lab, trace, "Meet at seven").to("has saved")
-        newer = await Walk(service_change, lab, trace, "Meet at eight").rest()
-        await older.rest()
+        older = await SteppedTask(service_change, lab, trace, "Meet at seven").run_until(
+            "has saved"
+        )
+        newer = await SteppedTask(service_change, lab, trace, "Meet at eight").finish()
+        await older.finish()
         if newer:  # else it took so long that its write was refused for that
             return trace
     raise LookupError("this machine is too busy for two changes within a second")
@@ -240,7 +256,7 @@ async def crossed(lab: Lab, alice: Person, bob: Person) -> Trace:
 
 
 @check
-async def stale_for(lab: Lab, alice: Person, bob: Person, seconds: Any) -> Verdict:
+async def stale_for(lab: Lab, alice: User, bob: User, seconds: Any) -> CheckResult:
     """For how long can the old text be read? Sends, lets time pass, reads, lets time pass, edits without the window, and reads on."""
     if not is_number(seconds):
         return not_yet("The answer is a number of seconds, counted from the edit.")
@@ -263,8 +279,8 @@ async def stale_for(lab: Lab, alice: Person, bob: Person, seconds: Any) -> Verdi
 
 def _aged(lab: Lab, expected: int, by: int) -> int:
     """Take so many milliseconds off the window's life, of which so much is expected, or more if somebody has renewed it; what is left."""
-    left = max(expected, lab.redis_pttl(WINDOW)) - by
-    lab.redis("PEXPIRE", WINDOW, left)
+    left = max(expected, lab.redis.pttl(WINDOW)) - by
+    lab.redis.execute_command("PEXPIRE", WINDOW, left)
     return left
 
 
@@ -282,22 +298,22 @@ async def careful_change(
     """The naive change, which asks the rule when a copy is there: with that copy, and with the one it would write."""
     new = save(lab, trace, text, clock_behind=clock_behind)
     await pause("has saved")
-    there = lab.redis("GET", trace.key)
+    there = lab.redis.execute_command("GET", trace.key)
     if there is None or _says(rule, json.loads(there), new):
         keep(lab, trace, new)
 
 
 def _says(rule: Any, old: Json, new: Json) -> bool:
-    says = tried(rule, old, new)
+    says = call_answer(rule, old, new)
     if not isinstance(says, bool):
-        raise Unusable(
+        raise UnusableAnswer(
             f"Your function said {says!r}. It has to say True (write the new one) or False (leave the old one)."
         )
     return says
 
 
 @check
-async def newer(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
+async def newer(lab: Lab, alice: User, bob: User, rule: Any) -> CheckResult:
     """Is the newest version in the cache, in whatever order two changes come? The walk of above with this rule, three times."""
     in_order = await _two_changes(lab, alice, bob, rule)
     if in_order["version"] != 3:
@@ -321,8 +337,8 @@ async def newer(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
 
 async def _two_changes(
     lab: Lab,
-    alice: Person,
-    bob: Person,
+    alice: User,
+    bob: User,
     rule: Any,
     *,
     older_last: bool = False,
@@ -330,16 +346,16 @@ async def _two_changes(
 ) -> Json:
     """The copy that two changes leave."""
     trace = await alice.send(bob, "Meet at six")
-    lab.redis("DEL", trace.key)
-    older = await Walk(careful_change, lab, trace, "Meet at seven", timedelta(), rule).to(
-        "has saved"
-    )
-    newer_one = await Walk(careful_change, lab, trace, "Meet at eight", behind, rule).to(
-        "has saved"
-    )
+    lab.redis.execute_command("DEL", trace.key)
+    older = await SteppedTask(
+        careful_change, lab, trace, "Meet at seven", timedelta(), rule
+    ).run_until("has saved")
+    newer_one = await SteppedTask(
+        careful_change, lab, trace, "Meet at eight", behind, rule
+    ).run_until("has saved")
     for walk in (newer_one, older) if older_last else (older, newer_one):
-        await walk.rest()
-    return dict(json.loads(lab.redis("GET", trace.key)))
+        await walk.finish()
+    return dict(json.loads(lab.redis.execute_command("GET", trace.key)))
 
 
 def _left(copy: Json) -> str:
@@ -359,7 +375,7 @@ class Shown(NamedTuple):
         return f"{self.right} of {self.of} changes were in the next read exactly as they were acknowledged"
 
 
-async def shown(alice: Person, bob: Person) -> Shown:
+async def shown(alice: User, bob: User) -> Shown:
     """Edit, react, delete, by each door; Bob reads right behind each."""
     if not alice.socket.connected:
         await alice.connect()
@@ -371,7 +387,7 @@ async def shown(alice: Person, bob: Person) -> Shown:
     return Shown(sum(right), len(right))
 
 
-def _by_http(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
+def _by_http(person: User, trace: Trace) -> Iterator[Awaitable[Json]]:
     async def answer(method: str, path: str, body: Json | None = None) -> Json:
         return dict(
             (await person.http.request(method, f"/api/messages/{trace.id}{path}", json=body)).json()
@@ -382,7 +398,7 @@ def _by_http(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
     yield answer("DELETE", "")
 
 
-def _by_socket(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
+def _by_socket(person: User, trace: Trace) -> Iterator[Awaitable[Json]]:
     async def ack(event: str, **payload: str) -> Json:
         return dict(
             (await person.socket.call(event, {"messageId": trace.id, **payload}, timeout=PATIENCE))[
@@ -395,6 +411,8 @@ def _by_socket(person: Person, trace: Trace) -> Iterator[Awaitable[Json]]:
     yield ack("deleteMessage")
 
 
-def claims(lab: Lab, seen: Shown) -> Claims:
+def claims(lab: Lab, seen: Shown) -> ClaimResults:
     """The one claim of the document that changes can speak to, beside their time, which is notebook 10's."""
-    return lab.found(Claim("latest_data", repr(seen), holds(seen.right == seen.of)))
+    return lab.record_claims(
+        ClaimResult("latest_data", repr(seen), holds_if(seen.right == seen.of))
+    )

@@ -12,12 +12,21 @@ from typing import Any, NamedTuple
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.domain.ids import conversation_of
 from chatlab.errors import EngineError
-from chatlab.lab.claims import TIMED, Claim, Claims, holds
-from chatlab.lab.given import command_of, give
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    call_answer,
+    check,
+    correct,
+    is_number,
+    not_yet,
+)
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.redis_command import parse_command, run_command
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.tables import TIMED, Rows
+from chatlab.lab.user import User
 
 LIFE = 5000  # milliseconds
 SECOND_AT, THIRD_AT = (
@@ -83,10 +92,10 @@ class Window(NamedTuple):
         return self._rows()._repr_html_()
 
 
-def window(lab: Lab, one: Person, other: Person) -> Window:
+def window(lab: Lab, one: User, other: User) -> Window:
     """The window of their conversation as it is now, all of it seen in one step."""
     key = key_of(one.id, other.id)
-    at, pttl, entries = lab.redis("EVAL", LOOK, 1, key)
+    at, pttl, entries = lab.redis.execute_command("EVAL", LOOK, 1, key)
     return Window(key, at, pttl, entries)
 
 
@@ -119,15 +128,15 @@ def orders() -> Rows:
     )
 
 
-async def two_writers(lab: Lab, one: Person, other: Person) -> Rows:
+async def two_writers(lab: Lab, one: User, other: User) -> Rows:
     """A message through the service, and one by a program that sorts ids as numbers: what each key has of them."""
     await one.send(other, "by the service")
     keys = {
         "the service": key_of(one.id, other.id),
         "the other program": key_by_number(one.id, other.id),
     }
-    lab.redis("EVAL", PUSH, 1, keys["the other program"], "by the other program")
-    values = {name: str(lab.redis_get(key)) for name, key in keys.items()}
+    lab.redis.execute_command("EVAL", PUSH, 1, keys["the other program"], "by the other program")
+    values = {name: str(lab.redis.get(key)) for name, key in keys.items()}
     return Rows(
         (
             "who writes and reads",
@@ -147,18 +156,18 @@ async def two_writers(lab: Lab, one: Person, other: Person) -> Rows:
 
 async def append_in_python(lab: Lab, key: str, text: str, pause: Pause) -> None:
     """A sender that gets the list, puts its message at the end, and sets the list."""
-    messages = json.loads(str(lab.redis_get(key) or "[]"))
+    messages = json.loads(str(lab.redis.get(key) or "[]"))
     await pause("has read")
-    lab.redis("SET", key, json.dumps([*messages, text]), "EX", 5)
+    lab.redis.execute_command("SET", key, json.dumps([*messages, text]), "EX", 5)
 
 
-async def all_at_once(lab: Lab, one: Person, other: Person) -> Rows:
+async def all_at_once(lab: Lab, one: User, other: User) -> Rows:
     """Many sends at the same time, from both sides and through both doors: how many of them the window has, and in which order."""
     for person in (one, other):
         if not person.socket.connected:
             await person.connect()
     for _ in range(TRIES):
-        lab.redis("DEL", key_of(one.id, other.id))
+        lab.redis.execute_command("DEL", key_of(one.id, other.id))
         began = time.monotonic()
         await asyncio.gather(*(_nth_send(one, other, number) for number in range(AT_ONCE)))
         if time.monotonic() - began < (LIFE - grace_period_ms(LIFE)) / 1000:  # within one life
@@ -175,7 +184,7 @@ def _counted(found: Window) -> Rows:
     )
 
 
-async def _nth_send(one: Person, other: Person, number: int) -> None:
+async def _nth_send(one: User, other: User, number: int) -> None:
     sender, receiver = (one, other) if number % 2 else (other, one)
     send = sender.send_by_socket if number % 4 > 1 else sender.send_by_http
     await send(receiver.id, f"number {number}")
@@ -216,7 +225,7 @@ class Lives(NamedTuple):
         return "\n".join(self._line(name, found) for name, found in zip(names, self, strict=True))
 
 
-async def lives(lab: Lab, one: Person, other: Person) -> Lives:
+async def lives(lab: Lab, one: User, other: User) -> Lives:
     """Three sends to a new window: the second after 2 s, the third when less than 1 s is left."""
     first, second = await _two_sends(lab, one, other, SECOND_AT, LIFE / 1000 - 2 * SECOND_AT)
     while (left := window(lab, one, other).pttl) > grace_period_ms(LIFE):  # noqa: ASYNC110 - Redis tells nobody
@@ -225,11 +234,11 @@ async def lives(lab: Lab, one: Person, other: Person) -> Lives:
 
 
 async def _two_sends(
-    lab: Lab, one: Person, other: Person, apart: float, late: float
+    lab: Lab, one: User, other: User, apart: float, late: float
 ) -> tuple[Window, Window]:
     """The window after a send that begins it, and after another so many seconds later, `late` at most. Raises EngineError."""
     for _ in range(TRIES):
-        lab.redis("DEL", key_of(one.id, other.id))
+        lab.redis.execute_command("DEL", key_of(one.id, other.id))
         first = await _sent(lab, one, other, "first")
         await asyncio.sleep(apart)
         second = await _sent(lab, one, other, "second")
@@ -238,7 +247,7 @@ async def _two_sends(
     raise TOO_SLOW
 
 
-async def _sent(lab: Lab, one: Person, other: Person, text: str) -> Window:
+async def _sent(lab: Lab, one: User, other: User, text: str) -> Window:
     """Send, and look at the window at once."""
     await one.send(other, text)
     return window(lab, one, other)
@@ -248,12 +257,12 @@ async def _sent(lab: Lab, one: Person, other: Person, text: str) -> Window:
 
 
 @check
-async def one_key(lab: Lab, one: Person, other: Person, rule: Any) -> Verdict:
+async def one_key(lab: Lab, one: User, other: User, rule: Any) -> CheckResult:
     """Is this function the service's rule? Tried on 200 pairs in both directions, and then against keys that the service makes in Redis."""
     for first, second in _pairs():
         said, swapped, ours = (
-            tried(rule, first, second),
-            tried(rule, second, first),
+            call_answer(rule, first, second),
+            call_answer(rule, second, first),
             key_of(first, second),
         )
         if said != swapped:
@@ -265,11 +274,11 @@ async def one_key(lab: Lab, one: Person, other: Person, rule: Any) -> Verdict:
                 f"For {first!r} and {second!r} it says {said!r}. The service's key is {ours!r}."
             )
     for sender, receiver in ((one, other), (one, one)):
-        lab.redis("DEL", key_of(sender.id, receiver.id))
+        lab.redis.execute_command("DEL", key_of(sender.id, receiver.id))
         await sender.send(receiver, "which key?")
-        if not lab.redis_keys(key := tried(rule, sender.id, receiver.id)):
+        if not lab.redis.keys(key := call_answer(rule, sender.id, receiver.id)):
             return not_yet(
-                f"{sender.id} has written to {receiver.id}, and there is no {key!r} in Redis. There is: {lab.redis_keys('messages:*')}."
+                f"{sender.id} has written to {receiver.id}, and there is no {key!r} in Redis. There is: {lab.redis.keys('messages:*')}."
             )
     return correct(
         f"{PAIRS} pairs, both ways: the same key as the service's. It made the same ones in Redis just now, also for 9 with 9."
@@ -300,31 +309,35 @@ def _user_id(chance: random.Random) -> str:
 async def append_by_command(lab: Lab, words: list[str], text: str, pause: Pause) -> None:
     """A sender that gives this command, with its text in the place of TEXT."""
     await pause("has read")  # nothing, for it need not know what is there
-    give(lab, [text if word == "TEXT" else word for word in words])
+    run_command(lab.redis, [text if word == "TEXT" else word for word in words])
 
 
 @check
-async def keeps_both(lab: Lab, answer: Any) -> Verdict:
+async def keeps_both(lab: Lab, answer: Any) -> CheckResult:
     """A command by which two senders at once both append. The check runs it through the same walk."""
-    words = command_of(answer, LIST)
+    words = parse_command(answer, LIST)
     if not any("TEXT" in word for word in words):
-        raise Unusable(
+        raise UnusableAnswer(
             "The word TEXT is missing in your command: that is where the sender's text goes."
         )
-    lab.redis("DEL", LIST)
-    await Walk(append_by_command, lab, words, "from cleo").rest()  # somebody was there before
-    ann, ben = (Walk(append_by_command, lab, words, text) for text in ("from ann", "from ben"))
-    await ann.to("has read")
-    await ben.to("has read")
-    await ann.rest()
-    await ben.rest()
-    return _judged(lab, give(lab, ["TYPE", LIST]))
+    lab.redis.execute_command("DEL", LIST)
+    await SteppedTask(
+        append_by_command, lab, words, "from cleo"
+    ).finish()  # somebody was there before
+    ann, ben = (
+        SteppedTask(append_by_command, lab, words, text) for text in ("from ann", "from ben")
+    )
+    await ann.run_until("has read")
+    await ben.run_until("has read")
+    await ann.finish()
+    await ben.finish()
+    return _judged(lab, run_command(lab.redis, ["TYPE", LIST]))
 
 
-def _judged(lab: Lab, kind: str) -> Verdict:
+def _judged(lab: Lab, kind: str) -> CheckResult:
     sent = ["from cleo", "from ann", "from ben"]
     if kind == "list":
-        found = lab.redis("LRANGE", LIST, 0, -1)
+        found = lab.redis.execute_command("LRANGE", LIST, 0, -1)
         if found == sent:
             return correct(
                 f"Through the same walk the list is {found}. Appending is one command, so nobody can come in between."
@@ -336,7 +349,7 @@ def _judged(lab: Lab, kind: str) -> Verdict:
         )
         return not_yet(f"Sent were {sent}; the list is {found}. {hint}")
     if kind == "string":
-        found = lab.redis("GET", LIST)
+        found = lab.redis.execute_command("GET", LIST)
         lost = [text for text in sent if text not in found]
         hint = (
             f"Lost: {', '.join(lost)}."
@@ -352,7 +365,7 @@ def _judged(lab: Lab, kind: str) -> Verdict:
 
 
 @check
-async def time_left(lab: Lab, one: Person, other: Person, answer: Any) -> Verdict:
+async def time_left(lab: Lab, one: User, other: User, answer: Any) -> CheckResult:
     """How long the window still holds a message that came 1 s after it was begun. Sends two, and asks PTTL."""
     if not is_number(answer):
         return not_yet("The answer is a number of seconds, such as 3.")
@@ -370,15 +383,15 @@ async def time_left(lab: Lab, one: Person, other: Person, answer: Any) -> Verdic
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, keys: list[str], measured: Lives) -> Claims:
+def claims(lab: Lab, keys: list[str], measured: Lives) -> ClaimResults:
     """What the document says of the conversation's key, held against what was seen."""
     lived = all(abs(found.ends * 1000 - LIFE) <= NEAR for found in measured)
     life = f"it ends {measured.first.ends:.2f} s after it was begun; a send at 2 s {'renewed' if measured.renewed else 'did not renew'} that"
-    return lab.found(
-        Claim("conversation_key", life, holds(lived and not measured.renewed)),
-        Claim(
+    return lab.record_claims(
+        ClaimResult("conversation_key", life, holds_if(lived and not measured.renewed)),
+        ClaimResult(
             "order_of_ids",
             f"9 to 10 and 10 to 9 together made {', '.join(keys)}: sorted as strings",
-            holds(keys == [key_of("9", "10")]),
+            holds_if(keys == [key_of("9", "10")]),
         ),
     )

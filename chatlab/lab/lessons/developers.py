@@ -15,11 +15,13 @@ from typing import Any
 from chatlab import client
 from chatlab.client import Json
 from chatlab.errors import Conflict
-from chatlab.lab.claims import holds
-from chatlab.lab.looks import looked_until
-from chatlab.lab.session import PASSWORD, Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
+from chatlab.lab.checks import CheckResult, UnusableAnswer, check, correct, not_yet
+from chatlab.lab.claims import holds_if
+from chatlab.lab.polling import poll_until
+from chatlab.lab.session import Lab
+from chatlab.lab.tables import Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import PASSWORD, User
 from chatlab.run.child import ChildService
 from chatlab.run.jupyter import NOTEBOOKS
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
@@ -39,13 +41,13 @@ NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as i
 
 async def until(found: Callable[[], Any]) -> bool:
     """Look until it is so, for a while at most."""
-    return await looked_until(found, BACK)
+    return await poll_until(found, BACK)
 
 
 # --- two processes of one service ----------------------------------------------------------------------------------------------
 
 
-async def at(url: str, person: Person, seen_by: Person) -> client.ChatClient:
+async def at(url: str, person: User, seen_by: User) -> client.ChatClient:
     """The same user with the same token at the process with this URL, connected; when the other process knows that, too."""
     there = client.ChatClient(url, person.user, person.token)
     await there.connect()
@@ -76,13 +78,13 @@ async def what_is_heard(there: client.ChatClient, trace: Trace) -> str:
     )
 
 
-async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Rows:
+async def changed_here_read_there(lab: Lab, alice: User, url: str, tries: int = 3) -> Rows:
     """Each kind of change at the first process, and the read at the one with this URL right after it.
 
     Once more if the machine was so slow that the cache took a write for a late one.
     """
     began = time.monotonic()
-    partner = await alice.lab.person(f"carol-{secrets.token_hex(4)}")
+    partner = await lab.user(f"carol-{secrets.token_hex(4)}")
     there = client.ChatClient(url, partner.user, partner.token)
     rows = [
         await _read_there(there, alice, what, message)
@@ -90,13 +92,13 @@ async def changed_here_read_there(alice: Person, url: str, tries: int = 3) -> Ro
     ]
     await there.close()
     if time.monotonic() - began > GRACE and tries > 1:
-        return await changed_here_read_there(alice, url, tries - 1)
+        return await changed_here_read_there(lab, alice, url, tries - 1)
     return Rows(
         ("done at the first process", "the next read at the second shows it", "X-Cache"), rows
     )
 
 
-async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json]]:
+async def _changes(alice: User, partner: str) -> AsyncIterator[tuple[str, Json]]:
     """A message as it is after each change."""
     message = (await alice.send_by_http(partner, "as it was")).message
     path = f"/api/messages/{message['_id']}"
@@ -106,7 +108,7 @@ async def _changes(alice: Person, partner: str) -> AsyncIterator[tuple[str, Json
 
 
 async def _read_there(
-    there: client.ChatClient, alice: Person, what: str, wanted: Json
+    there: client.ChatClient, alice: User, what: str, wanted: Json
 ) -> tuple[str, ...]:
     reading = await there.read(alice.id)
     return what, "yes" if reading.messages == [wanted] else "no", reading.cache
@@ -158,10 +160,10 @@ def _said(part: str, what: str) -> str:
 
 
 @check
-async def isolated(lab: Lab, answer: Any) -> Verdict:
+async def isolated(lab: Lab, answer: Any) -> CheckResult:
     """Starts a second service with these settings changed, has the same names and a message at both, and looks for what they share."""
     settings = _changed(lab, answer)
-    databases = lab.messages.database.client.list_database_names()
+    databases = lab.mongo.client.list_database_names()
     if settings.database in databases and settings.database != lab.settings.database:
         return not_yet(
             f"MongoDB has a database {settings.database} already: somebody else's. Choose a name that nobody has."
@@ -171,26 +173,26 @@ async def isolated(lab: Lab, answer: Any) -> Verdict:
             return await _compared(lab, url, settings)
     finally:
         if settings.database not in databases:
-            lab.messages.database.client.drop_database(settings.database)
+            lab.mongo.client.drop_database(settings.database)
 
 
 def _changed(lab: Lab, answer: Any) -> Settings:
-    """The settings of this session with the learner's changes. Raises Unusable, in the words that the service would use."""
+    """The settings of this session with the learner's changes. Raises UnusableAnswer, in the words that the service would use."""
     if not isinstance(answer, dict):
-        raise Unusable('The answer is a dict of settings, such as {"cache_ttl": 5}.')
+        raise UnusableAnswer('The answer is a dict of settings, such as {"cache_ttl": 5}.')
     unknown = [name for name in answer if name not in Settings.model_fields]
     if unknown:
-        raise Unusable(
+        raise UnusableAnswer(
             f"There is no setting {unknown[0]!r}. Settings.model_fields has them all: database, port, key_prefix, cache_ttl ..."
         )
     if elsewhere := sorted(ENGINES & set(answer)):
-        raise Unusable(
+        raise UnusableAnswer(
             f"With another {elsewhere[0]} it would have engines of its own. Here both are to share one MongoDB and one Redis."
         )
     try:
         return load_settings(**lab.settings.model_dump() | answer | {"port": 0})
     except SettingsError as wrong:
-        raise Unusable(f"This is refused. {wrong}") from None
+        raise UnusableAnswer(f"This is refused. {wrong}") from None
 
 
 @contextlib.asynccontextmanager
@@ -204,10 +206,10 @@ async def _second(settings: Settings) -> AsyncIterator[str]:
         await asyncio.to_thread(service.stop)
 
 
-async def _compared(lab: Lab, url: str, settings: Settings) -> Verdict:
+async def _compared(lab: Lab, url: str, settings: Settings) -> CheckResult:
     """Two people of the same names at both services; a message at each of them."""
     names = [f"{name}-{secrets.token_hex(4)}" for name in ("erin", "fred")]
-    erin, fred = [await lab.person(name) for name in names]
+    erin, fred = [await lab.user(name) for name in names]
     try:
         erin2, fred2 = [await client.ChatClient.sign_up(url, name, PASSWORD) for name in names]
     except Conflict:
@@ -243,7 +245,7 @@ async def _compared(lab: Lab, url: str, settings: Settings) -> Verdict:
 
 def _keys(lab: Lab, settings: Settings) -> set[str]:
     """The keys of messages and conversations of a service on these engines, by their full names."""
-    with lab.redis_client() as redis:
+    with lab.redis.client() as redis:
         return set(redis.scan_iter(f"{settings.key_prefix}message*", count=1000))
 
 
@@ -262,9 +264,9 @@ async def metrics(person: client.ChatClient) -> dict[str, float]:
 
 
 @check
-async def counts_hits(lab: Lab, answer: Any) -> Verdict:
+async def counts_hits(lab: Lab, answer: Any) -> CheckResult:
     """Reads the metric, has a known number of hits, a bypass and a miss, and reads it again."""
-    erin = await lab.person(f"erin-{secrets.token_hex(4)}")
+    erin = await lab.user(f"erin-{secrets.token_hex(4)}")
     before = await metrics(erin)
     if answer not in before:
         shape = next(name for name in before if name.startswith("chatlab_sends_total"))
@@ -287,7 +289,7 @@ async def counts_hits(lab: Lab, answer: Any) -> Verdict:
 
 
 @check
-async def refused(lab: Lab, answer: Any) -> Verdict:
+async def refused(lab: Lab, answer: Any) -> CheckResult:
     """Starts the service with this variable, and looks whether it starts."""
     name, equals, value = answer.partition("=") if isinstance(answer, str) else ("", "", "")
     if not (equals and re.fullmatch(r"\w+", name)):
@@ -346,17 +348,17 @@ def promises(heard: str, changes: Rows, refusal: SettingsError) -> Rows:
             (
                 "a newMessage reaches every socket of both participants",
                 f"at another process: {heard}",
-                holds(heard == AT_ONE),
+                holds_if(heard == AT_ONE),
             ),
             (
                 "after a send or a change every later read shows it, through any process",
                 ", ".join(row[1] for row in changes.rows),
-                holds(seen),
+                holds_if(seen),
             ),
             (
                 "a wrong value names the variable",
                 str(refusal).partition("=")[0],
-                holds("CHATLAB_CACHE_TTL" in str(refusal)),
+                holds_if("CHATLAB_CACHE_TTL" in str(refusal)),
             ),
         ],
     )

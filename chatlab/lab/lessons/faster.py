@@ -14,11 +14,22 @@ from chatlab.bench.claims import TOLERANCE, Comparison, Outcome, judge
 from chatlab.bench.comparisons import TEXT, SendRequest, make_send
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.bench.samples import Interval, Summary, share_saved, summarize
-from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims
-from chatlab.lab.measure import Table, dressed, framed, in_turn, percent, race, share, told, write
+from chatlab.lab.checks import CheckResult, call_for_number, check, correct, not_yet
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults
+from chatlab.lab.measure import (
+    Table,
+    alternate,
+    format_interval,
+    format_percent,
+    format_share,
+    html_widget,
+    measure_alternately,
+    send_many,
+    styled_html,
+)
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet, number_tried
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.live import VIEW
 
@@ -47,15 +58,17 @@ FARTHEST = 250  # milliseconds a trip
 class Sides:
     """Services side by side on one MongoDB and one Redis; Alice has a connection to each. `trips` to MongoDB, by operation."""
 
-    def __init__(self, lab: Lab, alice: Person, partners: dict[str, Person]) -> None:
+    def __init__(self, lab: Lab, alice: User, partners: dict[str, User]) -> None:
         self.lab, self.alice, self.partners = lab, alice, partners
         self.urls: dict[str, str] = {}
         self.wires: dict[str, RawHttpClient] = {}
         self.trips: dict[str, tuple[int, int]] = {}
 
     async def open(self, name: str) -> None:
-        self.urls[name] = await self.lab.beside(name.replace(" ", "-"), **SETTINGS[name])
-        self.wires[name] = self.lab.wire(self.alice, self.urls[name])
+        self.urls[name] = await self.lab.service.start_extra(
+            name.replace(" ", "-"), **SETTINGS[name]
+        )
+        self.wires[name] = self.lab.raw_client(self.alice, self.urls[name])
 
     async def acts(self, operation: str) -> dict[str, SendRequest]:
         """One request of this operation, on either side."""
@@ -72,10 +85,10 @@ class Sides:
 
     async def reading(self, name: str, messages: int) -> SendRequest:
         """A read of the whole conversation with somebody to whom so many messages were sent; written when it is asked for first."""
-        partner = await self.lab.person(f"friend-{messages}")
-        if not self.lab.messages.count_documents({"receiverId": partner.id}):
-            writers = [self.lab.wire(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
-            await write(writers, partner.id, messages, TEXT)
+        partner = await self.lab.user(f"friend-{messages}")
+        if not self.lab.mongo.messages.count_documents({"receiverId": partner.id}):
+            writers = [self.lab.raw_client(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
+            await send_many(writers, partner.id, messages, TEXT)
         wire, path = self.wires[name], f"/api/messages/{partner.id}"
         return lambda: wire.request("GET", path)
 
@@ -101,8 +114,8 @@ async def two_sides(lab: Lab) -> Sides:
     names = {WITHOUT: "bob", WITH: "carol"}
     sides = Sides(
         lab,
-        await lab.person("alice"),
-        {name: await lab.person(person) for name, person in names.items()},
+        await lab.user("alice"),
+        {name: await lab.user(person) for name, person in names.items()},
     )
     await asyncio.gather(sides.open(WITHOUT), sides.open(WITH))
     return sides
@@ -122,7 +135,7 @@ async def trips(sides: Sides) -> Table:
 
 async def _asked(lab: Lab, act: SendRequest) -> int:
     act()  # fills the window
-    asked = await lab.asked(asyncio.to_thread(act))
+    asked = await lab.record_queries(asyncio.to_thread(act))
     return sum(command.endswith(" messages") for command in asked.mongo)
 
 
@@ -140,7 +153,10 @@ class Raced(Table):
             outcome.saved,
         )
         sides = ((WITHOUT, self.without), (WITH, self.with_cache))
-        rows = [(name, told(found.median), f"{chart.p95(name):.2f} ms") for name, found in sides]
+        rows = [
+            (name, format_interval(found.median), f"{chart.p95(name):.2f} ms")
+            for name, found in sides
+        ]
         heads = (
             f"{operation}, {self.without.samples} times on each side",
             "median (its interval)",
@@ -148,7 +164,10 @@ class Raced(Table):
         )
         super().__init__(
             heads,
-            [(True, row) for row in (*rows, ("less time with the cache", share(self.saved), ""))],
+            [
+                (True, row)
+                for row in (*rows, ("less time with the cache", format_share(self.saved), ""))
+            ],
             chart=chart,
         )
 
@@ -163,7 +182,9 @@ A_THIRD, NO_THIRD = "a third less, or better", "nothing like a third"
 async def measure(sides: Sides, operation: str, chart: Chart) -> Raced:
     """`sending`, `reading` or `reacting`: both sides in turn, while the chart grows."""
     acts = await sides.acts(operation)
-    samples = await race(acts, chart, wanted={WITH: "hit"} if operation == "reading" else None)
+    samples = await measure_alternately(
+        acts, chart, wanted={WITH: "hit"} if operation == "reading" else None
+    )
     found = judge(
         Comparison(
             CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]
@@ -184,9 +205,9 @@ def _beside(raced: Raced) -> tuple[str, ...]:
     return (
         raced.operation,
         f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms",
-        percent(says.share_saved),
+        format_percent(says.share_saved),
         here,
-        share(raced.saved),
+        format_share(raced.saved),
     )
 
 
@@ -203,7 +224,8 @@ class Clocks(Table):
     def __init__(self, found: dict[str, Summary], chart: Chart) -> None:
         self.found = found
         rows = [
-            (who, told(of.median, "µs"), f"{chart.p95(who):.2f} µs") for who, of in found.items()
+            (who, format_interval(of.median, "µs"), f"{chart.p95(who):.2f} µs")
+            for who, of in found.items()
         ]
         super().__init__(
             ("one cached message", "median (its interval)", "p95"),
@@ -220,7 +242,7 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
         "a user, over HTTP": [],
     }
     lab, steps = sides.lab, CLOCK_ROUNDS + LENGTH_TURNS
-    lab.redis("EXPIRE", trace.key, LONGER)
+    lab.redis.execute_command("EXPIRE", trace.key, LONGER)
     for done in range(CLOCK_ROUNDS):
         own, client = _clocked(lab, trace.key)
         samples["Redis itself"].append(own)
@@ -229,7 +251,7 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
         await asyncio.sleep(0)
     path = f"/api/messages/{trace.message['receiverId']}?limit=1"
     user = {"a user, over HTTP": lambda: sides.wires[WITH].request("GET", path)}
-    async for took in in_turn(user, LENGTH_TURNS, {"a user, over HTTP": "hit"}):
+    async for took in alternate(user, LENGTH_TURNS, {"a user, over HTTP": "hit"}):
         samples["a user, over HTTP"].append(MILLISECOND * took["a user, over HTTP"])
         done = CLOCK_ROUNDS + len(samples["a user, over HTTP"])
         _grow(chart, {"a user, over HTTP": samples["a user, over HTTP"][-1:]}, done, steps)
@@ -239,14 +261,16 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
 def _clocked(lab: Lab, key: str) -> tuple[float, list[float]]:
     """Some GETs: what Redis says that one took, and what a client says of each."""
     before, client = (
-        lab.redis("INFO", "commandstats").get("cmdstat_get", {"usec": 0, "calls": 0}),
+        lab.redis.execute_command("INFO", "commandstats").get(
+            "cmdstat_get", {"usec": 0, "calls": 0}
+        ),
         [],
     )
     for _ in range(CLOCK_GETS):
         started = time.perf_counter()
-        lab.redis("GET", key)
+        lab.redis.execute_command("GET", key)
         client.append((time.perf_counter() - started) * 1e6)
-    after = lab.redis("INFO", "commandstats")["cmdstat_get"]
+    after = lab.redis.execute_command("INFO", "commandstats")["cmdstat_get"]
     return (after["usec"] - before["usec"]) / (after["calls"] - before["calls"]), client
 
 
@@ -292,7 +316,12 @@ class Lengths(Table):
             f"less time, window of {NARROWER}",
         )
         cells = [
-            (str(row.messages), told(row.without.median), share(row.saved), share(other.saved))
+            (
+                str(row.messages),
+                format_interval(row.without.median),
+                format_share(row.saved),
+                format_share(other.saved),
+            )
             for row, other in zip(rows, narrow, strict=True)
         ]
         super().__init__(heads, [(True, row) for row in cells], chart=chart)
@@ -317,7 +346,7 @@ async def _read_whole(sides: Sides, messages: int, chart: Chart) -> dict[str, li
     wanted = {WITH: "hit", NARROW: "hit" if messages <= NARROWER else "partial"}
     taken: dict[str, list[float]] = {name: [] for name in acts}
     before = LENGTHS.index(messages) * LENGTH_TURNS
-    async for took in in_turn(acts, LENGTH_TURNS, wanted):
+    async for took in alternate(acts, LENGTH_TURNS, wanted):
         for name, ms in took.items():
             taken[name].append(ms)
         chart.progress(before + len(taken[WITHOUT]), len(LENGTHS) * LENGTH_TURNS)
@@ -340,13 +369,13 @@ class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
         self.messages = ipywidgets.SelectionSlider(
             options=LENGTHS, value=READ, description="messages that are read", **style
         )
-        self._table = framed(self._html())
+        self._table = html_widget(self._html())
         for slider in (self.trip, self.messages):
             slider.observe(lambda _: self._loop.call_soon_threadsafe(self._tell), "value")
         super().__init__([self.trip, self.messages, self._table])
 
     def _tell(self) -> None:
-        self._table.value = dressed(self._html())
+        self._table.value = styled_html(self._html())
 
     def _html(self) -> str:
         return self.table()._repr_html_()
@@ -403,9 +432,7 @@ def _moved(
 ) -> tuple[str, ...]:
     """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
     slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
-    claims = (
-        f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {percent(says.share_saved)}"
-    )
+    claims = f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {format_percent(says.share_saved)}"
     true = [
         name
         for name, ms, span in ((WITHOUT, slow, says.without_ms), (WITH, quick, says.with_cache_ms))
@@ -415,7 +442,7 @@ def _moved(
         what,
         f"{slow:.1f} ms",
         f"{quick:.1f} ms",
-        percent(1 - quick / slow),
+        format_percent(1 - quick / slow),
         claims,
         " and ".join(true) or "on neither side",
     )
@@ -435,7 +462,7 @@ async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced)
 
 
 @check
-async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
+async def improvement(found: Sequence[Raced], answer: Any) -> CheckResult:
     """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
     rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
     told = [
@@ -443,10 +470,10 @@ async def improvement(found: Sequence[Raced], answer: Any) -> Verdict:
         ("100 ms without and 50 ms with", 100.0, 50.0, 0.5),
     ]
     for name, without, with_cache, saved in (*rows, *told):
-        said = number_tried(answer, without, with_cache)
+        said = call_for_number(answer, without, with_cache)
         if abs(said - saved) > 0.001:
             return not_yet(_improved_hint(name, without, with_cache, said))
-    yours = ", ".join(f"{raced.operation} {percent(raced.saved.middle)}" for raced in found)
+    yours = ", ".join(f"{raced.operation} {format_percent(raced.saved.middle)}" for raced in found)
     return correct(
         f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %."
     )
@@ -481,7 +508,7 @@ def _improved_hint(name: str, without: float, with_cache: float, said: float) ->
 
 
 @check
-async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
+async def far_enough(found: Sequence[Raced], answer: Any) -> CheckResult:
     """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
     rows = [
         (
@@ -497,7 +524,7 @@ async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
         ("something that takes two trips", 100.0, 4.0, 2),
         ("with three trips", 40.0, 10.0, 3),
     ):
-        said = number_tried(answer, wanted, measured, trips)
+        said = call_for_number(answer, wanted, measured, trips)
         took = measured + trips * said
         if abs(took - wanted) > 0.1:
             return not_yet(
@@ -514,7 +541,7 @@ async def far_enough(found: Sequence[Raced], answer: Any) -> Verdict:
 
 
 @check
-async def pays_from(lengths: Lengths, answer: Any) -> Verdict:
+async def pays_from(lengths: Lengths, answer: Any) -> CheckResult:
     """A function that picks, from rows as measured, the shortest conversation for which the cache surely pays; None if there is none."""
     if not callable(answer):
         return not_yet(
@@ -555,14 +582,14 @@ def _tried(lengths: Lengths) -> dict[str, list[Length]]:
 
 
 def _pays_hint(rows: list[Length]) -> str:
-    listed = "; ".join(f"{row.messages}: {share(row.saved)}" for row in rows)
+    listed = "; ".join(f"{row.messages}: {format_share(row.saved)}" for row in rows)
     return f"The rows were {listed}. A length pays for sure when all of its interval is above 0 (saved.low). The first such row, or None."
 
 
 # --- what holds --------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks) -> Claims:
+def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks) -> ClaimResults:
     """The performance table, row by row, and "microseconds"; all of it hangs on the machine."""
     rows = (("send", sends), ("read", reads), ("update", changes))
     found = [
@@ -570,10 +597,10 @@ def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks)
         for name, raced in rows
         for claim in (_times_claim(name, raced), _faster_claim(name, raced))
     ]
-    return lab.found(_microseconds_claim(clocks), *found)
+    return lab.record_claims(_microseconds_claim(clocks), *found)
 
 
-def _times_claim(name: str, raced: Raced) -> Claim:
+def _times_claim(name: str, raced: Raced) -> ClaimResult:
     says, away = raced.outcome.comparison.claim, raced.outcome
     here = near(raced.without.median.middle, says.without_ms) and near(
         raced.with_cache.median.middle, says.with_cache_ms
@@ -581,7 +608,7 @@ def _times_claim(name: str, raced: Raced) -> Claim:
     there = near(away.distant_ms, says.with_cache_ms)
     measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
     far = f"were a trip to MongoDB {away.extra_round_trip_ms:.0f} ms longer, {says.without_ms[0]:.0f} and {away.distant_ms:.1f} ms"
-    return Claim(
+    return ClaimResult(
         f"{name}_times",
         f"{measured}; {far}",
         HOLDS if here else DEPENDS if there else FAILS,
@@ -589,21 +616,21 @@ def _times_claim(name: str, raced: Raced) -> Claim:
     )
 
 
-def _faster_claim(name: str, raced: Raced) -> Claim:
-    far = f"at the document's distance {percent(raced.outcome.distant_saved)}"
-    return Claim(
+def _faster_claim(name: str, raced: Raced) -> ClaimResult:
+    far = f"at the document's distance {format_percent(raced.outcome.distant_saved)}"
+    return ClaimResult(
         f"{name}_faster",
-        f"{share(raced.saved)} less time; {far}",
+        f"{format_share(raced.saved)} less time; {far}",
         raced.outcome.verdict,
         timed=True,
     )
 
 
-def _microseconds_claim(clocks: Clocks) -> Claim:
+def _microseconds_claim(clocks: Clocks) -> ClaimResult:
     medians = {who: found.median.middle for who, found in clocks.found.items()}
     quick = [middle < MILLISECOND for middle in medians.values()]
     measured = ", ".join(f"{who} {middle:.1f} µs" for who, middle in medians.items())
-    return Claim(
+    return ClaimResult(
         "microseconds",
         measured,
         HOLDS if all(quick) else DEPENDS if any(quick) else FAILS,

@@ -12,13 +12,15 @@ from redis.client import PubSub
 
 from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY
 from chatlab.errors import EngineError
-from chatlab.lab.claims import DEPENDS, FAILS, TIMED, Claim, Claims, holds
-from chatlab.lab.given import command_of, give
-from chatlab.lab.life import Life
+from chatlab.lab.checks import CheckResult, check, correct, is_number, not_yet
+from chatlab.lab.claims import DEPENDS, FAILS, ClaimResult, ClaimResults, holds_if
+from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.measure import Table
+from chatlab.lab.redis_command import parse_command, run_command
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, is_number, not_yet
+from chatlab.lab.tables import TIMED, Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 
 LIFE = 5000  # milliseconds, in the document
@@ -60,7 +62,7 @@ def expired_events(lab: Lab) -> Iterator[dict[str, float]]:
     """Redis's own event `expired`, while the block goes on: for each key when it came, in milliseconds since 1970."""
     came: dict[str, float] = {}
     with (
-        lab.redis_client() as redis,
+        lab.redis.client() as redis,
         redis.pubsub(ignore_subscribe_messages=True) as heard,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -101,8 +103,8 @@ class Moments(NamedTuple):
     `unread` is a look at the other one at 2 s, `event` when Redis's own event for the first came (0: it did not).
     """
 
-    read: Life
-    left: Life
+    read: KeyLifetime
+    left: KeyLifetime
     first: Look
     before: Look
     after: Look
@@ -129,8 +131,8 @@ class Moments(NamedTuple):
             else "no event of Redis"
         )
         told = (
-            f"the worker's log at {self.second(self.read.told_ms):.2f} s"
-            if self.read.told_ms
+            f"the worker's log at {self.second(self.read.reported_ms):.2f} s"
+            if self.read.reported_ms
             else "nothing in the worker's log"
         )
         rows = (
@@ -141,7 +143,7 @@ class Moments(NamedTuple):
             ),
             (
                 self.read.ended_ms,
-                f"last found at {alive:.2f} s; the first look that missed it: PTTL answered {self.read.end_code}",
+                f"last found at {alive:.2f} s; the first look that missed it: PTTL answered {self.read.end_pttl}",
             ),
             (self.last.at, f"{_there(self.last)}; {event}; {told}"),
         )
@@ -174,19 +176,19 @@ def _there(look: Look) -> str:
 
 def look(lab: Lab, key: str) -> Look:
     """Redis's time, and what PTTL answers then."""
-    return Look(*lab.redis("EVAL", LOOK, 1, key))
+    return Look(*lab.redis.execute_command("EVAL", LOOK, 1, key))
 
 
-async def four_moments(lab: Lab, reader: Person, read: Trace, left: Trace) -> Moments:
+async def four_moments(lab: Lab, reader: User, read: Trace, left: Trace) -> Moments:
     """Looks at two messages just sent, at the document's moments. One is read at 2 s, by GET and through the service, the other is left."""
     with expired_events(lab) as came:
         first = look(lab, read.key)
         await _second(read, READ_AT)
         unread, before = look(lab, left.key), look(lab, read.key)
-        lab.redis_get(read.key)
+        lab.redis.get(read.key)
         await reader.read(read.message["senderId"])
         after = look(lab, read.key)
-        lives = await lab.life(read), await lab.life(left)
+        lives = await lab.key_lifetime(read), await lab.key_lifetime(left)
         await _second(read, lab.settings.cache_ttl + AFTER_END)
         last = look(lab, read.key)
     return Moments(*lives, first, before, after, unread, last, came.get(read.key, 0.0))
@@ -346,7 +348,7 @@ async def _watched(lab: Lab, keys: int, came: dict[str, float], life: int = SHOR
         }
 
     await _until(max(group.ends.values()))
-    await lab.until(lambda: set(group.ends) <= set(told()), TOLD_WITHIN)
+    await lab.events.wait_for(lambda: set(group.ends) <= set(told()), TOLD_WITHIN)
     case = Case(keys, _lags(group, came), _lags(group, told()))
     _drop(lab, group)
     return case
@@ -361,20 +363,20 @@ def _group(lab: Lab, database: int, keys: int, life: int = SHORT) -> Group:
     probes = min(keys, PROBES)
     group = Group(database, keys, f"message:of-{keys}-in-{database}-", {})
     for first in range(probes, keys, AT_ONCE):
-        lab.redis(
+        lab.redis.execute_command(
             "EVAL", MAKE, 1, group.name, database, first, min(first + AT_ONCE, keys) - 1, LONG
         )
     for number in range(probes):
         key = f"{group.name}{number}"
         group.ends[key] = Look(
-            *lab.redis("EVAL", ONE, 1, key, database, life + number * APART)
+            *lab.redis.execute_command("EVAL", ONE, 1, key, database, life + number * APART)
         ).deadline
     return group
 
 
 def _drop(lab: Lab, group: Group) -> None:
     for first in range(0, group.keys, AT_ONCE):
-        lab.redis(
+        lab.redis.execute_command(
             "EVAL", DROP, 1, group.name, group.database, first, min(first + AT_ONCE, group.keys) - 1
         )
 
@@ -390,7 +392,7 @@ async def _ask_for_one(lab: Lab, group: Group, came: dict[str, float]) -> float 
     if key is None:
         return None
     began = time.time()
-    there = lab.redis("EVAL", ASK, 1, key, group.database)
+    there = lab.redis.execute_command("EVAL", ASK, 1, key, group.database)
     async with asyncio.timeout(BOUND):
         while there or key not in came:  # noqa: ASYNC110 - it comes in another thread
             await asyncio.sleep(0.0005)
@@ -401,12 +403,12 @@ async def _ask_for_one(lab: Lab, group: Group, came: dict[str, float]) -> float 
 
 
 @check
-async def extended(lab: Lab, sender: Person, receiver: Person, answer: Any) -> Verdict:
+async def extended(lab: Lab, sender: User, receiver: User, answer: Any) -> CheckResult:
     """A command that doubles the life of a message's copy, from now. Looks at the new deadline, and then past the old one."""
-    words = command_of(answer, "KEY")
+    words = parse_command(answer, "KEY")
     trace = await sender.send(receiver, "stay a little longer")
     before = look(lab, trace.key)
-    give(lab, [trace.key if word == "KEY" else word for word in words])
+    run_command(lab.redis, [trace.key if word == "KEY" else word for word in words])
     after, wanted = look(lab, trace.key), 2 * lab.settings.ttl_ms
     measured = f"Before it {before.pttl} ms were left, after it PTTL answered {after.pttl}."
     if after.pttl in (GONE, NO_EXPIRY):
@@ -432,7 +434,7 @@ async def extended(lab: Lab, sender: Person, receiver: Person, answer: Any) -> V
 
 
 @check
-async def latest_word(lab: Lab, measured: Lags, answer: Any) -> Verdict:
+async def latest_word(lab: Lab, measured: Lags, answer: Any) -> CheckResult:
     """A bound, in seconds, for the worker's word with any number of keys. Held against what was measured, then against 20,000 keys anew."""
     if not is_number(answer):
         return not_yet("The answer is a number of seconds, such as 3.")
@@ -484,26 +486,28 @@ def _slowness(lab: Lab, began: float) -> float:
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, moments: Moments) -> Claims:
+def claims(lab: Lab, moments: Moments) -> ClaimResults:
     """What the document says of the lifecycle, held against one life."""
     life, at = moments.read, moments.second
     there, unread = moments.before.pttl >= 0, moments.unread.pttl >= 0
     read = f"there at {at(moments.before.at):.2f} s, {'and so is one that nobody read' if unread else 'one that nobody read is not'}"
     slow = "" if life.ttl_ms == LIFE else f", with a TTL of {life.ttl_ms / 1000:g} s here"
-    ended = f"last found at {at(life.alive_ms):.2f} s, first missed at {life.seconds:.2f} s{slow}"
+    ended = f"last found at {at(life.alive_ms):.2f} s, first missed at {life.missing_after_s:.2f} s{slow}"
     logged = (
-        f"gone since {life.seconds:.2f} s; logged at {life.told_at:.2f} s, at a beat of the worker{slow}"
-        if life.told_ms
+        f"gone since {life.missing_after_s:.2f} s; logged at {life.reported_after_s:.2f} s, at a beat of the worker{slow}"
+        if life.reported_ms
         else "not logged"
     )
-    return lab.found(
-        Claim("at_0_s", f"there at {at(moments.first.at):.2f} s", holds(moments.first.pttl > 0)),
-        Claim(
+    return lab.record_claims(
+        ClaimResult(
+            "at_0_s", f"there at {at(moments.first.at):.2f} s", holds_if(moments.first.pttl > 0)
+        ),
+        ClaimResult(
             "at_2_s",
             f"{read}; reading moved its deadline by {moments.moved:.2f} s",
-            holds(there and unread),
+            holds_if(there and unread),
         ),
-        Claim("at_5_s", ended, holds(life.to_deadline and life.ttl_ms == LIFE)),
-        Claim("ttl_0", f"PTTL answered {life.end_code}", holds(life.end_code == 0)),
-        Claim("at_6_s", logged, DEPENDS if life.told_ms >= life.deadline_ms else FAILS),
+        ClaimResult("at_5_s", ended, holds_if(life.expired_at_deadline and life.ttl_ms == LIFE)),
+        ClaimResult("ttl_0", f"PTTL answered {life.end_pttl}", holds_if(life.end_pttl == 0)),
+        ClaimResult("at_6_s", logged, DEPENDS if life.reported_ms >= life.deadline_ms else FAILS),
     )

@@ -5,8 +5,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from chatlab.lab.claims import DEPENDS, DOCUMENT, FAILS, HOLDS, TIMED, Says, claims_table
-from chatlab.lab.ledger import WHOLE, Entry, Ledger
+from chatlab.lab.checks import CheckResult, call_answer, check, correct, not_yet
+from chatlab.lab.claims import DEPENDS, DOCUMENT, FAILS, HOLDS, Claim
 from chatlab.lab.lessons import (
     breaking,
     conversation,
@@ -21,10 +21,11 @@ from chatlab.lab.lessons import (
     start_here,
     worker,
 )
-from chatlab.lab.said import Said
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.scorecard import SCORECARD_NOTEBOOK, Entry, Scorecard
 from chatlab.lab.session import Lab, start
-from chatlab.lab.trace import Person, Rows
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet, tried
+from chatlab.lab.tables import TIMED, Rows, timed_table_html
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 
 MISSING = "not measured yet"
@@ -34,7 +35,7 @@ AT_ONCE = 3  # experiments
 class Row(NamedTuple):
     """A claim of the document and its measurement, None while there is none."""
 
-    says: Says
+    says: Claim
     entry: Entry | None
 
     @property
@@ -43,11 +44,11 @@ class Row(NamedTuple):
 
     @property
     def measured(self) -> str | None:
-        return self.entry.claim.measured if self.entry else None
+        return self.entry.result.measured if self.entry else None
 
     @property
     def verdict(self) -> str | None:
-        return self.entry.claim.verdict if self.entry else None
+        return self.entry.result.verdict if self.entry else None
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.verdict or MISSING}"
@@ -66,19 +67,19 @@ class Table(list[Row]):
 
     def _repr_html_(self) -> str:
         heads = ("part", "the document says", "measured here", "verdict", "notebook")
-        return f"<p>{len(self)} claims of the document</p>\n{claims_table(heads, [(True, _cells(row)) for row in self])}"
+        return f"<p>{len(self)} claims of the document</p>\n{timed_table_html(heads, [(True, _cells(row)) for row in self])}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.entry is None:
         return row.says.part, row.says.text, MISSING, "", row.says.notebook
-    verdict = f"{row.verdict} {TIMED}" if row.entry.claim.timed else str(row.verdict)
-    return row.says.part, row.says.text, row.entry.claim.measured, verdict, row.entry.notebook
+    verdict = f"{row.verdict} {TIMED}" if row.entry.result.timed else str(row.verdict)
+    return row.says.part, row.says.text, row.entry.result.measured, verdict, row.entry.notebook
 
 
 def ledger() -> Table:
     """Every claim, in the document's order."""
-    known = Ledger().read()
+    known = Scorecard().read()
     return Table(Row(says, known.get(says.name)) for says in DOCUMENT)
 
 
@@ -114,28 +115,28 @@ def part_that_holds(table: Table) -> str:
     )
 
 
-def progress() -> Said:
+def progress() -> PlainText:
     """For the index: how much of the document has been measured on this machine."""
     table = ledger()
     missing = sorted({row.says.notebook for row in table if row.entry is None})
     latest = max((row.entry.at for row in table if row.entry), default=0.0)
     if not latest:
-        return Said(f"{TIMED} Nothing is measured yet: begin with 00.")
+        return PlainText(f"{TIMED} Nothing is measured yet: begin with 00.")
     when = time.strftime("%d %B %Y, %H:%M", time.localtime(latest))
     rest = (
         f"still to be measured by: {', '.join(missing)}"
         if missing
         else "nothing is missing: 13 shows the whole ledger"
     )
-    return Said(
+    return PlainText(
         f"{TIMED} {len(table) - score(table).missing} of {len(table)} claims are measured, the last one on {when}; {rest}."
     )
 
 
-async def whole_flow(lab: Lab, alice: Person, bob: Person) -> Rows:
+async def whole_flow(lab: Lab, alice: User, bob: User) -> Rows:
     """One message through each door, read, changed, read again, and its life in Redis to the end: what was seen of each part."""
     by_http, by_socket = [
-        await alice.send(bob, f"By {door}", door=door) for door in ("http", "socket")
+        await alice.send(bob, f"By {door}", transport=door) for door in ("http", "socket")
     ]
     rows = [
         ("send, by http", ", ".join(by_http.stages)),
@@ -143,28 +144,28 @@ async def whole_flow(lab: Lab, alice: Person, bob: Person) -> Rows:
     ]
     rows.append(("read", f"X-Cache: {(await bob.read(alice.id)).cache}"))
     await alice.http.patch(f"/api/messages/{by_socket.id}", json={"text": "Changed"})
-    held = [key for key in lab.redis_keys("message*") if "Changed" in str(lab.redis_get(key))]
+    held = [key for key in lab.redis.keys("message*") if "Changed" in str(lab.redis.get(key))]
     rows.append(("change", f"new in {len(held)} keys"))
     rows.append(("read again", (await bob.read(alice.id)).messages[-1]["text"]))
-    life = await lab.life(by_http)
+    life = await lab.key_lifetime(by_http)
     rows.append(
         (
             "life",
-            f"in Redis {'to' if life.to_deadline else 'not to'} its deadline; then PTTL answers {life.end_code}",
+            f"in Redis {'to' if life.expired_at_deadline else 'not to'} its deadline; then PTTL answers {life.end_pttl}",
         )
     )
-    rows.append(("worker", "told of the end" if life.told_ms else "did not tell of the end"))
-    rows.append(("MongoDB", f"{len(lab.mongo_find('messages'))} messages"))
+    rows.append(("worker", "told of the end" if life.reported_ms else "did not tell of the end"))
+    rows.append(("MongoDB", f"{len(lab.find_messages())} messages"))
     return Rows(("part", "seen"), rows)
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------------------
 
 
-Measure = Callable[[Lab, Person, Person], Awaitable[Any]]
+Measure = Callable[[Lab, User, User], Awaitable[Any]]
 
 
-async def _doors(lab: Lab, alice: Person, bob: Person) -> None:
+async def _doors(lab: Lab, alice: User, bob: User) -> None:
     """00, 01, 02, 04: both doors, a stranger at one of them, and one life."""
     over_a_socket.claims(lab, await over_a_socket.both_doors(lab, alice, bob))
     sent = await over_http.send(alice, {"receiverId": bob.id, "text": "By HTTP"})
@@ -175,32 +176,32 @@ async def _doors(lab: Lab, alice: Person, bob: Person) -> None:
     over_http.claims(lab, sent, refused)
     trace = await alice.send(bob, "And how long do I last?")
     weighed = await one_message.weigh(lab, alice, bob)
-    life = await lab.life(trace)
+    life = await lab.key_lifetime(trace)
     start_here.claims(lab, trace, life)
     one_message.claims(lab, trace, life, weighed)
 
 
-async def _saving(lab: Lab, alice: Person, bob: Person) -> None:
+async def _saving(lab: Lab, alice: User, bob: User) -> None:
     killed = await saving.killed_between(lab, alice, bob, "Did this arrive?")
     born = await saving.born(lab, alice, bob)
-    kept = await saving.kept(lab, alice, bob, await lab.person("carol"))
+    kept = await saving.kept(lab, alice, bob, await lab.user("carol"))
     saving.claims(lab, killed, born, kept, await saving.unheard(lab, alice, bob))
 
 
-async def _conversation(lab: Lab, _alice: Person, _bob: Person) -> None:
-    nine, ten = await lab.person("9"), await lab.person("10")
+async def _conversation(lab: Lab, _alice: User, _bob: User) -> None:
+    nine, ten = await lab.user("9"), await lab.user("10")
     await nine.send(ten, "ping")
     await ten.send(nine, "pong")
-    keys = lab.redis_keys("messages:*")
+    keys = lab.redis.keys("messages:*")
     conversation.claims(lab, keys, await conversation.lives(lab, nine, ten))
 
 
-async def _five_seconds(lab: Lab, alice: Person, bob: Person) -> None:
+async def _five_seconds(lab: Lab, alice: User, bob: User) -> None:
     read, left = await alice.send(bob, "Read me at 2 s"), await alice.send(bob, "Leave me alone")
     five_seconds.claims(lab, await five_seconds.four_moments(lab, bob, read, left))
 
 
-async def _worker(lab: Lab, alice: Person, bob: Person) -> None:
+async def _worker(lab: Lab, alice: User, bob: User) -> None:
     watched = await worker.watch(lab, await alice.send(bob, "Who tells of my end?"))
     heard = await worker.beats(lab)
     await lab.restart(sweeper=False)
@@ -209,14 +210,14 @@ async def _worker(lab: Lab, alice: Person, bob: Person) -> None:
     )
 
 
-async def _reading(lab: Lab, alice: Person, bob: Person) -> None:
+async def _reading(lab: Lab, alice: User, bob: User) -> None:
     for text in ("One", "Two"):
         await alice.send(bob, text)
     found = await reading.ways(lab, alice, bob)
     reading.claims(lab, found, await reading.latest(lab, alice, bob))
 
 
-async def _faster(lab: Lab, alice: Person, bob: Person) -> None:
+async def _faster(lab: Lab, alice: User, bob: User) -> None:
     trace = await alice.send(bob, "How long does it take to get me?")
     sides, chart = await faster.two_sides(lab), lab.chart("Measuring once more")
     await faster.trips(sides)
@@ -226,26 +227,26 @@ async def _faster(lab: Lab, alice: Person, bob: Person) -> None:
     faster.claims(lab, sends, reads, changes, await faster.microseconds(sides, trace, chart))
 
 
-async def _lighter(lab: Lab, alice: Person, bob: Person) -> None:
+async def _lighter(lab: Lab, alice: User, bob: User) -> None:
     chart = lab.chart("Measuring once more")
     await alice.send(bob, "Read me again and again.")
-    await lab.turn(cache_mode="off")
-    without = await lab.asked(lighter.reads(bob, alice))
-    await lab.turn(cache_mode="window")
-    with_cache = await lab.asked(lighter.reads(bob, alice))
+    await lab.update_settings(cache_mode="off")
+    without = await lab.record_queries(lighter.reads(bob, alice))
+    await lab.update_settings(cache_mode="window")
+    with_cache = await lab.record_queries(lighter.reads(bob, alice))
     distances = await lighter.at_distances(lab, bob, chart)
     weight = lighter.weigh(lab, await lighter.message_of(lab))
     full = await lighter.thousand(lab, chart)
     lighter.claims(lab, (without, with_cache), distances, weight, full, await lighter.many(lab))
 
 
-async def _breaking(lab: Lab, alice: Person, bob: Person) -> None:
+async def _breaking(lab: Lab, alice: User, bob: User) -> None:
     bursts = []
     for what in ("service", "redis", "mongo"):
         bursts.append(await breaking.burst(lab, alice, bob, kill=what))
         if what == "service":
             await lab.restart()
-    await lab.turn(cache_ttl=2)
+    await lab.update_settings(cache_ttl=2)
     trials = await breaking.trial(lab, alice, bob)
     await lab.restart(sweeper=False)
     breaking.claims(lab, bursts, await breaking.trial(lab, alice, bob, beside=trials))
@@ -284,7 +285,7 @@ def missing() -> list[Experiment]:
     return [experiment for experiment in EXPERIMENTS if open_ones & set(experiment.notebooks)]
 
 
-async def fill(lab: Lab, chart: Chart) -> Said:
+async def fill(lab: Lab, chart: Chart) -> PlainText:
     """Do the experiments that are missing, some of them at a time, each with a service of its own; then those that race, one by one."""
     wanted, done, turn = (
         sorted(missing(), key=lambda experiment: experiment.races),
@@ -314,13 +315,13 @@ async def fill(lab: Lab, chart: Chart) -> Said:
             told.append(
                 f"The experiments of {', '.join(experiment.notebooks)} stopped: {str(wrong) or type(wrong).__name__}. Run this cell again."
             )
-    return Said("\n".join(told))
+    return PlainText("\n".join(told))
 
 
 async def _in_its_own(name: str, experiment: Experiment) -> None:
     lab = await start(name, **experiment.settings)
     try:
-        await experiment.measure(lab, await lab.person("alice"), await lab.person("bob"))
+        await experiment.measure(lab, await lab.user("alice"), await lab.user("bob"))
     finally:
         await lab.end()
 
@@ -329,13 +330,13 @@ async def _in_its_own(name: str, experiment: Experiment) -> None:
 
 
 @check
-async def finds_gaps(answer: Any) -> Verdict:
+async def finds_gaps(answer: Any) -> CheckResult:
     """Does this function name every claim without a measurement, and no other? And has the ledger none?"""
     whole = ledger()
     for gap in (whole[0], whole[len(whole) // 2], whole[-1]):
         rows = Table(row._replace(entry=None) if row is gap else row for row in whole)
         wanted = [row.name for row in rows if row.entry is None]
-        said = tried(answer, rows)
+        said = call_answer(answer, rows)
         if not isinstance(said, list | tuple | set) or sorted(map(str, said)) != sorted(wanted):
             return not_yet(
                 f"From a ledger whose row {gap.name} has no measurement it makes {said!r}, and that is not {wanted}."
@@ -351,7 +352,7 @@ async def finds_gaps(answer: Any) -> Verdict:
 
 
 @check
-async def wrong_everywhere(answer: Any) -> Verdict:
+async def wrong_everywhere(answer: Any) -> CheckResult:
     """Is this a claim that fails whatever the machine? Measured once more, by its own experiment."""
     names = [says.name for says in DOCUMENT]
     if answer not in names:
@@ -364,7 +365,7 @@ async def wrong_everywhere(answer: Any) -> Verdict:
     experiment = next(
         experiment for experiment in EXPERIMENTS if row.says.notebook in experiment.notebooks
     )
-    await _in_its_own(f"{WHOLE}_once_more", experiment)
+    await _in_its_own(f"{SCORECARD_NOTEBOOK}_once_more", experiment)
     again = ledger()[names.index(answer)]
     if again.verdict != FAILS:
         return not_yet(
@@ -379,6 +380,6 @@ def _not_everywhere(row: Row) -> str:
         return f"{row.name} has no measurement. Run the cell with lesson.fill again."
     if row.verdict != FAILS:
         return f"Measured: {row.measured}. The verdict is: {row.verdict}. Look for one that does not hold."
-    if row.entry.claim.timed:
+    if row.entry.result.timed:
         return f"Measured: {row.measured}. It does not hold here; on another machine, or with MongoDB far away, it may. Look on."
     return ""

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from chatlab.bench.claims import TOLERANCE
 from chatlab.bench.memory import CACHED_MESSAGES, MESSAGE_BYTES
-from chatlab.lab.asked import Asked
-from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
-from chatlab.lab.measure import Row, Table, write
+from chatlab.lab.checks import CheckResult, call_for_number, check, correct, not_yet
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
+from chatlab.lab.measure import Row, Table, send_many
+from chatlab.lab.query_log import QueryLog
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Trace
-from chatlab.lab.verdicts import Verdict, check, correct, not_yet, number_tried
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 
 READS = 20
@@ -52,7 +53,7 @@ end
 # --- load --------------------------------------------------------------------------------------------------------------------
 
 
-async def reads(reader: Person, other: Person, times: int = READS) -> None:
+async def reads(reader: User, other: User, times: int = READS) -> None:
     """One after the other, as quickly as they come."""
     for _ in range(times):
         await reader.read(other.id)
@@ -70,12 +71,12 @@ class Distances(Table):
         )
 
 
-async def at_distances(lab: Lab, reader: Person, chart: Chart) -> Distances:
+async def at_distances(lab: Lab, reader: User, chart: Chart) -> Distances:
     """All distances at the same time, each in a conversation of its own, until its window has ended once."""
-    others = [await lab.person(f"friend-{number}") for number, _ in enumerate(INTERVALS)]
+    others = [await lab.user(f"friend-{number}") for number, _ in enumerate(INTERVALS)]
     for other in others:
         await other.send(reader, "Are you there?")
-        lab.redis(
+        lab.redis.execute_command(
             "DEL", f"messages:{':'.join(sorted((reader.id, other.id)))}"
         )  # begin with nothing in the cache
     found = await asyncio.gather(
@@ -84,7 +85,7 @@ async def at_distances(lab: Lab, reader: Person, chart: Chart) -> Distances:
     return Distances(dict(zip(INTERVALS, found, strict=True)), chart)
 
 
-async def _keeping(reader: Person, other: Person, interval: float, chart: Chart) -> int:
+async def _keeping(reader: User, other: User, interval: float, chart: Chart) -> int:
     """The reads from one that MongoDB had to answer to the next such one. Each has its time: a slow one does not make the others late."""
     began = time.monotonic()
     for reads in itertools.count():
@@ -116,16 +117,20 @@ class Weight(Table):
 
 def weigh(lab: Lab, of: Trace) -> Weight:
     """The key of a message that is cached now."""
-    return Weight(of.key, lab.redis("STRLEN", of.key), lab.redis("MEMORY", "USAGE", of.key) or 0)
+    return Weight(
+        of.key,
+        lab.redis.execute_command("STRLEN", of.key),
+        lab.redis.execute_command("MEMORY", "USAGE", of.key) or 0,
+    )
 
 
 async def message_of(lab: Lab, size: int = MESSAGE_BYTES) -> Trace:
     """A message from Alice to Bob whose JSON has exactly so many bytes."""
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     text = "x"
     while True:
         trace = await alice.send(bob, text)
-        missing = size - lab.redis("STRLEN", trace.key)
+        missing = size - lab.redis.execute_command("STRLEN", trace.key)
         if not missing:
             return trace
         text = "x" * (len(text) + missing)
@@ -189,13 +194,13 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
 
     They go through a second process of it, on the same keys, which reports no flow: telling this kernel of each box would slow both down.
     """
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     text, url = (
         (await message_of(lab)).message["text"],
-        await lab.beside("quiet", key_prefix=lab.settings.key_prefix),
+        await lab.service.start_extra("quiet", key_prefix=lab.settings.key_prefix),
     )
-    wires = [lab.wire(alice, url) for _ in range(WRITERS)]
-    await write(
+    wires = [lab.raw_client(alice, url) for _ in range(WRITERS)]
+    await send_many(
         wires, bob.id, CACHED_MESSAGES // STEPS, text
     )  # so that Redis has made room for its own work
     _forget(lab)
@@ -206,42 +211,42 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
         chart.progress(step, 2 * STEPS)
 
     for step in range(STEPS):
-        await write(wires, bob.id, CACHED_MESSAGES // STEPS, text)
+        await send_many(wires, bob.id, CACHED_MESSAGES // STEPS, text)
         draw(step + 1)
-    full, keys = _memory(lab)[0], lab.redis_keys("message:*")
-    endless = sum(lab.redis_pttl(key) == -1 for key in keys)
-    messages, windows = _bytes(lab, keys), _bytes(lab, lab.redis_keys("messages:*"))
+    full, keys = _memory(lab)[0], lab.redis.keys("message:*")
+    endless = sum(lab.redis.pttl(key) == -1 for key in keys)
+    messages, windows = _bytes(lab, keys), _bytes(lab, lab.redis.keys("messages:*"))
     for step in range(STEPS):
         await asyncio.sleep(PAUSE)
         draw(STEPS + step + 1)
     still = await _gone(lab, "message*")
     filled = Filled(len(keys), endless, still, messages, windows, (empty, full, _memory(lab)[0]))
-    await lab.alone()
+    await lab.service.stop_extras()
     return Thousand(filled, chart)
 
 
 def _forget(lab: Lab) -> None:
     """Empty the cache by hand, so that nobody has to wait for it."""
-    for key in lab.redis_keys("message*"):
-        lab.redis("DEL", key)
+    for key in lab.redis.keys("message*"):
+        lab.redis.execute_command("DEL", key)
 
 
 async def _gone(lab: Lab, pattern: str) -> int:
     """Wait until these keys are gone; how many are there all the same, after a time in which all must have gone."""
     until = time.monotonic() + GONE_WITHIN
-    while (left := len(lab.redis_keys(pattern))) and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
+    while (left := len(lab.redis.keys(pattern))) and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.1)
     return left
 
 
 def _memory(lab: Lab) -> tuple[int, int]:
     """What Redis uses, and what the system has given it."""
-    told = lab.redis("INFO", "memory")
+    told = lab.redis.execute_command("INFO", "memory")
     return told["used_memory"], told["used_memory_rss"]
 
 
 def _bytes(lab: Lab, keys: list[str]) -> int:
-    return sum(lab.redis("MEMORY", "USAGE", key, "SAMPLES", 0) or 0 for key in keys)
+    return sum(lab.redis.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0) or 0 for key in keys)
 
 
 def _kb(size: float) -> str:
@@ -270,7 +275,9 @@ async def many(lab: Lab) -> Many:
     """Keys like the service's, straight into Redis, with an expiry; and what is left of their memory."""
     before = _memory(lab)
     for first in range(0, MANY, AT_ONCE):
-        lab.redis("EVAL", FILL, 1, HEAVY, first, first + AT_ONCE - 1, MESSAGE_BYTES, MANY_LIVE_MS)
+        lab.redis.execute_command(
+            "EVAL", FILL, 1, HEAVY, first, first + AT_ONCE - 1, MESSAGE_BYTES, MANY_LIVE_MS
+        )
         await asyncio.sleep(0)
     await asyncio.sleep(CRON)
     full = _memory(lab)
@@ -289,12 +296,12 @@ def _grown_and_left(before: int, full: int, after: int) -> tuple[int, int]:
 
 
 @check
-async def bytes_of(lab: Lab, answer: Any) -> Verdict:
+async def bytes_of(lab: Lab, answer: Any) -> CheckResult:
     """A function from the bytes of a message to those of its key. Sends messages of two other sizes and weighs their keys."""
     told = []
     for size in SIZES:
         measured = weigh(lab, await message_of(lab, size)).total
-        said = number_tried(answer, size)
+        said = call_for_number(answer, size)
         if abs(said - measured) > NEAR * measured:
             return not_yet(
                 f"A message of {size} bytes takes {measured} in Redis; you say {said:,.0f}. {_bytes_hint(said, size, measured)}"
@@ -323,11 +330,11 @@ class Stream(NamedTuple):
 
 
 @check
-async def steady(lab: Lab, answer: Any) -> Verdict:
+async def steady(lab: Lab, answer: Any) -> CheckResult:
     """A function of rate, life and bytes a key. Sends at a steady rate, with a short life, and counts the keys that live."""
-    number_tried(answer, RATE, LIFE, TOTAL)  # one that cannot be used is told at once
+    call_for_number(answer, RATE, LIFE, TOTAL)  # one that cannot be used is told at once
     found = await _stream(lab)
-    said = number_tried(answer, found.rate, found.life, found.each)
+    said = call_for_number(answer, found.rate, found.life, found.each)
     measured = found.live * found.each
     seen = (
         f"At {found.rate:.1f} messages a second, with a life of {found.life:g} s, {found.live:.1f} keys of {found.each:.0f} bytes "
@@ -350,27 +357,27 @@ def _steady_hint(said: float, found: Stream) -> str:
 
 async def _stream(lab: Lab) -> Stream:
     _forget(lab)
-    await lab.turn(cache_ttl=LIFE)
+    await lab.update_settings(cache_ttl=LIFE)
     try:
         return await _watched(lab)
     finally:
-        await lab.turn(cache_ttl=lab.given.get("cache_ttl", 5))
+        await lab.update_settings(cache_ttl=lab.start_settings.get("cache_ttl", 5))
 
 
 async def _watched(lab: Lab) -> Stream:
     """Send steadily; count what lives, once the first ones have begun to go."""
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     sending = asyncio.create_task(_send_steadily(alice, bob))
     try:
         await asyncio.sleep(1.2 * LIFE)
         began, counts, each = time.time() * 1000, [], 0.0
         while time.time() * 1000 < began + WATCHED * 1000:
-            keys = lab.redis_keys("message:*")
+            keys = lab.redis.keys("message:*")
             counts.append(len(keys))
             each = each or _bytes(lab, keys) / max(1, len(keys))
             await asyncio.sleep(LOOK)
         ended = time.time() * 1000
-        await lab.until(
+        await lab.events.wait_for(
             lambda: next((True for event in reversed(lab.events) if event["at"] >= ended), None),
             GONE_WITHIN,
         )
@@ -386,7 +393,7 @@ async def _watched(lab: Lab) -> Stream:
     return Stream(len(came) / (ended - began) * 1000, LIFE, each, sum(counts) / len(counts))
 
 
-async def _send_steadily(sender: Person, receiver: Person) -> None:
+async def _send_steadily(sender: User, receiver: User) -> None:
     due = time.monotonic()
     while True:
         await sender.send_by_http(receiver.id, "tick")
@@ -399,43 +406,46 @@ async def _send_steadily(sender: Person, receiver: Person) -> None:
 
 def claims(
     lab: Lab,
-    quick: tuple[Asked, Asked],
+    quick: tuple[QueryLog, QueryLog],
     distances: Distances,
     weight: Weight,
     full: Thousand,
     many: Many,
-) -> Claims:
+) -> ClaimResults:
     """Load and the memory table."""
     found = full.filled
-    return lab.found(
+    return lab.record_claims(
         _load_claim(quick, distances),
-        Claim(
+        ClaimResult(
             "auto_cleanup",
             f"{found.endless} keys without an expiry; {found.still} left when their time was up",
-            holds(_clean(found)),
+            holds_if(_clean(found)),
         ),
         _message_claim(lab, weight),
-        Claim(
+        ClaimResult(
             "overhead_bytes",
             f"{weight.overhead} bytes",
-            holds(_about(weight.overhead, OVERHEAD)),
+            holds_if(_about(weight.overhead, OVERHEAD)),
             timed=True,
         ),
-        Claim(
-            "total_bytes", f"{weight.total} bytes", holds(_about(weight.total, TOTAL)), timed=True
+        ClaimResult(
+            "total_bytes",
+            f"{weight.total} bytes",
+            holds_if(_about(weight.total, TOTAL)),
+            timed=True,
         ),
         _thousand_claim(found),
-        Claim(
+        ClaimResult(
             "freed",
             f"of {_kb(found.grown)} Redis used more, {_kb(found.left)} are left",
-            holds(_freed(found)),
+            holds_if(_freed(found)),
             timed=True,
         ),
         _leaks_claim(found, many),
     )
 
 
-def _load_claim(quick: tuple[Asked, Asked], distances: Distances) -> Claim:
+def _load_claim(quick: tuple[QueryLog, QueryLog], distances: Distances) -> ClaimResult:
     without, with_cache = (asked.mongo.count("find messages") for asked in quick)
     spared = [reads > 1 for reads in distances.one_of.values()] + [with_cache < without]
     far = ", ".join(
@@ -444,21 +454,23 @@ def _load_claim(quick: tuple[Asked, Asked], distances: Distances) -> Claim:
     measured = (
         f"{READS} quick reads: {without} queries without it, {with_cache} with it; reads {far}"
     )
-    return Claim("less_load", measured, HOLDS if all(spared) else DEPENDS if any(spared) else FAILS)
+    return ClaimResult(
+        "less_load", measured, HOLDS if all(spared) else DEPENDS if any(spared) else FAILS
+    )
 
 
-def _message_claim(lab: Lab, weight: Weight) -> Claim:
+def _message_claim(lab: Lab, weight: Weight) -> ClaimResult:
     """Whether messages have 500 bytes is up to those who write them."""
-    text = len(lab.mongo_find("messages", _id=weight.key.partition(":")[2])[0]["text"])
+    text = len(lab.find_messages(_id=weight.key.partition(":")[2])[0]["text"])
     bare = weight.value - text
-    return Claim(
+    return ClaimResult(
         "message_bytes",
         f"{bare} bytes and its text: {MESSAGE_BYTES} with {text} characters",
         DEPENDS if bare < VALUE else FAILS,
     )
 
 
-def _thousand_claim(found: Filled) -> Claim:
+def _thousand_claim(found: Filled) -> ClaimResult:
     each = found.messages / max(1, found.keys)
     few = (
         ""
@@ -468,18 +480,20 @@ def _thousand_claim(found: Filled) -> Claim:
     measured = (
         f"{_kb(CACHED_MESSAGES * each)} in message:*{few}, and {_kb(found.windows)} in their window"
     )
-    return Claim(
-        "thousand_bytes", measured, holds(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True
+    return ClaimResult(
+        "thousand_bytes", measured, holds_if(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True
     )
 
 
-def _leaks_claim(found: Filled, many: Many) -> Claim:
+def _leaks_claim(found: Filled, many: Many) -> ClaimResult:
     leaks, kept = (
         not (_clean(found) and _freed(found)),
         many.resident[1] > TOLERANCE * many.resident[0],
     )
     measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave, it keeps {_kb(many.resident[1])}"
-    return Claim("no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True)
+    return ClaimResult(
+        "no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True
+    )
 
 
 def _clean(found: Filled) -> bool:

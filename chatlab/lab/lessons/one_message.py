@@ -5,14 +5,16 @@ import secrets
 from typing import Any, NamedTuple
 
 from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY
-from chatlab.lab.claims import DEPENDS, TIMED, Claim, Claims, holds
-from chatlab.lab.given import command_of, give
-from chatlab.lab.life import Life
-from chatlab.lab.said import Said
+from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.claims import DEPENDS, ClaimResult, ClaimResults, holds_if
+from chatlab.lab.key_lifetime import KeyLifetime
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.redis_command import parse_command, run_command
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.tables import TIMED, Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 
 LIFE = 5000  # milliseconds
 PATIENCE = 15.0  # seconds for the worker
@@ -35,7 +37,10 @@ def codes(lab: Lab) -> Rows:
         "SET ...": "redis.call('SET', KEYS[1], 'x')",
         "DEL ...": "redis.call('DEL', KEYS[1])",
     }
-    answers = {how: lab.redis("EVAL", f"{script} {ASK}", 1, key) for how, script in make.items()}
+    answers = {
+        how: lab.redis.execute_command("EVAL", f"{script} {ASK}", 1, key)
+        for how, script in make.items()
+    }
     return Rows(
         ("made by", "TTL", "PTTL", "which means"),
         [
@@ -76,7 +81,7 @@ class Weighed(NamedTuple):
         return self._rows()._repr_html_()
 
 
-async def weigh(lab: Lab, sender: Person, receiver: Person) -> Weighed:
+async def weigh(lab: Lab, sender: User, receiver: User) -> Weighed:
     """Three messages: one letter, as long as the document's average, and as long as a text may be."""
     around = len(await _value(lab, sender, receiver, "x")) - 1
     messages = []
@@ -90,15 +95,15 @@ async def weigh(lab: Lab, sender: Person, receiver: Person) -> Weighed:
             (
                 name,
                 letters,
-                len(lab.redis_get(trace.key) or ""),
-                lab.redis("MEMORY", "USAGE", trace.key),
+                len(lab.redis.get(trace.key) or ""),
+                lab.redis.execute_command("MEMORY", "USAGE", trace.key),
             )
         )
     return Weighed(messages)
 
 
-async def _value(lab: Lab, sender: Person, receiver: Person, text: str) -> str:
-    return str(lab.redis_get((await sender.send(receiver, text)).key))
+async def _value(lab: Lab, sender: User, receiver: User, text: str) -> str:
+    return str(lab.redis.get((await sender.send(receiver, text)).key))
 
 
 # --- the mistake: the expiry in a second command -------------------------------------------------------------------------------
@@ -106,30 +111,30 @@ async def _value(lab: Lab, sender: Person, receiver: Person, text: str) -> str:
 
 async def in_two_commands(lab: Lab, key: str, pause: Pause) -> None:
     """A writer that gives the value, and then the expiry."""
-    lab.redis("SET", key, "half written")
+    lab.redis.execute_command("SET", key, "half written")
     await pause("after SET")
-    lab.redis("EXPIRE", key, 5)
+    lab.redis.execute_command("EXPIRE", key, 5)
     await pause("after EXPIRE")
 
 
 def how_long(lab: Lab, key: str) -> str:
     """How long Redis will keep this key, in the words of the prediction."""
-    return {GONE: "not at all", NO_EXPIRY: "for ever"}.get(lab.redis_pttl(key), "5 s")
+    return {GONE: "not at all", NO_EXPIRY: "for ever"}.get(lab.redis.pttl(key), "5 s")
 
 
-async def mended_by_worker(lab: Lab, key: str) -> Said:
+async def mended_by_worker(lab: Lab, key: str) -> PlainText:
     """Wait until the worker has found this key, which has no expiry; what its log says of it."""
     async with asyncio.timeout(PATIENCE):
-        while lab.redis_pttl(key) == NO_EXPIRY or not _leaked(lab, key):  # noqa: ASYNC110 - Redis tells nobody
+        while lab.redis.pttl(key) == NO_EXPIRY or not _leaked(lab, key):  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.02)
-    return Said(f"The worker's log: {_leaked(lab, key)[-1]}")
+    return PlainText(f"The worker's log: {_leaked(lab, key)[-1]}")
 
 
 def _leaked(lab: Lab, key: str) -> list[str]:
     """What the worker's log says of this key as a leak."""
     lines = [
         line[line.index("Cache leaked") :].replace(lab.settings.key_prefix, "")
-        for line in lab.log("Cache leaked")
+        for line in lab.service.log("Cache leaked")
     ]
     return [line for line in lines if f" {key} " in line]
 
@@ -138,9 +143,9 @@ def _leaked(lab: Lab, key: str) -> list[str]:
 
 
 @check
-async def leaks(lab: Lab, answer: Any) -> Verdict:
+async def leaks(lab: Lab, answer: Any) -> CheckResult:
     """A command that makes a key without an expiry. Looks at the key, and then waits for the worker to find it."""
-    words = command_of(answer, LEAK)
+    words = parse_command(answer, LEAK)
     pttls = [
         _after(lab, words) for _ in range(2)
     ]  # the worker's beat may fall in between, but not twice
@@ -159,23 +164,23 @@ async def leaks(lab: Lab, answer: Any) -> Verdict:
 
 def _after(lab: Lab, words: list[str]) -> int:
     """What PTTL answers for the key after this command alone."""
-    lab.redis("DEL", LEAK)
-    give(lab, words)
-    return lab.redis_pttl(LEAK)
+    lab.redis.execute_command("DEL", LEAK)
+    run_command(lab.redis, words)
+    return lab.redis.pttl(LEAK)
 
 
 @check
-async def detects(lab: Lab, rule: Any) -> Verdict:
+async def detects(lab: Lab, rule: Any) -> CheckResult:
     """Does this function tell a key without expiry from others? Tried on four real keys, whose names tell nothing."""
     keys = {
         name: f"message:{secrets.token_hex(12)}"
         for name in ("alive", "nearly over", "gone", "leaked")
     }
-    lab.redis("SET", keys["alive"], "x", "EX", 60)
+    lab.redis.execute_command("SET", keys["alive"], "x", "EX", 60)
     for name, key in keys.items():
         said, (ttl, pttl) = await _asked(lab, name, key, rule)
         if not isinstance(said, bool):
-            raise Unusable(
+            raise UnusableAnswer(
                 f"It said {said!r}. It is to say True or False: compare what Redis answers with a number (==)."
             )
         if said is not (pttl == NO_EXPIRY):
@@ -201,14 +206,14 @@ async def _asked(lab: Lab, name: str, key: str, rule: Any) -> tuple[Any, tuple[i
     """What the function says of a key of this kind, and what TTL and PTTL do: of the same state, for the worker may mend it meanwhile."""
     for _ in range(TRIES):
         if name == "nearly over":
-            lab.redis("SET", key, "x", "PX", 450)
+            lab.redis.execute_command("SET", key, "x", "PX", 450)
         if name == "leaked":
-            lab.redis("SET", key, "x")
-        said = tried(rule, key)
-        ttl, pttl = lab.redis("EVAL", ASK, 1, key)
+            lab.redis.execute_command("SET", key, "x")
+        said = call_answer(rule, key)
+        ttl, pttl = lab.redis.execute_command("EVAL", ASK, 1, key)
         if pttl == NO_EXPIRY or name != "leaked":
             return said, (ttl, pttl)
-    raise Unusable(
+    raise UnusableAnswer(
         "The key has an expiry after your function has run. It is to look, and to change nothing."
     )
 
@@ -216,16 +221,16 @@ async def _asked(lab: Lab, name: str, key: str, rule: Any) -> tuple[Any, tuple[i
 async def one_by_one(lab: Lab, commands: list[list[str]], pause: Pause) -> None:
     """A writer that gives these commands."""
     for number, words in enumerate(commands, 1):
-        give(lab, words)
+        run_command(lab.redis, words)
         await pause(f"after command {number}")
 
 
 @check
-async def in_one_step(lab: Lab, answer: Any) -> Verdict:
+async def in_one_step(lab: Lab, answer: Any) -> CheckResult:
     """A write that leaves no key without expiry, wherever it is killed, and a key for 5 s when it is not."""
     if not isinstance(answer, str):
-        raise Unusable(f'The answer is a command in quotes, such as "SET {NOTE} hello".')
-    commands = [command_of(part, NOTE) for part in answer.strip().rstrip(";").split(";")]
+        raise UnusableAnswer(f'The answer is a command in quotes, such as "SET {NOTE} hello".')
+    commands = [parse_command(part, NOTE) for part in answer.strip().rstrip(";").split(";")]
     for number, words in enumerate(commands, 1):
         if NO_EXPIRY in [
             await _killed_after(lab, commands, number) for _ in range(2)
@@ -235,7 +240,7 @@ async def in_one_step(lab: Lab, answer: Any) -> Verdict:
                 f"Killed after command {number} ({last} ...) it leaves a key with PTTL -1. {_why(number, len(commands))}"
             )
     pttl = await _killed_after(lab, commands, len(commands))
-    if (value := give(lab, ["GET", NOTE])) != "hello":
+    if (value := run_command(lab.redis, ["GET", NOTE])) != "hello":
         return not_yet(
             f"After it GET answers {value!r}, not 'hello', and PTTL {pttl}. PX counts milliseconds, EX seconds."
         )
@@ -256,25 +261,30 @@ def _why(number: int, commands: int) -> str:
 
 async def _killed_after(lab: Lab, commands: list[list[str]], number: int) -> int:
     """What PTTL answers when the writer has been killed after this command."""
-    lab.redis("DEL", NOTE)
-    walk = await Walk(one_by_one, lab, commands).to(f"after command {number}")
-    await walk.drop()
-    return lab.redis_pttl(NOTE)
+    lab.redis.execute_command("DEL", NOTE)
+    walk = await SteppedTask(one_by_one, lab, commands).run_until(f"after command {number}")
+    await walk.cancel()
+    return lab.redis.pttl(NOTE)
 
 
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, trace: Trace, life: Life, weighed: Weighed) -> Claims:
+def claims(lab: Lab, trace: Trace, life: KeyLifetime, weighed: Weighed) -> ClaimResults:
     """What the document says of the message's own key, held against this one."""
-    named, lived = trace.key == f"message:{trace.id}", life.to_deadline and life.ttl_ms == LIFE
+    named, lived = (
+        trace.key == f"message:{trace.id}",
+        life.expired_at_deadline and life.ttl_ms == LIFE,
+    )
     alive = (life.alive_ms - life.cached_ms) / 1000
-    seen = f"its name is message: and the _id; last found at {alive:.2f} s, first missed at {life.seconds:.2f} s"
+    seen = f"its name is message: and the _id; last found at {alive:.2f} s, first missed at {life.missing_after_s:.2f} s"
     small, large = min(weighed.totals), max(weighed.totals)
     weight = (
         f"it hangs on the text: {TIMED} {small:,} to {large:,} bytes; notebook 11 weighs a thousand"
     )
-    return lab.found(
-        Claim("message_key", seen, holds(named and lived)),
-        Claim("total_bytes", weight, DEPENDS if small < DOCUMENT_TOTAL < large else holds(False)),
+    return lab.record_claims(
+        ClaimResult("message_key", seen, holds_if(named and lived)),
+        ClaimResult(
+            "total_bytes", weight, DEPENDS if small < DOCUMENT_TOTAL < large else holds_if(False)
+        ),
     )

@@ -11,10 +11,13 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from chatlab import client
 from chatlab.client import Json, ReceivedEvent
-from chatlab.lab.claims import Claim, Claims, holds
+from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.diagram import STAGES
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Person, Rows, Trace, table
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.tables import Rows, table_html
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 
 PATIENCE = 10  # seconds for a frame
 DOORS = ("http", "socket")
@@ -39,7 +42,7 @@ class Talk(NamedTuple):
         return "\n".join(self.frames)
 
 
-async def talk(person: Person, event: str, payload: Json) -> Talk:
+async def talk(person: User, event: str, payload: Json) -> Talk:
     """Connect as this person, say one event, and listen until it is acknowledged. Who is online, and when, is left out."""
     asked = f"{EVENT}1{json.dumps([event, payload])}"
     url = f"ws://{urlsplit(person.url).netloc}/socket.io/?EIO=4&transport=websocket"
@@ -91,7 +94,7 @@ def heard_of(person: client.ChatClient, message_id: str) -> list[ReceivedEvent]:
     ]
 
 
-async def arrivals(trace: Trace, *people: Person) -> Rows:
+async def arrivals(trace: Trace, *people: User) -> Rows:
     """When, in milliseconds since the request came in, and how often each of these people heard of this message.
 
     Their sockets were open when it was sent.
@@ -163,27 +166,25 @@ class Doors(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        return table(
+        return table_html(
             ("", "HTTP", "socket"),
             [(what, one, "same" if one == other else other) for what, one, other in self.rows],
         )
 
 
-async def both_doors(
-    lab: Lab, sender: Person, receiver: Person, text: str = "The same words"
-) -> Doors:
+async def both_doors(lab: Lab, sender: User, receiver: User, text: str = "The same words") -> Doors:
     """Send the same words by each door, and look what each has left behind."""
     await listening(sender, receiver)
     return Doors(*[await _left_by(door, lab, sender, receiver, text) for door in DOORS])
 
 
-async def _left_by(door: str, lab: Lab, sender: Person, receiver: Person, text: str) -> Left:
-    trace = await sender.send(receiver, text, door=door)
-    lives = {key: lab.redis_pttl(key) for key in keys_of(lab, trace.id)}
+async def _left_by(door: str, lab: Lab, sender: User, receiver: User, text: str) -> Left:
+    trace = await sender.send(receiver, text, transport=door)
+    lives = {key: lab.redis.pttl(key) for key in keys_of(lab, trace.id)}
     await settled(sender, receiver)
     heard = {person.id: heard_of(person, trace.id) for person in (sender, receiver)}
     answered = all(event.payload == trace.message for events in heard.values() for event in events)
-    document = lab.mongo_find("messages", _id=trace.id)
+    document = lab.find_messages(_id=trace.id)
     return Left(
         boxes=", ".join(trace.stages),
         document=", ".join(
@@ -200,16 +201,16 @@ async def _left_by(door: str, lab: Lab, sender: Person, receiver: Person, text: 
 
 def keys_of(lab: Lab, message_id: str) -> list[str]:
     """The keys in Redis that hold this message now."""
-    return [key for key in lab.redis_keys("message*") if message_id in str(lab.redis_get(key))]
+    return [key for key in lab.redis.keys("message*") if message_id in str(lab.redis.get(key))]
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------------------
 
 
 @check
-async def receives(lab: Lab, answer: Any) -> Verdict:
+async def receives(lab: Lab, answer: Any) -> CheckResult:
     """Does this function pick the one message from Bob to Alice out of all that her socket hears?"""
-    alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
+    alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
     await listening(alice)
     await settled(alice)
     heard = [told for told in alice.received if told.event == "onlineUsers"][:1]
@@ -230,7 +231,7 @@ async def receives(lab: Lab, answer: Any) -> Verdict:
     )
 
 
-async def _traffic(alice: Person, bob: Person, carol: Person) -> str:
+async def _traffic(alice: User, bob: User, carol: User) -> str:
     """What goes on around Alice; the _id of the one message from Bob."""
     await alice.send_by_http("bob", "Are you there?")
     await carol.send_by_http("alice", "Alice, have you seen Bob?")
@@ -242,12 +243,12 @@ async def _traffic(alice: Person, bob: Person, carol: Person) -> str:
 
 def _picked(answer: Any, told: ReceivedEvent) -> bool:
     try:
-        return bool(tried(answer, told.event, told.payload))
-    except Unusable as wrong:
+        return bool(call_answer(answer, told.event, told.payload))
+    except UnusableAnswer as wrong:
         if not callable(answer):
             raise
         kind = "a list of names" if isinstance(told.payload, list) else "a message"
-        raise Unusable(
+        raise UnusableAnswer(
             f"{wrong} It was given the event {told.event}, whose payload is {kind}."
         ) from None
 
@@ -261,14 +262,14 @@ def _described(told: ReceivedEvent) -> str:
 
 
 @check
-async def names_keys(lab: Lab, answer: Any) -> Verdict:
+async def names_keys(lab: Lab, answer: Any) -> CheckResult:
     """Does this function name the keys that a message leaves, whoever sends it, by whichever door?"""
     ways = (("alice", "bob", "http"), ("bob", "alice", "socket"), ("carol", "alice", "socket"))
     for sender, receiver, door in ways:
-        trace = await (await lab.person(sender)).send(
-            await lab.person(receiver), "Which keys?", door=door
+        trace = await (await lab.user(sender)).send(
+            await lab.user(receiver), "Which keys?", transport=door
         )
-        there, said = keys_of(lab, trace.id), tried(answer, trace.message)
+        there, said = keys_of(lab, trace.id), call_answer(answer, trace.message)
         if not isinstance(said, list | tuple | set) or not all(
             isinstance(key, str) for key in said
         ):
@@ -306,14 +307,14 @@ def _other_keys(what: str, there: set[str], said: set[str], message_id: str) -> 
 
 
 @check
-async def counts(lab: Lab, answer: Any) -> Verdict:
+async def counts(lab: Lab, answer: Any) -> CheckResult:
     """How many events does one send make? Opens the tabs, sends, and counts."""
     if not isinstance(answer, int) or isinstance(answer, bool):
         return not_yet("The answer is a whole number of events.")
-    alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
+    alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
     await listening(alice, bob, carol)
     async with _tab(alice) as second:
-        trace = await alice.send(bob, "How many hear this?", door="socket")
+        trace = await alice.send(bob, "How many hear this?", transport="socket")
         tabs = {"the tab that sent": alice, "Alice's other tab": second, "Bob": bob, "Carol": carol}
         await settled(*tabs.values())
         found = {name: len(heard_of(tab, trace.id)) for name, tab in tabs.items()}
@@ -334,7 +335,7 @@ def _whom(answer: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _tab(person: Person) -> AsyncIterator[client.ChatClient]:
+async def _tab(person: User) -> AsyncIterator[client.ChatClient]:
     """One more tab of this person, with a socket of its own."""
     tab = client.ChatClient(person.url, person.user, person.token)
     await tab.connect()
@@ -347,21 +348,21 @@ async def _tab(person: Person) -> AsyncIterator[client.ChatClient]:
 # --- what holds ------------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, doors: Doors) -> Claims:
+def claims(lab: Lab, doors: Doors) -> ClaimResults:
     """What the document says of the two doors, held against the same words sent by each."""
     seven = doors.http.boxes == ", ".join(STAGES)
     same = all(one == other for _, one, other in doors.rows)
     told = "the same boxes, document, answer, keys and events" if same else "they differ, see above"
-    return lab.found(
-        Claim("two_doors", told, holds(seven and same)),
-        Claim(
+    return lab.record_claims(
+        ClaimResult("two_doors", told, holds_if(seven and same)),
+        ClaimResult(
             "emitted",
             f"by HTTP {doors.http.events}; by socket {doors.socket.events}",
-            holds(doors.http.once and doors.socket.once),
+            holds_if(doors.http.once and doors.socket.once),
         ),
-        Claim(
+        ClaimResult(
             "real_time",
             f"by HTTP {doors.http.keys}; by socket {doors.socket.keys}",
-            holds(doors.http.cached and doors.socket.cached),
+            holds_if(doors.http.cached and doors.socket.cached),
         ),
     )

@@ -12,10 +12,12 @@ from pymongo.errors import PyMongoError
 from chatlab.bench.raw_http import encode_request, find_header
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
-from chatlab.lab.claims import Claim, Claims, holds
+from chatlab.lab.checks import CheckResult, UnusableAnswer, check, correct, not_yet
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.diagram import STAGES
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import STAGES, Person, Rows
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet
+from chatlab.lab.tables import Rows
+from chatlab.lab.user import User
 
 PATH = "/api/messages/send"
 PATIENCE = 10  # seconds for an answer
@@ -58,7 +60,7 @@ def _marked(mark: str, text: str) -> str:
     return "\n".join(f"{mark} {line}".rstrip() for line in text.splitlines())
 
 
-async def send(sender: Person, body: Json, token: str = "") -> Exchange:
+async def send(sender: User, body: Json, token: str = "") -> Exchange:
     """POST a body with the sender's token, or with another one."""
     place, began = urlsplit(sender.url), time.time() * 1000
     head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
@@ -92,17 +94,17 @@ def _shown(head: str) -> str:
     )
 
 
-async def _boxes(sender: Person, began: float, *, refused: bool) -> tuple[str, ...]:
+async def _boxes(sender: User, began: float, *, refused: bool) -> tuple[str, ...]:
     """The boxes that the request passed which began then. After a refusal a read is made: when its events have come, all have."""
-    lab = sender.lab
+    events = sender.events
 
     def heard() -> list[StageEvent]:
-        return [event for event in lab.events if event["door"] == "http" and event["at"] >= began]
+        return [event for event in events if event["door"] == "http" and event["at"] >= began]
 
     if refused:
         await sender.read(sender.id, fresh=True, limit=1)
     end = "read_store" if refused else "respond"
-    await lab.until(lambda: any(event["stage"] == end for event in heard()))
+    await events.wait_for(lambda: any(event["stage"] == end for event in heard()))
     reads = {event["trace"] for event in heard() if event["stage"] == "read_store"}
     return tuple(event["stage"] for event in heard() if event["trace"] not in reads)
 
@@ -122,22 +124,23 @@ def fields(exchange: Exchange) -> Rows:
 
 
 @check
-async def finds(lab: Lab, exchange: Exchange, answer: Any) -> Verdict:
+async def finds(lab: Lab, exchange: Exchange, answer: Any) -> CheckResult:
     """Does this query find the message and no other? Others are there: with the same text, and with the same seq."""
     if not isinstance(answer, dict):
         return not_yet('A query is a dict of fields and values, such as {"senderId": "alice"}.')
     await _others(lab, exchange)
     try:
         found = [
-            str(document["_id"]) for document in lab.messages.find(answer).max_time_ms(QUERY_MS)
+            str(document["_id"])
+            for document in lab.mongo.messages.find(answer).max_time_ms(QUERY_MS)
         ]
     except (PyMongoError, InvalidDocument) as wrong:
-        raise Unusable(
+        raise UnusableAnswer(
             f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}"
         ) from None
     if found == [exchange.body["_id"]]:
         return correct(
-            f"Of {lab.messages.count_documents({})} messages your query finds one, and it is yours."
+            f"Of {lab.mongo.messages.count_documents({})} messages your query finds one, and it is yours."
         )
     if not found:
         return not_yet(_nothing(answer))
@@ -149,7 +152,7 @@ async def finds(lab: Lab, exchange: Exchange, answer: Any) -> Verdict:
 
 async def _others(lab: Lab, exchange: Exchange) -> None:
     """Messages that are easily taken for this one. With client ids: however often it is checked, each is there once."""
-    alice, bob, carol = [await lab.person(name) for name in ("alice", "bob", "carol")]
+    alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
     for sender, receiver in ((alice, bob), (carol, bob), (bob, carol)):
         await sender.send_by_http(receiver.id, exchange.body["text"], clientId="another")
 
@@ -161,12 +164,12 @@ def _nothing(query: Json) -> str:
 
 
 @check
-async def refused(lab: Lab, answer: Any) -> Verdict:
+async def refused(lab: Lab, answer: Any) -> CheckResult:
     """Is this body refused with 422, and nothing saved?"""
     _must_be_a_body(answer)
-    alice, before = await lab.person("alice"), lab.messages.count_documents({})
+    alice, before = await lab.user("alice"), lab.mongo.messages.count_documents({})
     exchange = await send(alice, answer)
-    saved = lab.messages.count_documents({}) - before
+    saved = lab.mongo.messages.count_documents({}) - before
     if exchange.status.startswith("422") and not saved and not exchange.boxes:
         return correct(
             f'{exchange.status}: "{exchange.body["detail"]}" No box was passed, and nothing was saved.'
@@ -188,16 +191,16 @@ def _must_be_a_body(answer: Any) -> None:
     except (TypeError, ValueError):
         answer = None
     if not isinstance(answer, dict):
-        raise Unusable(
+        raise UnusableAnswer(
             'A body is a dict that JSON can say, such as {"receiverId": "bob", "text": "Hello"}.'
         )
 
 
 @check
-async def once(lab: Lab, answer: Any) -> Verdict:
+async def once(lab: Lab, answer: Any) -> CheckResult:
     """Does this body, sent twice, make one message?"""
     _must_be_a_body(answer)
-    alice = await lab.person("alice")
+    alice = await lab.user("alice")
     first, again = await send(alice, answer), await send(alice, answer)
     if "_id" not in first.body:
         return not_yet(f'{first.status}: "{first.body["detail"]}" Nothing was sent at all.')
@@ -214,15 +217,15 @@ async def once(lab: Lab, answer: Any) -> Verdict:
 # --- what holds ------------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, sent: Exchange, stranger: Exchange) -> Claims:
+def claims(lab: Lab, sent: Exchange, stranger: Exchange) -> ClaimResults:
     """What the document says of a send over HTTP, held against this one and against one with a wrong token."""
-    same = lab.mongo_find("messages", _id=sent.body["_id"]) == [sent.body]
+    same = lab.find_messages(_id=sent.body["_id"]) == [sent.body]
     body = "the message as MongoDB has it" if same else "not what MongoDB has"
-    return lab.found(
-        Claim("seven_boxes", ", ".join(sent.boxes), holds(sent.boxes == STAGES)),
-        Claim(
+    return lab.record_claims(
+        ClaimResult("seven_boxes", ", ".join(sent.boxes), holds_if(sent.boxes == STAGES)),
+        ClaimResult(
             "one_answer",
             f"{sent.status} and {body}; with a wrong token {stranger.status}",
-            holds(sent.status == "200 OK" and same),
+            holds_if(sent.status == "200 OK" and same),
         ),
     )

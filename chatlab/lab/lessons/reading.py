@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json, ReadResult
-from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
-from chatlab.lab.said import Said
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    call_answer,
+    check,
+    correct,
+    is_number,
+    not_yet,
+)
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
+from chatlab.lab.plain_text import PlainText
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, is_number, not_yet, tried
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.tables import Rows
+from chatlab.lab.user import User
 
 WINDOW = "messages:alice:bob"
 NAIVE = "messages:naive:"  # before a conversation: its list in the cache of the naive server
@@ -54,30 +63,28 @@ def _times(asked: list[str]) -> str:
     return {0: "nothing", 1: "once"}.get(len(asked), f"{len(asked)} times")
 
 
-async def read(
-    lab: Lab, reader: Person, other: Person, *, fresh: bool = False, **page: int
-) -> Read:
+async def read(lab: Lab, reader: User, other: User, *, fresh: bool = False, **page: int) -> Read:
     """Read, and count. Whose token this is the service asks MongoDB every few seconds: that does not count here."""
     found: list[ReadResult] = []
 
     async def act() -> None:
         found.append(await reader.read(other.id, fresh=fresh, **page))
 
-    asked = await lab.asked(act())
+    asked = await lab.record_queries(act())
     return Read(
         found[0], [command for command in asked.mongo if command.endswith(" messages")], asked.redis
     )
 
 
-def end_window(lab: Lab) -> Said:
+def end_window(lab: Lab) -> PlainText:
     """End the window's life now, so that nobody has to wait for it."""
-    lab.redis("DEL", WINDOW)
-    return Said(f"{WINDOW} is not there any more, as after its 5 s.")
+    lab.redis.execute_command("DEL", WINDOW)
+    return PlainText(f"{WINDOW} is not there any more, as after its 5 s.")
 
 
 def in_window(lab: Lab) -> int:
     """How many messages the window holds."""
-    return max(0, len(lab.redis_get(WINDOW) or []) - 1)  # its first entry is a header
+    return max(0, len(lab.redis.get(WINDOW) or []) - 1)  # its first entry is a header
 
 
 class Ways(dict[str, Read]):
@@ -97,7 +104,7 @@ class Ways(dict[str, Read]):
         return self.rows()._repr_html_()
 
 
-async def ways(lab: Lab, alice: Person, bob: Person) -> Ways:
+async def ways(lab: Lab, alice: User, bob: User) -> Ways:
     """Read in every way there is."""
     found = Ways()
     end_window(lab)
@@ -107,9 +114,9 @@ async def ways(lab: Lab, alice: Person, bob: Person) -> Ways:
     await _prepared(lambda: _one_alone(lab, alice, bob), lambda: in_window(lab) == 1)
     found["has the newest only"] = await read(lab, bob, alice)
     found["is not to be asked: Cache-Control: no-cache"] = await read(lab, bob, alice, fresh=True)
-    await lab.turn(cache_mode="drawn")
+    await lab.update_settings(cache_mode="drawn")
     found["is not asked: mode drawn"] = await read(lab, bob, alice)
-    await lab.turn(cache_mode="window")
+    await lab.update_settings(cache_mode="window")
     return found
 
 
@@ -122,16 +129,16 @@ async def _prepared(act: Callable[[], Awaitable[Any]], ready: Callable[[], bool]
     raise LookupError("the cache did not come into this state")
 
 
-async def _one_alone(lab: Lab, alice: Person, bob: Person) -> None:
+async def _one_alone(lab: Lab, alice: User, bob: User) -> None:
     end_window(lab)
     await alice.send(bob, "After a pause")
 
 
-async def latest(lab: Lab, alice: Person, bob: Person) -> dict[str, int]:
+async def latest(lab: Lab, alice: User, bob: User) -> dict[str, int]:
     """For each mode: of SENDS sends, how many a read right behind it showed as the last message."""
     seen = {}
     for mode in ("drawn", "window"):
-        await lab.turn(cache_mode=mode)
+        await lab.update_settings(cache_mode=mode)
         pairs = [
             (await alice.send(bob, f"Number {number}, {mode}"), await bob.read(alice.id))
             for number in range(SENDS)
@@ -143,13 +150,13 @@ async def latest(lab: Lab, alice: Person, bob: Person) -> dict[str, int]:
 # --- a naive server, on the same MongoDB and Redis -----------------------------------------------------------------------------
 
 
-async def naive_send(lab: Lab, sender: Person, other: Person, text: str) -> None:
+async def naive_send(lab: Lab, sender: User, other: User, text: str) -> None:
     """Save, then push on the list."""
     message = (await sender.send_by_http(other.id, text)).message
     push(lab, _list_of(sender, other), message)
 
 
-async def naive_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> list[Json]:
+async def naive_read(lab: Lab, reader: User, other: User, pause: Pause) -> list[Json]:
     """A list that is there is the conversation; if there is none, MongoDB is asked and its answer is cached."""
     cached = cached_list(lab, _list_of(reader, other))
     if cached:
@@ -160,60 +167,60 @@ async def naive_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> l
     return stored
 
 
-def _list_of(one: Person, other: Person) -> str:
+def _list_of(one: User, other: User) -> str:
     return f"{NAIVE}{_conversation(one, other)}"
 
 
-def _conversation(one: Person, other: Person) -> str:
+def _conversation(one: User, other: User) -> str:
     return ":".join(sorted([one.id, other.id]))
 
 
-def in_mongodb(lab: Lab, one: Person, other: Person) -> list[Json]:
+def in_mongodb(lab: Lab, one: User, other: User) -> list[Json]:
     """Their conversation, in its order."""
     return sorted(
-        lab.mongo_find("messages", conversation=_conversation(one, other)),
+        lab.find_messages(conversation=_conversation(one, other)),
         key=lambda message: message["seq"],
     )
 
 
 def cached_list(lab: Lab, key: str) -> list[Json]:
-    return [json.loads(entry) for entry in lab.redis("LRANGE", key, 0, -1)]
+    return [json.loads(entry) for entry in lab.redis.execute_command("LRANGE", key, 0, -1)]
 
 
 def push(lab: Lab, key: str, message: Json) -> None:
-    lab.redis("RPUSH", key, json.dumps(message))
-    lab.redis("PEXPIRE", key, LIFE)
+    lab.redis.execute_command("RPUSH", key, json.dumps(message))
+    lab.redis.execute_command("PEXPIRE", key, LIFE)
 
 
 def replace(lab: Lab, key: str, messages: list[Json]) -> None:
-    lab.redis("DEL", key)
+    lab.redis.execute_command("DEL", key)
     for message in messages:
         push(lab, key, message)
 
 
-async def talk(sender: Person, other: Person, count: int) -> Said:
+async def talk(sender: User, other: User, count: int) -> PlainText:
     """So many messages, through the service."""
     for number in range(1, count + 1):
         await sender.send_by_http(other.id, f"Number {number}")
-    return Said(f"{count} messages from {sender.id} to {other.id} are saved.")
+    return PlainText(f"{count} messages from {sender.id} to {other.id} are saved.")
 
 
-def compared(lab: Lab, seen: list[Json], one: Person, other: Person) -> Said:
+def compared(lab: Lab, seen: list[Json], one: User, other: User) -> PlainText:
     """What a reader saw, beside what MongoDB has."""
     stored = in_mongodb(lab, one, other)
     rows = [
         f"{who} {_counted(messages):>11}, the last: {messages[-1]['text']!r}"
         for who, messages in (("seen:    ", seen), ("MongoDB: ", stored))
     ]
-    return Said("\n".join(rows))
+    return PlainText("\n".join(rows))
 
 
 # --- the service's own late fill -----------------------------------------------------------------------------------------------
 
 
-async def service_read(lab: Lab, reader: Person, other: Person, pause: Pause) -> str:
+async def service_read(lab: Lab, reader: User, other: User, pause: Pause) -> str:
     """The steps of the service's own miss: a token before MongoDB is asked, then its own script with that token."""
-    token = lab.redis_clock()
+    token = lab.redis.time_us()
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
     return fill(lab, f"messages:{_conversation(reader, other)}", token, stored)
@@ -223,33 +230,35 @@ def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
     """What became of a fill with this token, in the script's word."""
     common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, token)
     texts = [json.dumps(message, separators=(",", ":"), ensure_ascii=False) for message in messages]
-    return str(lab.redis("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts))
+    return str(
+        lab.redis.execute_command("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts)
+    )
 
 
 async def late_fill(
-    lab: Lab, reader: Person, other: Person, act: Callable[[], Awaitable[Any]]
-) -> Said:
+    lab: Lab, reader: User, other: User, act: Callable[[], Awaitable[Any]]
+) -> PlainText:
     """A reader of the service stands between MongoDB and its fill while `act` happens; then it goes on, and somebody else reads."""
     became = "old"
     for _ in range(TRIES):
-        lab.redis("DEL", f"messages:{_conversation(reader, other)}")
-        walk = await Walk(service_read, lab, reader, other).to("has read MongoDB")
+        lab.redis.execute_command("DEL", f"messages:{_conversation(reader, other)}")
+        walk = await SteppedTask(service_read, lab, reader, other).run_until("has read MongoDB")
         await act()
-        became = await walk.rest()
+        became = await walk.finish()
         if became != "old":  # it took too long altogether, which is refused as well
             break
     reading, stored = await reader.read(other.id), in_mongodb(lab, reader, other)
     right = (
         "is exactly what MongoDB has" if reading.messages == stored else "is not what MongoDB has"
     )
-    return Said(f"The late fill: {became}. What the next reader sees {right}.")
+    return PlainText(f"The late fill: {became}. What the next reader sees {right}.")
 
 
 # --- exercise 1: half hits -----------------------------------------------------------------------------------------------------
 
 
 @check
-async def half_hits(lab: Lab, alice: Person, bob: Person, every: Any) -> Verdict:
+async def half_hits(lab: Lab, alice: User, bob: User, every: Any) -> CheckResult:
     """With a read every so many seconds, is one of two a hit? Reads; the time between is taken off the window's life."""
     if not is_number(every) or not SHORTEST <= every <= LONGEST:
         return not_yet(f"The answer is a number of seconds from {SHORTEST} to {LONGEST:.0f}.")
@@ -268,11 +277,11 @@ async def half_hits(lab: Lab, alice: Person, bob: Person, every: Any) -> Verdict
     return not_yet(f"{seen} How many reads fall into the 5 s that begin with a miss?")
 
 
-async def _read_and_age(lab: Lab, alice: Person, bob: Person, seconds: float) -> str:
+async def _read_and_age(lab: Lab, alice: User, bob: User, seconds: float) -> str:
     """X-Cache of a read, after which the window grows older by so much."""
     outcome = (await bob.read(alice.id)).cache
-    left = lab.redis_pttl(WINDOW) - round(seconds * 1000)
-    lab.redis(*(("PEXPIRE", WINDOW, left) if left > 0 else ("DEL", WINDOW)))
+    left = lab.redis.pttl(WINDOW) - round(seconds * 1000)
+    lab.redis.execute_command(*(("PEXPIRE", WINDOW, left) if left > 0 else ("DEL", WINDOW)))
     return outcome
 
 
@@ -288,7 +297,7 @@ class Case(NamedTuple):
 
 
 @check
-async def may_answer(lab: Lab, bob: Person, rule: Any) -> Verdict:
+async def may_answer(lab: Lab, bob: User, rule: Any) -> CheckResult:
     """Does the rule let a list answer `limit=50` when it can, and only then? Tried with lists in Redis, compared with MongoDB."""
     long, short = await _stored(lab, "dave", bob, PAGE + 10), await _stored(lab, "erin", bob, 3)
     last = len(long)
@@ -307,9 +316,9 @@ async def may_answer(lab: Lab, bob: Person, rule: Any) -> Verdict:
     )
 
 
-async def _stored(lab: Lab, name: str, bob: Person, count: int) -> list[Json]:
+async def _stored(lab: Lab, name: str, bob: User, count: int) -> list[Json]:
     """So many messages from this person to Bob, in MongoDB."""
-    person = await lab.person(name)
+    person = await lab.user(name)
     there = len(in_mongodb(lab, person, bob))
     await asyncio.gather(
         *(person.send_by_http(bob.id, f"Number {number}") for number in range(there, count))
@@ -323,9 +332,9 @@ def _answered(lab: Lab, case: Case, rule: Any) -> str:
     replace(lab, key, case.stored[case.oldest - 1 : case.newest])
     cached, wanted = cached_list(lab, key)[-PAGE:], case.stored[-PAGE:]
     held = f"The list held seq {case.oldest} to {case.newest} of a conversation of {len(case.stored)}, and limit={PAGE} was asked."
-    says = tried(rule, case.oldest, case.newest, PAGE)
+    says = call_answer(rule, case.oldest, case.newest, PAGE)
     if not isinstance(says, bool):
-        raise Unusable(
+        raise UnusableAnswer(
             f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB)."
         )
     if says and cached != wanted:
@@ -335,10 +344,10 @@ def _answered(lab: Lab, case: Case, rule: Any) -> str:
     return ""
 
 
-async def _by_the_service(lab: Lab, bob: Person) -> str:
+async def _by_the_service(lab: Lab, bob: User) -> str:
     """The service in the same place: a window of one, and a question for fifty."""
-    dave = await lab.person("dave")
-    lab.redis("DEL", f"messages:{_conversation(bob, dave)}")
+    dave = await lab.user("dave")
+    lab.redis.execute_command("DEL", f"messages:{_conversation(bob, dave)}")
     await dave.send_by_http(bob.id, "After a pause")
     reading = await bob.read("dave", limit=PAGE)
     return f"The service, asked for {PAGE} with a window of one, gave {len(reading.messages)} and said X-Cache: {reading.cache}."
@@ -347,15 +356,15 @@ async def _by_the_service(lab: Lab, bob: Person) -> str:
 # --- exercise 3: the late fill -------------------------------------------------------------------------------------------------
 
 
-async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause: Pause) -> bool:
+async def careful_read(lab: Lab, reader: User, other: User, rule: Any, pause: Pause) -> bool:
     """The naive reader, who asks the rule before it fills: with the time before MongoDB was read, and the time of the last change."""
     key = _list_of(reader, other)
-    token = lab.redis_clock()
+    token = lab.redis.time_us()
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
-    says = tried(rule, token, int(lab.redis("GET", f"{key}:changed") or 0))
+    says = call_answer(rule, token, int(lab.redis.execute_command("GET", f"{key}:changed") or 0))
     if not isinstance(says, bool):
-        raise Unusable(
+        raise UnusableAnswer(
             f"Your function said {says!r}. It has to say True (fill) or False (leave it)."
         )
     if says:
@@ -363,32 +372,34 @@ async def careful_read(lab: Lab, reader: Person, other: Person, rule: Any, pause
     return says
 
 
-async def marked_send(lab: Lab, sender: Person, other: Person, text: str) -> None:
+async def marked_send(lab: Lab, sender: User, other: User, text: str) -> None:
     """The naive send, which also leaves the time of the change, by Redis's clock."""
     await naive_send(lab, sender, other, text)
-    lab.redis("SET", f"{_list_of(sender, other)}:changed", lab.redis_clock(), "EX", 60)
+    lab.redis.execute_command(
+        "SET", f"{_list_of(sender, other)}:changed", lab.redis.time_us(), "EX", 60
+    )
 
 
 @check
-async def may_fill(lab: Lab, bob: Person, carol: Person, rule: Any) -> Verdict:
+async def may_fill(lab: Lab, bob: User, carol: User, rule: Any) -> CheckResult:
     """The walk of above with a reader who follows the rule: with a change after the reading, with one before it, and with none."""
     key = _list_of(bob, carol)
-    lab.redis("DEL", key, f"{key}:changed")
-    if not await Walk(careful_read, lab, bob, carol, rule).rest():
+    lab.redis.execute_command("DEL", key, f"{key}:changed")
+    if not await SteppedTask(careful_read, lab, bob, carol, rule).finish():
         return not_yet(
             "Nothing had ever changed (changed was 0), and your rule refused the fill: nothing would ever be cached."
         )
-    lab.redis("DEL", key)
+    lab.redis.execute_command("DEL", key)
     await marked_send(lab, carol, bob, "Before the reading")
-    lab.redis("DEL", key)
-    if not await Walk(careful_read, lab, bob, carol, rule).rest():
+    lab.redis.execute_command("DEL", key)
+    if not await SteppedTask(careful_read, lab, bob, carol, rule).finish():
         return not_yet(
             "The change came before MongoDB was read, so what was read has it. Your rule refused all the same: nothing is cached."
         )
-    lab.redis("DEL", key)
-    reader = await Walk(careful_read, lab, bob, carol, rule).to("has read MongoDB")
+    lab.redis.execute_command("DEL", key)
+    reader = await SteppedTask(careful_read, lab, bob, carol, rule).run_until("has read MongoDB")
     await marked_send(lab, carol, bob, "While the reader stood")
-    await reader.rest()
+    await reader.finish()
     cached, stored = cached_list(lab, key), in_mongodb(lab, bob, carol)
     if cached[-1]["text"] != stored[-1]["text"]:
         return not_yet(
@@ -403,7 +414,7 @@ async def may_fill(lab: Lab, bob: Person, carol: Person, rule: Any) -> Verdict:
 # --- what holds ----------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> Claims:
+def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> ClaimResults:
     """What the document says of reading, held against these reads."""
     asks = [bool(way.mongo) for way in found.values()]
     verdict = HOLDS if all(asks) else DEPENDS if any(asks) else FAILS
@@ -414,11 +425,11 @@ def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> Claims:
     ]
     drawn = [f"mode drawn {_times(way.mongo)}" for name, way in found.items() if "drawn" in name]
     shown = ", ".join(f"{count} of {SENDS} in mode {mode}" for mode, count in seen.items())
-    return lab.found(
-        Claim("asks_mongodb", "; ".join([*drawn, *told]), verdict),
-        Claim(
+    return lab.record_claims(
+        ClaimResult("asks_mongodb", "; ".join([*drawn, *told]), verdict),
+        ClaimResult(
             "latest_data",
             f"right behind a send, the read had it: {shown}",
-            holds(all(count == SENDS for count in seen.values())),
+            holds_if(all(count == SENDS for count in seen.values())),
         ),
     )

@@ -14,11 +14,13 @@ from pymongo.errors import PyMongoError
 
 from chatlab.client import Json, SendResult
 from chatlab.errors import ChatlabError, StoreUnavailable
-from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, Claim, Claims, holds
-from chatlab.lab.looks import looked_until
+from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
+from chatlab.lab.polling import poll_until
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
+from chatlab.lab.tables import Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 
 TRIES = 5  # to strike in between; one is enough but on a machine that stands still
 WRITERS, ENOUGH = 6, 100  # senders at once, and answers before MongoDB is killed
@@ -53,7 +55,7 @@ def times(found: Sized) -> str:
     return _times(len(found))
 
 
-async def killed_between(lab: Lab, sender: Person, receiver: Person, text: str) -> Killed:
+async def killed_between(lab: Lab, sender: User, receiver: User, text: str) -> Killed:
     """Send, and kill the service between the save and the cache. The client id is the text and a number."""
     for attempt in range(TRIES):
         killed, unanswered = await _killed_after_save(
@@ -65,25 +67,25 @@ async def killed_between(lab: Lab, sender: Person, receiver: Person, text: str) 
 
 
 async def _killed_after_save(
-    lab: Lab, sender: Person, receiver: Person, of: Killed
+    lab: Lab, sender: User, receiver: User, of: Killed
 ) -> tuple[Killed, bool]:
     """Freeze Redis, send, and kill the service as soon as MongoDB has the message; Redis too, or it would go on with what it was told."""
     await _nothing_cached(lab)
-    lab.freeze("redis")
+    lab.engines.freeze("redis")
     sending = asyncio.ensure_future(again(of, sender, receiver))
-    await looked_until(
-        lambda: sending.done() or lab.messages.count_documents({"clientId": of.client_id}),
+    await poll_until(
+        lambda: sending.done() or lab.mongo.messages.count_documents({"clientId": of.client_id}),
         BACK,
-        every=0.001,
+        interval_s=0.001,
     )
-    await lab.kill()
-    await lab.crash_engine("redis")
+    await lab.kill_service()
+    await lab.engines.crash("redis")
     outcome = (await asyncio.gather(sending, return_exceptions=True))[0]
-    documents = lab.mongo_find("messages", clientId=of.client_id)
+    documents = lab.find_messages(clientId=of.client_id)
     keys = [
         key
-        for key in lab.redis_keys("message*")
-        if documents and documents[0]["_id"] in str(lab.redis_get(key))
+        for key in lab.redis.keys("message*")
+        if documents and documents[0]["_id"] in str(lab.redis.get(key))
     ]
     await lab.restart()
     return of._replace(documents=documents, keys=keys), isinstance(outcome, httpx.HTTPError)
@@ -91,10 +93,12 @@ async def _killed_after_save(
 
 async def _nothing_cached(lab: Lab) -> None:
     """Wait for the end of what is cached: the notebook asks for it while it lives, and would wait for a frozen Redis."""
-    await lab.until(lambda: not lab.redis_keys("message*"), within=lab.settings.cache_ttl + 2)
+    await lab.events.wait_for(
+        lambda: not lab.redis.keys("message*"), timeout_s=lab.settings.cache_ttl + 2
+    )
 
 
-async def again(killed: Killed, sender: Person, receiver: Person) -> SendResult:
+async def again(killed: Killed, sender: User, receiver: User) -> SendResult:
     """The same send, with the same client id, as a client makes it again that has heard nothing."""
     return await sender.send_by_http(receiver.id, killed.text, clientId=killed.client_id)
 
@@ -117,15 +121,15 @@ class Born(NamedTuple):
         )
 
 
-async def born(lab: Lab, sender: Person, receiver: Person) -> Born:
+async def born(lab: Lab, sender: User, receiver: User) -> Born:
     """Freeze MongoDB, send, and see which boxes tell of an _id; then let it go on."""
     await sender.send(
         receiver, "Is everybody here?"
     )  # the service asks MongoDB who they are now, and not in between
     seen = len(lab.events)
-    lab.freeze("mongo")
+    lab.engines.freeze("mongo")
     sending = asyncio.ensure_future(sender.send(receiver, "Who gives me my name?"))
-    created = await lab.until(
+    created = await lab.events.wait_for(
         lambda: next(
             (event for event in list(lab.events)[seen:] if event["stage"] == "create"), None
         )
@@ -133,9 +137,9 @@ async def born(lab: Lab, sender: Person, receiver: Person) -> Born:
     boxes = tuple(
         event["stage"] for event in lab.events if created and event["trace"] == created["trace"]
     )
-    lab.thaw("mongo")
+    lab.engines.thaw("mongo")
     trace = await sending
-    stored = lab.mongo_find("messages", _id=trace.id)
+    stored = lab.find_messages(_id=trace.id)
     return Born(
         boxes, created["messageId"] if created else "none", stored[0]["_id"] if stored else "none"
     )
@@ -146,8 +150,8 @@ async def born(lab: Lab, sender: Person, receiver: Person) -> Born:
 
 async def concern(lab: Lab, act: Awaitable[Trace]) -> Json:
     """The write concern of the insert that a send gives to MongoDB, as MongoDB's own profiler has it."""
-    database = lab.messages.database
-    database.command("profile", 2, filter={"op": "insert", "ns": lab.messages.full_name})
+    database = lab.mongo
+    database.command("profile", 2, filter={"op": "insert", "ns": lab.mongo.messages.full_name})
     try:
         await act
     finally:
@@ -160,7 +164,7 @@ def indexes(lab: Lab) -> dict[str, list[str]]:
     """The fields of each index of messages, in their order."""
     return {
         name: [field for field, _ in index["key"]]
-        for name, index in lab.messages.index_information().items()
+        for name, index in lab.mongo.messages.index_information().items()
     }
 
 
@@ -174,10 +178,8 @@ class Plan(NamedTuple):
 
 def plan(lab: Lab, query: Json, **more: Any) -> Plan:
     """MongoDB's own word on a query: `explain`."""
-    asked = {"find": lab.messages.name, "filter": query, **more}
-    told = lab.messages.database.command(
-        "explain", asked, verbosity="executionStats", maxTimeMS=2000
-    )
+    asked = {"find": lab.mongo.messages.name, "filter": query, **more}
+    told = lab.mongo.command("explain", asked, verbosity="executionStats", maxTimeMS=2000)
     stages = list(_stages(told["queryPlanner"]["winningPlan"]))
     named = [stage["indexName"] for stage in stages if "indexName" in stage]
     by_id = any(stage.get("stage", "").startswith(("IDHACK", "EXPRESS")) for stage in stages)
@@ -209,7 +211,7 @@ def plans(lab: Lab, killed: Killed) -> Rows:
         "the message with this _id": plan(lab, {"_id": ObjectId(killed.documents[0]["_id"])}),
         "a message with this text": plan(lab, {"text": killed.text}),
     }
-    everything = lab.messages.count_documents({})
+    everything = lab.mongo.messages.count_documents({})
     rows = [
         (what, how.by, "all" if how.looked == everything else str(how.looked))
         for what, how in asked.items()
@@ -236,7 +238,7 @@ class Kept(NamedTuple):
         return "\n".join(lines)
 
 
-async def kept(lab: Lab, *people: Person) -> Kept:
+async def kept(lab: Lab, *people: User) -> Kept:
     """Everybody writes to everybody; MongoDB is killed; what was answered is counted when it is back."""
     answered, stopped = list[str](), asyncio.Event()
     pairs = [(sender, receiver) for sender in people for receiver in people][:WRITERS]
@@ -244,28 +246,28 @@ async def kept(lab: Lab, *people: Person) -> Kept:
         asyncio.ensure_future(_write(sender, receiver, answered, stopped))
         for sender, receiver in pairs
     ]
-    await looked_until(
-        lambda: len(answered) >= ENOUGH or all(task.done() for task in writing), BACK, every=0.001
+    await poll_until(
+        lambda: len(answered) >= ENOUGH or all(task.done() for task in writing),
+        BACK,
+        interval_s=0.001,
     )
     together = await _messages_in_an_insert(people[0])
-    await lab.crash_engine("mongo")
+    await lab.engines.crash("mongo")
     stopped.set()
     await asyncio.gather(*writing)
     await _ready(people[0])
-    there = {str(document["_id"]) for document in lab.messages.find({}, {"_id": 1})}
+    there = {str(document["_id"]) for document in lab.mongo.messages.find({}, {"_id": 1})}
     return Kept(len(answered), len(set(answered) - there), together)
 
 
-async def _write(
-    sender: Person, receiver: Person, answered: list[str], stopped: asyncio.Event
-) -> None:
+async def _write(sender: User, receiver: User, answered: list[str], stopped: asyncio.Event) -> None:
     """Send until a send is not answered with a message."""
     with contextlib.suppress(ChatlabError, httpx.HTTPError):
         while not stopped.is_set():
             answered.append((await sender.send_by_http(receiver.id, "one of many")).message["_id"])
 
 
-async def _messages_in_an_insert(person: Person) -> float:
+async def _messages_in_an_insert(person: User) -> float:
     told = (await person.http.get("/metrics")).text
     count, total = (
         float(re.findall(rf"^chatlab_save_batch_messages_{what} (\S+)", told, re.MULTILINE)[0])
@@ -274,7 +276,7 @@ async def _messages_in_an_insert(person: Person) -> float:
     return total / count if count else 0.0
 
 
-async def _ready(person: Person) -> None:
+async def _ready(person: User) -> None:
     """Wait until the service has found its engines again."""
     async with asyncio.timeout(BACK):
         while (await person.http.get("/readyz")).is_error:  # noqa: ASYNC110 - the service tells nobody
@@ -293,7 +295,7 @@ class Promised(NamedTuple):
 
 async def promised(lab: Lab, concern: WriteConcern) -> Promised:
     """Insert one after another, kill MongoDB, and count what is there when it is back. PyMongoError if it refuses the concern."""
-    notes, of = lab.messages.database["notes"], ObjectId()
+    notes, of = lab.mongo["notes"], ObjectId()
     notes.insert_one({})  # a connection that is open
     asked = notes.with_options(write_concern=concern)
     asked.insert_one({})
@@ -306,8 +308,8 @@ async def promised(lab: Lab, concern: WriteConcern) -> Promised:
                 answered.append(len(answered))
 
     inserting = asyncio.ensure_future(asyncio.to_thread(insert))
-    await looked_until(lambda: len(answered) >= PROMISES or inserting.done(), BACK, every=0.001)
-    await lab.crash_engine("mongo")
+    await poll_until(lambda: len(answered) >= PROMISES or inserting.done(), BACK, interval_s=0.001)
+    await lab.engines.crash("mongo")
     stopped.set()
     await inserting
     there = {note["n"] for note in notes.find({"of": of})}
@@ -333,11 +335,11 @@ class Unheard(NamedTuple):
         )
 
 
-async def unheard(lab: Lab, sender: Person, receiver: Person) -> Unheard:
+async def unheard(lab: Lab, sender: User, receiver: User) -> Unheard:
     """Freeze MongoDB, write with w=0 and through the service, kill MongoDB, and look."""
-    notes, of = lab.messages.database["notes"], ObjectId()
+    notes, of = lab.mongo["notes"], ObjectId()
     notes.insert_one({})  # a connection that is open
-    lab.freeze("mongo")
+    lab.engines.freeze("mongo")
     careless = (
         notes.with_options(write_concern=WriteConcern(w=0)).insert_one({"_id": of}).inserted_id
         == of
@@ -346,13 +348,13 @@ async def unheard(lab: Lab, sender: Person, receiver: Person) -> Unheard:
         promised = bool(await sender.send_by_http(receiver.id, "Do you hear me?", clientId=str(of)))
     except StoreUnavailable:
         promised = False
-    await lab.crash_engine("mongo")
+    await lab.engines.crash("mongo")
     await _ready(sender)
     return Unheard(
         careless,
         notes.count_documents({"_id": of}),
         promised,
-        lab.messages.count_documents({"clientId": str(of)}),
+        lab.mongo.messages.count_documents({"clientId": str(of)}),
     )
 
 
@@ -360,12 +362,12 @@ async def unheard(lab: Lab, sender: Person, receiver: Person) -> Unheard:
 
 
 @check
-async def found(lab: Lab, answer: Any) -> Verdict:
+async def found(lab: Lab, answer: Any) -> CheckResult:
     """Does this function find a message whose service was killed between save and cache? Does it all again, and lets it look."""
-    tried(answer, lab)  # one that cannot be used is told at once
-    alice, bob = await lab.person("alice"), await lab.person("bob")
+    call_answer(answer, lab)  # one that cannot be used is told at once
+    alice, bob = await lab.user("alice"), await lab.user("bob")
     killed = await killed_between(lab, alice, bob, "Find me")
-    said = str(tried(answer, lab))
+    said = str(call_answer(answer, lab))
     if killed.documents[0]["_id"] in said:
         return correct(
             "The service was killed after the save, Redis has nothing of the message, and your function has found it."
@@ -381,10 +383,10 @@ def _short(text: str) -> str:
 
 
 @check
-async def weakens(lab: Lab, answer: Any) -> Verdict:
+async def weakens(lab: Lab, answer: Any) -> CheckResult:
     """Is something lost that was answered under this write concern? Inserts, kills MongoDB, counts."""
     if not isinstance(answer, dict):
-        raise Unusable(
+        raise UnusableAnswer(
             'A write concern is a dict of settings, such as {"w": "majority", "j": True}.'
         )
     try:
@@ -397,7 +399,7 @@ async def weakens(lab: Lab, answer: Any) -> Verdict:
                     f"{found.answered} inserts were answered, MongoDB was killed, and {found.lost} of them are gone. No error told of it."
                 )
     except (PyMongoError, TypeError, ValueError) as wrong:
-        raise Unusable(
+        raise UnusableAnswer(
             f"MongoDB or its driver does not take this: {str(wrong).partition(', full error')[0]}"
         ) from None
     return not_yet(
@@ -407,20 +409,22 @@ async def weakens(lab: Lab, answer: Any) -> Verdict:
 
 
 @check
-async def seeks(lab: Lab, killed: Killed, answer: Any) -> Verdict:
+async def seeks(lab: Lab, killed: Killed, answer: Any) -> CheckResult:
     """Does MongoDB find the message by an index, and look at no other?"""
     if not isinstance(answer, dict):
-        raise Unusable('A query is a dict of fields and values, such as {"senderId": "alice"}.')
+        raise UnusableAnswer(
+            'A query is a dict of fields and values, such as {"senderId": "alice"}.'
+        )
     if "_id" in answer:
-        raise Unusable("By its _id anybody finds it. Which other index finds one message?")
+        raise UnusableAnswer("By its _id anybody finds it. Which other index finds one message?")
     try:
         ids = [
             str(document["_id"])
-            for document in lab.messages.find(answer, {"_id": 1}).max_time_ms(2000)
+            for document in lab.mongo.messages.find(answer, {"_id": 1}).max_time_ms(2000)
         ]
         how = plan(lab, answer)
     except PyMongoError as wrong:
-        raise Unusable(
+        raise UnusableAnswer(
             f"MongoDB does not take this as a query: {str(wrong).partition(', full error')[0]}"
         ) from None
     if ids != [killed.documents[0]["_id"]]:
@@ -448,7 +452,7 @@ def _why_not(query: Json, how: Plan) -> str:
 # --- what holds ------------------------------------------------------------------------------------------------------------------
 
 
-def claims(lab: Lab, killed: Killed, born: Born, kept: Kept, unheard: Unheard) -> Claims:
+def claims(lab: Lab, killed: Killed, born: Born, kept: Kept, unheard: Unheard) -> ClaimResults:
     """What the document says of saving, held against what was broken above."""
     before = born.before == born.after
     named = (
@@ -464,7 +468,7 @@ def claims(lab: Lab, killed: Killed, born: Born, kept: Kept, unheard: Unheard) -
         f"the service killed after the save: MongoDB has the message {_times(len(killed.documents))}; "
         f"MongoDB killed: {kept.missing} answered messages lost; with w=0: {'answered and lost' if lost else 'not lost'}"
     )
-    return lab.found(
-        Claim("save_makes_id", named, holds(not before)),
-        Claim("never_lost", told, (DEPENDS if lost else HOLDS) if survived else FAILS),
+    return lab.record_claims(
+        ClaimResult("save_makes_id", named, holds_if(not before)),
+        ClaimResult("never_lost", told, (DEPENDS if lost else HOLDS) if survived else FAILS),
     )

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 from redis.connection import Connection
 
 from chatlab.cache.deadline_tracker import CLOCK_ERROR_S, GONE, NO_EXPIRY
-from chatlab.lab.claims import TIMED, Claim, Claims, holds
-from chatlab.lab.given import give
-from chatlab.lab.life import Life
-from chatlab.lab.said import Said
+from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.key_lifetime import KeyLifetime
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.redis_command import run_command
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Person, Rows, Trace
-from chatlab.lab.verdicts import Unusable, Verdict, check, correct, not_yet, tried
-from chatlab.lab.walk import Pause, Walk
+from chatlab.lab.stepped_task import Pause, SteppedTask
+from chatlab.lab.tables import TIMED, Rows
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 from chatlab.lab.widgets.chart_svg import image_of
 
@@ -88,14 +90,14 @@ async def beats(lab: Lab) -> Beats:
     def heard() -> list[float]:
         return [event["at"] for event in lab.events if event["stage"] == "sweep"]
 
-    await lab.until(lambda: len(heard()) >= 5, PATIENCE)
+    await lab.events.wait_for(lambda: len(heard()) >= 5, PATIENCE)
     return Beats(heard())
 
 
 class Watched(NamedTuple):
     """One key's life, the worker's log of it, and how often Redis did these commands meanwhile, by its own count."""
 
-    life: Life
+    life: KeyLifetime
     hits: list[str]
     cleaned: list[str]
     done: dict[str, int]
@@ -109,7 +111,7 @@ class Watched(NamedTuple):
     def told_after_the_end(self) -> bool:
         return (
             len(self.cleaned) == 1
-            and self.life.told_ms >= self.life.deadline_ms - CLOCK_ERROR_S * 1000
+            and self.life.reported_ms >= self.life.deadline_ms - CLOCK_ERROR_S * 1000
         )
 
     def __repr__(self) -> str:
@@ -130,7 +132,7 @@ class Watched(NamedTuple):
 async def watch(lab: Lab, trace: Trace) -> Watched:
     """Follow the message's own key to its end, and to the worker's word."""
     before = _counts(lab)
-    life = await lab.life(trace)
+    life = await lab.key_lifetime(trace)
     done = {name: count - before[name] for name, count in _counts(lab).items()}
     return Watched(
         life, _lines(lab, "Cache hit", trace.key), _lines(lab, "Cache cleaned", trace.key), done
@@ -139,7 +141,7 @@ async def watch(lab: Lab, trace: Trace) -> Watched:
 
 def _counts(lab: Lab) -> dict[str, int]:
     """How often Redis did a command so far. The engine is this notebook's own."""
-    stats = lab.redis("INFO", "commandstats")
+    stats = lab.redis.execute_command("INFO", "commandstats")
     return {
         name: stats.get(f"cmdstat_{name.lower()}", {"calls": 0})["calls"]
         for name in ("SCAN", "KEYS", "DEL", "UNLINK")
@@ -150,19 +152,19 @@ def _lines(lab: Lab, word: str, key: str) -> list[str]:
     """The worker's lines of this kind for this key: the time, and what it says."""
     lines = [
         line.split()
-        for line in lab.log(word)
+        for line in lab.service.log(word)
         if line.split("chatlab.sweeper")[-1].split()[2].endswith(key)
     ]
     return [" ".join([line[0], *line[3:]]).replace(lab.settings.key_prefix, "") for line in lines]
 
 
-async def word_of(lab: Lab, trace: Trace, word: str = "Cache lost") -> Said:
+async def word_of(lab: Lab, trace: Trace, word: str = "Cache lost") -> PlainText:
     """What the worker of the service says of this key, at its next beat."""
     for _ in range(round(PATIENCE / 0.05)):
         if found := _lines(lab, word, trace.key):
-            return Said(f"{word}, says the worker of the service. Its log:\n· {found[-1]}")
+            return PlainText(f"{word}, says the worker of the service. Its log:\n· {found[-1]}")
         await asyncio.sleep(0.05)
-    return Said(f"The worker said nothing of {word}.")
+    return PlainText(f"The worker said nothing of {word}.")
 
 
 # --- TTL, as Redis rounds it ---------------------------------------------------------------------------------------------------
@@ -171,22 +173,22 @@ async def word_of(lab: Lab, trace: Trace, word: str = "Cache lost") -> Said:
 async def _at(lab: Lab, key: str, left: int) -> Look:
     """A key of this name that has so many milliseconds left, and what Redis answers for it in the same moment."""
     if left > 0:
-        return Look(*lab.redis("EVAL", GIVE_AND_LOOK, 1, key, left))
-    lab.redis("SET", key, "x", "PX", 1)
+        return Look(*lab.redis.execute_command("EVAL", GIVE_AND_LOOK, 1, key, left))
+    lab.redis.execute_command("SET", key, "x", "PX", 1)
     await _end_of(lab, key)
-    return Look(*lab.redis("EVAL", LOOK, 1, key))
+    return Look(*lab.redis.execute_command("EVAL", LOOK, 1, key))
 
 
 async def _end_of(lab: Lab, key: str) -> None:
     async with asyncio.timeout(PATIENCE):
-        while lab.redis_pttl(key) != GONE:  # noqa: ASYNC110 - Redis tells nobody
+        while lab.redis.pttl(key) != GONE:  # noqa: ASYNC110 - Redis tells nobody
             await asyncio.sleep(0.002)
 
 
 async def roundings(lab: Lab) -> Rows:
     """What TTL and PTTL say of a key with so much left."""
     looks = [await _at(lab, "message:mine", left) for left in (2600, 1500, 1499, 500, 499, 1, 0)]
-    lab.redis("DEL", "message:mine")
+    lab.redis.execute_command("DEL", "message:mine")
     return Rows(
         ("PTTL", "TTL", "the key"),
         [(str(look.pttl), str(look.ttl), "there" if look.there else "gone") for look in looks],
@@ -208,39 +210,39 @@ def _left(before: float, number: int) -> int:
 # --- the mistake: deleting at TTL 0 --------------------------------------------------------------------------------------------
 
 
-async def deleting_worker(lab: Lab, key: str, pause: Pause) -> Said:
+async def deleting_worker(lab: Lab, key: str, pause: Pause) -> PlainText:
     """The worker as it is drawn."""
     ttl = look_late(lab, key).ttl
     await pause("has read the TTL")
     if ttl == 0:
-        lab.redis("DEL", key)
-        return Said("TTL was 0. Deleted from cache. Cache cleaned")
-    return Said(f"TTL was {ttl}. Cache hit")
+        lab.redis.execute_command("DEL", key)
+        return PlainText("TTL was 0. Deleted from cache. Cache cleaned")
+    return PlainText(f"TTL was {ttl}. Cache hit")
 
 
 def look_late(lab: Lab, key: str) -> Look:
     """A look late in a key's life: its end is moved to 0.4 s from now, and it is looked at in the same step."""
-    return Look(*lab.redis("EVAL", SHORTEN_AND_LOOK, 1, key, LATE))
+    return Look(*lab.redis.execute_command("EVAL", SHORTEN_AND_LOOK, 1, key, LATE))
 
 
-async def edit(lab: Lab, person: Person, trace: Trace, text: str) -> Said:
+async def edit(lab: Lab, person: User, trace: Trace, text: str) -> PlainText:
     """Change a message of this person through the service, until its copy in Redis is the new one."""
     for _ in range(TRIES):
         (
             await person.http.patch(f"/api/messages/{trace.id}", json={"text": text})
         ).raise_for_status()
-        if text in (lab.redis_get(trace.key) or ""):
+        if text in (lab.redis.get(trace.key) or ""):
             break
         await asyncio.sleep(0.1)  # Redis was taken for away; the service asks again soon
     return copy_of(lab, trace)
 
 
-def copy_of(lab: Lab, trace: Trace) -> Said:
+def copy_of(lab: Lab, trace: Trace) -> PlainText:
     """Is there a copy of the message under its own key?"""
-    value, pttl = lab.redis_get(trace.key), lab.redis_pttl(trace.key)
+    value, pttl = lab.redis.get(trace.key), lab.redis.pttl(trace.key)
     if not isinstance(value, str):
-        return Said("Not in Redis")
-    return Said(
+        return PlainText("Not in Redis")
+    return PlainText(
         f"In Redis: {json.loads(value)['text']!r}, {'more' if pttl > LIFE / 2 else 'less'} than half of its life to go"
     )
 
@@ -251,7 +253,7 @@ def copy_of(lab: Lab, trace: Trace) -> Said:
 class Alone(NamedTuple):
     """A life that no worker looked at: what Redis counted of it itself."""
 
-    life: Life
+    life: KeyLifetime
     expired: int
     deleted: int
     said: list[str]
@@ -270,8 +272,8 @@ class Alone(NamedTuple):
 
 async def alone(lab: Lab, trace: Trace) -> Alone:
     """Follow the message's own key to its end, in a service whose worker is off."""
-    before, expired = _counts(lab), lab.redis("INFO", "stats")["expired_keys"]
-    life = Life.of(
+    before, expired = _counts(lab), lab.redis.execute_command("INFO", "stats")["expired_keys"]
+    life = KeyLifetime.from_event(
         next(
             event
             for event in lab.events
@@ -279,13 +281,13 @@ async def alone(lab: Lab, trace: Trace) -> Alone:
         )
     )
     while life.state in ("live", "kept"):
-        life.looked(lab.redis_pttl(life.key), time.time() * 1000)
-        await asyncio.sleep(life.next_look(time.time() * 1000) if life.state == "live" else 0)
+        life.check(lab.redis.pttl)
+        await asyncio.sleep(life.next_check_s() if life.state == "live" else 0)
     after = _counts(lab)
     deleted = sum(after[name] - before[name] for name in ("DEL", "UNLINK"))
     return Alone(
         life,
-        lab.redis("INFO", "stats")["expired_keys"] - expired,
+        lab.redis.execute_command("INFO", "stats")["expired_keys"] - expired,
         deleted,
         _lines(lab, "Cache", trace.key),
     )
@@ -294,11 +296,11 @@ async def alone(lab: Lab, trace: Trace) -> Alone:
 # --- the mistake: KEYS ---------------------------------------------------------------------------------------------------------
 
 
-def crowd(lab: Lab) -> Said:
+def crowd(lab: Lab) -> PlainText:
     """Keys of another application, in the same Redis."""
     for first in range(0, OTHERS, AT_ONCE):
-        lab.redis("EVAL", MAKE_MANY, 0, first, first + AT_ONCE - 1)
-    return Said(f"{OTHERS:,} keys page:0, page:1, ... are there beside ours.")
+        lab.redis.execute_command("EVAL", MAKE_MANY, 0, first, first + AT_ONCE - 1)
+    return PlainText(f"{OTHERS:,} keys page:0, page:1, ... are there beside ours.")
 
 
 Ask = Callable[
@@ -309,7 +311,7 @@ Ask = Callable[
 async def waits(lab: Lab, chart: Chart) -> Rows:
     """Get the keys both ways, some rounds. The chart gets the longest that a neighbour waited in each round, in milliseconds."""
     waited = {"KEYS": list[float](), "SCAN": list[float]()}
-    with lab.redis_client() as redis:
+    with lab.redis.client() as redis:
         worker, neighbour = (
             redis.connection_pool.get_connection(),
             redis.connection_pool.get_connection(),
@@ -321,7 +323,7 @@ async def waits(lab: Lab, chart: Chart) -> Rows:
                 chart.add(name, max(waited[name]))
             chart.progress(number + 1, ROUNDS)
             await asyncio.sleep(0)  # the chart is drawn
-    stats = lab.redis("INFO", "commandstats")
+    stats = lab.redis.execute_command("INFO", "commandstats")
     busy = {name: stats[f"cmdstat_{name.lower()}"]["usec_per_call"] / 1000 for name in waited}
     return Rows(
         ("to get message:*", "one command looks at", "in which Redis serves nobody else"),
@@ -366,7 +368,7 @@ def _by_scan(ask: Ask) -> list[float]:
 
 
 @check
-async def deadly_beat(lab: Lab, before: float, answer: Any) -> Verdict:
+async def deadly_beat(lab: Lab, before: float, answer: Any) -> CheckResult:
     """At which beat would a worker that deletes at TTL 0 delete a living key? Sets up a key with the life it has left then."""
     if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
         return not_yet(
@@ -388,14 +390,14 @@ async def deadly_beat(lab: Lab, before: float, answer: Any) -> Verdict:
 
 
 @check
-async def mended(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
+async def mended(lab: Lab, alice: User, bob: User, rule: Any) -> CheckResult:
     """Is a key told as cleaned when it is gone, once, and never while it lives? Tried on real keys, and then in the walk."""
     looks = [await _at(lab, "message:mine", left) for left in (60_000, LATE, 0)]
-    lab.redis("SET", "message:mine", "x")
-    looks.append(Look(*lab.redis("EVAL", LOOK, 1, "message:mine")))
-    lab.redis("DEL", "message:mine")
+    lab.redis.execute_command("SET", "message:mine", "x")
+    looks.append(Look(*lab.redis.execute_command("EVAL", LOOK, 1, "message:mine")))
+    lab.redis.execute_command("DEL", "message:mine")
     for look in looks:
-        if bool(tried(rule, look.pttl)) == bool(look.there):
+        if bool(call_answer(rule, look.pttl)) == bool(look.there):
             return not_yet(_misjudged(look))
     return await _walked(lab, alice, bob, rule)
 
@@ -411,25 +413,29 @@ def _misjudged(look: Look) -> str:
 
 async def telling_worker(lab: Lab, key: str, rule: Any, known: list[str], pause: Pause) -> str:
     """A worker that only tells. What it has told of is no longer known to it."""
-    pttl = look_late(lab, key).pttl if lab.redis_pttl(key) > LATE else lab.redis_pttl(key)
+    pttl = look_late(lab, key).pttl if lab.redis.pttl(key) > LATE else lab.redis.pttl(key)
     await pause("has read the PTTL")
-    if key in known and tried(rule, pttl):
+    if key in known and call_answer(rule, pttl):
         known.remove(key)
         return "Cache cleaned"
     return "nothing"
 
 
-async def _walked(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
+async def _walked(lab: Lab, alice: User, bob: User, rule: Any) -> CheckResult:
     """The same walk as above, with this condition; then the real end of the key, and two more sweeps."""
     trace = await alice.send(bob, "Meet at six")
     known = [trace.key]
-    worker = await Walk(telling_worker, lab, trace.key, rule, known).to("has read the PTTL")
+    worker = await SteppedTask(telling_worker, lab, trace.key, rule, known).run_until(
+        "has read the PTTL"
+    )
     await edit(lab, alice, trace, "Meet at seven")
-    told = [await worker.rest()]
-    alive = lab.redis_get(trace.key) is not None
-    lab.redis("PEXPIRE", trace.key, 1)
+    told = [await worker.finish()]
+    alive = lab.redis.get(trace.key) is not None
+    lab.redis.execute_command("PEXPIRE", trace.key, 1)
     await _end_of(lab, trace.key)
-    told += [await Walk(telling_worker, lab, trace.key, rule, known).rest() for _ in range(2)]
+    told += [
+        await SteppedTask(telling_worker, lab, trace.key, rule, known).finish() for _ in range(2)
+    ]
     if not alive or told != ["nothing", "Cache cleaned", "nothing"]:
         return not_yet(
             f"In the walk your sweep told, one after the other: {', '.join(told)}. Expected: nothing, Cache cleaned, nothing."
@@ -441,17 +447,17 @@ async def _walked(lab: Lab, alice: Person, bob: Person, rule: Any) -> Verdict:
 
 async def deleting_again(lab: Lab, key: str, rule: Any, pause: Pause) -> None:
     """The right condition, with a DEL behind it."""
-    gone = tried(rule, lab.redis_pttl(key))
+    gone = call_answer(rule, lab.redis.pttl(key))
     await pause("has read the PTTL")
     if gone:
-        lab.redis("DEL", key)
+        lab.redis.execute_command("DEL", key)
 
 
-async def _with_a_del(lab: Lab, alice: Person, trace: Trace, rule: Any) -> str:
-    worker = await Walk(deleting_again, lab, trace.key, rule).to("has read the PTTL")
+async def _with_a_del(lab: Lab, alice: User, trace: Trace, rule: Any) -> str:
+    worker = await SteppedTask(deleting_again, lab, trace.key, rule).run_until("has read the PTTL")
     await edit(lab, alice, trace, "Meet at eight")
-    await worker.rest()
-    if lab.redis_get(trace.key) is not None:
+    await worker.finish()
+    if lab.redis.get(trace.key) is not None:
         return ""
     return "It must not delete, though: with a DEL behind your condition it read -2, the message was changed, and the DEL met the new copy."
 
@@ -460,26 +466,26 @@ async def _with_a_del(lab: Lab, alice: Person, trace: Trace, rule: Any) -> str:
 
 
 @check
-async def in_steps(lab: Lab, step: Any) -> Verdict:
+async def in_steps(lab: Lab, step: Any) -> CheckResult:
     """Do the commands that this function makes, from cursor to cursor, find every `message:*`, and none of them look at nearly all keys?"""
     keys = [f"message:wanted-{number}" for number in range(WANTED)]
     for key in keys:
-        lab.redis("SET", key, "x", "EX", 60)
+        lab.redis.execute_command("SET", key, "x", "EX", 60)
     try:
         return await _stepped(lab, step, set(keys))
     finally:
-        lab.redis("DEL", *keys)
+        lab.redis.execute_command("DEL", *keys)
 
 
-async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> Verdict:
-    there, cursor, seen, steps = lab.redis("DBSIZE"), 0, set[str](), 0
+async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> CheckResult:
+    there, cursor, seen, steps = lab.redis.execute_command("DBSIZE"), 0, set[str](), 0
     while steps == 0 or cursor:
-        words = str(tried(step, cursor)).split()
+        words = str(call_answer(step, cursor)).split()
         if not words or words[0].upper() not in ("KEYS", "SCAN"):
-            raise Unusable(
+            raise UnusableAnswer(
                 f"Your function makes {' '.join(words)!r}. The command begins with SCAN (or KEYS), and is one text."
             )
-        answer = give(lab, words)
+        answer = run_command(lab.redis, words)
         if words[0].upper() == "KEYS":
             return not_yet(
                 f"KEYS is one command: it looked at {there:,} keys to find a few, and nobody else was served meanwhile."
@@ -505,31 +511,33 @@ async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> Verdict:
     )
 
 
-def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> Claims:
+def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> ClaimResults:
     """What the document says of the worker, held against what it did."""
     deleted = watched.done["DEL"] + watched.done["UNLINK"]
-    others = [line for line in lab.log("Cache ") if f"{lab.settings.key_prefix}messages:" in line]
+    others = [
+        line for line in lab.service.log("Cache ") if f"{lab.settings.key_prefix}messages:" in line
+    ]
     with_what = ", ".join(name for name in ("SCAN", "KEYS") if watched.done[name])
     asks = f"with {with_what}; {len(others)} lines of its log are about messages:alice:bob, which the pattern does not match"
     valid = bool(watched.hits) and min(watched.remaining) >= 0
-    words = f"{deleted} keys deleted; without a worker the key lasted {without.life.lasted:.0f} s as well"
+    words = f"{deleted} keys deleted; without a worker the key lasted {without.life.lifetime_s:.0f} s as well"
     logged = (
         "the worker logs the end"
         if watched.told_after_the_end
         else "the worker did not log the end"
     )
-    return lab.found(
-        Claim(
+    return lab.record_claims(
+        ClaimResult(
             "every_second",
             f"{heard.apart:.3f} s from beat to beat",
-            holds(abs(heard.apart - 1) < NEAR_A_SECOND),
+            holds_if(abs(heard.apart - 1) < NEAR_A_SECOND),
             timed=True,
         ),
-        Claim("gets_keys", asks, holds(bool(watched.hits) and not others)),
-        Claim(
+        ClaimResult("gets_keys", asks, holds_if(bool(watched.hits) and not others)),
+        ClaimResult(
             "ttl_valid",
             "Cache hit, each with time remaining" if valid else "not so logged",
-            holds(valid),
+            holds_if(valid),
         ),
-        Claim("deletes_at_0", f"{words}; {logged}", holds(deleted > 0)),
+        ClaimResult("deletes_at_0", f"{words}; {logged}", holds_if(deleted > 0)),
     )

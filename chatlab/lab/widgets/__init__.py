@@ -10,14 +10,14 @@
     chat.py       the screens of two users, connected to the real service
     stores.py     one message in MongoDB and in Redis, side by side
     chart.py      a measurement while it runs
-    asking.py     a prediction before an experiment
+    prediction.py a prediction before an experiment
 """
 
-from chatlab.lab.widgets.asking import Prediction, predict
 from chatlab.lab.widgets.chart import Chart
 from chatlab.lab.widgets.chat import Chat
 from chatlab.lab.widgets.flow_map import FlowMap
 from chatlab.lab.widgets.live import Live
+from chatlab.lab.widgets.prediction import Prediction, predict
 from chatlab.lab.widgets.screen import Screen, screen_of
 from chatlab.lab.widgets.stores import Stores
 from chatlab.lab.widgets.timeline import Timeline

@@ -20,14 +20,14 @@ import socketio
 from chatlab import client
 from chatlab.client import Json
 from chatlab.errors import ChatlabError
-from chatlab.lab.said import words
-from chatlab.lab.trace import table
+from chatlab.lab.plain_text import error_text
+from chatlab.lab.tables import table_html
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 
-SHOWN = 30  # messages on a screen
-AGAIN = 0.5  # seconds between two attempts to connect
-OUT_OF_REACH = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError)
-SHAPE = (
+MAX_MESSAGES = 30  # on a screen
+RECONNECT_DELAY_S = 0.5
+CONNECTION_ERRORS = (ChatlabError, httpx.HTTPError, socketio.exceptions.SocketIOError)
+FIELDS = (
     "_id",
     "seq",
     "version",
@@ -41,39 +41,38 @@ SHAPE = (
 
 
 class Tab(client.ChatClient):
-    """Another tab of a signed-up user.
+    """Another tab of a signed-up user. `on_event` receives the events of its socket."""
 
-    `told` receives the events of its socket; `missed` fetches what the socket missed.
-    """
-
-    told: Callable[[client.ReceivedEvent], None]
-
-    @classmethod
-    def of(cls, person: client.ChatClient, told: Callable[[client.ReceivedEvent], None]) -> "Tab":
-        tab = cls(person.url, person.user, person.token)
-        tab.told = told
-        return tab
+    def __init__(
+        self, user: client.ChatClient, on_event: Callable[[client.ReceivedEvent], None]
+    ) -> None:
+        super().__init__(user.url, user.user, user.token)
+        self._on_event = on_event
 
     def _receive(self, event: str, *payload: Any) -> None:
         super()._receive(event, *payload)
-        self.told(self.received.pop())
+        self._on_event(self.received.pop())
 
 
 class Pane:
     """The screen of one user, as JSON from `shown()`.
 
-    An item's `tookMs` counts from the send, or from `createdAt` for a message that was not sent
+    `sent` has the time in milliseconds since 1970 at which each client id was sent from either
+    screen. An item's `tookMs` counts from then, or from `createdAt` for a message that was not sent
     here.
     """
 
     def __init__(
-        self, person: client.ChatClient, other: client.ChatClient, changed: Callable[[], None]
+        self,
+        user: client.ChatClient,
+        other: client.ChatClient,
+        sent: dict[str, float],
+        on_change: Callable[[], None],
     ) -> None:
-        self.tab, self.other, self._changed = Tab.of(person, self._heard), other.id, changed
+        self.tab, self.other = Tab(user, self._on_event), other.id
+        self._sent, self._on_change = sent, on_change
         self.items: dict[str, Json] = {}
         self.open, self.typing, self.trouble = False, False, ""
-        # client id -> when it was sent here, in milliseconds since 1970
-        self.sent: dict[str, float] = {}
 
     def shown(self) -> Json:
         items = sorted(self.items.values(), key=lambda item: item["seq"])
@@ -85,20 +84,20 @@ class Pane:
             "items": items,
         }
 
-    def set(self, **what: Any) -> None:
+    def set(self, **state: Any) -> None:
         """Set `open`, `typing` or `trouble`."""
-        vars(self).update(what)
-        self._changed()
+        vars(self).update(state)
+        self._on_change()
 
     async def stay_open(self) -> None:
-        """Keep the socket connected: connect again after every disconnect."""
+        """Keep the socket connected; reconnect after every disconnect."""
         try:
             while True:
-                with contextlib.suppress(*OUT_OF_REACH):
+                with contextlib.suppress(*CONNECTION_ERRORS):
                     await self._connect()
                     await self.tab.socket.wait()
                 self.set(open=False, typing=False)
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(RECONNECT_DELAY_S)
         finally:
             await self.tab.close()
 
@@ -110,58 +109,56 @@ class Pane:
             for message in (await self.tab.read(self.other, after=last)).messages:
                 self._take(message, None)
 
-    def _heard(self, heard: client.ReceivedEvent) -> None:
-        told = heard.payload
-        if heard.event in ("newMessage", "messageUpdated") and {
-            told["senderId"],
-            told["receiverId"],
-        } == {self.tab.id, self.other}:
-            self._take(told, heard.at if heard.event == "newMessage" else None)
-        elif heard.event == "typing" and told["userId"] == self.other:
-            self.set(typing=told["typing"])
+    def _on_event(self, received: client.ReceivedEvent) -> None:
+        name, payload = received.event, received.payload
+        if name in ("newMessage", "messageUpdated"):
+            if {payload["senderId"], payload["receiverId"]} == {self.tab.id, self.other}:
+                self._take(payload, received.at if name == "newMessage" else None)
+        elif name == "typing" and payload["userId"] == self.other:
+            self.set(typing=payload["typing"])
 
     def _take(self, message: Json, at: float | None) -> None:
         """Add a message, or a newer version of one.
 
         `at` is the time its event arrived, or None if the message was fetched.
         """
-        item = {name: message[name] for name in SHAPE}
+        item = {name: message[name] for name in FIELDS}
         former = self.items.get(message["_id"])
         if former:
             item["tookMs"] = former["tookMs"]
         else:
             sent = (
-                self.sent.get(message["clientId"])
+                self._sent.get(message["clientId"])
                 or datetime.fromisoformat(message["createdAt"]).timestamp() * 1000
             )
             item["tookMs"] = None if at is None else at - sent
         if former is None or former["version"] < message["version"]:
             self.items[message["_id"]] = item
-            for key in sorted(self.items, key=lambda key: self.items[key]["seq"])[:-SHOWN]:
+            for key in sorted(self.items, key=lambda key: self.items[key]["seq"])[:-MAX_MESSAGES]:
                 del self.items[key]
         if message["senderId"] == self.other:
             self.typing = False
-        self._changed()
+        self._on_change()
 
-    async def do(self, asked: Json) -> None:
+    async def do(self, action: Json) -> None:
         """Do what the user did at this screen.
 
         Either `{do: "send", text, door, clientId}` or `{do: "typing", typing}`.
         """
         try:
-            if asked["do"] == "typing":
+            if action["do"] == "typing":
                 await self.tab.socket.emit(
-                    "typing", {"receiverId": self.other, "typing": asked["typing"]}
+                    "typing", {"receiverId": self.other, "typing": action["typing"]}
                 )
             else:
-                await self._send(asked)
+                await self._send(action)
                 self.set(trouble="")
-        except Exception as wrong:  # noqa: BLE001 - any error is shown on the screen
-            self.set(trouble=f"Not sent: {words(wrong)}")
+        except Exception as error:  # noqa: BLE001 - any error is shown on the screen
+            self.set(trouble=f"Not sent: {error_text(error)}")
 
-    async def _send(self, asked: Json) -> None:
-        send = self.tab.send_by_socket if asked["door"] == "socket" else self.tab.send_by_http
-        await send(self.other, asked["text"], clientId=asked["clientId"])
+    async def _send(self, action: Json) -> None:
+        send = self.tab.send_by_socket if action["door"] == "socket" else self.tab.send_by_http
+        await send(self.other, action["text"], clientId=action["clientId"])
 
 
 class Chat(Paced):
@@ -170,35 +167,34 @@ class Chat(Paced):
     _esm = module_of(OWN / "chat.js", "chat")
 
     def __init__(self, left: client.ChatClient, right: client.ChatClient, **traits: Any) -> None:
+        self._sent: dict[str, float] = {}
         self._panes = {
-            "left": Pane(left, right, self.changed),
-            "right": Pane(right, left, self.changed),
+            "left": Pane(left, right, self._sent, self.changed),
+            "right": Pane(right, left, self._sent, self.changed),
         }
-        for pane in self._panes.values():
-            pane.sent = self._sent = self._panes["left"].sent
-        self._asked = asyncio.Queue[Json]()
+        self._actions = asyncio.Queue[Json]()
         super().__init__(**traits)
-        self.on_hand(self._asked.put_nowait)
+        self.on_drawing_message(self._actions.put_nowait)
 
     def state(self) -> Json:
         return {side: pane.shown() for side, pane in self._panes.items()}
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as doing:
+        async with asyncio.TaskGroup() as tasks:
             for pane in self._panes.values():
-                doing.create_task(pane.stay_open())
+                tasks.create_task(pane.stay_open())
             while True:
-                asked = await self._asked.get()
-                if asked["do"] == "send":
-                    self._sent[asked["clientId"]] = time.time() * 1000
-                doing.create_task(self._panes[asked["side"]].do(asked))
+                action = await self._actions.get()
+                if action["do"] == "send":
+                    self._sent[action["clientId"]] = time.time() * 1000
+                tasks.create_task(self._panes[action["side"]].do(action))
 
     def snapshot(self) -> str:
         screens = self.state().values()
         rows = zip_longest(
-            *([_in_words(item) for item in screen["items"]] for screen in screens), fillvalue=""
+            *([_item_text(item) for item in screen["items"]] for screen in screens), fillvalue=""
         )
-        shown = table([f"{screen['id']}'s screen" for screen in screens], list(rows))
+        shown = table_html([f"{screen['id']}'s screen" for screen in screens], list(rows))
         return f"<p>{html.escape(repr(self))}</p>\n{shown}"
 
     def __repr__(self) -> str:
@@ -206,6 +202,6 @@ class Chat(Paced):
         return f"The screens of {left} and {right}: live in a running notebook."
 
 
-def _in_words(item: Json) -> str:
+def _item_text(item: Json) -> str:
     took = "" if item["tookMs"] is None else f" ({item['tookMs']:.1f} ms)"
     return f"{item['senderId']}: {item['text']}{took}"

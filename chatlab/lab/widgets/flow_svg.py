@@ -13,26 +13,26 @@ LIT = "#14917f"
 
 
 def flow_svg(
-    title: str, faces: Mapping[str, str], door: str | None, boxes: Sequence[Mapping[str, Any]]
+    title: str, labels: Mapping[str, str], transport: str | None, boxes: Sequence[Mapping[str, Any]]
 ) -> str:
     """Draw a diagram.
 
-    `faces` has the label of each transport, and `door` is the transport that was used. `boxes` has
+    `labels` has the label of each transport, and `transport` is the one that was used. `boxes` has
     the form of the flow map; the first box is the transports' own.
     """
-    drawn = [*_doors(faces, door)]
+    drawn = _transports(labels, transport)
     for row, box in enumerate(boxes[1:], 1):
         drawn += _box(TOP + row * (HIGH + APART), box)
     return framed(title, TOP + len(boxes) * (HIGH + APART), drawn)
 
 
-def _doors(faces: Mapping[str, str], used: str | None) -> list[str]:
-    wide = (WIDE - APART * (len(faces) - 1)) / len(faces)
+def _transports(labels: Mapping[str, str], used: str | None) -> list[str]:
+    wide = (WIDE - APART * (len(labels) - 1)) / len(labels)
     drawn = []
-    for number, (door, face) in enumerate(faces.items()):
+    for number, (transport, label) in enumerate(labels.items()):
         x = LEFT + number * (wide + APART)
-        drawn.append(_frame(x, TOP, wide, lit=door == used))
-        for line, words in enumerate(face.split("\n")):
+        drawn.append(_frame(x, TOP, wide, lit=transport == used))
+        for line, words in enumerate(label.split("\n")):
             drawn.append(
                 text(
                     x + wide / 2,

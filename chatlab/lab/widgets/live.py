@@ -18,15 +18,15 @@ import traitlets
 
 import chatlab
 from chatlab.domain.trace import StageEvent
-from chatlab.lab.life import Life
+from chatlab.lab.key_lifetime import KeyLifetime
 
 SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # shared with the web page
 OWN = Path(chatlab.__file__).parent / "lab" / "static"
 IMPORT = re.compile(r'^import .* from "(\..*)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=function|const)", re.MULTILINE)
 VIEW = "application/vnd.jupyter.widget-view+json"
-# Minimum seconds between two model updates of a widget that may change often.
-PACE = 0.1
+# Between two model updates of a widget that may change often.
+MIN_UPDATE_INTERVAL_S = 0.1
 
 
 def module_of(drawing: Path, function: str) -> str:
@@ -59,26 +59,26 @@ class Live(anywidget.AnyWidget):
     error = traitlets.Unicode().tag(sync=True)
     resting = traitlets.Bool().tag(sync=True)
     big = traitlets.Bool().tag(sync=True)  # for a projector
-    work: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[None] | None" = None
 
     @property
     def kind(self) -> str:
         """The kind of the widget. A session shows one widget of each kind."""
         return type(self).__name__
 
-    def hear(self, event: StageEvent) -> None:
+    def on_event(self, event: StageEvent) -> None:
         """Handle a flow event of the session's service."""
 
-    def follow(self, life: Life) -> None:
+    def on_lifetime(self, lifetime: KeyLifetime) -> None:
         """Handle a key whose lifetime has begun or changed."""
 
-    def on_hand(self, act: Callable[[Any], None]) -> None:
-        """Call `act` on the kernel's loop with each message of the drawing.
+    def on_drawing_message(self, handler: Callable[[Any], None]) -> None:
+        """Call `handler` on the kernel's loop with each message of the drawing.
 
         The message may arrive on another thread.
         """
         loop = asyncio.get_running_loop()
-        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(act, content))
+        self.on_msg(lambda _, content, __: loop.call_soon_threadsafe(handler, content))
 
     async def run(self) -> None:
         """Run the widget's background task until it is closed or its session ends.
@@ -90,13 +90,13 @@ class Live(anywidget.AnyWidget):
         """Return the HTML that a saved notebook shows."""
         raise NotImplementedError
 
-    def make_way(self) -> None:
+    def make_room(self) -> None:
         """Make room for a new widget of the same kind."""
         self.close()
 
     def close(self) -> None:
-        if self.work:
-            self.work.cancel()
+        if self.task:
+            self.task.cancel()
         super().close()
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class Paced(Live):
     The first change is sent at once, later ones at most ten times per second.
     """
 
-    _told_at = 0.0
+    _sent_at = 0.0
     _later: asyncio.TimerHandle | None = None
 
     def __init__(self, **traits: Any) -> None:
@@ -128,16 +128,16 @@ class Paced(Live):
 
         The last of many changes is always sent, as soon as the loop runs.
         """
-        wait = self._told_at + PACE - time.monotonic()
+        wait = self._sent_at + MIN_UPDATE_INTERVAL_S - time.monotonic()
         if wait <= 0:
-            self.tell()
+            self.send_model()
         elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(wait, self.tell)
+            self._later = asyncio.get_running_loop().call_later(wait, self.send_model)
 
-    def tell(self) -> None:
+    def send_model(self) -> None:
         if self._later:
             self._later.cancel()
-        self._later, self._told_at = None, time.monotonic()
+        self._later, self._sent_at = None, time.monotonic()
         self.model = self.state() | {"sentMs": time.time() * 1000}
 
     def close(self) -> None:
@@ -147,5 +147,5 @@ class Paced(Live):
 
     def _repr_mimebundle_(self, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if self._later:
-            self.tell()
+            self.send_model()
         return super()._repr_mimebundle_(**more)

@@ -5,15 +5,14 @@ session with the same name.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from chatlab.domain.trace import StageEvent
-from chatlab.lab.life import Life
+from chatlab.lab.key_lifetime import KeyLifetime
+from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.widgets.live import Live
 
 Shown = TypeVar("Shown", bound=Live)
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 _screens: dict[str, "Screen"] = {}
 
@@ -27,33 +26,31 @@ class Screen:
     def __init__(self) -> None:
         self._shown: dict[str, Live] = {}
 
-    def show(self, widget: Shown, spawn: Spawn) -> Shown:
-        """Replace the earlier widget of its kind.
-
-        `spawn` starts its background task, if it has one.
-        """
+    def show(self, widget: Shown, tasks: BackgroundTasks) -> Shown:
+        """Replace the earlier widget of its kind, and start its background task if it has one."""
         former = self._shown.pop(widget.kind, None)
         if former:
-            former.make_way()
+            former.make_room()
         self._shown[widget.kind] = widget
         if type(widget).run is not Live.run:
-            widget.work = spawn(widget.run())
-            widget.work.add_done_callback(lambda work: _rest_after(work, widget))
+            widget.task = tasks.start(widget.run())
+            widget.task.add_done_callback(lambda task: _stop_after(task, widget))
         return widget
 
-    def hear(self, event: StageEvent) -> None:
+    def on_event(self, event: StageEvent) -> None:
         for widget in self._live():
-            widget.hear(event)
+            widget.on_event(event)
 
-    def follow(self, life: Life) -> None:
+    def on_lifetime(self, lifetime: KeyLifetime) -> None:
         for widget in self._live():
-            widget.follow(life)
+            widget.on_lifetime(lifetime)
 
-    def complain(self, text: str) -> None:
+    def show_error(self, text: str) -> None:
+        """Show an error below each widget; an empty text removes it."""
         for widget in self._live():
             widget.error = text
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """Mark all widgets as no longer live. They stay visible."""
         for widget in self._live():
             widget.resting = True
@@ -62,7 +59,7 @@ class Screen:
         return [widget for widget in self._shown.values() if not widget.resting]
 
 
-def _rest_after(work: "asyncio.Task[None]", widget: Live) -> None:
+def _stop_after(task: "asyncio.Task[None]", widget: Live) -> None:
     """Mark a widget as no longer live when a reset of its session has cancelled its task."""
-    if work.cancelled() and widget.comm is not None:
+    if task.cancelled() and widget.comm is not None:
         widget.resting = True

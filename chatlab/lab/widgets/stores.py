@@ -9,35 +9,26 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from chatlab.client import Json
 from chatlab.domain.ids import conversation_of
-from chatlab.lab.trace import Trace, table
+from chatlab.lab.store_inspector import StoreInspector
+from chatlab.lab.tables import table_html
+from chatlab.lab.trace import Trace
 from chatlab.lab.widgets.live import OWN, Live, module_of
 
-EVERY = 0.25  # seconds between two reads
-# The difference in milliseconds from which a deadline counts as another one.
-MOVED = 100
-SHAPE = ("text", "version", "reactions", "editedAt", "deletedAt")
-WHERE = {"store": "MongoDB", "message": "Redis, the message", "window": "Redis, the conversation"}
-
-
-class Looking(Protocol):
-    """What this widget needs of a session: reads of the stores.
-
-    `counting` is the lock that is held while commands are counted.
-    """
-
-    counting: asyncio.Lock
-
-    def redis_get(self, key: str) -> str | list[str] | None: ...
-    def redis_pttl(self, key: str) -> int: ...
-    def mongo_find(self, collection: str, **fields: Any) -> list[Json]: ...
+READ_INTERVAL_S = 0.25
+# A deadline that differs by more than this has been moved.
+SAME_DEADLINE_MS = 100
+FIELDS = ("text", "version", "reactions", "editedAt", "deletedAt")
+PLACES = {"store": "MongoDB", "message": "Redis, the message", "window": "Redis, the conversation"}
 
 
 class Stores(Live):
     """One message in three places.
+
+    `open_stores` may raise an error, which is shown. While `recording` is held, nothing is read.
 
     `model` is `{id, places: {store, message, window}}`. A place is `{where, key, found: {...} |
     None, deadlineMs, stale, trouble}`.
@@ -45,72 +36,78 @@ class Stores(Live):
 
     _esm = module_of(OWN / "stores.js", "stores")
 
-    def __init__(self, lab: Looking, of: Trace | str, **traits: Any) -> None:
-        self._lab = lab
+    def __init__(
+        self,
+        of: Trace | str,
+        open_stores: Callable[[], StoreInspector],
+        recording: asyncio.Lock,
+        **traits: Any,
+    ) -> None:
+        self._open_stores, self._recording = open_stores, recording
         self._id = (of.id if isinstance(of, Trace) else of).removeprefix("message:")
         self._window = (
             f"messages:{conversation_of(of.message['senderId'], of.message['receiverId'])}"
             if isinstance(of, Trace)
             else ""
         )
-        self._seen = asyncio.Event()
+        self._visible = asyncio.Event()
         self._views = 0
-        super().__init__(model=self.look(), **traits)
-        self.on_hand(lambda content: self._viewed(content["views"]))
+        super().__init__(model=self.read(), **traits)
+        self.on_drawing_message(lambda content: self._count_view(content["views"]))
 
     @property
     def kind(self) -> str:
         return f"Stores of {self._id}"
 
-    def make_way(self) -> None:
+    def make_room(self) -> None:
         """Keep the last state visible, to compare a message before and after a change."""
-        if self.work:
-            self.work.cancel()
+        if self.task:
+            self.task.cancel()
         self.resting = True
 
     # --- reading the stores -----------------------------------------------------------------------
 
-    def look(self) -> Json:
+    def read(self) -> Json:
         """Read all three places now, and return the model."""
-        store = self._place("store", "messages", self._in_store)
+        store = self._place("store", "messages", self._find_in_mongo)
         if not self._window and store["found"]:
             self._window = f"messages:{conversation_of(store['found']['senderId'], store['found']['receiverId'])}"
         places = {
             "store": store,
-            "message": self._place("message", f"message:{self._id}", self._under_its_key),
-            "window": self._place("window", self._window, self._in_window),
+            "message": self._place("message", f"message:{self._id}", self._find_entry),
+            "window": self._place("window", self._window, self._find_in_window),
         }
         for place in places.values():
             place["differs"] = _differences(store["found"], place["found"])
         return {"id": self._id, "places": places, "sentMs": time.time() * 1000}
 
-    def _place(self, name: str, key: str, found: Callable[[str], Json | None]) -> Json:
+    def _place(self, name: str, key: str, find: Callable[[str], Json | None]) -> Json:
         place: Json = {
-            "where": WHERE[name],
+            "where": PLACES[name],
             "key": key,
             "found": None,
             "deadlineMs": None,
             "trouble": "",
         }
         try:
-            place["found"] = found(key)
+            place["found"] = find(key)
             if name != "store" and key:
-                pttl = self._lab.redis_pttl(key)
+                pttl = self._open_stores().redis.pttl(key)
                 place["deadlineMs"] = time.time() * 1000 + pttl if pttl >= 0 else None
                 place["kept"] = pttl == -1
-        except Exception as wrong:  # noqa: BLE001 - an engine may be stopped on purpose
+        except Exception as error:  # noqa: BLE001 - an engine may be stopped on purpose
             # the error's message may contain an address
-            place["trouble"] = f"no answer ({type(wrong).__name__})"
+            place["trouble"] = f"no answer ({type(error).__name__})"
         return place
 
-    def _in_store(self, collection: str) -> Json | None:
-        return next(iter(self._lab.mongo_find(collection, _id=self._id)), None)
+    def _find_in_mongo(self, _collection: str) -> Json | None:
+        return next(iter(self._open_stores().find_messages(_id=self._id)), None)
 
-    def _under_its_key(self, key: str) -> Json | None:
-        return _message(self._lab.redis_get(key))
+    def _find_entry(self, key: str) -> Json | None:
+        return _message(self._open_stores().redis.get(key))
 
-    def _in_window(self, key: str) -> Json | None:
-        value = self._lab.redis_get(key) if key else None
+    def _find_in_window(self, key: str) -> Json | None:
+        value = self._open_stores().redis.get(key) if key else None
         entries = (
             [entry for entry in map(_message, value[1:]) if entry]
             if isinstance(value, list)
@@ -122,32 +119,32 @@ class Stores(Live):
 
     async def run(self) -> None:
         while True:
-            await self._seen.wait()
-            async with self._lab.counting:
-                now = await asyncio.to_thread(self.look)
+            await self._visible.wait()
+            async with self._recording:
+                now = await asyncio.to_thread(self.read)
             if _differ(self.model, now):
                 self.model = now
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(READ_INTERVAL_S)
 
-    def _viewed(self, change: int) -> None:
+    def _count_view(self, change: int) -> None:
         """Count a view that was opened (1) or closed (-1)."""
         self._views += change
         if self._views > 0:
-            self._seen.set()
+            self._visible.set()
         else:
-            self._seen.clear()
+            self._visible.clear()
 
     def snapshot(self) -> str:
-        self.model = self.look()
+        self.model = self.read()
         rows = [
-            (place["where"], place["key"], _in_words(place))
+            (place["where"], place["key"], _place_text(place))
             for place in self.model["places"].values()
         ]
-        return table(("where", "key", "what is there"), rows)
+        return table_html(("where", "key", "what is there"), rows)
 
     def __repr__(self) -> str:
         return "\n".join(
-            f"{place['where']:<25}{_in_words(place)}" for place in self.model["places"].values()
+            f"{place['where']:<25}{_place_text(place)}" for place in self.model["places"].values()
         )
 
 
@@ -161,7 +158,7 @@ def _message(value: Any) -> Json | None:
 
 def _differences(truth: Json | None, copy: Json | None) -> list[str]:
     """Return the names of the fields in which the copy differs from MongoDB."""
-    return [name for name in SHAPE if truth and copy and truth.get(name) != copy.get(name)]
+    return [name for name in FIELDS if truth and copy and truth.get(name) != copy.get(name)]
 
 
 def _differ(before: Json, now: Json) -> bool:
@@ -173,12 +170,12 @@ def _differ(before: Json, now: Json) -> bool:
         former = before["places"][name]
         if {**former, "deadlineMs": 0} != {**place, "deadlineMs": 0}:
             return True
-        if abs((former["deadlineMs"] or 0) - (place["deadlineMs"] or 0)) > MOVED:
+        if abs((former["deadlineMs"] or 0) - (place["deadlineMs"] or 0)) > SAME_DEADLINE_MS:
             return True
     return False
 
 
-def _in_words(place: Json) -> str:
+def _place_text(place: Json) -> str:
     if place["trouble"]:
         return str(place["trouble"])
     if place["found"] is None:

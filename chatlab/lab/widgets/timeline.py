@@ -9,9 +9,9 @@ from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced, module_of
 from chatlab.lab.widgets.timeline_svg import timeline_svg
 
-SHOWN = 15.0  # seconds
-KEYS = 12
-BEATS = 100  # sweeps kept, whatever their interval
+SHOWN_S = 15.0
+MAX_KEYS = 12
+MAX_SWEEPS = 100
 
 
 class Timeline(Paced):
@@ -20,68 +20,62 @@ class Timeline(Paced):
     _esm = module_of(OWN / "timeline.js", "timeline")
 
     def __init__(self, past: Iterable[StageEvent] = (), **traits: Any) -> None:
-        self._beats: list[StageEvent] = []
-        self._lives: dict[str, dict[str, Any]] = {}
+        self._sweeps: list[StageEvent] = []
+        self._lifetimes: dict[str, dict[str, Any]] = {}
         for event in past:
             self._take(event)
         super().__init__(**traits)
 
-    def hear(self, event: StageEvent) -> None:
+    def on_event(self, event: StageEvent) -> None:
         if self._take(event):
             self.changed()
 
     def _take(self, event: StageEvent) -> bool:
         """Add an event. True if it changes the timeline."""
-        take = {"sweep": self._beat, "cached": self._cached, "cleaned": self._cleaned}.get(
-            event["stage"]
-        )
-        return take is not None and take(event)
+        handlers = {"sweep": self._on_sweep, "cached": self._on_cached, "cleaned": self._on_cleaned}
+        handler = handlers.get(event["stage"])
+        return handler is not None and handler(event)
 
-    def _beat(self, event: StageEvent) -> bool:
-        beat = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
-        self._beats = [
-            *(
-                former
-                for former in self._beats[-BEATS:]
-                if former["at"] > event["at"] - 2000 * SHOWN
-            ),
-            beat,
-        ]
+    def _on_sweep(self, event: StageEvent) -> bool:
+        sweep = {name: event[name] for name in ("at", "tookMs", "live", "cleaned", "leaked")}
+        oldest_ms = event["at"] - 2000 * SHOWN_S
+        recent = [former for former in self._sweeps[-MAX_SWEEPS:] if former["at"] > oldest_ms]
+        self._sweeps = [*recent, sweep]
         return True
 
-    def _cached(self, event: StageEvent) -> bool:
-        self._lives.pop(event["key"], None)  # a changed message is cached with a new TTL
-        life = {
+    def _on_cached(self, event: StageEvent) -> bool:
+        self._lifetimes.pop(event["key"], None)  # a changed message is cached with a new TTL
+        self._lifetimes[event["key"]] = {
             "key": event["key"],
             "cachedMs": event["at"],
             "deadlineMs": event["at"] + event["ttlMs"],
             "toldMs": None,
             "lagMs": None,
         }
-        self._lives[event["key"]] = life
-        for key in list(self._lives)[:-KEYS]:
-            del self._lives[key]
+        for key in list(self._lifetimes)[:-MAX_KEYS]:
+            del self._lifetimes[key]
         return True
 
-    def _cleaned(self, event: StageEvent) -> bool:
-        life = self._lives.get(event["key"])
-        if life:
-            life |= {
+    def _on_cleaned(self, event: StageEvent) -> bool:
+        lifetime = self._lifetimes.get(event["key"])
+        if lifetime:
+            lifetime |= {
                 "toldMs": event["at"],
                 "lagMs": event["lagMs"],
                 "deadlineMs": event["at"] - event["lagMs"],
             }
-        return life is not None
+        return lifetime is not None
 
     def state(self) -> dict[str, Any]:
         return {
-            "shownMs": SHOWN * 1000,
-            "beats": list(self._beats),
-            "lives": [dict(life) for life in self._lives.values()],
+            "shownMs": SHOWN_S * 1000,
+            "beats": list(self._sweeps),
+            "lives": [dict(lifetime) for lifetime in self._lifetimes.values()],
         }
 
     def snapshot(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>\n{image_of(timeline_svg(self.state()), 'The beats of the worker, and the lives of keys')}"
+        picture = image_of(timeline_svg(self.state()), "The sweeps, and the lifetimes of keys")
+        return f"<p>{html.escape(repr(self))}</p>\n{picture}"
 
     def __repr__(self) -> str:
-        return "The worker's timeline: live in a running notebook."
+        return "The sweeper's timeline: live in a running notebook."

@@ -7,32 +7,30 @@ from chatlab.lab.widgets.chart_svg import INK, QUIET, WIDTH, framed, rule, text
 
 LEFT, RIGHT, TOP, LANE = 20, 620, 56, 22
 TEAL, BLUE = "#17877a", "#1d4ed8"
+TITLE = "The sweeper's timeline"
 Json = dict[str, Any]
 
 
 def timeline_svg(state: Json) -> str:
     """Draw the period that a Timeline's `state` shows, up to the last sweep or deadline."""
-    if not state["beats"]:
-        return framed(
-            "The worker's timeline",
-            70,
-            [text(WIDTH / 2, 46, "No beat of the worker yet.", QUIET, "middle")],
-        )
-    end = max([state["beats"][-1]["at"], *(life["deadlineMs"] for life in state["lives"])])
+    sweeps, lifetimes = state["beats"], state["lives"]
+    if not sweeps:
+        return framed(TITLE, 70, [text(WIDTH / 2, 46, "No sweep yet.", QUIET, "middle")])
+    end = max([sweeps[-1]["at"], *(lifetime["deadlineMs"] for lifetime in lifetimes)])
     scale = (RIGHT - LEFT) / state["shownMs"]
 
     def x(moment: float) -> float:
         return float(min(RIGHT, max(LEFT, RIGHT - (end - moment) * scale)))
 
-    bottom = TOP + LANE * max(1, len(state["lives"]))
-    beats = [
-        f'<path d="M{x(beat["at"]):.1f} 44V{bottom}" stroke="{BLUE if beat["cleaned"] else QUIET}"/>'
-        for beat in state["beats"]
+    bottom = TOP + LANE * max(1, len(lifetimes))
+    ticks = [
+        f'<path d="M{x(sweep["at"]):.1f} 44V{bottom}" stroke="{BLUE if sweep["cleaned"] else QUIET}"/>'
+        for sweep in sweeps
     ]
-    lives = [
+    bars = [
         part
-        for lane, life in enumerate(state["lives"])
-        for part in _life(life, TOP + LANE * lane, x)
+        for lane, lifetime in enumerate(lifetimes)
+        for part in _bar(lifetime, TOP + LANE * lane, x)
     ]
     marks = [
         text(
@@ -44,22 +42,20 @@ def timeline_svg(state: Json) -> str:
         )
         for second in range(0, int(state["shownMs"] / 1000), 5)
     ]
-    return framed(
-        "The worker's timeline",
-        bottom + 30,
-        [*beats, *lives, rule(f"M{LEFT} {bottom}H{RIGHT}"), *marks],
-    )
+    axis = rule(f"M{LEFT} {bottom}H{RIGHT}")
+    return framed(TITLE, bottom + 30, [*ticks, *bars, axis, *marks])
 
 
-def _life(life: Json, y: float, x: Callable[[float], float]) -> list[str]:
-    begin, end = x(life["cachedMs"]), x(life["deadlineMs"])
+def _bar(lifetime: Json, y: float, x: Callable[[float], float]) -> list[str]:
+    begin, end = x(lifetime["cachedMs"]), x(lifetime["deadlineMs"])
     bar = f'<rect x="{begin:.1f}" y="{y + 3:.1f}" width="{max(1.0, end - begin):.1f}" height="{LANE - 6}" rx="4" fill="{TEAL}"/>'
-    if not life["toldMs"]:
+    if not lifetime["toldMs"]:
         return [bar]
-    told = x(life["toldMs"])
-    beside, anchor = (told - 8, "end") if told > RIGHT - 90 else (told + 8, "start")
+    reported = x(lifetime["toldMs"])
+    near_edge = reported > RIGHT - 90
+    label_x, anchor = (reported - 8, "end") if near_edge else (reported + 8, "start")
     return [
         bar,
-        f'<circle cx="{told:.1f}" cy="{y + LANE / 2:.1f}" r="5" fill="{BLUE}"/>',
-        text(beside, y + 15, f"{life['lagMs']:.0f} ms late", INK, anchor),
+        f'<circle cx="{reported:.1f}" cy="{y + LANE / 2:.1f}" r="5" fill="{BLUE}"/>',
+        text(label_x, y + 15, f"{lifetime['lagMs']:.0f} ms late", INK, anchor),
     ]

@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from chatlab.lab.life import Life, life_svg
+from chatlab.lab.key_lifetime import KeyLifetime, lifetime_svg
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.live import SHARED, Live, module_of
 
-ROWS = 8  # keys on a board
+MAX_KEYS = 8
 
 
 class TtlBoard(Live):
@@ -15,21 +15,22 @@ class TtlBoard(Live):
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(model={"items": []}, **traits)
-        self._lives: dict[str, Life] = {}
+        self._lifetimes: dict[str, KeyLifetime] = {}
 
-    def follow(self, life: Life) -> None:
+    def on_lifetime(self, lifetime: KeyLifetime) -> None:
         """Put the newest key on top and remove the oldest."""
-        self._lives[life.key] = life
-        for key in list(self._lives)[:-ROWS]:
-            del self._lives[key]
-        items = [shown.item() for shown in reversed(self._lives.values())]
+        self._lifetimes[lifetime.key] = lifetime
+        for key in list(self._lifetimes)[:-MAX_KEYS]:
+            del self._lifetimes[key]
+        items = [shown.board_row() for shown in reversed(self._lifetimes.values())]
         self.model = {"items": items, "sentMs": time.time() * 1000}
 
     def snapshot(self) -> str:
-        lives = "\n".join(
-            image_of(life_svg(life), repr(life)) for life in reversed(self._lives.values())
+        pictures = "\n".join(
+            image_of(lifetime_svg(lifetime), repr(lifetime))
+            for lifetime in reversed(self._lifetimes.values())
         )
-        return f"<p>The TTL board: live in a running notebook.</p>{lives}"
+        return f"<p>{self!r}</p>{pictures}"
 
     def __repr__(self) -> str:
         return "The TTL board: live in a running notebook."

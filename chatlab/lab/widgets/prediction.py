@@ -5,13 +5,13 @@ from typing import Any
 
 import ipywidgets
 
-from chatlab.lab.claims import TIMED
-from chatlab.lab.said import Said
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.tables import TIMED
 from chatlab.lab.widgets.live import VIEW
 
 
 class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
-    """A question that the learner answers before an experiment. `against` closes it."""
+    """A question that the learner answers before an experiment. `compare_with` closes it."""
 
     def __init__(self, question: str, options: list[str]) -> None:
         self.question, self.options = question, options
@@ -25,21 +25,17 @@ class Prediction(ipywidgets.VBox):  # type: ignore[misc]  # the library has no t
         """The chosen option, or None while nothing is chosen."""
         return None if self._choice.value is None else str(self._choice.value)
 
-    def against(self, measured: str, *, timed: bool = False) -> Said:
+    def compare_with(self, measured: str, *, timed: bool = False) -> PlainText:
         """Compare the answer with the measured result, and lock the answer.
 
         `timed`: the result may be different on another machine.
         """
         self._choice.disabled = True
-        said = f"You said: {self.answer}." if self.answer else "You gave no answer."
-        verdict = (
-            ""
-            if self.answer is None
-            else " So it is."
-            if self.answer == measured
-            else " Not so; read on for the reason."
-        )
-        return Said(f"{f'{TIMED} ' if timed else ''}{said} Measured: {measured}.{verdict}")
+        mark = f"{TIMED} " if timed else ""
+        if self.answer is None:
+            return PlainText(f"{mark}You made no prediction. Measured: {measured}.")
+        verdict = "Correct." if self.answer == measured else "Not quite. Here is why."
+        return PlainText(f"{mark}You predicted: {self.answer}. Measured: {measured}. {verdict}")
 
     def __repr__(self) -> str:
         return f"{self.question} ({' / '.join(self.options)})"

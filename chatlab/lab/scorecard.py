@@ -1,4 +1,4 @@
-"""The ledger: the latest measurement of every claim, kept in the data folder across notebooks."""
+"""The scorecard: the latest measurement of every claim, kept in the data folder across notebooks."""
 
 import fcntl
 import json
@@ -7,47 +7,45 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatlab.lab.claims import BY_NAME, Claim
-from chatlab.settings import load_settings
+from chatlab.lab.claims import BY_NAME, ClaimResult
+from chatlab.lab.workspace import lab_folder
 
-WHOLE = "13"  # the notebook that measures the claims that are still missing
-
-
-# the fields of a row in the file
+SCORECARD_NOTEBOOK = "13"  # measures the claims that are still missing
+FILE_NAME = "ledger.json"  # its name in data folders that exist already
 FIELDS = {"measured": str, "verdict": str, "timed": bool, "notebook": str, "at": float}
 
 
-def _is_whole(row: Any) -> bool:
+def _is_complete(row: Any) -> bool:
     return isinstance(row, dict) and all(
         isinstance(row.get(name), kind) for name, kind in FIELDS.items()
     )
 
 
 def _is_thorough(name: str, notebook: str) -> bool:
-    return notebook in (BY_NAME[name].notebook, WHOLE)
+    return notebook in (BY_NAME[name].notebook, SCORECARD_NOTEBOOK)
 
 
 class Entry(NamedTuple):
     """The result for a claim, the notebook that measured it, and when (seconds since 1970)."""
 
-    claim: Claim
+    result: ClaimResult
     notebook: str
     at: float
 
     @property
     def thorough(self) -> bool:
         """True if the claim was measured by its own notebook or by notebook 13."""
-        return _is_thorough(self.claim.name, self.notebook)
+        return _is_thorough(self.result.name, self.notebook)
 
 
-class Ledger:
+class Scorecard:
     """One JSON file. Several kernels may write to it at the same time."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = (folder or load_settings().data_dir.expanduser() / "lab") / "ledger.json"
+        self._file = (folder or lab_folder()) / FILE_NAME
 
-    def write(self, notebook: str, claims: list[Claim]) -> None:
-        """Replace the earlier results of these claims.
+    def write(self, notebook: str, results: list[ClaimResult]) -> None:
+        """Replace the earlier results of the same claims.
 
         A quick first measurement does not replace a thorough one.
         """
@@ -56,11 +54,10 @@ class Ledger:
             fcntl.flock(lock, fcntl.LOCK_EX)
             now = time.time()
             known = self._rows()
-            for claim in claims:
-                if _is_thorough(claim.name, notebook) or not _is_thorough(
-                    claim.name, known.get(claim.name, {}).get("notebook", "")
-                ):
-                    known[claim.name] = {**claim._asdict(), "notebook": notebook, "at": now}
+            for result in results:
+                former = known.get(result.name, {}).get("notebook", "")
+                if _is_thorough(result.name, notebook) or not _is_thorough(result.name, former):
+                    known[result.name] = {**result._asdict(), "notebook": notebook, "at": now}
             new = self._file.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
             new.replace(self._file)
@@ -72,7 +69,7 @@ class Ledger:
         """
         return {
             name: Entry(
-                Claim(name, row["measured"], row["verdict"], row["timed"]),
+                ClaimResult(name, row["measured"], row["verdict"], row["timed"]),
                 row["notebook"],
                 row["at"],
             )
@@ -89,7 +86,7 @@ class Ledger:
         except (OSError, ValueError):
             return {}
         return (
-            {name: row for name, row in rows.items() if name in BY_NAME and _is_whole(row)}
+            {name: row for name, row in rows.items() if name in BY_NAME and _is_complete(row)}
             if isinstance(rows, dict)
             else {}
         )

@@ -9,7 +9,7 @@ from chatlab.settings import SettingsError, load_settings
 NOT_NEEDED = ("test libraries", "browser for tests", "port")
 
 
-class Checkup:
+class DoctorReport:
     """What is missing, and warnings, each with its fix.
 
     Lines that begin with a dot differ from machine to machine; output comparisons ignore them.
@@ -22,46 +22,44 @@ class Checkup:
     @property
     def headline(self) -> str:
         if not self.missing:
-            return "Everything that the notebooks need is here."
-        return f"Missing: {', '.join(finding.area for finding in self.missing)}. Mend it, then run this cell again."
+            return "Everything that the notebooks need is installed."
+        return f"Missing: {', '.join(finding.area for finding in self.missing)}. Fix it, then run this cell again."
 
     @property
     def remarks(self) -> list[Finding]:
         return self.missing + [finding for finding in self.findings if finding.ok is None]
 
     def __repr__(self) -> str:
-        return "\n".join(
-            [
-                self.headline,
-                *(
-                    f"· {_told(finding)}{f' -> {finding.fix}' if finding.fix else ''}"
-                    for finding in self.remarks
-                ),
-            ]
-        )
+        rows = [
+            f"· {_text(finding)}{f' -> {finding.fix}' if finding.fix else ''}"
+            for finding in self.remarks
+        ]
+        return "\n".join([self.headline, *rows])
 
     def _repr_html_(self) -> str:
-        rows = [f"· {html.escape(_told(finding))}{_mend(finding)}<br>" for finding in self.remarks]
+        rows = [
+            f"· {html.escape(_text(finding))}{_fix_html(finding)}<br>" for finding in self.remarks
+        ]
         return "\n".join([f"<b>{html.escape(self.headline)}</b><br>", *rows])
 
 
-def _told(finding: Finding) -> str:
+def _text(finding: Finding) -> str:
     return (
         finding.text if finding.text.startswith(finding.area) else f"{finding.area}: {finding.text}"
     )
 
 
-def _mend(finding: Finding) -> str:
+def _fix_html(finding: Finding) -> str:
     return f" &rarr; <code>{html.escape(finding.fix)}</code>" if finding.fix else ""
 
 
-def doctor() -> Checkup:
+def doctor() -> DoctorReport:
     """Check everything that a notebook needs."""
     try:
         findings = diagnose(load_settings())
-    except SettingsError as wrong:
+    except SettingsError as error:
         findings = [
             *diagnose(None),
-            Finding("settings", False, str(wrong), "correct or unset the variable"),
+            Finding("settings", False, str(error), "correct or unset the variable"),
         ]
-    return Checkup([finding for finding in findings if finding.area not in NOT_NEEDED])
+    return DoctorReport([finding for finding in findings if finding.area not in NOT_NEEDED])

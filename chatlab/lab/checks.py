@@ -1,0 +1,111 @@
+"""Checks of the answers to exercises.
+
+A check queries the running system, says what to try next, and never raises. An exercise is a line
+with `...` where the learner's answer goes. A check that gets `...` says that there is no answer
+yet, without querying anything.
+"""
+
+import functools
+import html
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from chatlab.lab.plain_text import error_text
+
+CORRECT, NOT_YET, BLANK, NOT_CHECKED = "Correct", "Not yet", "Not answered yet", "Could not check"
+MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", NOT_CHECKED: "⚠️"}
+
+
+class CheckResult(NamedTuple):
+    """The result of a check, and what to try next."""
+
+    kind: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.kind}. {self.text}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{MARKS[self.kind]} <b>{self.kind}.</b> {html.escape(self.text)}</p>"
+
+
+Check = Callable[..., Awaitable[CheckResult]]
+
+
+def correct(text: str) -> CheckResult:
+    return CheckResult(CORRECT, text)
+
+
+def not_yet(text: str) -> CheckResult:
+    return CheckResult(NOT_YET, text)
+
+
+class UnusableAnswer(Exception):
+    """An answer that cannot be tried; the message is for the learner.
+
+    A check turns it into a "Not yet".
+    """
+
+
+def call_answer(function: Any, *arguments: Any) -> Any:
+    """Call the learner's function and return its result.
+
+    Raises UnusableAnswer if it is not a function, or if it fails.
+    """
+    if not callable(function):
+        raise UnusableAnswer(
+            "The answer must be a function: the word lambda, its arguments, a colon, and the value"
+            " to return."
+        )
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
+        raise UnusableAnswer(
+            f"Your function raised {type(error).__name__}: {error}. Check its arguments."
+        ) from None
+
+
+def call_for_number(function: Any, *arguments: Any) -> float:
+    """Call the learner's function and return its number.
+
+    Raises UnusableAnswer if it does not return a number that can be compared with others.
+    """
+    returned = call_answer(function, *arguments)
+    if not is_number(returned):
+        shown = ", ".join(f"{argument:g}" for argument in arguments)
+        raise UnusableAnswer(
+            f"Your function returned {returned!r} for {shown}. It must return a number."
+        )
+    return float(returned)
+
+
+def is_number(answer: Any) -> bool:
+    """Return True for a number that can be compared with others: not `nan`, not True."""
+    return (
+        isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    )
+
+
+def check(evaluate: Check) -> Check:
+    """Make a check of one answer, which is its last argument.
+
+    A blank answer is not checked. Errors become a result instead of an exception.
+    """
+
+    @functools.wraps(evaluate)
+    async def safely(*arguments: Any) -> CheckResult:
+        if arguments[-1] is ...:
+            return CheckResult(BLANK, "Replace the dots by your answer and run the cell again.")
+        try:
+            return await evaluate(*arguments)
+        except UnusableAnswer as error:
+            return not_yet(str(error))
+        except Exception as error:  # noqa: BLE001 - a check never raises
+            return CheckResult(
+                NOT_CHECKED,
+                f"The running system did not answer the check ({error_text(error)})."
+                " Run the first cells again.",
+            )
+
+    return safely

@@ -1,0 +1,71 @@
+"""The widgets that a session shows."""
+
+import asyncio
+
+from chatlab.lab.event_log import EventLog
+from chatlab.lab.store_inspector import StoreInspector
+from chatlab.lab.tasks import BackgroundTasks
+from chatlab.lab.trace import Trace
+from chatlab.lab.user import User
+from chatlab.lab.widgets import Chart, Chat, FlowMap, Screen, Stores, Timeline, TtlBoard
+
+
+class LabWidgets:
+    """The part of `Lab` that shows widgets.
+
+    There is one live widget of each kind: showing it again closes the earlier one. `big` is for a
+    projector.
+    """
+
+    events: EventLog
+    recording: asyncio.Lock  # held while commands are recorded; the widgets read no store meanwhile
+    _screen: Screen
+    _tasks: BackgroundTasks
+
+    def ttl_board(self, *, big: bool = False) -> TtlBoard:
+        """Show every cached message with the time it has left."""
+        return self._screen.show(TtlBoard(big=big), self._tasks)
+
+    def flow_map(self, *, of: str = "send", big: bool = False) -> FlowMap:
+        """Show the diagram of a `send`, a `read` or a `change`.
+
+        Each request lights the stages that it passes. A click on a box shows its source.
+        """
+        return self._screen.show(FlowMap(of, big=big), self._tasks)
+
+    def timeline(self, *, big: bool = False) -> Timeline:
+        """Show the sweeps on a time axis, and each key's caching, deadline and expiry report."""
+        return self._screen.show(Timeline(self.events, big=big), self._tasks)
+
+    def chat(self, left: User, right: User, *, big: bool = False) -> Chat:
+        """Show the screens of two users. Messages typed there are sent through the service."""
+        return self._screen.show(Chat(left, right, big=big), self._tasks)
+
+    def stores(self, of: Trace | str, *, big: bool = False) -> Stores:
+        """Show one message in MongoDB, in its cache entry and in its conversation window.
+
+        `of` is the message's trace or id.
+        """
+        widget = Stores(of, self._open_stores, self.recording, big=big)
+        return self._screen.show(widget, self._tasks)
+
+    def chart(
+        self,
+        title: str,
+        *,
+        unit: str = "ms",
+        log: bool = False,
+        x: str = "",
+        lines: bool = False,
+        big: bool = False,
+    ) -> Chart:
+        """Show a chart that grows during a measurement: `add`, `progress`, `mark`.
+
+        With `lines`, use `point`; `x` is the label of the x axis.
+        """
+        chart = Chart(title, unit=unit, log=log, x=x, lines=lines, big=big)
+        return self._screen.show(chart, self._tasks)
+
+    def _open_stores(self) -> StoreInspector:
+        """Return the stores. Raises SessionEnded after the session has ended."""
+        raise NotImplementedError

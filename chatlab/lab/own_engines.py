@@ -1,0 +1,98 @@
+"""Stop, freeze and kill the engines of a session that no other session uses."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from chatlab.errors import EngineError
+from chatlab.lab.plain_text import PlainText
+from chatlab.lab.polling import poll_until
+from chatlab.local.binaries import KINDS, Name
+from chatlab.local.engines import Engines
+
+CRASH_TIMEOUT_S = 2.0  # the supervisor has to notice the crash
+FREEZE_POLL_S = 0.0005
+
+
+class OwnEngines:
+    """The engines `redis` and `mongo` of one session.
+
+    After a stop or a crash MongoDB still has its saved data, and Redis is empty.
+    """
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    async def stop(self, name: Name) -> PlainText:
+        """Stop an engine until `start`."""
+        await asyncio.to_thread(self._engines.stop, name)
+        return _report(name, "stopped", "start")
+
+    async def start(self, name: Name) -> PlainText:
+        """Start an engine again."""
+        await asyncio.to_thread(self._engines.start, name)
+        return PlainText(f"{KINDS[name].label} is running again.")
+
+    async def crash(self, name: Name) -> PlainText:
+        """Kill an engine with SIGKILL, even a frozen one. Its supervisor restarts it at once."""
+        former = self._engines.pid(name)
+        self._signal(name, signal.SIGKILL)
+        await poll_until(lambda: self._engines.pid(name) not in (None, former), CRASH_TIMEOUT_S)
+        await asyncio.to_thread(self._engines.start, name)
+        return PlainText(f"{KINDS[name].label} was killed and is running again.")
+
+    def freeze(self, name: Name) -> PlainText:
+        """Freeze an engine until `thaw`: its connections stay open but it does not reply.
+
+        This looks like a broken network. When the method returns, the process has stopped.
+        """
+        pid = self._signal(name, signal.SIGSTOP)
+        while not _has_stopped(pid):
+            time.sleep(FREEZE_POLL_S)  # its threads stop one after another, within microseconds
+        return _report(name, "frozen", "thaw")
+
+    def thaw(self, name: Name) -> PlainText:
+        """Let a frozen engine continue."""
+        self._signal(name, signal.SIGCONT)
+        return PlainText(f"{KINDS[name].label} replies again.")
+
+    async def repair(self) -> None:
+        """Start or thaw all engines that are stopped or frozen."""
+        names: tuple[Name, ...] = ("mongo", "redis")
+        for name in names:
+            if self._engines.pid(name):
+                self.thaw(name)
+            await self.start(name)
+
+    def _signal(self, name: Name, signal_number: signal.Signals) -> int:
+        pid = self._engines.pid(name)
+        if pid is None:
+            raise EngineError(
+                f"{KINDS[name].label} is not running.", f"await lab.engines.start({name!r})"
+            )
+        os.kill(pid, signal_number)
+        return pid
+
+
+def _report(name: Name, state: str, undo: str) -> PlainText:
+    call = f"lab.engines.{undo}({name!r})"
+    await_call = f"await {call}" if undo == "start" else call
+    return PlainText(f"{KINDS[name].label} is {state}. To undo this: {await_call}")
+
+
+def _has_stopped(pid: int) -> bool:
+    """Return True if every thread of this process has stopped.
+
+    Where threads cannot be checked one by one, the state of the process is used.
+    """
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    if not threads:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    with contextlib.suppress(OSError):  # a thread that has just ended
+        return all(thread.read_text().rpartition(") ")[2].startswith("T") for thread in threads)
+    return False

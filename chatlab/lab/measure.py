@@ -23,7 +23,7 @@ from chatlab.lab.widgets.live import VIEW
 
 TURNS = 200
 WARM_UP_TURNS = 10  # not counted
-# How often a turn may be repeated, on average, until every reply has the wanted X-Cache.
+# On average, until every reply has the wanted X-Cache.
 MAX_ATTEMPTS_PER_TURN = 3
 
 Row = tuple[bool, tuple[str, ...]]  # does it depend on the machine? and its cells

@@ -157,9 +157,9 @@ class Lab(LabWidgets):
         self, *, cache_ttl: float | None = None, cache_mode: str | None = None
     ) -> "Lab":
         """Change the TTL of cached messages (seconds) or the cache mode, without a restart."""
-        asked = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
+        requested = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
         await self._users[OBSERVER].update_settings(
-            {name: value for name, value in asked.items() if value is not None}
+            {name: value for name, value in requested.items() if value is not None}
         )
         self.service.change_settings(cache_ttl=cache_ttl, cache_mode=cache_mode)
         return self

@@ -8,7 +8,12 @@ function widget(draw) {
       el.dataset.lmSuppressShortcuts = "true"; // keys pressed here are for the widget, not for the notebook
       let behind = 0;
       const now = () => Date.now() - behind;
-      const options = { about: model.get("about"), big: model.get("big"), now, tell: (content) => model.send(content) };
+      const options = {
+        about: model.get("about"),
+        big: model.get("big"),
+        now,
+        tell: (content) => model.send(content),
+      };
       const drawing = draw(el, model.get("model"), options);
       const alarm = document.createElement("p");
       alarm.className = "cl-error";

@@ -26,7 +26,11 @@ function chart(root, model, { big, now }) {
   function update(changed) {
     shown = changed;
     picture.innerHTML = changed.picture; // safe: made by the kernel, which escapes all text in it
-    marks.replaceChildren(...changed.marks.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    marks.replaceChildren(
+      ...changed.marks.map((text) =>
+        Object.assign(document.createElement("li"), { textContent: text }),
+      ),
+    );
     showProgress();
   }
 
@@ -39,7 +43,12 @@ function chart(root, model, { big, now }) {
     track.setAttribute("aria-valuenow", String(Math.round(100 * share)));
     const whole = share ? (toldMs - beganMs) / share : 0;
     const rest = (beganMs + whole - now()) / 1000;
-    say(left, share === 1 ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done` : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${rest > 0 ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`);
+    say(
+      left,
+      share === 1
+        ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done`
+        : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${rest > 0 ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`,
+    );
     if (share === 1) say(said, shown.said);
     clearTimeout(timer);
     if (share < 1 && !stopped) timer = setTimeout(showProgress, 250);

@@ -15,18 +15,24 @@ function chat(root, model, { big, tell }) {
   const desk = add(root, "section", "cl-chat cl-widget");
   desk.classList.toggle("cl-big", big);
   const pressed = new Map(); // client id -> {side, at}, or its ms once the other screen shows it
-  const panes = Object.fromEntries(["left", "right"].map((side) => [side, newPane(desk, side, model, tell, pressed)]));
+  const panes = Object.fromEntries(
+    ["left", "right"].map((side) => [side, newPane(desk, side, model, tell, pressed)]),
+  );
 
   function update(changed) {
     for (const [side, pane] of Object.entries(panes)) pane.update(changed[side]);
   }
 
+  function rest() {
+    for (const pane of Object.values(panes)) pane.rest();
+  }
+
   update(model);
   return {
     update,
-    rest: () => Object.values(panes).forEach((pane) => pane.rest()),
+    rest,
     close() {
-      for (const pane of Object.values(panes)) pane.rest();
+      rest();
       desk.remove();
     },
   };
@@ -48,7 +54,12 @@ function newPane(desk, side, model, tell, pressed) {
   const typing = add(pane, "p", "cl-typing", "");
   const form = add(pane, "form", "cl-compose");
   const input = add(form, "input", "cl-input");
-  Object.assign(input, { type: "text", maxLength: 4000, placeholder: `${name} writes…`, autocomplete: "off" });
+  Object.assign(input, {
+    type: "text",
+    maxLength: 4000,
+    placeholder: `${name} writes…`,
+    autocomplete: "off",
+  });
   input.setAttribute("aria-label", `${name} writes`);
   const send = add(form, "button", "cl-send", "Send");
   const doors = newDoors(form, side, name);
@@ -107,13 +118,26 @@ function newPane(desk, side, model, tell, pressed) {
     const row = rows.get(item._id) ?? newRow(item);
     row.element.classList.toggle("cl-deleted", Boolean(item.deletedAt));
     say(row.text, item.deletedAt ? "deleted" : item.text);
-    say(row.more, [item.editedAt && !item.deletedAt ? "edited" : "", ...Object.entries(item.reactions).map(([emoji, who]) => `${emoji} ${who.length}`)].filter(Boolean).join(" "));
+    say(
+      row.more,
+      [
+        item.editedAt && !item.deletedAt ? "edited" : "",
+        ...Object.entries(item.reactions).map(([emoji, who]) => `${emoji} ${who.length}`),
+      ]
+        .filter(Boolean)
+        .join(" "),
+    );
     if (!row.timed) timed(row, item);
   }
 
   function newRow(item) {
     const element = add(log, "li", `cl-message ${item.senderId === name ? "cl-own" : "cl-theirs"}`);
-    const row = { element, text: add(element, "span", "cl-text-of-it", ""), more: add(element, "span", "cl-more-of-it", ""), took: add(element, "span", "cl-took", "") };
+    const row = {
+      element,
+      text: add(element, "span", "cl-text-of-it", ""),
+      more: add(element, "span", "cl-more-of-it", ""),
+      took: add(element, "span", "cl-took", ""),
+    };
     rows.set(item._id, row);
     return row;
   }
@@ -124,8 +148,12 @@ function newPane(desk, side, model, tell, pressed) {
     if (item.senderId === name) return;
     const received = item.tookMs === null ? "asked for later" : `received after ${ms(item.tookMs)}`;
     say(row.took, received);
-    row.took.title = "received: from the send to this screen’s socket; shown: from the press of Send to this picture, Jupyter’s part included";
-    if (click) afterPaint(() => say(row.took, `${received}, shown after ${ms(performance.now() - click.at)}`));
+    row.took.title =
+      "received: from the send to this screen’s socket; shown: from the press of Send to this picture, Jupyter’s part included";
+    if (click)
+      afterPaint(() =>
+        say(row.took, `${received}, shown after ${ms(performance.now() - click.at)}`),
+      );
   }
 
   return {

@@ -2,8 +2,8 @@
 // A click or Enter on a box shows its functions, from the files that run.
 // `about`: {of, faces, sources: {stage: [{name, file, first, last, text}]}}.
 
-import { add } from "../../web/static/lab/parts.js";
 import { flowMap } from "../../web/static/lab/flow_map.js";
+import { add } from "../../web/static/lab/parts.js";
 
 function flowMapWithSource(root, model, { about, big }) {
   const label = `The boxes that a ${about.of} passes; Enter shows the source of a box`;
@@ -71,7 +71,7 @@ function listing({ name, file, first, last, text }) {
 }
 
 const TOKENS =
-  /(?<remark>#.*)|(?<text>"""[^]*?"""|f?"[^"\n]*")|\b(?<word>async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|match|case|del)\b/g;
+  /(?<remark>#.*)|(?<text>"""[\s\S]*?"""|f?"[^"\n]*")|\b(?<word>async|await|def|class|return|if|else|elif|for|in|not|is|and|or|None|True|False|with|as|try|except|raise|yield|while|lambda|assert|match|case|del)\b/g;
 
 // Return the text as lines of [class, piece]. Only comments, strings and keywords are highlighted.
 function lines(text) {
@@ -84,7 +84,10 @@ function lines(text) {
   let done = 0;
   for (const match of text.matchAll(TOKENS)) {
     put("", text.slice(done, match.index));
-    put(`cl-${Object.keys(match.groups).find((kind) => match.groups[kind] !== undefined)}`, match[0]);
+    put(
+      `cl-${Object.keys(match.groups).find((kind) => match.groups[kind] !== undefined)}`,
+      match[0],
+    );
     done = match.index + match[0].length;
   }
   put("", text.slice(done));

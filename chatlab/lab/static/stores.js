@@ -15,20 +15,28 @@ function stores(root, model, { big, now, tell }) {
   const said = add(board, "p", "cl-said");
   said.setAttribute("aria-live", "polite");
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const cards = Object.fromEntries(Object.entries(model.places).map(([name, place]) => [name, newCard(board, name, place)]));
+  const cards = Object.fromEntries(
+    Object.entries(model.places).map(([name, place]) => [name, newCard(board, name, place)]),
+  );
   let shown = model;
   const { begin, rest, close } = animation(draw);
 
   function update(changed) {
     shown = changed;
     for (const [name, place] of Object.entries(changed.places)) show(cards[name], place);
-    say(said, Object.values(changed.places).map((place) => `${place.where}: ${word(place)}`).join(". "));
+    say(
+      said,
+      Object.values(changed.places)
+        .map((place) => `${place.where}: ${word(place)}`)
+        .join(". "),
+    );
     begin();
   }
 
   function draw() {
     let moving = false;
-    for (const [name, card] of Object.entries(cards)) moving = countDown(card, shown.places[name]) || moving;
+    for (const [name, card] of Object.entries(cards))
+      moving = countDown(card, shown.places[name]) || moving;
     return moving;
   }
 
@@ -38,7 +46,14 @@ function stores(root, model, { big, now, tell }) {
     card.longest = left ? Math.max(card.longest, left) : 0;
     const drawn = calm.matches ? Math.ceil(left / 1000) * 1000 : left;
     card.fill.style.width = `${card.longest ? Math.min(100, (100 * drawn) / card.longest).toFixed(2) : 0}%`;
-    say(card.left, left ? `${(drawn / 1000).toFixed(calm.matches ? 0 : 1)} s left` : place.kept ? "no expiry" : "");
+    say(
+      card.left,
+      left
+        ? `${(drawn / 1000).toFixed(calm.matches ? 0 : 1)} s left`
+        : place.kept
+          ? "no expiry"
+          : "",
+    );
     return left > 0;
   }
 
@@ -68,7 +83,9 @@ function newCard(board, name, place) {
     card.left = add(element, "p", "cl-what", "");
   } else add(element, "p", "cl-what cl-good", "for good");
   const list = add(element, "dl", "cl-fields");
-  card.fields = Object.fromEntries(Object.entries(FIELDS).map(([field, title]) => [field, newField(list, title)]));
+  card.fields = Object.fromEntries(
+    Object.entries(FIELDS).map(([field, title]) => [field, newField(list, title)]),
+  );
   return card;
 }
 
@@ -88,13 +105,23 @@ function show(card, place) {
   }
 }
 
-const state = (place) => (place.trouble ? "trouble" : !place.found ? "away" : place.differs.length ? "stale" : "same");
+const state = (place) =>
+  place.trouble ? "trouble" : !place.found ? "away" : place.differs.length ? "stale" : "same";
 
 function word(place) {
-  return { trouble: place.trouble, away: place.deadlineMs ? "not in it" : "not there", stale: "stale", same: place.found?.deletedAt ? "there, deleted" : "there" }[state(place)];
+  return {
+    trouble: place.trouble,
+    away: place.deadlineMs ? "not in it" : "not there",
+    stale: "stale",
+    same: place.found?.deletedAt ? "there, deleted" : "there",
+  }[state(place)];
 }
 
 function spelt(value) {
   if (typeof value !== "object") return String(value) || "(empty)";
-  return Object.entries(value).map(([emoji, who]) => `${emoji} ${who.join(", ")}`).join("  ") || "none";
+  return (
+    Object.entries(value)
+      .map(([emoji, who]) => `${emoji} ${who.join(", ")}`)
+      .join("  ") || "none"
+  );
 }

@@ -18,7 +18,10 @@ const SILENT = 3; // report a silent sweeper after this many usual intervals wit
 function timeline(root, model, { big, now }) {
   const board = add(root, "section", "cl-timeline cl-widget");
   board.classList.toggle("cl-big", big);
-  board.setAttribute("aria-label", "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.");
+  board.setAttribute(
+    "aria-label",
+    "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.",
+  );
   board.tabIndex = 0;
   const head = add(board, "p", "cl-beat", "");
   const svg = part(board, "svg", { class: "cl-lanes", "aria-hidden": "true" });
@@ -27,7 +30,11 @@ function timeline(root, model, { big, now }) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   const clip = `cl-past-${Math.random().toString(36).slice(2)}`;
-  const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: 0, y: 0, height: 1000 });
+  const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", {
+    x: 0,
+    y: 0,
+    height: 1000,
+  });
   const future = part(svg, "g", {}); // whole lifetimes, pale
   const pastFrame = part(svg, "g", { "clip-path": `url(#${clip})` });
   const present = part(pastFrame, "g", {}); // lifetimes up to now, and the sweeps
@@ -59,7 +66,10 @@ function timeline(root, model, { big, now }) {
     const high = TOP + LANE * Math.max(3, ...[...lanes.values()].map((lane) => lane + 1));
     svg.setAttribute("viewBox", `0 0 ${WIDE} ${high + 26}`);
     future.replaceChildren(...shown.lives.map((life) => bar(life, "cl-whole")));
-    present.replaceChildren(...shown.lives.map((life) => bar(life, "cl-lived")), ...shown.beats.map((beat) => tickOf(beat, high)));
+    present.replaceChildren(
+      ...shown.lives.map((life) => bar(life, "cl-lived")),
+      ...shown.beats.map((beat) => tickOf(beat, high)),
+    );
     words.replaceChildren(...shown.lives.map(wordsOf));
     drawRuler(high);
     past.setAttribute("width", nowX());
@@ -78,18 +88,31 @@ function timeline(root, model, { big, now }) {
   function bar(life, name) {
     const y = TOP + LANE * lanes.get(life.key);
     const width = Math.max(1, x(life.deadlineMs) - x(life.cachedMs));
-    return part(null, "rect", { class: name, x: x(life.cachedMs), y: y + 4, width, height: LANE - 8, rx: 4 });
+    return part(null, "rect", {
+      class: name,
+      x: x(life.cachedMs),
+      y: y + 4,
+      width,
+      height: LANE - 8,
+      rx: 4,
+    });
   }
 
   function wordsOf(life) {
     const group = part(null, "g", {});
     const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
     const room = x(life.deadlineMs) - x(life.cachedMs); // a short lifetime has room only for the end of its key
-    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key).replace(room < 120 ? "message:" : "", "");
+    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(
+      life.key,
+    ).replace(room < 120 ? "message:" : "", "");
     if (life.toldMs) {
       part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
       part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: y, r: 5 });
-      part(group, "text", { class: "cl-late", x: x(life.toldMs) + 9, y: y + 4 }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
+      part(group, "text", {
+        class: "cl-late",
+        x: x(life.toldMs) + 9,
+        y: y + 4,
+      }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
     }
     return group;
   }
@@ -110,7 +133,12 @@ function timeline(root, model, { big, now }) {
     for (let seconds = -shown.shownMs / 1000; seconds <= AHEAD / 1000; seconds += 1) {
       const place = nowX() + seconds * 1000 * scale;
       part(ruler, "path", { d: `M${place} ${high}v${seconds % 5 ? 4 : 8}` });
-      if (seconds % 5 === 0 && seconds) part(ruler, "text", { x: place, y: high + 22, "text-anchor": seconds * -1000 === shown.shownMs ? "start" : "middle" }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
+      if (seconds % 5 === 0 && seconds)
+        part(ruler, "text", {
+          x: place,
+          y: high + 22,
+          "text-anchor": seconds * -1000 === shown.shownMs ? "start" : "middle",
+        }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
     }
   }
 
@@ -136,13 +164,17 @@ function timeline(root, model, { big, now }) {
     const before = shown.beats.at(-2);
     const pause = before ? last.at - before.at : 1000;
     const silent = moment - last.at;
-    if (silent > SILENT * Math.max(pause, 500)) return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
+    if (silent > SILENT * Math.max(pause, 500))
+      return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
     return `${stopped === null ? "" : "Stopped. "}${inWords(last)}`;
   }
 
   function tell(life) {
     told.add(id(life));
-    say(said, `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`);
+    say(
+      said,
+      `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`,
+    );
   }
 
   board.addEventListener("keydown", (event) => {
@@ -172,7 +204,8 @@ function inWords({ live, cleaned, leaked, tookMs }) {
 
 function part(parent, tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, typeof value === "number" ? Math.round(value * 100) / 100 : value);
+  for (const [name, value] of Object.entries(attributes))
+    element.setAttribute(name, typeof value === "number" ? Math.round(value * 100) / 100 : value);
   parent?.append(element);
   return element;
 }

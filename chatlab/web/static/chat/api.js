@@ -9,7 +9,12 @@ async function request(method, path, { token, body } = {}) {
   if (token) headers.authorization = `Bearer ${token}`;
   if (body) headers["content-type"] = "application/json";
   // No `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the service would bypass Redis.
-  const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) };
+  const options = {
+    method,
+    headers,
+    body: body && JSON.stringify(body),
+    signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+  };
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), options);
@@ -23,14 +28,18 @@ async function request(method, path, { token, body } = {}) {
 /** The error in a response. A proxy may answer without the service's problem JSON. */
 async function errorOf(response) {
   const problem = await response.json().catch(() => ({}));
-  if (typeof problem.code === "string") return new ChatError(problem.code, String(problem.detail ?? ""));
+  if (typeof problem.code === "string")
+    return new ChatError(problem.code, String(problem.detail ?? ""));
   return new ChatError(response.status >= 502 ? "offline" : "internal");
 }
 
 export const signUp = (username, password, displayName) =>
-  request("POST", "api/auth/signup", { body: { username, password, ...(displayName && { displayName }) } });
+  request("POST", "api/auth/signup", {
+    body: { username, password, ...(displayName && { displayName }) },
+  });
 
-export const logIn = (username, password) => request("POST", "api/auth/login", { body: { username, password } });
+export const logIn = (username, password) =>
+  request("POST", "api/auth/login", { body: { username, password } });
 
 /** The requests of a user who is logged in. */
 export class Api {
@@ -48,6 +57,10 @@ export class Api {
 
   /** A page of a conversation, oldest message first. `page`: {limit, before, after}, seqs are exclusive. */
   messages(userId, page) {
-    return request("GET", `api/messages/${encodeURIComponent(userId)}?${new URLSearchParams(page)}`, { token: this.token });
+    return request(
+      "GET",
+      `api/messages/${encodeURIComponent(userId)}?${new URLSearchParams(page)}`,
+      { token: this.token },
+    );
   }
 }

@@ -1,10 +1,10 @@
 /* The chat page: the log-in form without a session, the workspace with one. */
 
-import { announce, notice } from "./dom.js";
 import { Api } from "./api.js";
+import { announce, notice } from "./dom.js";
+import { describeError } from "./format.js";
 import * as session from "./session.js";
 import { welcomeCard } from "./welcome.js";
-import { describeError } from "./format.js";
 import { Workspace } from "./workspace.js";
 
 const app = document.querySelector("#app");
@@ -31,7 +31,8 @@ async function leave() {
   history.replaceState(null, "", document.location.pathname + document.location.search);
   show(null);
   await api.logOut().catch((error) => {
-    if (error.code !== "unauthenticated") notice(`Logged out in this browser only. ${describeError(error)}`);
+    if (error.code !== "unauthenticated")
+      notice(`Logged out in this browser only. ${describeError(error)}`);
   });
 }
 

@@ -15,18 +15,32 @@ export class Composer {
     this.editing = null;
     this.savedDraft = ""; // the draft, while another message is edited
     this.input = el("textarea", {
-      rows: "1", "aria-label": `Message to ${name}`, placeholder: "Write a message", "aria-describedby": "composer-count",
-      oninput: () => this.#changed(), onkeydown: (event) => this.#key(event), onblur: () => this.#stopTyping(),
+      rows: "1",
+      "aria-label": `Message to ${name}`,
+      placeholder: "Write a message",
+      "aria-describedby": "composer-count",
+      oninput: () => this.#changed(),
+      onkeydown: (event) => this.#key(event),
+      onblur: () => this.#stopTyping(),
     });
-    this.button = el("button.send", { type: "submit", "aria-label": "Send", title: "Send" }, icon("send"));
+    this.button = el(
+      "button.send",
+      { type: "submit", "aria-label": "Send", title: "Send" },
+      icon("send"),
+    );
     this.count = el("span.count", { id: "composer-count", role: "status" });
     this.banner = el(
-      "div.editing", { hidden: true }, icon("pencil"), el("span", {}, "Editing your message"),
+      "div.editing",
+      { hidden: true },
+      icon("pencil"),
+      el("span", {}, "Editing your message"),
       iconButton("close", "Cancel editing", () => this.cancel()),
     );
     this.element = el(
-      "form.composer", { onsubmit: (event) => this.#submit(event) },
-      this.banner, el("div.line", {}, this.input, this.count, this.button),
+      "form.composer",
+      { onsubmit: (event) => this.#submit(event) },
+      this.banner,
+      el("div.line", {}, this.input, this.count, this.button),
     );
     this.#changed();
   }
@@ -94,7 +108,8 @@ export class Composer {
   }
 
   #key(event) {
-    const plain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
+    const plain =
+      !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
     const touch = matchMedia("(pointer: coarse)").matches; // on a phone, Enter starts a new line
     if (event.key === "Enter" && plain && !touch) this.#submit(event);
     else if (event.key === "Escape" && this.editing) this.cancel();
@@ -113,7 +128,8 @@ export class Composer {
       this.set("");
       this.#stopTyping();
       this.actions.send(text);
-    } else if (text === this.editing.text || (await this.actions.edit(this.editing, text))) this.cancel();
+    } else if (text === this.editing.text || (await this.actions.edit(this.editing, text)))
+      this.cancel();
     this.focus();
   }
 }

@@ -7,7 +7,9 @@ export class Contacts {
   /** `me` is a user. `changed` is called after each change. */
   constructor(me, api, changed) {
     Object.assign(this, { me, api, changed });
-    this.byId = new Map([[me.id, { ...me, online: true, unread: 0, lastMessage: null, readUpTo: 0, self: true }]]);
+    this.byId = new Map([
+      [me.id, { ...me, online: true, unread: 0, lastMessage: null, readUpTo: 0, self: true }],
+    ]);
     this.typing = new Map(); // user id -> timer that removes the entry
     this.loaded = false;
   }
@@ -20,7 +22,9 @@ export class Contacts {
   sorted() {
     const time = (user) => user.lastMessage?.createdAt ?? "";
     const order = (one, other) =>
-      time(other).localeCompare(time(one)) || Boolean(one.self) - Boolean(other.self) || one.displayName.localeCompare(other.displayName);
+      time(other).localeCompare(time(one)) ||
+      Boolean(one.self) - Boolean(other.self) ||
+      one.displayName.localeCompare(other.displayName);
     return [...this.byId.values()].sort(order);
   }
 
@@ -29,7 +33,10 @@ export class Contacts {
   }
 
   async refresh() {
-    const [rows, mine] = await Promise.all([this.api.users(), this.api.messages(this.me.id, { limit: 1 })]);
+    const [rows, mine] = await Promise.all([
+      this.api.users(),
+      this.api.messages(this.me.id, { limit: 1 }),
+    ]);
     for (const row of rows) this.#merge(row);
     if (mine.length) this.#merge({ ...this.get(this.me.id), lastMessage: mine[0] });
     this.loaded = true;
@@ -41,7 +48,12 @@ export class Contacts {
     const known = this.byId.get(row.id);
     const newer = (known?.lastMessage?.seq ?? 0) > (row.lastMessage?.seq ?? 0);
     const kept = newer ? { lastMessage: known.lastMessage, unread: known.unread } : {};
-    this.byId.set(row.id, { ...known, ...row, ...kept, readUpTo: Math.max(known?.readUpTo ?? 0, row.readUpTo ?? 0) });
+    this.byId.set(row.id, {
+      ...known,
+      ...row,
+      ...kept,
+      readUpTo: Math.max(known?.readUpTo ?? 0, row.readUpTo ?? 0),
+    });
   }
 
   /** The id of the other participant. */
@@ -68,7 +80,9 @@ export class Contacts {
       const partner = this.get(userId);
       if (partner) partner.readUpTo = Math.max(partner.readUpTo, seq);
     } else {
-      const partner = [...this.byId.values()].find(({ id }) => conversation === [id, userId].sort().join(":"));
+      const partner = [...this.byId.values()].find(
+        ({ id }) => conversation === [id, userId].sort().join(":"),
+      );
       if (partner && (partner.lastMessage?.seq ?? 0) <= seq) partner.unread = 0;
     }
     this.changed();
@@ -84,7 +98,11 @@ export class Contacts {
   /** Show that a user is typing, for at most TYPING_LIMIT_MS: the event that ends it may be lost. */
   setTyping(id, typing) {
     clearTimeout(this.typing.get(id));
-    if (typing) this.typing.set(id, setTimeout(() => this.setTyping(id, false), TYPING_LIMIT_MS));
+    if (typing)
+      this.typing.set(
+        id,
+        setTimeout(() => this.setTyping(id, false), TYPING_LIMIT_MS),
+      );
     else this.typing.delete(id);
     this.changed();
   }

@@ -4,7 +4,11 @@ import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, formatBriefTime, initials } from "./format.js";
 
 export function avatar(user) {
-  return el(`span.avatar.${colourClass(user.id)}`, { "aria-hidden": "true" }, user.self ? icon("note") : initials(user.displayName));
+  return el(
+    `span.avatar.${colourClass(user.id)}`,
+    { "aria-hidden": "true" },
+    user.self ? icon("note") : initials(user.displayName),
+  );
 }
 
 export const labelOf = (user) => (user.self ? `${user.displayName} (you)` : user.displayName);
@@ -16,27 +20,43 @@ export class ContactsView {
     this.contacts = contacts;
     this.list = el("ul.contacts", { role: "list" });
     this.filter = el("input", {
-      type: "search", placeholder: "Find a user", "aria-label": "Find a user", autocomplete: "off", oninput: () => this.draw(this.openId),
+      type: "search",
+      placeholder: "Find a user",
+      "aria-label": "Find a user",
+      autocomplete: "off",
+      oninput: () => this.draw(this.openId),
     });
     this.hint = el("p.hint", { role: "status" });
     const me = contacts.me;
     this.element = el(
-      "nav.side", { "aria-label": "Conversations" },
+      "nav.side",
+      { "aria-label": "Conversations" },
       el(
-        "header.me", {}, avatar(me),
+        "header.me",
+        {},
+        avatar(me),
         el("div.who", {}, el("strong", {}, me.displayName), el("small", {}, `@${me.id}`)),
         iconButton("leave", "Log out", leave),
       ),
       el("div.filter", {}, icon("search"), this.filter),
-      this.list, this.hint,
+      this.list,
+      this.hint,
     );
   }
 
   draw(openId) {
     this.openId = openId;
     const wanted = this.filter.value.trim().toLowerCase();
-    const found = this.contacts.sorted().filter(({ id, displayName }) => !wanted || id.includes(wanted) || displayName.toLowerCase().includes(wanted));
-    setChildren(this.list, found.map((user) => this.#row(user)));
+    const found = this.contacts
+      .sorted()
+      .filter(
+        ({ id, displayName }) =>
+          !wanted || id.includes(wanted) || displayName.toLowerCase().includes(wanted),
+      );
+    setChildren(
+      this.list,
+      found.map((user) => this.#row(user)),
+    );
     setText(this.hint, this.#hintFor(found));
   }
 
@@ -44,7 +64,9 @@ export class ContactsView {
   #hintFor(found) {
     if (!this.contacts.loaded) return "Loading…";
     if (!found.length) return "No user has this name.";
-    return this.contacts.byId.size === 1 ? "There are no other users yet. New users appear here when they sign up." : "";
+    return this.contacts.byId.size === 1
+      ? "There are no other users yet. New users appear here when they sign up."
+      : "";
   }
 
   #row(user) {
@@ -63,8 +85,13 @@ class Row {
     this.preview = el("span.preview");
     this.badge = el("span.badge", { hidden: true });
     this.link = el(
-      "a", { href: `#/${user.id}`, "data-user": user.id },
-      el("span.face", {}, avatar(user), this.dot), this.name, this.time, this.preview, this.badge,
+      "a",
+      { href: `#/${user.id}`, "data-user": user.id },
+      el("span.face", {}, avatar(user), this.dot),
+      this.name,
+      this.time,
+      this.preview,
+      this.badge,
     );
     this.element = el("li", {}, this.link);
   }
@@ -79,7 +106,10 @@ class Row {
     setText(this.preview, typing ? "typing…" : preview(last, user, contacts.me));
     this.preview.classList.toggle("typing", typing);
     this.badge.hidden = !unread;
-    this.badge.replaceChildren(unread > 99 ? "99+" : String(unread), el("span.unseen", {}, " unread"));
+    this.badge.replaceChildren(
+      unread > 99 ? "99+" : String(unread),
+      el("span.unseen", {}, " unread"),
+    );
     this.link.classList.toggle("unread", unread > 0);
     if (open) this.link.setAttribute("aria-current", "page");
     else this.link.removeAttribute("aria-current");

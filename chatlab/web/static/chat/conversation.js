@@ -50,7 +50,8 @@ export class Conversation {
 
   #replace(message) {
     const place = message.seq - this.first;
-    if (place >= 0 && this.messages[place].version < message.version) this.messages[place] = message;
+    if (place >= 0 && this.messages[place].version < message.version)
+      this.messages[place] = message;
   }
 
   /** Remove the pending message with this client id: it has been saved. */
@@ -64,10 +65,12 @@ export class Conversation {
   loadOlder() {
     if (!this.#loadingOlder && !this.complete) {
       this.loadError = null;
-      this.#loadingOlder = this.#loadOlder().catch((error) => (this.loadError = error)).finally(() => {
-        this.#loadingOlder = null;
-        this.changed();
-      });
+      this.#loadingOlder = this.#loadOlder()
+        .catch((error) => (this.loadError = error))
+        .finally(() => {
+          this.#loadingOlder = null;
+          this.changed();
+        });
       this.changed();
     }
     return this.#loadingOlder;
@@ -79,14 +82,16 @@ export class Conversation {
     if (this.loaded && page.length && page.at(-1).seq !== this.first - 1) return;
     this.messages.unshift(...page);
     this.loaded = true;
-    page.forEach((message) => this.#removePending(message));
+    for (const message of page) this.#removePending(message);
     if (this.last < this.#highestSeq) this.catchUp();
   }
 
   /** Load all messages after the last one. A failure is harmless: the next connection or message tries again. */
   catchUp() {
     if (!this.loaded) return this.loadOlder();
-    this.#catchingUp ??= this.#catchUp().catch(() => {}).finally(() => (this.#catchingUp = null));
+    this.#catchingUp ??= this.#catchUp()
+      .catch(() => {})
+      .finally(() => (this.#catchingUp = null));
     return this.#catchingUp;
   }
 
@@ -96,7 +101,10 @@ export class Conversation {
       highestBefore = this.#highestSeq;
       page = await this.api.messages(this.other, { after: this.last, limit: CATCH_UP_SIZE });
       this.#takeAll(page);
-    } while (page.length === CATCH_UP_SIZE || this.#highestSeq > Math.max(highestBefore, this.last));
+    } while (
+      page.length === CATCH_UP_SIZE ||
+      this.#highestSeq > Math.max(highestBefore, this.last)
+    );
   }
 
   /** After a lost connection: load new messages, retry a failed older page, then update the loaded messages. */

@@ -1,11 +1,11 @@
 /* The open conversation: its header, its messages and the composer. */
 
-import { el, icon, setChildren, setText } from "./dom.js";
 import { Composer } from "./composer.js";
-import { MessageRow } from "./message_row.js";
-import { MessageTools, confirmDialog } from "./message_tools.js";
 import { avatar, labelOf } from "./contacts_view.js";
+import { el, icon, setChildren, setText } from "./dom.js";
 import { describeError, formatDay, isSameDay } from "./format.js";
+import { MessageRow } from "./message_row.js";
+import { confirmDialog, MessageTools } from "./message_tools.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
 const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
@@ -22,7 +22,10 @@ export class ConversationView {
   /** `workspace` sends and changes messages. */
   constructor(conversation, contacts, workspace) {
     Object.assign(this, { conversation, contacts, workspace });
-    this.partner = contacts.get(conversation.other) ?? { id: conversation.other, displayName: conversation.other };
+    this.partner = contacts.get(conversation.other) ?? {
+      id: conversation.other,
+      displayName: conversation.other,
+    };
     this.unreadAtFirst = this.partner.unread ?? 0;
     this.composer = new Composer(this.partner.displayName, {
       send: (text) => this.#send(text),
@@ -71,15 +74,27 @@ export class ConversationView {
       onclick: (event) => this.#clicked(event),
     });
     this.scroller = el("div.scroller", { onscroll: () => this.#scrolled() }, this.top, this.list);
-    this.jump = el("button.jump", { type: "button", hidden: true, onclick: () => this.#scrollToEnd() });
+    this.jump = el("button.jump", {
+      type: "button",
+      hidden: true,
+      onclick: () => this.#scrollToEnd(),
+    });
     this.element = el(
-      "section.conversation", {},
+      "section.conversation",
+      {},
       el(
-        "header.bar", {},
-        el("a.icon-button.back", { href: "#", "aria-label": "Back to the list", title: "Back to the list" }, icon("back")),
-        this.face, el("div.who", {}, this.name, this.presence),
+        "header.bar",
+        {},
+        el(
+          "a.icon-button.back",
+          { href: "#", "aria-label": "Back to the list", title: "Back to the list" },
+          icon("back"),
+        ),
+        this.face,
+        el("div.who", {}, this.name, this.presence),
       ),
-      el("div.middle", {}, this.scroller, this.jump), this.composer.element,
+      el("div.middle", {}, this.scroller, this.jump),
+      this.composer.element,
     );
   }
 
@@ -94,7 +109,8 @@ export class ConversationView {
     this.#findFirstUnread();
     setChildren(this.list, this.#nodes());
     if (this.#followsEnd) this.#scrollToEnd();
-    else if (anchor?.isConnected) this.scroller.scrollTop += anchor.getBoundingClientRect().top - top; // the message being read does not move
+    else if (anchor?.isConnected)
+      this.scroller.scrollTop += anchor.getBoundingClientRect().top - top; // the message being read does not move
     this.tools.update();
     this.#updateAfterScroll();
   }
@@ -103,7 +119,16 @@ export class ConversationView {
     if (this.name.textContent !== labelOf(this.partner)) this.#drawPartner();
     const typing = this.contacts.typing.has(this.partner.id);
     const self = this.partner.self;
-    setText(this.presence, typing ? "typing…" : self ? "Notes that only you can see" : this.partner.online ? "online" : "offline");
+    setText(
+      this.presence,
+      typing
+        ? "typing…"
+        : self
+          ? "Notes that only you can see"
+          : this.partner.online
+            ? "online"
+            : "offline",
+    );
     this.presence.classList.toggle("online", Boolean(this.partner.online) && !self);
     this.presence.classList.toggle("typing", typing);
   }
@@ -119,31 +144,55 @@ export class ConversationView {
 
   #drawTop() {
     const { loading, complete, loadError, messages, pending } = this.conversation;
-    if (loadError) this.top.replaceChildren(describeError(loadError), " ", el("button.link", { type: "button", onclick: () => this.conversation.loadOlder() }, "Try again"));
+    if (loadError)
+      this.top.replaceChildren(
+        describeError(loadError),
+        " ",
+        el(
+          "button.link",
+          { type: "button", onclick: () => this.conversation.loadOlder() },
+          "Try again",
+        ),
+      );
     else if (loading) setText(this.top, "Loading…");
-    else if (complete && (messages.length || pending.length)) setText(this.top, `This is where your conversation with ${labelOf(this.partner)} begins.`);
-    else if (complete) this.top.replaceChildren(avatar(this.partner), el("p", {}, `Say hello to ${this.partner.displayName}.`));
+    else if (complete && (messages.length || pending.length))
+      setText(this.top, `This is where your conversation with ${labelOf(this.partner)} begins.`);
+    else if (complete)
+      this.top.replaceChildren(
+        avatar(this.partner),
+        el("p", {}, `Say hello to ${this.partner.displayName}.`),
+      );
     else setText(this.top, "");
-    this.top.classList.toggle("hello", complete && !messages.length && !pending.length && !loadError && !loading);
+    this.top.classList.toggle(
+      "hello",
+      complete && !messages.length && !pending.length && !loadError && !loading,
+    );
   }
 
   /** Find the first message that was unread when the conversation was opened. */
   #findFirstUnread() {
     if (this.#firstUnreadSeq !== null || !this.conversation.loaded) return;
-    const received = this.conversation.messages.filter((message) => message.senderId === this.partner.id);
-    this.#firstUnreadSeq = this.unreadAtFirst && !this.partner.self ? (received.at(-Math.min(this.unreadAtFirst, received.length))?.seq ?? 0) : 0;
+    const received = this.conversation.messages.filter(
+      (message) => message.senderId === this.partner.id,
+    );
+    this.#firstUnreadSeq =
+      this.unreadAtFirst && !this.partner.self
+        ? (received.at(-Math.min(this.unreadAtFirst, received.length))?.seq ?? 0)
+        : 0;
   }
 
   /** The rows and the lines between them, in order. Rows of removed messages are deleted. */
   #nodes() {
     const { messages, pending } = this.conversation;
-    const nodes = [], used = new Set();
+    const nodes = [];
+    const used = new Set();
     let before = null;
     for (const item of [...messages, ...pending]) {
       const lines = this.#linesBefore(item, before);
       const row = this.#row(item, before, lines.length > 0);
       nodes.push(...lines, row.element);
-      used.add((this.newest = row.element.dataset.key));
+      this.newest = row.element.dataset.key;
+      used.add(this.newest);
       before = item;
     }
     for (const key of this.#rows.keys()) if (!used.has(key)) this.#rows.delete(key);
@@ -153,13 +202,15 @@ export class ConversationView {
 
   #linesBefore(item, before) {
     const lines = [];
-    if (!before || !isSameDay(before.createdAt, item.createdAt)) lines.push(this.#line(new Date(item.createdAt).toDateString(), formatDay(item.createdAt)));
+    if (!before || !isSameDay(before.createdAt, item.createdAt))
+      lines.push(this.#line(new Date(item.createdAt).toDateString(), formatDay(item.createdAt)));
     if (item.seq && item.seq === this.#firstUnreadSeq) lines.push(this.#line("new", "New"));
     return lines;
   }
 
   #line(key, text) {
-    if (!this.#lines.has(key)) this.#lines.set(key, el(key === "new" ? "li.line.new" : "li.line", {}, el("span")));
+    if (!this.#lines.has(key))
+      this.#lines.set(key, el(key === "new" ? "li.line.new" : "li.line", {}, el("span")));
     const line = this.#lines.get(key);
     setText(line.firstChild, text);
     return line;
@@ -172,10 +223,19 @@ export class ConversationView {
     if (!this.#rows.has(key)) this.#rows.set(key, new MessageRow(key, this.#rowActions()));
     const row = this.#rows.get(key);
     const isClose = before && new Date(item.createdAt) - new Date(before.createdAt) < GROUP_MS;
-    const follows = Boolean(!apart && isClose && (before.senderId ?? this.contacts.me.id) === sender);
+    const follows = Boolean(
+      !apart && isClose && (before.senderId ?? this.contacts.me.id) === sender,
+    );
     const read = mine && !this.partner.self && item.seq <= (this.partner.readUpTo ?? 0);
     const names = (id) => this.contacts.get(id)?.displayName ?? id;
-    row.draw(item, { mine, read, follows, names, me: this.contacts.me.id, sender: this.partner.displayName });
+    row.draw(item, {
+      mine,
+      read,
+      follows,
+      names,
+      me: this.contacts.me.id,
+      sender: this.partner.displayName,
+    });
     return row;
   }
 
@@ -194,10 +254,22 @@ export class ConversationView {
       this.#lastSeenSeq = conversation.last;
       this.workspace.markRead(conversation);
     }
-    const below = conversation.messages.filter((message) => message.seq > this.#lastSeenSeq && message.senderId === this.partner.id).length;
+    const below = conversation.messages.filter(
+      (message) => message.seq > this.#lastSeenSeq && message.senderId === this.partner.id,
+    ).length;
     this.jump.hidden = this.#followsEnd;
-    this.jump.replaceChildren(icon("down"), below ? `${below} new` : "", el("span.unseen", {}, below ? " messages, go to the end" : "Go to the end"));
-    if (this.scroller.scrollTop < LOAD_DISTANCE_PX && conversation.loaded && !conversation.complete && !conversation.loadError && this.scroller.clientHeight) {
+    this.jump.replaceChildren(
+      icon("down"),
+      below ? `${below} new` : "",
+      el("span.unseen", {}, below ? " messages, go to the end" : "Go to the end"),
+    );
+    if (
+      this.scroller.scrollTop < LOAD_DISTANCE_PX &&
+      conversation.loaded &&
+      !conversation.complete &&
+      !conversation.loadError &&
+      this.scroller.clientHeight
+    ) {
       conversation.loadOlder();
     }
   }
@@ -223,7 +295,9 @@ export class ConversationView {
 
   #firstVisibleRow() {
     const { top } = this.scroller.getBoundingClientRect();
-    return [...this.list.querySelectorAll("li.message")].find((row) => row.getBoundingClientRect().bottom > top);
+    return [...this.list.querySelectorAll("li.message")].find(
+      (row) => row.getBoundingClientRect().bottom > top,
+    );
   }
 
   #scrollToEnd() {
@@ -246,8 +320,11 @@ export class ConversationView {
   }
 
   async #remove(message) {
-    const warning = this.partner.self ? "This cannot be undone." : "It will be deleted for both of you.";
-    if (await confirmDialog(`Delete this message? ${warning}`, "Delete")) this.workspace.remove(message);
+    const warning = this.partner.self
+      ? "This cannot be undone."
+      : "It will be deleted for both of you.";
+    if (await confirmDialog(`Delete this message? ${warning}`, "Delete"))
+      this.workspace.remove(message);
   }
 
   // --- pointer and keyboard --------------------------------------------------------------------------------------------
@@ -277,7 +354,8 @@ export class ConversationView {
   /** Focus the message: phones do not focus an element that is tapped. */
   #clicked(event) {
     const selecting = !getSelection().isCollapsed;
-    if (!selecting && !event.target.closest("button")) this.#rowOf(event.target)?.element.focus({ preventScroll: true });
+    if (!selecting && !event.target.closest("button"))
+      this.#rowOf(event.target)?.element.focus({ preventScroll: true });
   }
 
   /** Keep exactly one message in the tab order: the last focused one, or the newest. */
@@ -290,7 +368,9 @@ export class ConversationView {
   #key(event) {
     const items = [...this.list.querySelectorAll("li.message")];
     const place = items.indexOf(event.target.closest("li.message"));
-    const next = { ArrowUp: place - 1, ArrowDown: place + 1, Home: 0, End: items.length - 1 }[event.key];
+    const next = { ArrowUp: place - 1, ArrowDown: place + 1, Home: 0, End: items.length - 1 }[
+      event.key
+    ];
     if (event.key === "Escape") this.composer.focus();
     else if (next !== undefined && place >= 0) {
       event.preventDefault();

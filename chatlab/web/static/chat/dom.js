@@ -29,7 +29,11 @@ export function icon(name) {
 
 /** A button with an icon. `label` is its accessible name. */
 export function iconButton(name, label, onclick, attributes = {}) {
-  return el("button.icon-button", { type: "button", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
+  return el(
+    "button.icon-button",
+    { type: "button", "aria-label": label, title: label, onclick, ...attributes },
+    icon(name),
+  );
 }
 
 /** Set the text if it differs, so that a screen reader does not read the same text twice. */

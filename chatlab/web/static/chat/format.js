@@ -15,7 +15,13 @@ const TEXTS = {
   internal: "Something went wrong on our side. Try again in a moment.",
   unauthenticated: "Your session has ended. Log in again.",
 };
-const FIELDS = { username: "The user name", password: "The password", displayName: "The name", text: "The message", emoji: "The reaction" };
+const FIELDS = {
+  username: "The user name",
+  password: "The password",
+  displayName: "The name",
+  text: "The message",
+  emoji: "The reaction",
+};
 
 /** The text that a user sees for an error. */
 export function describeError(error) {
@@ -26,7 +32,10 @@ export function describeError(error) {
 
 /** `username: should be ...` becomes `The user name should be ...`. */
 function sentence(detail) {
-  const named = detail.replace(/^(\w+): (?:(?:String|Value|Input) )?(?=should)/, (_, field) => `${FIELDS[field] ?? "The input"} `);
+  const named = detail.replace(
+    /^(\w+): (?:(?:String|Value|Input) )?(?=should)/,
+    (_, field) => `${FIELDS[field] ?? "The input"} `,
+  );
   const text = named.replace(/^(\w+): this name/, "This name");
   return text && !/[.!?]$/.test(text) ? `${text}.` : text;
 }
@@ -34,8 +43,16 @@ function sentence(detail) {
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const weekday = new Intl.DateTimeFormat(undefined, { weekday: "short" });
 const shortDay = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const longDay = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
-const longDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
+const longDay = new Intl.DateTimeFormat(undefined, {
+  weekday: "long",
+  day: "numeric",
+  month: "long",
+});
+const longDate = new Intl.DateTimeFormat(undefined, {
+  day: "numeric",
+  month: "long",
+  year: "numeric",
+});
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "long", timeStyle: "medium" });
 
 const dayOf = (moment) => new Date(moment).setHours(0, 0, 0, 0);
@@ -62,9 +79,12 @@ export function formatDay(moment) {
 
 /** One or two letters for the avatar of a user. */
 export function initials(name) {
-  const words = name.trim().split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word));
+  const words = name
+    .trim()
+    .split(/\s+/)
+    .filter((word) => /[\p{L}\p{N}]/u.test(word));
   const letters = words.map((word) => word.match(/[\p{L}\p{N}]/u)[0]);
-  return (letters.length > 1 ? letters[0] + letters.at(-1) : letters[0] ?? "?").toUpperCase();
+  return (letters.length > 1 ? letters[0] + letters.at(-1) : (letters[0] ?? "?")).toUpperCase();
 }
 
 /** One of eight colours, always the same one for a user id. */

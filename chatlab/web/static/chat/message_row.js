@@ -1,7 +1,7 @@
 /* One message in the list, sent or pending. */
 
 import { el, icon } from "./dom.js";
-import { formatFullTime, describeError, formatTime } from "./format.js";
+import { describeError, formatFullTime, formatTime } from "./format.js";
 
 export class MessageRow {
   #drawn = "";
@@ -17,7 +17,15 @@ export class MessageRow {
   /** Draw a sent or pending message. `context`: mine, read, follows (the message before is of the same sender and
       close in time), names (user id -> name), me, sender. */
   draw(item, context) {
-    const state = [item.version, item.state, item.error?.code, item.error?.detail, context.read, context.follows, Object.values(item.reactions ?? {})];
+    const state = [
+      item.version,
+      item.state,
+      item.error?.code,
+      item.error?.detail,
+      context.read,
+      context.follows,
+      Object.values(item.reactions ?? {}),
+    ];
     const key = JSON.stringify(state);
     if (key === this.#drawn) return;
     this.#drawn = key;
@@ -29,13 +37,20 @@ export class MessageRow {
   }
 
   #classes(item, { mine, follows }) {
-    const flags = { mine, follows, deleted: Boolean(item.deletedAt), failed: item.state === "failed", sending: item.state === "sending" };
+    const flags = {
+      mine,
+      follows,
+      deleted: Boolean(item.deletedAt),
+      failed: item.state === "failed",
+      sending: item.state === "sending",
+    };
     for (const [name, on] of Object.entries(flags)) this.element.classList.toggle(name, on);
   }
 
   #parts(item, context) {
     const parts = [el("div.bubble", {}, sender(context), text(item), meta(item, context))];
-    if (item.reactions && Object.keys(item.reactions).length) parts.push(this.#reactions(item, context));
+    if (item.reactions && Object.keys(item.reactions).length)
+      parts.push(this.#reactions(item, context));
     if (item.state === "failed") parts.push(this.#failure(item));
     return parts;
   }
@@ -43,18 +58,38 @@ export class MessageRow {
   #reactions(message, { names, me }) {
     const chips = Object.entries(message.reactions).map(([emoji, users]) => {
       const who = users.map((id) => (id === me ? "you" : names(id))).join(", ");
-      const attributes = { type: "button", "aria-pressed": String(users.includes(me)), title: who, "aria-label": `${emoji} by ${who}` };
+      const attributes = {
+        type: "button",
+        "aria-pressed": String(users.includes(me)),
+        title: who,
+        "aria-label": `${emoji} by ${who}`,
+      };
       const parts = [el("span.glyph", {}, emoji), el("span.times", {}, String(users.length))];
-      return el("button.reaction", { ...attributes, onclick: () => this.actions.react(message, emoji) }, ...parts);
+      return el(
+        "button.reaction",
+        { ...attributes, onclick: () => this.actions.react(message, emoji) },
+        ...parts,
+      );
     });
     return el("div.reactions", { role: "group", "aria-label": "Reactions" }, ...chips);
   }
 
   #failure(pending) {
     return el(
-      "div.failure", { role: "alert" }, icon("alert"), el("span", {}, `Not sent. ${describeError(pending.error)}`),
-      el("button.link", { type: "button", onclick: () => this.actions.retry(pending) }, "Try again"),
-      el("button.link", { type: "button", onclick: () => this.actions.discard(pending) }, "Discard"),
+      "div.failure",
+      { role: "alert" },
+      icon("alert"),
+      el("span", {}, `Not sent. ${describeError(pending.error)}`),
+      el(
+        "button.link",
+        { type: "button", onclick: () => this.actions.retry(pending) },
+        "Try again",
+      ),
+      el(
+        "button.link",
+        { type: "button", onclick: () => this.actions.discard(pending) },
+        "Discard",
+      ),
     );
   }
 }
@@ -69,14 +104,27 @@ function text(item) {
 }
 
 function meta(item, { mine, read }) {
-  const parts = [el("time", { datetime: item.createdAt, title: formatFullTime(item.createdAt) }, formatTime(item.createdAt))];
-  if (item.editedAt && !item.deletedAt) parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
-  if (mine && item.state !== "failed") parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
+  const parts = [
+    el(
+      "time",
+      { datetime: item.createdAt, title: formatFullTime(item.createdAt) },
+      formatTime(item.createdAt),
+    ),
+  ];
+  if (item.editedAt && !item.deletedAt)
+    parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
+  if (mine && item.state !== "failed")
+    parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
   return el("span.meta", {}, ...parts);
 }
 
 const STATUS = { clock: "sending", sent: "sent", read: "read" };
 
 function status(name) {
-  return el(`span.status.${STATUS[name]}`, { title: STATUS[name] }, icon(name), el("span.unseen", {}, ` ${STATUS[name]}`));
+  return el(
+    `span.status.${STATUS[name]}`,
+    { title: STATUS[name] },
+    icon(name),
+    el("span.unseen", {}, ` ${STATUS[name]}`),
+  );
 }

@@ -3,7 +3,14 @@
 import { el, iconButton } from "./dom.js";
 
 const PALETTE = {
-  "👍": "thumbs up", "❤️": "heart", "😂": "laughing", "🎉": "party", "😮": "surprised", "😢": "sad", "🙏": "thank you", "👀": "looking",
+  "👍": "thumbs up",
+  "❤️": "heart",
+  "😂": "laughing",
+  "🎉": "party",
+  "😮": "surprised",
+  "😢": "sad",
+  "🙏": "thank you",
+  "👀": "looking",
 };
 
 export class MessageTools {
@@ -48,13 +55,21 @@ export class MessageTools {
 
   #showPalette() {
     const buttons = Object.entries(PALETTE).map(([emoji, name]) =>
-      el("button.emoji", { type: "button", "aria-label": `React with ${name}`, onclick: () => this.#run((message) => this.actions.react(message, emoji)) }, emoji),
+      el(
+        "button.emoji",
+        {
+          type: "button",
+          "aria-label": `React with ${name}`,
+          onclick: () => this.#run((message) => this.actions.react(message, emoji)),
+        },
+        emoji,
+      ),
     );
     const old = [...this.element.children];
     this.element.classList.add("palette");
     this.element.append(...buttons);
     buttons[0].focus({ preventScroll: true }); // before the old buttons are removed: the focus must stay in the toolbar
-    old.forEach((button) => button.remove());
+    for (const button of old) button.remove();
   }
 
   #run(action) {
@@ -69,10 +84,14 @@ export class MessageTools {
 export function confirmDialog(question, yes) {
   return new Promise((resolve) => {
     const dialog = el(
-      "dialog", { "aria-label": question }, el("p", {}, question),
+      "dialog",
+      { "aria-label": question },
+      el("p", {}, question),
       el(
-        "form.choices", { method: "dialog" },
-        el("button", { value: "no", autofocus: true }, "Cancel"), el("button.danger", { value: "yes" }, yes),
+        "form.choices",
+        { method: "dialog" },
+        el("button", { value: "no", autofocus: true }, "Cancel"),
+        el("button.danger", { value: "yes" }, yes),
       ),
     );
     dialog.addEventListener("close", () => {

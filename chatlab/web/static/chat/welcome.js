@@ -9,7 +9,12 @@ const HANDLE = "[a-z0-9][a-z0-9_\\-]{0,31}";
 /** The card with both forms. `enter` receives the session; `reason` explains why the user was logged out. */
 export function welcomeCard(enter, reason) {
   const problem = el("p.trouble", { role: "alert" }, reason);
-  const card = el("main.card", {}, el("img.logo", { src: "static/chat/icon.svg", alt: "", width: "52", height: "52" }), el("h1", {}, "chatlab"));
+  const card = el(
+    "main.card",
+    {},
+    el("img.logo", { src: "static/chat/icon.svg", alt: "", width: "52", height: "52" }),
+    el("h1", {}, "chatlab"),
+  );
   const swap = (make) => {
     setText(problem, "");
     const form = make();
@@ -40,7 +45,10 @@ function makeForm({ title, fields, submit, other }, problem, enter) {
   const button = el("button.primary", { type: "submit" }, title);
   const [question, answer, go] = other;
   const form = el(
-    "form", { "aria-label": title }, ...fields, button,
+    "form",
+    { "aria-label": title },
+    ...fields,
+    button,
     el("p.aside", {}, `${question} `, el("button.link", { type: "button", onclick: go }, answer)),
   );
   form.addEventListener("submit", async (event) => {
@@ -61,22 +69,50 @@ function field(label, attributes, hint = "") {
   const id = `field-${attributes.name}`;
   const described = hint ? { "aria-describedby": `${id}-hint` } : {};
   const input = el("input", { id, required: true, ...described, ...attributes });
-  return el("div.field", {}, el("label", { for: id }, label), input, ...(hint ? [el("small", { id: `${id}-hint` }, hint)] : []));
+  return el(
+    "div.field",
+    {},
+    el("label", { for: id }, label),
+    input,
+    ...(hint ? [el("small", { id: `${id}-hint` }, hint)] : []),
+  );
 }
 
 function name(kind) {
   const hint = "Lower-case letters, digits, - and _";
-  const strict = kind === "new" ? { pattern: HANDLE, title: "1 to 32 lower-case letters, digits, - and _, starting with a letter or a digit" } : {};
-  const input = { autocomplete: "username", autocapitalize: "none", spellcheck: "false", maxlength: "32", ...strict };
+  const strict =
+    kind === "new"
+      ? {
+          pattern: HANDLE,
+          title: "1 to 32 lower-case letters, digits, - and _, starting with a letter or a digit",
+        }
+      : {};
+  const input = {
+    autocomplete: "username",
+    autocapitalize: "none",
+    spellcheck: "false",
+    maxlength: "32",
+    ...strict,
+  };
   return field("User name", { name: "username", ...input }, kind === "new" ? hint : "");
 }
 
 function displayName() {
-  return field("Your name", { name: "displayName", autocomplete: "name", maxlength: "64", required: false }, "As others see it (optional)");
+  return field(
+    "Your name",
+    { name: "displayName", autocomplete: "name", maxlength: "64", required: false },
+    "As others see it (optional)",
+  );
 }
 
 function password(autocomplete) {
   const strict = autocomplete === "new-password" ? { minlength: "8" } : {};
-  const attributes = { name: "password", type: "password", autocomplete, maxlength: "256", ...strict };
+  const attributes = {
+    name: "password",
+    type: "password",
+    autocomplete,
+    maxlength: "256",
+    ...strict,
+  };
   return field("Password", attributes, strict.minlength ? "At least 8 characters" : "");
 }

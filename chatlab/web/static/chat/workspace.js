@@ -1,12 +1,12 @@
 /* The page of a user who is logged in: the list of users, the open conversation, and the connection that updates both. */
 
-import { announce, el, notice, setText } from "./dom.js";
-import { Conversation } from "./conversation.js";
-import { ConversationView } from "./conversation_view.js";
 import { Api } from "./api.js";
 import { Connection } from "./connection.js";
 import { Contacts } from "./contacts.js";
 import { ContactsView } from "./contacts_view.js";
+import { Conversation } from "./conversation.js";
+import { ConversationView } from "./conversation_view.js";
+import { announce, el, notice, setText } from "./dom.js";
 import { describeError } from "./format.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
@@ -36,7 +36,9 @@ export class Workspace {
   open() {
     const { signal } = this.closing;
     addEventListener("hashchange", () => this.#openFromAddress(), { signal });
-    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), {
+      signal,
+    });
     this.timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_INTERVAL_MS);
     this.#showBannerLater();
     this.#openFromAddress();
@@ -125,7 +127,9 @@ export class Workspace {
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
     const name = this.contacts.get(message.senderId)?.displayName ?? message.senderId;
-    announce(message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`);
+    announce(
+      message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`,
+    );
   }
 
   // --- navigation ------------------------------------------------------------------------------------------------------
@@ -174,7 +178,13 @@ export class Workspace {
   /** Show the message at once as pending. The saved message with the same client id replaces it. */
   send(conversation, text) {
     const clientId = newId();
-    const pending = { clientId, text, createdAt: new Date().toISOString(), state: "sending", error: null };
+    const pending = {
+      clientId,
+      text,
+      createdAt: new Date().toISOString(),
+      state: "sending",
+      error: null,
+    };
     conversation.pending.push(pending);
     this.retry(conversation, pending);
   }
@@ -184,7 +194,13 @@ export class Workspace {
     Object.assign(pending, { state: "sending", error: null });
     this.draw();
     try {
-      this.#take(await this.connection.request("sendMessage", { receiverId: conversation.other, text: pending.text, clientId: pending.clientId }));
+      this.#take(
+        await this.connection.request("sendMessage", {
+          receiverId: conversation.other,
+          text: pending.text,
+          clientId: pending.clientId,
+        }),
+      );
     } catch (error) {
       Object.assign(pending, { state: "failed", error });
       if (error.code === "unauthenticated") this.ended();
@@ -201,7 +217,8 @@ export class Workspace {
   async #sendPending(conversation) {
     for (const pending of [...conversation.pending]) {
       const isDiscarded = !conversation.pending.includes(pending);
-      if (!isDiscarded && pending.error?.code === "offline") await this.retry(conversation, pending);
+      if (!isDiscarded && pending.error?.code === "offline")
+        await this.retry(conversation, pending);
     }
   }
 
@@ -233,20 +250,23 @@ export class Workspace {
   /** Mark the messages of this conversation as read. */
   markRead(conversation) {
     const partner = this.contacts.get(conversation.other);
-    if (!partner || !partner.unread || partner.self || !conversation.last || !this.connection.connected) return;
+    if (!partner?.unread || partner.self || !conversation.last || !this.connection.connected)
+      return;
     partner.unread = 0;
     this.connection.emit("markRead", { userId: conversation.other, seq: conversation.last });
     this.draw();
   }
 
   typing(conversation, typing) {
-    if (conversation.other !== this.me.id) this.connection.emit("typing", { receiverId: conversation.other, typing });
+    if (conversation.other !== this.me.id)
+      this.connection.emit("typing", { receiverId: conversation.other, typing });
   }
 }
 
 function nothingOpen() {
   return el(
-    "div.empty", {},
+    "div.empty",
+    {},
     el("img", { src: "static/chat/icon.svg", alt: "", width: "64", height: "64" }),
     el("h2", {}, "Choose a user to chat with"),
     el("p", {}, "Your conversations are on the left. New messages appear at once."),
@@ -255,5 +275,7 @@ function nothingOpen() {
 
 /** A random client id. `crypto.randomUUID` exists only on HTTPS pages and on localhost. */
 function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 }

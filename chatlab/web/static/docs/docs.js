@@ -5,7 +5,17 @@ try {
   const response = await fetch(new URL("openapi.json", here));
   if (!response.ok) throw new Error(`status ${response.status}`);
   const spec = { ...(await response.json()), servers: [{ url: here.replace(/\/$/, "") }] };
-  window.SwaggerUIBundle({ spec, dom_id: "#docs", deepLinking: false, validatorUrl: null, persistAuthorization: false });
+  window.SwaggerUIBundle({
+    spec,
+    dom_id: "#docs",
+    deepLinking: false,
+    validatorUrl: null,
+    persistAuthorization: false,
+  });
 } catch {
-  document.querySelector("#docs").replaceChildren("The API description cannot be loaded right now. Reload the page to try again.");
+  document
+    .querySelector("#docs")
+    .replaceChildren(
+      "The API description cannot be loaded right now. Reload the page to try again.",
+    );
 }

@@ -14,7 +14,17 @@ import { add, say } from "./parts.js";
 const LIGHT_INTERVAL_MS = 120;
 const FACES = { http: "HTTP POST", socket: "WebSocket event" };
 
-export function flowMap(root, model, { big = false, faces = FACES, apart = false, speak = true, label = "The boxes a message passes" } = {}) {
+export function flowMap(
+  root,
+  model,
+  {
+    big = false,
+    faces = FACES,
+    apart = false,
+    speak = true,
+    label = "The boxes a message passes",
+  } = {},
+) {
   const map = add(root, "section", "cl-map");
   map.classList.toggle("cl-big", big);
   map.classList.toggle("cl-apart", apart);
@@ -38,7 +48,10 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     if (changed.boxes.every((box) => box.tookMs !== null || box.skipped)) {
       const passed = changed.boxes.filter((box) => !box.skipped);
       const took = passed.reduce((sum, box) => sum + box.tookMs, 0);
-      say(summary, `${passed.length < changed.boxes.length ? passed.length : `All ${passed.length}`} boxes passed in ${took.toFixed(1)} milliseconds.`);
+      say(
+        summary,
+        `${passed.length < changed.boxes.length ? passed.length : `All ${passed.length}`} boxes passed in ${took.toFixed(1)} milliseconds.`,
+      );
     }
   }
 
@@ -59,22 +72,31 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
 
   function newTransports(element) {
     const transports = add(element, "span", "cl-doors");
-    return Object.fromEntries(Object.entries(faces).map(([name, face]) => [name, add(transports, "strong", "cl-door", face)]));
+    return Object.fromEntries(
+      Object.entries(faces).map(([name, face]) => [
+        name,
+        add(transports, "strong", "cl-door", face),
+      ]),
+    );
   }
 
   // Update what does not wait until the box lights up.
   function show(shown, box) {
     say(shown.note, box.note);
-    if (shown.passed) say(shown.passed, box.passed ? `${box.passed.toLocaleString("en")} so far` : "");
+    if (shown.passed)
+      say(shown.passed, box.passed ? `${box.passed.toLocaleString("en")} so far` : "");
     if (box.skipped && !shown.lit && !shown.skipped) skip(shown);
   }
 
   function skip(shown) {
     shown.skipped = true;
-    later(() => {
-      shown.element.classList.add("cl-skipped");
-      say(shown.time, "not asked");
-    }, Math.max(performance.now(), nextLightAt));
+    later(
+      () => {
+        shown.element.classList.add("cl-skipped");
+        say(shown.time, "not asked");
+      },
+      Math.max(performance.now(), nextLightAt),
+    );
   }
 
   function light(box, transport) {
@@ -109,7 +131,8 @@ export function flowMap(root, model, { big = false, faces = FACES, apart = false
     shown.lit = shown.skipped = false;
     shown.element.classList.remove("cl-lit", "cl-skipped");
     say(shown.time, "");
-    for (const transport of Object.values(shown.transports ?? {})) transport.classList.remove("cl-used");
+    for (const transport of Object.values(shown.transports ?? {}))
+      transport.classList.remove("cl-used");
   }
 
   update(model);

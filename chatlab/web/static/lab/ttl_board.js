@@ -36,7 +36,8 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     const plain = [...rows.keys()].filter((key) => !known.get(key).always);
     for (const key of plain.splice(most)) remove(key, rows.get(key));
     let free = most - plain.length;
-    for (const item of known.values()) if (rows.has(item.key) || item.always || free-- > 0) show(item);
+    for (const item of known.values())
+      if (rows.has(item.key) || item.always || free-- > 0) show(item);
     others = field ? items.filter((item) => item.state === "live" && !rows.has(item.key)) : [];
     begin();
   }
@@ -53,7 +54,8 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     row.shown = undefined;
     row.element.dataset.state = item.state;
     row.what.textContent = sentence(item);
-    if (hasChanged && !field) summary.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
+    if (hasChanged && !field)
+      summary.textContent = `${item.key}: ${item.state === "live" ? `cached for ${seconds(item.ttlMs)}` : sentence(item)}`;
   }
 
   function newRow(item) {
@@ -67,7 +69,13 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
     track.setAttribute("role", "progressbar");
     track.setAttribute("aria-label", item.key);
     track.setAttribute("aria-valuemin", "0");
-    const row = { element, left, track, fill: add(track, "div", "cl-fill"), what: add(element, "p", "cl-what") };
+    const row = {
+      element,
+      left,
+      track,
+      fill: add(track, "div", "cl-fill"),
+      what: add(element, "p", "cl-what"),
+    };
     rows.set(item.key, row);
     return row;
   }
@@ -89,7 +97,10 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
       const share = item.state === "kept" ? 1 : Math.min(1, drawn / item.ttlMs);
       row.fill.style.width = `${(share * 100).toFixed(2)}%`;
       row.fill.dataset.left = LEFT[colourOf(share)];
-      row.left.textContent = item.state === "live" && left > 0 ? `${(left / 1000).toFixed(reducedMotion.matches ? 0 : 1)} s left` : word(item);
+      row.left.textContent =
+        item.state === "live" && left > 0
+          ? `${(left / 1000).toFixed(reducedMotion.matches ? 0 : 1)} s left`
+          : word(item);
       describe(row, left);
     }
     return item.state === "live" && left > 0;
@@ -103,7 +114,10 @@ export function ttlBoard(root, model, { big = false, now = Date.now, most = Infi
   function describe({ track, item }, left) {
     track.setAttribute("aria-valuemax", String(Math.round(item.ttlMs / 1000)));
     track.setAttribute("aria-valuenow", String(Math.ceil(left / 1000)));
-    track.setAttribute("aria-valuetext", left > 0 ? `${Math.ceil(left / 1000)} seconds left` : sentence(item));
+    track.setAttribute(
+      "aria-valuetext",
+      left > 0 ? `${Math.ceil(left / 1000)} seconds left` : sentence(item),
+    );
   }
 
   update(model);
@@ -127,8 +141,12 @@ function newField(board) {
   canvas.setAttribute("aria-hidden", "true");
   const pen = canvas.getContext("2d");
   const size = { width: 0, height: 0 };
-  new ResizeObserver(([{ contentRect }]) => Object.assign(size, { width: contentRect.width, height: contentRect.height })).observe(canvas);
-  let track, colours, readAt = -Infinity;
+  new ResizeObserver(([{ contentRect }]) =>
+    Object.assign(size, { width: contentRect.width, height: contentRect.height }),
+  ).observe(canvas);
+  let track,
+    colours,
+    readAt = -Infinity;
 
   function readColours() {
     if (performance.now() - readAt < 1000) return;
@@ -142,7 +160,8 @@ function newField(board) {
   function fit() {
     const width = Math.round(size.width * devicePixelRatio);
     const height = Math.round(size.height * devicePixelRatio);
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    if (canvas.width !== width || canvas.height !== height)
+      Object.assign(canvas, { width, height });
     else pen.clearRect(0, 0, width, height);
     return { width, height };
   }
@@ -176,19 +195,27 @@ const GAP_RATIO = 0.14; // space between two cells / width of a cell
 // The width of the largest cells with which `count` of them fit into the field.
 function cellFor(count, width, height) {
   let cell = Math.min(28, Math.sqrt((width * height) / (count * HEIGHT_RATIO)));
-  while (cell > 3 && Math.floor(width / cell) * Math.floor(height / (cell * HEIGHT_RATIO)) < count) cell *= 0.97;
+  while (cell > 3 && Math.floor(width / cell) * Math.floor(height / (cell * HEIGHT_RATIO)) < count)
+    cell *= 0.97;
   return cell;
 }
 
 function word(item) {
-  return { live: "time is up", expired: "expired", gone: "cleaned", lost: "lost", kept: "no expiry" }[item.state];
+  return {
+    live: "time is up",
+    expired: "expired",
+    gone: "cleaned",
+    lost: "lost",
+    kept: "no expiry",
+  }[item.state];
 }
 
 function sentence(item) {
   const since = (moment) => seconds(moment - item.cachedMs);
   const expired = () => `expired: at ${since(item.endedMs)} Redis no longer had it`;
   return {
-    live: () => `in Redis for ${seconds(item.ttlMs)}${item.deadlineMs - item.cachedMs > item.ttlMs + 500 ? "; its deadline was moved" : ""}`,
+    live: () =>
+      `in Redis for ${seconds(item.ttlMs)}${item.deadlineMs - item.cachedMs > item.ttlMs + 500 ? "; its deadline was moved" : ""}`,
     expired: () => `${expired()}; the sweeper has not logged it yet`,
     gone: () => `${expired()} · cleaned: the sweeper logged it at ${since(item.toldMs)}`,
     lost: () => `gone at ${since(item.endedMs)}, before its deadline: it was deleted`,

@@ -7,7 +7,16 @@ import { describeError } from "../chat/format.js";
 const BURST_CONCURRENCY = 24; // messages of a burst that wait for their response
 const SLOW_FACTOR = 4; // the TTL in a slow class is this many times the usual one
 const MODES = ["window", "drawn", "off"];
-const TEXTS = ["Hello!", "Did it arrive?", "Watch the boxes.", "And now?", "Five seconds…", "Is it still cached?", "It will expire soon.", "MongoDB keeps it."];
+const TEXTS = [
+  "Hello!",
+  "Did it arrive?",
+  "Watch the boxes.",
+  "And now?",
+  "Five seconds…",
+  "Is it still cached?",
+  "It will expire soon.",
+  "MongoDB keeps it.",
+];
 const seconds = (number) => `${Number(number.toFixed(2))} s`;
 
 export class Controls {
@@ -22,7 +31,11 @@ export class Controls {
     Object.assign(this, { players, change, pause, paused: false });
     this.last = el("p.p-last", { role: "status" }, "");
     this.label = el("p.p-label", { role: "status" }, "");
-    this.size = el("select", { "aria-label": "Messages in a burst" }, ...[50, 500, 2000].map((size) => el("option", { selected: size === 500 }, String(size))));
+    this.size = el(
+      "select",
+      { "aria-label": "Messages in a burst" },
+      ...[50, 500, 2000].map((size) => el("option", { selected: size === 500 }, String(size))),
+    );
     this.buttons = {
       h: this.#button("h", "Send by HTTP", () => this.#send("http")),
       s: this.#button("s", "Send by WebSocket", () => this.#send("socket")),
@@ -34,22 +47,42 @@ export class Controls {
     const { h, s, r, b, p, l } = this.buttons;
     this.modes = this.#buildModes();
     this.element = el(
-      "header.p-head", {},
+      "header.p-head",
+      {},
       el("h1", {}, "Live diagram"),
-      el("div.p-controls", { role: "toolbar", "aria-label": "Controls" }, h, s, r, el("span.p-pair", {}, b, this.size), p, l),
+      el(
+        "div.p-controls",
+        { role: "toolbar", "aria-label": "Controls" },
+        h,
+        s,
+        r,
+        el("span.p-pair", {}, b, this.size),
+        p,
+        l,
+      ),
       el("div.p-says", {}, this.modes, this.label, this.last),
     );
   }
 
   #button(key, text, act) {
     const label = el("span", {}, text);
-    const button = el("button", { type: "button", "aria-keyshortcuts": key, onclick: act }, label, el("kbd", { "aria-hidden": "true" }, key.toUpperCase()));
+    const button = el(
+      "button",
+      { type: "button", "aria-keyshortcuts": key, onclick: act },
+      label,
+      el("kbd", { "aria-hidden": "true" }, key.toUpperCase()),
+    );
     return Object.assign(button, { label });
   }
 
   #buildModes() {
     const choices = MODES.map((mode) => {
-      const input = el("input", { type: "radio", name: "mode", value: mode, onchange: () => this.#change({ cacheMode: mode }) });
+      const input = el("input", {
+        type: "radio",
+        name: "mode",
+        value: mode,
+        onchange: () => this.#change({ cacheMode: mode }),
+      });
       return el("label", {}, input, mode);
     });
     return el("fieldset.p-modes", {}, el("legend", {}, "Cache"), ...choices);
@@ -58,10 +91,15 @@ export class Controls {
   open() {
     const { signal } = this.#closing;
     const typing = (target) => target.closest?.("input:not([type=radio]), textarea, select");
-    addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || typing(event.target)) return;
-      this.buttons[event.key.toLowerCase()]?.click();
-    }, { signal });
+    addEventListener(
+      "keydown",
+      (event) => {
+        if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || typing(event.target))
+          return;
+        this.buttons[event.key.toLowerCase()]?.click();
+      },
+      { signal },
+    );
   }
 
   close() {
@@ -93,19 +131,30 @@ export class Controls {
 
   /** Let two users who are in no pane send each other messages over both transports, as fast as the service answers. */
   async #burst() {
-    if (this.#isBursting) return void (this.#isBursting = false);
+    if (this.#isBursting) {
+      this.#isBursting = false; // a second press ends it
+      return;
+    }
     const crowd = [this.players["crowd-1"], this.players["crowd-2"]];
     const total = Number(this.size.value);
     this.#isBursting = true;
     setText(this.buttons.b.label, "Stop burst");
     let started = 0;
     let done = 0;
-    const progress = setInterval(() => setText(this.last, `Burst: ${done} of ${total} answered`), 500);
+    const progress = setInterval(
+      () => setText(this.last, `Burst: ${done} of ${total} answered`),
+      500,
+    );
     const sender = async () => {
       while (this.#isBursting && started < total) {
         const number = started++;
         const transport = number % 4 < 2 ? "http" : "socket";
-        await crowd[number % 2].send(transport, crowd[(number + 1) % 2].id, `message ${number + 1}`, () => this.#isBursting);
+        await crowd[number % 2].send(
+          transport,
+          crowd[(number + 1) % 2].id,
+          `message ${number + 1}`,
+          () => this.#isBursting,
+        );
         done += 1;
       }
     };
@@ -125,7 +174,10 @@ export class Controls {
     this.paused = !this.paused;
     setText(this.buttons.p.label, this.paused ? "Resume page" : "Pause page");
     this.buttons.p.setAttribute("aria-pressed", String(this.paused));
-    this.#setNotice("paused", this.paused && "PAUSED: this page does not update, the service keeps running");
+    this.#setNotice(
+      "paused",
+      this.paused && "PAUSED: this page does not update, the service keeps running",
+    );
     this.pause(this.paused);
   }
 
@@ -138,7 +190,9 @@ export class Controls {
   async #change(settings) {
     await this.#try(async () => {
       await this.change(settings);
-      return settings.cacheMode ? `Cache: ${settings.cacheMode}` : `The TTL is now ${seconds(this.#settings.cacheTtl)}`;
+      return settings.cacheMode
+        ? `Cache: ${settings.cacheMode}`
+        : `The TTL is now ${seconds(this.#settings.cacheTtl)}`;
     });
     if (this.#settings) this.showSettings(this.#settings);
   }
@@ -150,9 +204,19 @@ export class Controls {
     const slow = cacheTtl !== usualTtl;
     setText(this.buttons.l.label, slow ? "Usual speed" : "Slow class");
     this.buttons.l.setAttribute("aria-pressed", String(slow));
-    this.#setNotice("slow", slow && `SLOW CLASS: the TTL is ${seconds(cacheTtl)}, not ${seconds(usualTtl)}`);
-    this.#setNotice("mode", cacheMode !== usualMode && `CACHE ${cacheMode.toUpperCase()}, not ${usualMode}`);
-    this.#setNotice("fixed", !canTurn && "The cache mode and the TTL can be changed only on the service's own machine, and only if no other process uses the cache");
+    this.#setNotice(
+      "slow",
+      slow && `SLOW CLASS: the TTL is ${seconds(cacheTtl)}, not ${seconds(usualTtl)}`,
+    );
+    this.#setNotice(
+      "mode",
+      cacheMode !== usualMode && `CACHE ${cacheMode.toUpperCase()}, not ${usualMode}`,
+    );
+    this.#setNotice(
+      "fixed",
+      !canTurn &&
+        "The cache mode and the TTL can be changed only on the service's own machine, and only if no other process uses the cache",
+    );
     for (const input of this.modes.querySelectorAll("input")) {
       input.checked = input.value === cacheMode;
       input.disabled = !canTurn;

@@ -59,7 +59,8 @@ class Diagram {
   #canReplace() {
     const now = performance.now();
     if (!this.#request) return true;
-    if (this.#request.done) return now > Math.max(this.#map.busyUntil, this.#shownSince) + SHOW_FINISHED_MS;
+    if (this.#request.done)
+      return now > Math.max(this.#map.busyUntil, this.#shownSince) + SHOW_FINISHED_MS;
     return now > this.#shownSince + SHOW_UNFINISHED_MS;
   }
 

@@ -7,7 +7,13 @@ const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refu
 /** Receive every stage event. `handlers`: event, connected, lost, ended. Returns a function that stops. */
 export function watchFlow(token, handlers) {
   const path = new URL("socket.io", document.baseURI).pathname;
-  const socket = io(`${document.location.origin}/flow`, { path, transports: ["websocket"], auth: { token }, forceNew: true, reconnectionDelayMax: 3000 });
+  const socket = io(`${document.location.origin}/flow`, {
+    path,
+    transports: ["websocket"],
+    auth: { token },
+    forceNew: true,
+    reconnectionDelayMax: 3000,
+  });
   let timer;
   const reconnectLater = () => (timer = setTimeout(() => socket.connect(), RECONNECT_DELAY_MS));
   socket.on("flow", handlers.event);

@@ -10,7 +10,19 @@ const OUTCOMES = ["hit", "partial", "miss", "bypass"];
 
 export class FlowState {
   constructor() {
-    this.counts = { events: 0, sends: 0, reads: 0, saves: 0, storeReads: 0, hit: 0, partial: 0, miss: 0, bypass: 0, cached: 0, cleaned: 0 };
+    this.counts = {
+      events: 0,
+      sends: 0,
+      reads: 0,
+      saves: 0,
+      storeReads: 0,
+      hit: 0,
+      partial: 0,
+      miss: 0,
+      bypass: 0,
+      cached: 0,
+      cleaned: 0,
+    };
     this.passed = { send: {}, read: {} }; // number of requests by stage
     this.latest = { send: null, read: null }; // the newest request: {trace, door, kind, took: {stage: ms}, done, cache}
     this.sweep = null; // the newest sweep
@@ -62,7 +74,8 @@ export class FlowState {
   #newRequest({ trace, door }) {
     const request = { trace, door, kind: null, took: {}, done: false, cache: null };
     this.#requests.set(trace, request);
-    if (this.#requests.size > MAX_OPEN_REQUESTS) this.#requests.delete(this.#requests.keys().next().value);
+    if (this.#requests.size > MAX_OPEN_REQUESTS)
+      this.#requests.delete(this.#requests.keys().next().value);
     return request;
   }
 
@@ -113,7 +126,7 @@ export class FlowState {
 
   #checkWindow({ key }) {
     const item = this.keys.get(key);
-    if (!item || item.state !== "live" || item.deadlineMs < this.now()) this.windowWritten = true;
+    if (item?.state !== "live" || item.deadlineMs < this.now()) this.windowWritten = true;
   }
 
   #setLive(key, cachedMs, deadlineMs, ttlMs) {
@@ -124,7 +137,13 @@ export class FlowState {
   #setEnded(key, state, at) {
     const item = this.keys.get(key);
     if (!item) return;
-    this.keys.set(key, { ...item, state, endedMs: item.endedMs ?? at, toldMs: at, drawnMs: undefined });
+    this.keys.set(key, {
+      ...item,
+      state,
+      endedMs: item.endedMs ?? at,
+      toldMs: at,
+      drawnMs: undefined,
+    });
   }
 
   /** Correct the state by what Redis has: `{at, keys: {key: ms left}, live, settings}`, requested at `requestedAt`.
@@ -135,12 +154,19 @@ export class FlowState {
     for (const [key, left] of Object.entries(keys)) {
       const item = this.keys.get(key);
       const difference = item?.state === "live" ? Math.abs(item.deadlineMs - at - left) : Infinity;
-      if (difference > DEADLINE_TOLERANCE_MS) this.#setLive(key, at, at + left, Math.max(left, ttlMs));
+      if (difference > DEADLINE_TOLERANCE_MS)
+        this.#setLive(key, at, at + left, Math.max(left, ttlMs));
     }
     if (live > Object.keys(keys).length) return; // the answer does not list all keys
     for (const item of this.keys.values()) {
-      const hasEnded = item.state === "live" && !(item.key in keys) && item.cachedMs < requestedAt - 500;
-      if (hasEnded) this.#setEnded(item.key, item.deadlineMs > at + DEADLINE_TOLERANCE_MS ? "lost" : "expired", Math.min(at, item.deadlineMs));
+      const hasEnded =
+        item.state === "live" && !(item.key in keys) && item.cachedMs < requestedAt - 500;
+      if (hasEnded)
+        this.#setEnded(
+          item.key,
+          item.deadlineMs > at + DEADLINE_TOLERANCE_MS ? "lost" : "expired",
+          Math.min(at, item.deadlineMs),
+        );
     }
   }
 
@@ -153,19 +179,24 @@ export class FlowState {
       if (this.#removeAt(item, now) < now) this.keys.delete(item.key);
       else (isWindow(item.key) ? windows : messages).push(item);
     }
-    return [...windows.reverse().map((item, index) => ({ ...item, always: index < PINNED_WINDOWS })), ...messages.reverse()];
+    return [
+      ...windows.reverse().map((item, index) => ({ ...item, always: index < PINNED_WINDOWS })),
+      ...messages.reverse(),
+    ];
   }
 
   #removeAt(item, now) {
     if (item.state === "live") return item.deadlineMs + 4 * SHOW_END_MS;
-    return (item.drawnMs ??= now) + (item.state === "gone" ? SHOW_END_MS : 2 * SHOW_END_MS);
+    item.drawnMs ??= now;
+    return item.drawnMs + (item.state === "gone" ? SHOW_END_MS : 2 * SHOW_END_MS);
   }
 
   /** The number of keys that have not reached their deadline. */
   get liveCount() {
     const now = this.now();
     let count = 0;
-    for (const item of this.keys.values()) if (item.state === "live" && item.deadlineMs > now) count += 1;
+    for (const item of this.keys.values())
+      if (item.state === "live" && item.deadlineMs > now) count += 1;
     return count;
   }
 }

@@ -2,8 +2,8 @@
 
    Each one is an ordinary user with its own session, stored where the chat page of the pane looks for it. */
 
-import { io } from "../vendor/socket.io.esm.min.js";
 import { ChatError } from "../chat/format.js";
+import { io } from "../vendor/socket.io.esm.min.js";
 import { request } from "./request.js";
 
 const NAMES = { left: "Ada", right: "Ben", "crowd-1": "Crowd One", "crowd-2": "Crowd Two" };
@@ -11,7 +11,10 @@ const ACK_TIMEOUT_MS = 10_000;
 const MAX_RETRY_DELAY_S = 5;
 
 const keyOf = (pane) => `chatlab ${new URL(".", document.baseURI).pathname} ${pane}`; // as in session.js
-const random = (bytes) => [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const random = (bytes) =>
+  [...crypto.getRandomValues(new Uint8Array(bytes))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 
 /** Return all four players, by pane. `token` is the teacher's; it is checked first, so that no user is created for an ended session. */
 export async function createPlayers(token) {
@@ -42,7 +45,9 @@ function stored(pane) {
 /** Sign up a new user. The password is not stored: when the session has ended, the next user takes over the pane. */
 async function signUp(pane) {
   const username = `${NAMES[pane].toLowerCase().replace(" ", "-")}-${random(3)}`;
-  const { body } = await request("POST", "api/auth/signup", { body: { username, password: random(16), displayName: NAMES[pane] } });
+  const { body } = await request("POST", "api/auth/signup", {
+    body: { username, password: random(16), displayName: NAMES[pane] },
+  });
   localStorage.setItem(keyOf(pane), JSON.stringify(body));
   return body;
 }
@@ -65,7 +70,9 @@ class Player {
         return await request("POST", "api/messages/send", { token: this.token, body: payload });
       } catch (error) {
         if (error.code !== "rate_limited" || !mayRetry()) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfterS ?? 1, MAX_RETRY_DELAY_S)));
+        await new Promise((resolve) =>
+          setTimeout(resolve, 1000 * Math.min(error.retryAfterS ?? 1, MAX_RETRY_DELAY_S)),
+        );
       }
     }
   }
@@ -83,7 +90,12 @@ class Player {
 
   #connected() {
     const path = new URL("socket.io", document.baseURI).pathname;
-    this.#socket ??= io(document.location.origin, { path, transports: ["websocket"], auth: { token: this.token }, forceNew: true });
+    this.#socket ??= io(document.location.origin, {
+      path,
+      transports: ["websocket"],
+      auth: { token: this.token },
+      forceNew: true,
+    });
     return this.#socket;
   }
 

@@ -39,7 +39,10 @@ function retryLater(error) {
   const line = document.createElement("p");
   line.className = "p-wait";
   line.setAttribute("role", "alert");
-  line.textContent = error.code === "offline" ? "No connection to the service. Trying again…" : `${error.detail || error.code}. Trying again…`;
+  line.textContent =
+    error.code === "offline"
+      ? "No connection to the service. Trying again…"
+      : `${error.detail || error.code}. Trying again…`;
   setTimeout(() => show(session.load()), 2000);
   return line;
 }

@@ -3,12 +3,12 @@
 
 import { el } from "../chat/dom.js";
 import { ttlBoard } from "../lab/ttl_board.js";
-import { request } from "./request.js";
 import { Controls } from "./controls.js";
-import { readDiagram, sendDiagram } from "./diagrams.js";
 import { Counters } from "./counters.js";
-import { FlowState } from "./flow_state.js";
+import { readDiagram, sendDiagram } from "./diagrams.js";
 import { watchFlow } from "./flow_socket.js";
+import { FlowState } from "./flow_state.js";
+import { request } from "./request.js";
 
 const MAX_ROWS = 5; // keys with a row of their own; windows have rows besides
 const BOARD_INTERVAL_MS = 250; // without new events, the board is redrawn only for keys that have ended
@@ -30,7 +30,10 @@ export class Stage {
     this.flow = new FlowState();
     this.counters = new Counters(this.flow);
     this.controls = new Controls(players, {
-      change: (settings) => request("PUT", "api/lab/settings", { token, body: settings }).then(({ body }) => this.#settings(body)),
+      change: (settings) =>
+        request("PUT", "api/lab/settings", { token, body: settings }).then(({ body }) =>
+          this.#settings(body),
+        ),
       pause: (paused) => (this.#pausedAt = paused ? this.flow.now() : null),
     });
     const [send, read, board] = [el("section.p-send"), el("section.p-read"), el("section.p-board")];
@@ -38,9 +41,22 @@ export class Stage {
     read.append(el("h2", {}, "Read"));
     board.append(el("h2", {}, "Cache in Redis"), this.counters.keyCounts);
     this.diagrams = [sendDiagram(send, this.flow), readDiagram(read, this.flow)];
-    read.append(el("p.p-counted", {}, "All numbers count stage events since this page was opened."), this.counters.sweeper);
-    this.board = ttlBoard(board, { items: [] }, { most: MAX_ROWS, now: () => this.#pausedAt ?? this.flow.now() });
-    this.element = el("div.p-stage", {}, this.controls.element, this.counters.element, el("main.p-main", {}, send, read, board, this.#panes()));
+    read.append(
+      el("p.p-counted", {}, "All numbers count stage events since this page was opened."),
+      this.counters.sweeper,
+    );
+    this.board = ttlBoard(
+      board,
+      { items: [] },
+      { most: MAX_ROWS, now: () => this.#pausedAt ?? this.flow.now() },
+    );
+    this.element = el(
+      "div.p-stage",
+      {},
+      this.controls.element,
+      this.counters.element,
+      el("main.p-main", {}, send, read, board, this.#panes()),
+    );
   }
 
   open() {
@@ -128,7 +144,12 @@ export class Stage {
 
   #panes() {
     const { left, right } = this.players;
-    return el("section.p-panes", { "aria-label": "Two users chat" }, this.#pane("left", left, right), this.#pane("right", right, left));
+    return el(
+      "section.p-panes",
+      { "aria-label": "Two users chat" },
+      this.#pane("left", left, right),
+      this.#pane("right", right, left),
+    );
   }
 
   /** Return the focus to this page: the composer of a pane takes it when it opens, and then the keys of the controls do nothing. */
@@ -137,7 +158,11 @@ export class Stage {
     frame.addEventListener("load", () => (focusEndsAt = performance.now() + FOCUS_TIME_MS));
     const takeBack = () => {
       const wasUsed = frame.contentWindow?.navigator.userActivation?.hasBeenActive; // a slow pane may take the focus late
-      if (document.activeElement !== frame || (performance.now() > focusEndsAt && wasUsed !== false)) return;
+      if (
+        document.activeElement !== frame ||
+        (performance.now() > focusEndsAt && wasUsed !== false)
+      )
+        return;
       frame.blur();
       window.focus();
     };
@@ -145,8 +170,15 @@ export class Stage {
   }
 
   #pane(pane, player, other) {
-    const frame = el("iframe", { title: `The chat of ${player.name}`, src: `./?pane=${pane}#/${other.id}` });
-    const fit = () => frame.contentDocument?.documentElement?.style.setProperty("font-size", getComputedStyle(document.documentElement).fontSize);
+    const frame = el("iframe", {
+      title: `The chat of ${player.name}`,
+      src: `./?pane=${pane}#/${other.id}`,
+    });
+    const fit = () =>
+      frame.contentDocument?.documentElement?.style.setProperty(
+        "font-size",
+        getComputedStyle(document.documentElement).fontSize,
+      );
     frame.addEventListener("load", fit);
     addEventListener("resize", fit);
     this.#keepFocus(frame);

@@ -22,7 +22,7 @@ from chatlab.client import Json
 from chatlab.errors import ChatlabError
 from chatlab.lab.said import words
 from chatlab.lab.trace import table
-from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.live import OWN, Paced
 
 SHOWN = 30  # messages on a screen
 AGAIN = 0.5  # seconds between two attempts to connect
@@ -167,7 +167,7 @@ class Pane:
 class Chat(Paced):
     """Two screens. `model` has what `Pane.shown` returns for `left` and `right`."""
 
-    _esm = module_of(OWN / "chat.js", "chat")
+    drawing = OWN / "chat.js"
 
     def __init__(self, left: client.ChatClient, right: client.ChatClient, **traits: Any) -> None:
         self._panes = {

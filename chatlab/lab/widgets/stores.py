@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from chatlab.client import Json
 from chatlab.domain.ids import conversation_of
 from chatlab.lab.trace import Trace, table
-from chatlab.lab.widgets.live import OWN, Live, module_of
+from chatlab.lab.widgets.live import OWN, Live
 
 EVERY = 0.25  # seconds between two reads
 # The difference in milliseconds from which a deadline counts as another one.
@@ -43,7 +43,7 @@ class Stores(Live):
     None, deadlineMs, stale, trouble}`.
     """
 
-    _esm = module_of(OWN / "stores.js", "stores")
+    drawing = OWN / "stores.js"
 
     def __init__(self, lab: Looking, of: Trace | str, **traits: Any) -> None:
         self._lab = lab

@@ -57,7 +57,8 @@ coverage: $(INSTALLED) browser ## run the tests and show which lines of chatlab 
 check: $(INSTALLED) $(NODE_MODULES) ## check format, lint rules, spelling, types, and the layers of the package
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/node node_modules/.bin/biome ci
+	@$(BIN)/node node_modules/.bin/biome ci --error-on-warnings
+	@$(BIN)/node node_modules/.bin/tsc
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/mypy

@@ -3,15 +3,29 @@
 import { el, icon, iconButton, setText } from "./dom.js";
 import { countCharacters } from "./format.js";
 
+/** @import { Message } from "./conversation.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(text: string) => void} send
+ * @property {(message: Message, text: string) => Promise<boolean>} edit
+ * @property {(typing: boolean) => void} typing
+ * @property {() => void} editLast
+ */
+
 const MAX_CHARACTERS = 4000; // the service rejects longer messages
 const TYPING_INTERVAL_MS = 3000; // between two `typing` events while the user types
 
 export class Composer {
   #typingSentAt = 0; // 0: the other user does not see "typing"
 
-  /** `actions`: send(text), edit(message, text), typing(bool), editLast(). */
+  /**
+   * @param {string} name
+   * @param {Actions} actions
+   */
   constructor(name, actions) {
     this.actions = actions;
+    /** @type {Message | null} */
     this.editing = null;
     this.savedDraft = ""; // the draft, while another message is edited
     this.input = el("textarea", {
@@ -50,6 +64,7 @@ export class Composer {
     return this.editing ? this.savedDraft : this.input.value;
   }
 
+  /** @param {string} text */
   set(text) {
     this.input.value = text;
     this.#changed({ isTyping: false });
@@ -59,6 +74,7 @@ export class Composer {
     this.input.focus({ preventScroll: true });
   }
 
+  /** @param {Message} message */
   edit(message) {
     if (!this.editing) this.savedDraft = this.input.value;
     this.editing = message;
@@ -95,6 +111,7 @@ export class Composer {
     if (this.input.scrollHeight) this.input.style.height = `${this.input.scrollHeight}px`;
   }
 
+  /** @param {boolean} typing */
   #sendTyping(typing) {
     if (!typing) return this.#stopTyping();
     if (Date.now() - this.#typingSentAt < TYPING_INTERVAL_MS) return;
@@ -107,6 +124,7 @@ export class Composer {
     this.#typingSentAt = 0;
   }
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
     const plain =
       !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
@@ -119,6 +137,7 @@ export class Composer {
     }
   }
 
+  /** @param {Event} event */
   async #submit(event) {
     event.preventDefault();
     // Half a surrogate pair is not valid text: the service would reject it.

@@ -1,8 +1,15 @@
 /* The list of users. */
 
+/** @import { Contact, Contacts } from "./contacts.js" */
+/** @import { Message } from "./conversation.js" */
+/** @import { User } from "./session.js" */
+
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, formatBriefTime, initials } from "./format.js";
 
+/** @typedef {User & {self?: boolean}} Named */
+
+/** @param {Named} user */
 export function avatar(user) {
   return el(
     `span.avatar.${colourClass(user.id)}`,
@@ -11,11 +18,18 @@ export function avatar(user) {
   );
 }
 
-export const labelOf = (user) => (user.self ? `${user.displayName} (you)` : user.displayName);
+export const labelOf = (/** @type {Named} */ user) =>
+  user.self ? `${user.displayName} (you)` : user.displayName;
 
 export class ContactsView {
-  #rows = new Map(); // user id -> row
+  /** @type {Map<string, Row>} */
+  #rows = new Map(); // by user id
+  #openId = "";
 
+  /**
+   * @param {Contacts} contacts
+   * @param {() => void} leave
+   */
   constructor(contacts, leave) {
     this.contacts = contacts;
     this.list = el("ul.contacts", { role: "list" });
@@ -24,7 +38,7 @@ export class ContactsView {
       placeholder: "Find a user",
       "aria-label": "Find a user",
       autocomplete: "off",
-      oninput: () => this.draw(this.openId),
+      oninput: () => this.draw(this.#openId),
     });
     this.hint = el("p.hint", { role: "status" });
     const me = contacts.me;
@@ -44,8 +58,9 @@ export class ContactsView {
     );
   }
 
+  /** @param {string} openId */
   draw(openId) {
-    this.openId = openId;
+    this.#openId = openId;
     const wanted = this.filter.value.trim().toLowerCase();
     const found = this.contacts
       .sorted()
@@ -60,7 +75,11 @@ export class ContactsView {
     setText(this.hint, this.#hintFor(found));
   }
 
-  /** Why the list is empty, or "". */
+  /**
+   * Why the list is empty, or "".
+   *
+   * @param {Contact[]} found
+   */
   #hintFor(found) {
     if (!this.contacts.loaded) return "Loading…";
     if (!found.length) return "No user has this name.";
@@ -69,15 +88,17 @@ export class ContactsView {
       : "";
   }
 
+  /** @param {Contact} user */
   #row(user) {
-    if (!this.#rows.has(user.id)) this.#rows.set(user.id, new Row(user));
-    const row = this.#rows.get(user.id);
-    row.draw(user, this.contacts, user.id === this.openId);
+    const row = this.#rows.get(user.id) ?? new Row(user);
+    this.#rows.set(user.id, row);
+    row.draw(user, this.contacts, user.id === this.#openId);
     return row.element;
   }
 }
 
 class Row {
+  /** @param {Contact} user */
   constructor(user) {
     this.dot = el("span.dot", { hidden: true }, el("span.unseen", {}, "online"));
     this.name = el("span.name");
@@ -96,6 +117,11 @@ class Row {
     this.element = el("li", {}, this.link);
   }
 
+  /**
+   * @param {Contact} user
+   * @param {Contacts} contacts
+   * @param {boolean} open
+   */
   draw(user, contacts, open) {
     const { lastMessage: last, unread } = user;
     const typing = contacts.typing.has(user.id);
@@ -116,6 +142,11 @@ class Row {
   }
 }
 
+/**
+ * @param {Message | null} last
+ * @param {Contact} user
+ * @param {User} me
+ */
 function preview(last, user, me) {
   if (!last) return user.self ? "Notes to yourself" : `@${user.id}`;
   const text = last.deletedAt ? "Message deleted" : last.text.slice(0, 120);

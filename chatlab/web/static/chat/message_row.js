@@ -1,21 +1,48 @@
 /* One message in the list, sent or pending. */
 
+/** @import { Item, Message, Pending } from "./conversation.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(message: Message, emoji: string) => void} react
+ * @property {(pending: Pending) => void} retry
+ * @property {(pending: Pending) => void} discard
+ *
+ * @typedef {object} Context
+ * @property {boolean} mine
+ * @property {boolean} read
+ * @property {boolean} follows - the message before is of the same sender and close in time
+ * @property {(id: string) => string} names
+ * @property {string} me
+ * @property {string} sender - the name of the other user
+ */
+
 import { el, icon } from "./dom.js";
 import { describeError, formatFullTime, formatTime } from "./format.js";
 
 export class MessageRow {
   #drawn = "";
 
-  /** `actions`: react, retry, discard. */
+  /**
+   * @param {string} key
+   * @param {Actions} actions
+   */
   constructor(key, actions) {
+    this.key = key;
     this.actions = actions;
+    /** @type {Item | undefined} */
+    this.item = undefined;
     this.content = el("div.content");
     this.body = el("div.body", {}, this.content); // the toolbar is appended here
     this.element = el("li.message", { tabindex: "-1", "data-key": key }, this.body);
   }
 
-  /** Draw a sent or pending message. `context`: mine, read, follows (the message before is of the same sender and
-      close in time), names (user id -> name), me, sender. */
+  /**
+   * Draw a sent or pending message.
+   *
+   * @param {Item} item
+   * @param {Context} context
+   */
   draw(item, context) {
     const state = [
       item.version,
@@ -36,6 +63,10 @@ export class MessageRow {
     if (hadFocus) this.element.focus({ preventScroll: true });
   }
 
+  /**
+   * @param {Item} item
+   * @param {Context} context
+   */
   #classes(item, { mine, follows }) {
     const flags = {
       mine,
@@ -47,6 +78,10 @@ export class MessageRow {
     for (const [name, on] of Object.entries(flags)) this.element.classList.toggle(name, on);
   }
 
+  /**
+   * @param {Item} item
+   * @param {Context} context
+   */
   #parts(item, context) {
     const parts = [el("div.bubble", {}, sender(context), text(item), meta(item, context))];
     if (item.reactions && Object.keys(item.reactions).length)
@@ -55,6 +90,10 @@ export class MessageRow {
     return parts;
   }
 
+  /**
+   * @param {Message} message
+   * @param {Context} context
+   */
   #reactions(message, { names, me }) {
     const chips = Object.entries(message.reactions).map(([emoji, users]) => {
       const who = users.map((id) => (id === me ? "you" : names(id))).join(", ");
@@ -74,6 +113,7 @@ export class MessageRow {
     return el("div.reactions", { role: "group", "aria-label": "Reactions" }, ...chips);
   }
 
+  /** @param {Pending} pending */
   #failure(pending) {
     return el(
       "div.failure",
@@ -94,16 +134,26 @@ export class MessageRow {
   }
 }
 
-/** The name of the sender, for screen readers: others see it from the side the message is on. */
+/**
+ * The name of the sender, for screen readers: others see it from the side the message is on.
+ *
+ * @param {Context} context
+ */
 function sender({ mine, sender: name }) {
   return el("span.unseen", {}, `${mine ? "You" : name}: `);
 }
 
+/** @param {Item} item */
 function text(item) {
   return el("p.text", { dir: "auto" }, item.deletedAt ? "Message deleted" : item.text);
 }
 
+/**
+ * @param {Item} item
+ * @param {Context} context
+ */
 function meta(item, { mine, read }) {
+  /** @type {HTMLElement[]} */
   const parts = [
     el(
       "time",
@@ -118,8 +168,10 @@ function meta(item, { mine, read }) {
   return el("span.meta", {}, ...parts);
 }
 
+/** @type {Record<string, string>} */
 const STATUS = { clock: "sending", sent: "sent", read: "read" };
 
+/** @param {string} name */
 function status(name) {
   return el(
     `span.status.${STATUS[name]}`,

@@ -1,12 +1,29 @@
 /* The forms to log in and to sign up. */
 
+/** @import { Attributes } from "./dom.js" */
+/** @import { Session } from "./session.js" */
+
+/**
+ * @typedef {object} Form
+ * @property {string} title
+ * @property {HTMLElement[]} fields
+ * @property {(given: Record<string, any>) => Promise<Session>} submit
+ * @property {[question: string, answer: string, go: () => void]} other - the way to the other form
+ */
+
 import * as api from "./api.js";
 import { el, setText } from "./dom.js";
 import { describeError } from "./format.js";
 
 const HANDLE = "[a-z0-9][a-z0-9_\\-]{0,31}";
 
-/** The card with both forms. `enter` receives the session; `reason` explains why the user was logged out. */
+/**
+ * The card with both forms. `enter` receives the session; `reason` explains why the user was logged
+ * out.
+ *
+ * @param {(session: Session) => void} enter
+ * @param {string} reason
+ */
 export function welcomeCard(enter, reason) {
   const problem = el("p.trouble", { role: "alert" }, reason);
   const card = el(
@@ -15,12 +32,13 @@ export function welcomeCard(enter, reason) {
     el("img.logo", { src: "static/chat/icon.svg", alt: "", width: "52", height: "52" }),
     el("h1", {}, "chatlab"),
   );
-  const swap = (make) => {
+  const swap = (/** @type {() => HTMLFormElement} */ make) => {
     setText(problem, "");
     const form = make();
-    card.querySelector("form").replaceWith(form);
-    form.querySelector("input").focus();
+    card.querySelector("form")?.replaceWith(form);
+    form.querySelector("input")?.focus();
   };
+  /** @type {() => HTMLFormElement} */
   const loggingIn = () =>
     form({
       title: "Log in",
@@ -28,6 +46,7 @@ export function welcomeCard(enter, reason) {
       submit: (given) => api.logIn(given.username, given.password),
       other: ["New here?", "Create an account", () => swap(signingUp)],
     });
+  /** @type {() => HTMLFormElement} */
   const signingUp = () =>
     form({
       title: "Create account",
@@ -35,12 +54,17 @@ export function welcomeCard(enter, reason) {
       submit: (given) => api.signUp(given.username, given.password, given.displayName.trim()),
       other: ["Already have an account?", "Log in", () => swap(loggingIn)],
     });
-  const form = (parts) => makeForm(parts, problem, enter);
+  const form = (/** @type {Form} */ parts) => makeForm(parts, problem, enter);
   card.append(problem, loggingIn());
-  queueMicrotask(() => card.querySelector("input").focus());
+  queueMicrotask(() => card.querySelector("input")?.focus());
   return el("div.welcome", {}, card);
 }
 
+/**
+ * @param {Form} form
+ * @param {HTMLElement} problem
+ * @param {(session: Session) => void} enter
+ */
 function makeForm({ title, fields, submit, other }, problem, enter) {
   const button = el("button.primary", { type: "submit" }, title);
   const [question, answer, go] = other;
@@ -65,8 +89,14 @@ function makeForm({ title, fields, submit, other }, problem, enter) {
   return form;
 }
 
+/**
+ * @param {string} label
+ * @param {Attributes} attributes
+ * @param {string} hint
+ */
 function field(label, attributes, hint = "") {
   const id = `field-${attributes.name}`;
+  /** @type {Attributes} */
   const described = hint ? { "aria-describedby": `${id}-hint` } : {};
   const input = el("input", { id, required: true, ...described, ...attributes });
   return el(
@@ -78,8 +108,10 @@ function field(label, attributes, hint = "") {
   );
 }
 
+/** @param {"current" | "new"} kind */
 function name(kind) {
   const hint = "Lower-case letters, digits, - and _";
+  /** @type {Attributes} */
   const strict =
     kind === "new"
       ? {
@@ -105,7 +137,9 @@ function displayName() {
   );
 }
 
+/** @param {"current-password" | "new-password"} autocomplete */
 function password(autocomplete) {
+  /** @type {Attributes} */
   const strict = autocomplete === "new-password" ? { minlength: "8" } : {};
   const attributes = {
     name: "password",

@@ -1,4 +1,10 @@
-/* The page of a user who is logged in: the list of users, the open conversation, and the connection that updates both. */
+/* The page of a user who is logged in: the list of users, the open conversation, and the connection
+   that updates both. */
+
+/** @import { ChatError } from "./format.js" */
+/** @import { Handlers } from "./connection.js" */
+/** @import { Message, Pending } from "./conversation.js" */
+/** @import { Session } from "./session.js" */
 
 import { Api } from "./api.js";
 import { Connection } from "./connection.js";
@@ -13,15 +19,23 @@ const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may h
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 
 export class Workspace {
-  /** The first argument is the session. `leave` logs out; `ended` is called when the service has ended the session. */
+  /**
+   * @param {Session} session
+   * @param {{leave: () => void, ended: () => void}} handlers - `leave` logs out; `ended` is called
+   *   when the service has ended the session
+   */
   constructor({ user, token }, { leave, ended }) {
     this.me = user;
     this.api = new Api(token);
     this.ended = ended;
+    /** @type {Map<string, Conversation>} */
     this.conversations = new Map();
+    /** @type {Set<Conversation>} */
     this.stale = new Set(); // conversations that may have missed events
-    this.openId = null;
+    this.openId = ""; // of the other user; empty: no conversation is open
+    /** @type {ConversationView | null} */
     this.view = null;
+    /** @type {Map<string, string>} */
     this.drafts = new Map();
     this.closing = new AbortController();
 
@@ -53,6 +67,7 @@ export class Workspace {
     this.view?.close();
   }
 
+  /** @returns {Handlers} */
   #handlers() {
     return {
       connected: () => this.#connected(),
@@ -66,15 +81,19 @@ export class Workspace {
     };
   }
 
-  // --- the connection --------------------------------------------------------------------------------------------------
+  // --- the connection ----------------------------------------------------------------------------
 
-  /** After a new connection: reload the list, catch up in the open conversation, send pending messages. */
+  /**
+   * After a new connection: reload the list, catch up in the open conversation, send pending
+   * messages.
+   */
   async #connected() {
     clearTimeout(this.bannerTimer);
     this.banner.hidden = true;
     this.stale = new Set(this.conversations.values());
     await this.#refresh();
-    for (const conversation of this.conversations.values()) this.#sendPending(conversation); // not awaited: conversations are independent
+    // not awaited: conversations are independent
+    for (const conversation of this.conversations.values()) this.#sendPending(conversation);
   }
 
   #lost() {
@@ -117,13 +136,15 @@ export class Workspace {
     }
   }
 
-  // --- events ----------------------------------------------------------------------------------------------------------
+  // --- events ------------------------------------------------------------------------------------
 
+  /** @param {Message} message */
   #take(message) {
     this.conversations.get(this.contacts.partnerOf(message))?.take(message);
     return this.contacts.take(message);
   }
 
+  /** @param {Message} message */
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
     const name = this.contacts.get(message.senderId)?.displayName ?? message.senderId;
@@ -132,14 +153,15 @@ export class Workspace {
     );
   }
 
-  // --- navigation ------------------------------------------------------------------------------------------------------
+  // --- navigation --------------------------------------------------------------------------------
 
   /** The URL names the open conversation, `#/alice`, so that the back button and a reload work. */
   #openFromAddress() {
-    const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? null;
+    const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? "";
     if (id !== this.openId || !this.view) this.#show(id);
   }
 
+  /** @param {string} id */
   #show(id) {
     if (this.view) this.drafts.set(this.openId, this.view.draft);
     this.view?.close();
@@ -152,11 +174,12 @@ export class Workspace {
     this.draw();
   }
 
+  /** @param {string} id */
   #conversation(id) {
-    if (!this.conversations.has(id)) {
-      this.conversations.set(id, new Conversation(this.me.id, id, this.api, () => this.draw()));
-    }
-    return this.conversations.get(id);
+    const conversation =
+      this.conversations.get(id) ?? new Conversation(this.me.id, id, this.api, () => this.draw());
+    this.conversations.set(id, conversation);
+    return conversation;
   }
 
   /** Draw once after all changes of the current task. */
@@ -173,11 +196,17 @@ export class Workspace {
     });
   }
 
-  // --- actions ---------------------------------------------------------------------------------------------------------
+  // --- actions -----------------------------------------------------------------------------------
 
-  /** Show the message at once as pending. The saved message with the same client id replaces it. */
+  /**
+   * Show the message at once as pending. The saved message with the same client id replaces it.
+   *
+   * @param {Conversation} conversation
+   * @param {string} text
+   */
   send(conversation, text) {
     const clientId = newId();
+    /** @type {Pending} */
     const pending = {
       clientId,
       text,
@@ -189,7 +218,12 @@ export class Workspace {
     this.retry(conversation, pending);
   }
 
-  /** Send a pending message, perhaps again. Because of its client id the service saves it only once. */
+  /**
+   * Send a pending message, perhaps again. Because of its client id the service saves it only once.
+   *
+   * @param {Conversation} conversation
+   * @param {Pending} pending
+   */
   async retry(conversation, pending) {
     Object.assign(pending, { state: "sending", error: null });
     this.draw();
@@ -208,12 +242,21 @@ export class Workspace {
     }
   }
 
+  /**
+   * @param {Conversation} conversation
+   * @param {Pending} pending
+   */
   discard(conversation, pending) {
     conversation.pending = conversation.pending.filter((one) => one !== pending);
     this.draw();
   }
 
-  /** Send the messages that failed for lack of a connection, one after the other, which keeps their order. */
+  /**
+   * Send the messages that failed for lack of a connection, one after the other, which keeps their
+   * order.
+   *
+   * @param {Conversation} conversation
+   */
   async #sendPending(conversation) {
     for (const pending of [...conversation.pending]) {
       const isDiscarded = !conversation.pending.includes(pending);
@@ -222,20 +265,34 @@ export class Workspace {
     }
   }
 
+  /**
+   * @param {Message} message
+   * @param {string} text
+   */
   edit(message, text) {
     return this.#change("editMessage", { messageId: message._id, text });
   }
 
+  /** @param {Message} message */
   remove(message) {
     return this.#change("deleteMessage", { messageId: message._id });
   }
 
+  /**
+   * @param {Message} message
+   * @param {string} emoji
+   */
   react(message, emoji) {
     const mine = message.reactions[emoji]?.includes(this.me.id);
     return this.#change(mine ? "removeReaction" : "addReaction", { messageId: message._id, emoji });
   }
 
-  /** Change a message. Returns whether it was changed; shows the error otherwise. */
+  /**
+   * Change a message. Returns whether it was changed; shows the error otherwise.
+   *
+   * @param {string} event
+   * @param {object} payload
+   */
   async #change(event, payload) {
     try {
       this.#take(await this.connection.request(event, payload));
@@ -247,7 +304,11 @@ export class Workspace {
     }
   }
 
-  /** Mark the messages of this conversation as read. */
+  /**
+   * Mark the messages of this conversation as read.
+   *
+   * @param {Conversation} conversation
+   */
   markRead(conversation) {
     const partner = this.contacts.get(conversation.other);
     if (!partner?.unread || partner.self || !conversation.last || !this.connection.connected)
@@ -257,6 +318,10 @@ export class Workspace {
     this.draw();
   }
 
+  /**
+   * @param {Conversation} conversation
+   * @param {boolean} typing
+   */
   typing(conversation, typing) {
     if (conversation.other !== this.me.id)
       this.connection.emit("typing", { receiverId: conversation.other, typing });

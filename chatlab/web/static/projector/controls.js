@@ -1,8 +1,19 @@
-/* The controls of the teacher: send, read, send a burst, pause the page, and change two settings of the service.
-   Each button has a key. */
+/* The controls of the teacher: send, read, send a burst, pause the page, and change two settings of
+   the service. Each button has a key. */
 
 import { el, setText } from "../chat/dom.js";
 import { describeError } from "../chat/format.js";
+
+/** @import { Settings } from "./flow_state.js" */
+/** @import { Players } from "./players.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(settings: Change) => Promise<void>} change - sends new settings to the service
+ * @property {(paused: boolean) => void} pause - stops or continues the drawing
+ *
+ * @typedef {{cacheTtl?: number, cacheMode?: string}} Change
+ */
 
 const BURST_CONCURRENCY = 24; // messages of a burst that wait for their response
 const SLOW_FACTOR = 4; // the TTL in a slow class is this many times the usual one
@@ -17,18 +28,25 @@ const TEXTS = [
   "It will expire soon.",
   "MongoDB keeps it.",
 ];
-const seconds = (number) => `${Number(number.toFixed(2))} s`;
+const seconds = (/** @type {number} */ number) => `${Number(number.toFixed(2))} s`;
 
 export class Controls {
   #sent = 0; // messages sent by button
   #isBursting = false;
   #closing = new AbortController();
+  /** @type {Settings | null} */
   #settings = null; // of the service
+  /** @type {Map<string, string>} */
   #notices = new Map(); // what differs from the usual state, by topic
 
-  /** `change` sends new settings to the service; `pause` stops or continues the drawing. */
-  constructor(players, { change, pause }) {
-    Object.assign(this, { players, change, pause, paused: false });
+  /**
+   * @param {Players} players
+   * @param {Actions} actions
+   */
+  constructor(players, actions) {
+    this.players = players;
+    this.actions = actions;
+    this.paused = false;
     this.last = el("p.p-last", { role: "status" }, "");
     this.label = el("p.p-label", { role: "status" }, "");
     this.size = el(
@@ -36,6 +54,7 @@ export class Controls {
       { "aria-label": "Messages in a burst" },
       ...[50, 500, 2000].map((size) => el("option", { selected: size === 500 }, String(size))),
     );
+    /** @type {Record<string, HTMLButtonElement & {label: HTMLElement}>} by key */
     this.buttons = {
       h: this.#button("h", "Send by HTTP", () => this.#send("http")),
       s: this.#button("s", "Send by WebSocket", () => this.#send("socket")),
@@ -64,6 +83,11 @@ export class Controls {
     );
   }
 
+  /**
+   * @param {string} key
+   * @param {string} text
+   * @param {() => void} act
+   */
   #button(key, text, act) {
     const label = el("span", {}, text);
     const button = el(
@@ -90,7 +114,8 @@ export class Controls {
 
   open() {
     const { signal } = this.#closing;
-    const typing = (target) => target.closest?.("input:not([type=radio]), textarea, select");
+    const typing = (/** @type {any} */ target) =>
+      target.closest?.("input:not([type=radio]), textarea, select");
     addEventListener(
       "keydown",
       (event) => {
@@ -107,9 +132,13 @@ export class Controls {
     this.#isBursting = false;
   }
 
-  // --- messages ------------------------------------------------------------------------------------------------------------
+  // --- messages ----------------------------------------------------------------------------------
 
-  /** Send a message. Ada and Ben take turns. */
+  /**
+   * Send a message. Ada and Ben take turns.
+   *
+   * @param {"http" | "socket"} transport
+   */
   async #send(transport) {
     const { left, right } = this.players;
     const [from, to] = this.#sent % 2 ? [right, left] : [left, right];
@@ -129,7 +158,10 @@ export class Controls {
     });
   }
 
-  /** Let two users who are in no pane send each other messages over both transports, as fast as the service answers. */
+  /**
+   * Let two users who are in no pane send each other messages over both transports, as fast as the
+   * service answers.
+   */
   async #burst() {
     if (this.#isBursting) {
       this.#isBursting = false; // a second press ends it
@@ -168,7 +200,7 @@ export class Controls {
     setText(this.buttons.b.label, "Burst");
   }
 
-  // --- the page and the settings ---------------------------------------------------------------------------------------------
+  // --- the page and the settings -----------------------------------------------------------------
 
   #pause() {
     this.paused = !this.paused;
@@ -178,7 +210,7 @@ export class Controls {
       "paused",
       this.paused && "PAUSED: this page does not update, the service keeps running",
     );
-    this.pause(this.paused);
+    this.actions.pause(this.paused);
   }
 
   #toggleSlow() {
@@ -187,17 +219,22 @@ export class Controls {
     this.#change({ cacheTtl: cacheTtl === usualTtl ? usualTtl * SLOW_FACTOR : usualTtl });
   }
 
+  /** @param {Change} settings */
   async #change(settings) {
     await this.#try(async () => {
-      await this.change(settings);
+      await this.actions.change(settings);
       return settings.cacheMode
         ? `Cache: ${settings.cacheMode}`
-        : `The TTL is now ${seconds(this.#settings.cacheTtl)}`;
+        : `The TTL is now ${seconds(this.#settings?.cacheTtl ?? 0)}`;
     });
     if (this.#settings) this.showSettings(this.#settings);
   }
 
-  /** Show the settings of the service. What differs from its start is shown as long as it differs. */
+  /**
+   * Show the settings of the service. What differs from its start is shown as long as it differs.
+   *
+   * @param {Settings} settings
+   */
   showSettings(settings) {
     this.#settings = settings;
     const { cacheTtl, usualTtl, cacheMode, usualMode, canTurn } = settings;
@@ -224,22 +261,33 @@ export class Controls {
     this.buttons.l.disabled = !canTurn;
   }
 
+  /** @param {boolean} connected */
   showConnection(connected) {
     this.#setNotice("connection", !connected && "No connection to the service. Trying again…");
   }
 
+  /** @param {boolean} isUp */
   showRedis(isUp) {
     this.#setNotice("redis", !isUp && "Redis does not answer: every read goes to MongoDB");
   }
 
-  /** Show a notice on this topic, or remove it if `text` is false. */
+  /**
+   * Show a notice on this topic, or remove it if `text` is false.
+   *
+   * @param {string} topic
+   * @param {string | false} text
+   */
   #setNotice(topic, text) {
     if (text) this.#notices.set(topic, text);
     else this.#notices.delete(topic);
     setText(this.label, [...this.#notices.values()].join(" · "));
   }
 
-  /** Run an action and show the text it returns, or its error. */
+  /**
+   * Run an action and show the text it returns, or its error.
+   *
+   * @param {() => Promise<string>} action
+   */
   async #try(action) {
     try {
       setText(this.last, await action());

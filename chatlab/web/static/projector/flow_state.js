@@ -1,14 +1,64 @@
 /* What the stage events say: counters, the stages of each request, and the state of each cache key.
-   This module does not touch the DOM, so thousands of events a second cost little; the page reads it once a frame.
-   Times are milliseconds since 1970 on the service's clock. */
+   This module does not touch the DOM, so thousands of events a second cost little; the page reads
+   it once a frame. Times are milliseconds since 1970 on the service's clock. */
+
+/** @import { Item } from "../lab/ttl_board.js" */
+
+/**
+ * A record that a request has passed a stage, that the sweeper has run, or that a key changed.
+ *
+ * @typedef {RequestEvent | SweepEvent | CachedEvent | ExpiredEvent | CleanedEvent} StageEvent
+ *
+ * @typedef {object} RequestEvent
+ * @property {"http" | "socket"} door - the transport
+ * @property {Stage} stage
+ * @property {string} trace - the id of the request
+ * @property {number} at
+ * @property {number} tookMs
+ * @property {Outcome} [cache] - of a read: its X-Cache
+ * @property {string} [key] - the key that was read or written
+ *
+ * @typedef {"request" | "create" | "save" | "cache_message" | "cache_conversation" | "emit" | "respond" | "read_cache" | "read_store"} Stage
+ * @typedef {"hit" | "partial" | "miss" | "bypass"} Outcome
+ *
+ * @typedef {{door: "worker", stage: "sweep", at: number, live: number, cleaned: number}} SweepEvent
+ * @typedef {{door: "cache", stage: "cached", key: string, at: number, ttlMs: number}} CachedEvent
+ * @typedef {{door: "cache", stage: "expired", key: string, at: number, deadline: number}} ExpiredEvent
+ * @typedef {{door: "cache", stage: "cleaned", key: string, at: number}} CleanedEvent
+ */
+
+/**
+ * @typedef {object} Request - what is known of a request
+ * @property {string} trace
+ * @property {"http" | "socket"} door
+ * @property {Kind | null} kind - null until it is known
+ * @property {Partial<Record<Stage, number>>} took - milliseconds by stage
+ * @property {boolean} done
+ * @property {Outcome | null} cache
+ *
+ * @typedef {"send" | "read"} Kind
+ */
+
+/**
+ * The settings of the service. `canTurn`: this browser may change them.
+ *
+ * @typedef {{cacheTtl: number, cacheMode: string, usualTtl: number, usualMode: string, canTurn: boolean}} Settings
+ */
+
+/** @typedef {Item & {drawnMs?: number}} Key - `drawnMs`: when its end was first drawn */
 
 const SHOW_END_MS = 1_500; // a key stays on the board this long after its end was first drawn
 const MAX_OPEN_REQUESTS = 500; // unfinished requests that are remembered
 const PINNED_WINDOWS = 2; // conversation windows that always have a row
-const DEADLINE_TOLERANCE_MS = 200; // Redis reports a TTL that differs by more: the key was written again
-const OUTCOMES = ["hit", "partial", "miss", "bypass"];
+// Redis reports a TTL that differs by more: the key was written again
+const DEADLINE_TOLERANCE_MS = 200;
 
 export class FlowState {
+  /** @type {Map<string, Request>} */
+  #requests = new Map(); // the unfinished ones, by trace
+  /** @type {number[]} */
+  #sendTimes = []; // of the messages sent within the last second
+
   constructor() {
     this.counts = {
       events: 0,
@@ -23,26 +73,27 @@ export class FlowState {
       cached: 0,
       cleaned: 0,
     };
+    /** @type {Record<Kind, Partial<Record<Stage, number>>>} */
     this.passed = { send: {}, read: {} }; // number of requests by stage
-    this.latest = { send: null, read: null }; // the newest request: {trace, door, kind, took: {stage: ms}, done, cache}
+    /** @type {Record<Kind, Request | null>} */
+    this.latest = { send: null, read: null }; // the newest request
+    /** @type {SweepEvent | null} */
     this.sweep = null; // the newest sweep
     this.sweeps = 0;
+    /** @type {Map<string, Key>} */
     this.keys = new Map();
     this.changed = false;
-    this.windowWritten = false; // a window may have a new expiry, which no event reports: Redis must be asked
+    // a window may have a new expiry, which no event reports: Redis must be asked
+    this.windowWritten = false;
     this.clockOffset = Infinity; // this browser's clock minus the service's, by the fastest event
-    this.#requests = new Map();
-    this.#sendTimes = [];
   }
-
-  #requests; // trace -> unfinished request
-  #sendTimes; // of the messages sent within the last second
 
   /** The time on the service's clock. */
   now() {
     return Date.now() - (Number.isFinite(this.clockOffset) ? this.clockOffset : 0);
   }
 
+  /** @param {StageEvent} event */
   add(event) {
     this.changed = true;
     this.counts.events += 1;
@@ -52,13 +103,15 @@ export class FlowState {
     else this.#addStage(event);
   }
 
+  /** @param {SweepEvent} event */
   #addSweep(event) {
     this.sweep = event;
     this.sweeps += 1;
   }
 
-  // --- requests --------------------------------------------------------------------------------------------------------
+  // --- requests ----------------------------------------------------------------------------------
 
+  /** @param {RequestEvent} event */
   #addStage(event) {
     const request = this.#requests.get(event.trace) ?? this.#newRequest(event);
     request.took[event.stage] = event.tookMs;
@@ -67,19 +120,27 @@ export class FlowState {
     else this.#count(request.kind, event.stage);
     if (event.stage === "save") this.counts.saves += 1;
     if (event.stage === "read_store") this.counts.storeReads += 1;
-    if (event.stage === "cache_conversation") this.#checkWindow(event);
+    if (event.stage === "cache_conversation") this.#checkWindow(event.key ?? "");
     if (event.stage === "respond") this.#finish(request);
   }
 
+  /** @param {RequestEvent} event */
   #newRequest({ trace, door }) {
+    /** @type {Request} */
     const request = { trace, door, kind: null, took: {}, done: false, cache: null };
     this.#requests.set(trace, request);
     if (this.#requests.size > MAX_OPEN_REQUESTS)
-      this.#requests.delete(this.#requests.keys().next().value);
+      this.#requests.delete(this.#requests.keys().next().value ?? "");
     return request;
   }
 
-  /** A request is a send if it creates a message, and a read if it asks for messages. Others, such as edits, are not drawn. */
+  /**
+   * A request is a send if it creates a message, and a read if it asks for messages. Others, such
+   * as edits, are not drawn.
+   *
+   * @param {Request} request
+   * @param {Stage} stage
+   */
   #setKind(request, stage) {
     if (stage === "create") request.kind = "send";
     else if (stage === "read_cache" || stage === "read_store") request.kind = "read";
@@ -89,10 +150,15 @@ export class FlowState {
     this.latest[request.kind] = request;
   }
 
+  /**
+   * @param {Kind} kind
+   * @param {Stage} stage
+   */
   #count(kind, stage) {
     this.passed[kind][stage] = (this.passed[kind][stage] ?? 0) + 1;
   }
 
+  /** @param {Request} request */
   #finish(request) {
     request.done = true;
     this.#requests.delete(request.trace);
@@ -101,7 +167,7 @@ export class FlowState {
       this.#sendTimes.push(performance.now());
     }
     if (request.kind === "read") this.counts.reads += 1;
-    if (OUTCOMES.includes(request.cache)) this.counts[request.cache] += 1;
+    if (request.cache) this.counts[request.cache] += 1;
   }
 
   /** The number of messages sent within the last second. */
@@ -112,28 +178,42 @@ export class FlowState {
     return this.#sendTimes.length;
   }
 
-  // --- keys ------------------------------------------------------------------------------------------------------------
+  // --- keys --------------------------------------------------------------------------------------
 
-  #addKeyEvent({ stage, key, at, ttlMs, deadline }) {
-    if (stage === "cached") {
+  /** @param {CachedEvent | ExpiredEvent | CleanedEvent} event */
+  #addKeyEvent(event) {
+    const { key, at } = event;
+    if (event.stage === "cached") {
       this.counts.cached += 1;
-      this.#setLive(key, at, at + ttlMs, ttlMs);
-    } else if (stage === "cleaned") {
+      this.#setLive(key, at, at + event.ttlMs, event.ttlMs);
+    } else if (event.stage === "cleaned") {
       this.counts.cleaned += 1;
       this.#setEnded(key, "gone", at);
-    } else if (stage === "expired") this.#setEnded(key, "expired", deadline);
+    } else this.#setEnded(key, "expired", event.deadline);
   }
 
-  #checkWindow({ key }) {
+  /** @param {string} key */
+  #checkWindow(key) {
     const item = this.keys.get(key);
     if (item?.state !== "live" || item.deadlineMs < this.now()) this.windowWritten = true;
   }
 
+  /**
+   * @param {string} key
+   * @param {number} cachedMs
+   * @param {number} deadlineMs
+   * @param {number} ttlMs
+   */
   #setLive(key, cachedMs, deadlineMs, ttlMs) {
     this.keys.delete(key); // so that the newest key is the last one
     this.keys.set(key, { key, ttlMs, cachedMs, deadlineMs, state: "live" });
   }
 
+  /**
+   * @param {string} key
+   * @param {Key["state"]} state
+   * @param {number} at
+   */
   #setEnded(key, state, at) {
     const item = this.keys.get(key);
     if (!item) return;
@@ -146,8 +226,13 @@ export class FlowState {
     });
   }
 
-  /** Correct the state by what Redis has: `{at, keys: {key: ms left}, live, settings}`, requested at `requestedAt`.
-      Only this shows when windows expire, and which keys were cached before the page was opened. */
+  /**
+   * Correct the state by what Redis has: of each key the milliseconds that are left. Only this
+   * shows when windows expire, and which keys were cached before the page was opened.
+   *
+   * @param {{at: number, keys: Record<string, number>, live: number, settings: Settings}} found
+   * @param {number} requestedAt
+   */
   compare({ at, keys, live, settings }, requestedAt) {
     this.changed = true;
     const ttlMs = settings.cacheTtl * 1000;
@@ -170,10 +255,15 @@ export class FlowState {
     }
   }
 
-  /** The keys for the board: windows, then messages, the newest first. Ended keys are removed after a while. */
+  /**
+   * The keys for the board: windows, then messages, the newest first. Ended keys are removed after
+   * a while.
+   */
   items() {
     const now = this.now();
+    /** @type {Key[]} */
     const windows = [];
+    /** @type {Key[]} */
     const messages = [];
     for (const item of this.keys.values()) {
       if (this.#removeAt(item, now) < now) this.keys.delete(item.key);
@@ -185,6 +275,10 @@ export class FlowState {
     ];
   }
 
+  /**
+   * @param {Key} item
+   * @param {number} now
+   */
   #removeAt(item, now) {
     if (item.state === "live") return item.deadlineMs + 4 * SHOW_END_MS;
     item.drawnMs ??= now;
@@ -201,4 +295,4 @@ export class FlowState {
   }
 }
 
-export const isWindow = (key) => /(^|:)messages:[^:]+:[^:]+$/.test(key);
+export const isWindow = (/** @type {string} */ key) => /(^|:)messages:[^:]+:[^:]+$/.test(key);

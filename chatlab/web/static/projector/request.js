@@ -1,12 +1,21 @@
 /* An HTTP request that also reports how long it took and what X-Cache said.
 
-   It never uses fetch's `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the service would bypass Redis. */
+   It never uses fetch's `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the
+   service would bypass Redis. */
 
 import { ChatError } from "../chat/format.js";
 
 const REQUEST_TIMEOUT_MS = 15_000;
 
-/** Returns `{body, cache, tookMs}`. Throws ChatError; after `rate_limited` its `retryAfterS` is the time to wait. */
+/**
+ * Return the response: its JSON, its header X-Cache and the milliseconds it took. Throws ChatError;
+ * after `rate_limited` its `retryAfterS` is the time to wait.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {{token?: string, body?: object}} options
+ * @returns {Promise<{body: any, cache: string | null, tookMs: number}>}
+ */
 export async function request(method, path, { token, body } = {}) {
   const headers = {
     accept: "application/json",

@@ -1,6 +1,7 @@
 # All common tasks, in a fresh clone that needs only Python 3.11 to 3.15. The first target creates .venv and
 # installs the packages of requirements.lock, with hashes checked. Later targets do this again only if the lock,
-# pyproject.toml or PYTHON has changed. uv is used if it is on the PATH.
+# pyproject.toml or PYTHON has changed. uv is used if it is on the PATH. The checkers of the JavaScript are npm packages;
+# Node, which installs and runs them, is a Python package of the lock.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +9,7 @@ ARGS ?=
 JOBS ?= 4
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.15 python3.14 python3.13 python3.12 python3.11)
+NODE_MODULES := node_modules/.package-lock.json
 INSTALLED := $(VENV)/.installed$(if $(PYTHON),-$(subst /,-,$(PYTHON)))
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 16))
 # Exits with 0 if .venv exists, works, and has the same Python as the one given.
@@ -52,9 +54,11 @@ coverage: $(INSTALLED) browser ## run the tests and show which lines of chatlab 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-check: $(INSTALLED) ## check format, lint rules, spelling, types, and the layers of the package
+check: $(INSTALLED) $(NODE_MODULES) ## check format, lint rules, spelling, types, and the layers of the package
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/node node_modules/.bin/biome ci --error-on-warnings
+	@$(BIN)/node node_modules/.bin/tsc
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/mypy
@@ -62,9 +66,10 @@ check: $(INSTALLED) ## check format, lint rules, spelling, types, and the layers
 browser: $(INSTALLED)
 	@$(BIN)/python tests/find_browser.py
 
-format: $(INSTALLED) ## format the code and apply the automatic fixes of ruff
+format: $(INSTALLED) $(NODE_MODULES) ## format the code and apply the automatic fixes of ruff and biome
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/node node_modules/.bin/biome check --write
 
 # The first lock has all dependencies. The second, for docker-compose.yml, has only those of the service, in the same
 # versions. UPGRADE=1 updates to newer versions.
@@ -76,8 +81,8 @@ lock: ## pin all dependencies again, with hashes, for all platforms (needs uv)
 	$(LOCK) --constraint requirements.lock --output-file requirements-service.lock --upgrade
 	echo uv | $(subst --group build pyproject.toml,-,$(LOCK)) --output-file requirements-uv.lock $(if $(UPGRADE),--upgrade)
 
-clean: ## remove .venv and all caches; your messages stay, because they are in the data folder
-	rm -rf $(VENV) build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, node_modules and all caches; your messages stay, because they are in the data folder
+	rm -rf $(VENV) node_modules build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find chatlab tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # uv installs in a few seconds what takes pip more than a minute, so pip installs uv first. If uv cannot install, pip does.
@@ -105,4 +110,10 @@ $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 		else $(PIP) --require-hashes -r requirements.lock; fi && \
 		$(PIP) --no-deps --no-build-isolation --editable .; \
 	fi
+	@touch $@
+
+$(NODE_MODULES): package-lock.json | $(INSTALLED)
+	@echo 'chatlab: installing the JavaScript checkers of package-lock.json into node_modules; once, a few seconds' >&2
+	@$(BIN)/npm ci --loglevel=error || { echo 'The checkers of the JavaScript could not be installed from the npm registry: see the error above.' \
+		'Check the network, or name a mirror: make check npm_config_registry=https://HOST. The tests run without them: make test-quick' >&2; exit 1; }
 	@touch $@

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import redis
+from browsing import browser
+from playwright.async_api import Browser, expect
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
@@ -23,10 +25,11 @@ from chatlab.lab.diagram import PLANS
 from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart, Chat
 from chatlab.lab.widgets import stores as stores_module
-from chatlab.lab.widgets.live import MIN_UPDATE_INTERVAL_S, OWN, SHARED, Live, module_of
+from chatlab.lab.widgets.live import MIN_UPDATE_INTERVAL_S, Live, Paced
 from chatlab.lab.widgets.sources import BOXES, sources_of
 from chatlab.local.engines import Engines
 
+__all__ = ["browser"]  # a fixture
 # all tests share one event loop, so they can share one session
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PACKAGE = Path(__file__).parents[2]
@@ -117,27 +120,43 @@ async def test_the_source_of_a_box_is_the_file_s(plan: str) -> None:
         assert f"def {shown['name'].rpartition('.')[2]}(" in lines[0]
 
 
-async def test_a_module_has_each_part_once() -> None:
-    """A drawing and its imports become one module without imports.
+# Draw widgets as anywidget does: with their synced traits, and the module of `_esm` from a blob: URL.
+DRAW = """async ([esm, widgets]) => {
+    const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
+    const { default: define } = await import(url);
+    for (const traits of widgets) {
+        const model = { get: (name) => traits[name], on: () => {}, off: () => {}, send: () => {} };
+        const el = document.body.appendChild(document.createElement("div"));
+        const widget = define();
+        await widget.initialize({ model });
+        widget.render({ model, el });
+    }
+}"""
 
-    Every function is defined before it is used.
-    """
-    module = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
-    assert re.findall(r"^(?:import|export) .*", module, re.MULTILINE) == [
-        "export default widget(flowMapWithSource);"
+
+async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
+    """`widget.js` imports the drawing of every kind of widget, with the modules that it imports."""
+    trace = await (people := await two(lab))[0].send(people[1], "Hello")
+    chart = lab.chart("A chart")
+    chart.add("one", 1)
+    widgets: list[Live] = [
+        lab.flow_map(),
+        lab.ttl_board(),
+        lab.timeline(),
+        lab.chat(*people),
+        lab.stores(trace),
+        chart,
     ]
-    assert [
-        module.count(f"function {name}(")
-        for name in ("add", "say", "flowMap", "flowMapWithSource", "widget")
-    ] == [1] * 5
-    assert (
-        module.index("function add(")
-        < module.index("function flowMap(")
-        < module.index("function flowMapWithSource(")
-    )
-    for drawing in SHARED.glob("*.js"):  # the page imports them unchanged
-        for name in re.findall(r'from "(.*)"', drawing.read_text(encoding="utf-8")):
-            assert (drawing.parent / name).is_file()
+    kinds = {kind.__name__ for kind in (*Live.__subclasses__(), *Paced.__subclasses__())}
+    assert {type(widget).__name__ for widget in widgets} == kinds - {"Paced"}
+    names = ("modules", "about", "model", "error", "resting", "big")
+    traits = [{name: getattr(widget, name) for name in names} for widget in widgets]
+    page = await browser.new_page()
+    await page.evaluate(DRAW, [str(Live._esm), traits])
+    for kind in ("map", "board", "timeline", "chat", "stores", "chart"):
+        await expect(page.locator(f".cl-{kind}")).to_be_visible()
+    await expect(page.locator(".cl-error:visible")).to_have_count(0)
+    await page.close()
 
 
 # --- the timeline ---------------------------------------------------------------------------------

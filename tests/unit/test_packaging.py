@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 import re
 import shutil
@@ -69,6 +70,16 @@ def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
         )
         == []
     )
+
+
+def test_the_npm_packages_are_pinned_with_hashes() -> None:
+    """package.json has exact versions, and package-lock.json has hashes but no registry."""
+    wanted = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))["devDependencies"]
+    lock = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert lock.pop("")["devDependencies"] == wanted
+    assert {name: lock[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert [name for name, package in lock.items() if "integrity" not in package] == []
+    assert [name for name, package in lock.items() if "resolved" in package] == []
 
 
 def test_the_lock_contains_all_dependencies() -> None:
@@ -233,7 +244,7 @@ def test_conda_and_binder_install_from_the_lock() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a copy of the files that `make` reads, with a `bin/` of the few tools it needs."""
-    for name in ("Makefile", "pyproject.toml", "requirements-uv.lock", *LOCKS):
+    for name in ("Makefile", "pyproject.toml", "package-lock.json", "requirements-uv.lock", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "bin").mkdir()
     for tool in ("sh", "make", "rm", "touch", "awk", "echo"):
@@ -315,6 +326,18 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
     assert "up to date" in make(checkout, ".venv/.installed").stdout
     os.utime(checkout / "requirements.lock", (2e9, 2e9))
     assert "up to date" not in make(checkout, ".venv/.installed").stdout
+
+
+def test_an_unreachable_npm_registry_is_explained(checkout: Path) -> None:
+    """The last line says where the checkers come from, and how to name another registry."""
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    (checkout / ".venv" / ".installed").touch()
+    (checkout / ".venv" / "bin" / "npm").symlink_to(
+        shutil.which("false") or pytest.fail("no false")
+    )
+    result = make(checkout, "check")
+    assert result.returncode != 0
+    assert "make check npm_config_registry=https://HOST" in result.stderr
 
 
 @pytest.mark.slow

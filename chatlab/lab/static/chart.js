@@ -1,11 +1,24 @@
-// A chart of a measurement while it runs. The kernel draws the picture, so that a saved notebook has
-// the same one. The browser animates the progress bar.
-//
-// The model: {title, picture: SVG, marks: [text], progress: {done, of, beganMs, toldMs}, said}.
+// A chart of a measurement while it runs. The kernel draws the picture, so that a saved notebook
+// has the same one. The browser animates the progress bar.
+
+/**
+ * @typedef {object} Model
+ * @property {string} title
+ * @property {string} picture - SVG
+ * @property {string[]} marks
+ * @property {{done: number, of: number, beganMs: number, toldMs: number}} progress
+ * @property {string} said - the result, for screen readers
+ */
+/** @import { Options } from "./widget.js" */
 
 import { add, say } from "../../web/static/lab/parts.js";
 
-function chart(root, model, { big, now }) {
+/**
+ * @param {HTMLElement} root
+ * @param {Model} model
+ * @param {Options} options
+ */
+export default function chart(root, model, { big, now }) {
   const board = add(root, "section", "cl-chart cl-widget");
   board.classList.toggle("cl-big", big);
   board.tabIndex = 0;
@@ -23,10 +36,15 @@ function chart(root, model, { big, now }) {
   let stopped = false;
   let shown = model;
 
+  /** @param {Model} changed */
   function update(changed) {
     shown = changed;
     picture.innerHTML = changed.picture; // safe: made by the kernel, which escapes all text in it
-    marks.replaceChildren(...changed.marks.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    marks.replaceChildren(
+      ...changed.marks.map((text) =>
+        Object.assign(document.createElement("li"), { textContent: text }),
+      ),
+    );
     showProgress();
   }
 
@@ -39,7 +57,12 @@ function chart(root, model, { big, now }) {
     track.setAttribute("aria-valuenow", String(Math.round(100 * share)));
     const whole = share ? (toldMs - beganMs) / share : 0;
     const rest = (beganMs + whole - now()) / 1000;
-    say(left, share === 1 ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done` : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${rest > 0 ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`);
+    say(
+      left,
+      share === 1
+        ? `${of.toLocaleString("en")} of ${of.toLocaleString("en")}, done`
+        : `${done.toLocaleString("en")} of ${of.toLocaleString("en")}${rest > 0 ? `, about ${rest < 10 ? rest.toFixed(1) : rest.toFixed(0)} s left` : ""}`,
+    );
     if (share === 1) say(said, shown.said);
     clearTimeout(timer);
     if (share < 1 && !stopped) timer = setTimeout(showProgress, 250);

@@ -1,9 +1,21 @@
-// The sweeps, and the lifetime of each key between them. Time moves from right to left under a fixed
-// ruler; "now" has a fixed position, and the future is to the right of it. Everything is drawn once, at
-// its own time; then one transform per frame moves it.
-//
-// The model: {shownMs, beats: [{at, tookMs, live, cleaned, leaked}], lives: [{key, cachedMs,
-// deadlineMs, toldMs, lagMs}]}. Times are in milliseconds since 1970.
+// The sweeps, and the lifetime of each key between them. Time moves from right to left under a
+// fixed ruler; "now" has a fixed position, and the future is to the right of it. Everything is
+// drawn once, at its own time; then one transform per frame moves it.
+
+/**
+ * Times are in milliseconds since 1970.
+ *
+ * @typedef {object} Model
+ * @property {number} shownMs - how much of the past is shown
+ * @property {Beat[]} beats - the sweeps
+ * @property {(Life | Ended)[]} lives
+ *
+ * @typedef {{at: number, tookMs: number, live: number, cleaned: number, leaked: number}} Beat
+ * @typedef {{key: string, cachedMs: number, deadlineMs: number}} Key
+ * @typedef {Key & {toldMs: null, lagMs: null}} Life
+ * @typedef {Key & {toldMs: number, lagMs: number}} Ended - the sweeper has logged its end
+ */
+/** @import { Options } from "./widget.js" */
 
 import { add, animation, say } from "../../web/static/lab/parts.js";
 
@@ -15,10 +27,18 @@ const LANE = 24;
 const LANES = 12;
 const SILENT = 3; // report a silent sweeper after this many usual intervals without a sweep
 
-function timeline(root, model, { big, now }) {
+/**
+ * @param {HTMLElement} root
+ * @param {Model} model
+ * @param {Options} options
+ */
+export default function timeline(root, model, { big, now }) {
   const board = add(root, "section", "cl-timeline cl-widget");
   board.classList.toggle("cl-big", big);
-  board.setAttribute("aria-label", "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.");
+  board.setAttribute(
+    "aria-label",
+    "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.",
+  );
   board.tabIndex = 0;
   const head = add(board, "p", "cl-beat", "");
   const svg = part(board, "svg", { class: "cl-lanes", "aria-hidden": "true" });
@@ -27,25 +47,33 @@ function timeline(root, model, { big, now }) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   const clip = `cl-past-${Math.random().toString(36).slice(2)}`;
-  const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: 0, y: 0, height: 1000 });
+  const past = part(part(part(svg, "defs", {}), "clipPath", { id: clip }), "rect", {
+    x: 0,
+    y: 0,
+    height: 1000,
+  });
   const future = part(svg, "g", {}); // whole lifetimes, pale
   const pastFrame = part(svg, "g", { "clip-path": `url(#${clip})` });
   const present = part(pastFrame, "g", {}); // lifetimes up to now, and the sweeps
   const words = part(svg, "g", {}); // moves with them, and may cover "now"
   const ruler = part(svg, "g", { class: "cl-ruler" });
 
+  /** @type {Map<string, number>} */
   const lanes = new Map(); // key -> lane
   const told = new Set();
   let shown = model;
   let start = now(); // the moment that is drawn at x = 0
   let scale = 0;
   let drawnAt = 0;
+  /** @type {number | null} */
   let stopped = null; // the moment at which the picture was stopped
   const { begin, rest, close } = animation(pass);
 
-  const x = (moment) => (moment - start) * scale;
+  const x = (/** @type {number} */ moment) => (moment - start) * scale;
+  const y = (/** @type {Key} */ { key }) => TOP + LANE * (lanes.get(key) ?? 0);
   const nowX = () => LEFT + shown.shownMs * scale;
 
+  /** @param {Model} changed */
   function update(changed) {
     shown = changed;
     draw();
@@ -59,10 +87,13 @@ function timeline(root, model, { big, now }) {
     const high = TOP + LANE * Math.max(3, ...[...lanes.values()].map((lane) => lane + 1));
     svg.setAttribute("viewBox", `0 0 ${WIDE} ${high + 26}`);
     future.replaceChildren(...shown.lives.map((life) => bar(life, "cl-whole")));
-    present.replaceChildren(...shown.lives.map((life) => bar(life, "cl-lived")), ...shown.beats.map((beat) => tickOf(beat, high)));
+    present.replaceChildren(
+      ...shown.lives.map((life) => bar(life, "cl-lived")),
+      ...shown.beats.map((beat) => tickOf(beat, high)),
+    );
     words.replaceChildren(...shown.lives.map(wordsOf));
     drawRuler(high);
-    past.setAttribute("width", nowX());
+    past.setAttribute("width", `${nowX()}`);
     for (const life of shown.lives) if (life.toldMs && !told.has(id(life))) tell(life);
     move();
   }
@@ -72,28 +103,52 @@ function timeline(root, model, { big, now }) {
     const keys = new Set(shown.lives.map((life) => life.key));
     for (const key of lanes.keys()) if (!keys.has(key)) lanes.delete(key);
     const free = [...Array(LANES).keys()].filter((lane) => ![...lanes.values()].includes(lane));
-    for (const key of keys) if (!lanes.has(key)) lanes.set(key, free.shift());
+    for (const key of keys) if (!lanes.has(key)) lanes.set(key, free.shift() ?? 0);
   }
 
+  /**
+   * @param {Key} life
+   * @param {string} name
+   */
   function bar(life, name) {
-    const y = TOP + LANE * lanes.get(life.key);
     const width = Math.max(1, x(life.deadlineMs) - x(life.cachedMs));
-    return part(null, "rect", { class: name, x: x(life.cachedMs), y: y + 4, width, height: LANE - 8, rx: 4 });
+    return part(null, "rect", {
+      class: name,
+      x: x(life.cachedMs),
+      y: y(life) + 4,
+      width,
+      height: LANE - 8,
+      rx: 4,
+    });
   }
 
+  /** @param {Life | Ended} life */
   function wordsOf(life) {
     const group = part(null, "g", {});
-    const y = TOP + LANE * lanes.get(life.key) + LANE / 2;
-    const room = x(life.deadlineMs) - x(life.cachedMs); // a short lifetime has room only for the end of its key
-    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: y + 4 }).textContent = short(life.key).replace(room < 120 ? "message:" : "", "");
+    const middle = y(life) + LANE / 2;
+    // a short lifetime has room only for the end of its key
+    const room = x(life.deadlineMs) - x(life.cachedMs);
+    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: middle + 4 }).textContent =
+      short(life.key).replace(room < 120 ? "message:" : "", "");
     if (life.toldMs) {
-      part(group, "path", { class: "cl-lag", d: `M${x(life.deadlineMs)} ${y}H${x(life.toldMs)}` });
-      part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: y, r: 5 });
-      part(group, "text", { class: "cl-late", x: x(life.toldMs) + 9, y: y + 4 }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
+      part(group, "path", {
+        class: "cl-lag",
+        d: `M${x(life.deadlineMs)} ${middle}H${x(life.toldMs)}`,
+      });
+      part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: middle, r: 5 });
+      part(group, "text", {
+        class: "cl-late",
+        x: x(life.toldMs) + 9,
+        y: middle + 4,
+      }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
     }
     return group;
   }
 
+  /**
+   * @param {Beat} beat
+   * @param {number} high
+   */
   function tickOf(beat, high) {
     const group = part(null, "g", { class: beat.cleaned ? "cl-tick cl-found" : "cl-tick" });
     part(group, "title", {}).textContent = inWords(beat);
@@ -102,6 +157,7 @@ function timeline(root, model, { big, now }) {
     return group;
   }
 
+  /** @param {number} high */
   function drawRuler(high) {
     ruler.replaceChildren();
     part(ruler, "path", { class: "cl-now", d: `M${nowX()} 8V${high}` });
@@ -110,7 +166,12 @@ function timeline(root, model, { big, now }) {
     for (let seconds = -shown.shownMs / 1000; seconds <= AHEAD / 1000; seconds += 1) {
       const place = nowX() + seconds * 1000 * scale;
       part(ruler, "path", { d: `M${place} ${high}v${seconds % 5 ? 4 : 8}` });
-      if (seconds % 5 === 0 && seconds) part(ruler, "text", { x: place, y: high + 22, "text-anchor": seconds * -1000 === shown.shownMs ? "start" : "middle" }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
+      if (seconds % 5 === 0 && seconds)
+        part(ruler, "text", {
+          x: place,
+          y: high + 22,
+          "text-anchor": seconds * -1000 === shown.shownMs ? "start" : "middle",
+        }).textContent = `${seconds < 0 ? "−" : "+"}${Math.abs(seconds)} s`;
     }
   }
 
@@ -130,19 +191,25 @@ function timeline(root, model, { big, now }) {
     say(head, headline(moment));
   }
 
+  /** @param {number} moment */
   function headline(moment) {
     const last = shown.beats.at(-1);
     if (!last) return "The worker has not been heard yet.";
     const before = shown.beats.at(-2);
     const pause = before ? last.at - before.at : 1000;
     const silent = moment - last.at;
-    if (silent > SILENT * Math.max(pause, 500)) return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
+    if (silent > SILENT * Math.max(pause, 500))
+      return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
     return `${stopped === null ? "" : "Stopped. "}${inWords(last)}`;
   }
 
+  /** @param {Ended} life */
   function tell(life) {
     told.add(id(life));
-    say(said, `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`);
+    say(
+      said,
+      `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`,
+    );
   }
 
   board.addEventListener("keydown", (event) => {
@@ -163,16 +230,24 @@ function timeline(root, model, { big, now }) {
   };
 }
 
-const id = (life) => `${life.key} ${life.cachedMs}`;
-const short = (key) => key.replace(/^(message:).*(.{6})$/, "$1…$2");
+const id = (/** @type {Key} */ life) => `${life.key} ${life.cachedMs}`;
+const short = (/** @type {string} */ key) => key.replace(/^(message:).*(.{6})$/, "$1…$2");
 
+/** @param {Beat} beat */
 function inWords({ live, cleaned, leaked, tookMs }) {
   return `Beat: ${live} live, ${cleaned} cleaned${leaked ? `, ${leaked} without a deadline` : ""}, in ${tookMs.toFixed(1)} ms`;
 }
 
+/**
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Element | null} parent
+ * @param {Tag} tag
+ * @param {Record<string, string | number>} attributes
+ */
 function part(parent, tag, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, typeof value === "number" ? Math.round(value * 100) / 100 : value);
+  for (const [name, value] of Object.entries(attributes))
+    element.setAttribute(name, typeof value === "number" ? value.toFixed(2) : value);
   parent?.append(element);
   return element;
 }

@@ -12,7 +12,7 @@ from bisect import insort
 from typing import Any
 
 from chatlab.lab.widgets.chart_svg import chart_svg, image_of
-from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.live import OWN, Paced
 
 DOTS = 240
 Json = dict[str, Any]
@@ -24,7 +24,7 @@ class Chart(Paced):
     The model's `picture` is the chart as SVG, the same as in a saved notebook.
     """
 
-    _esm = module_of(OWN / "chart.js", "chart")
+    drawing = OWN / "chart.js"
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from chatlab.client import Json
 from chatlab.errors import ChatlabError
 from chatlab.lab.plain_text import error_text
 from chatlab.lab.tables import table_html
-from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.live import OWN, Paced
 
 MAX_MESSAGES = 30  # on a screen
 RECONNECT_DELAY_S = 0.5
@@ -164,7 +164,7 @@ class Pane:
 class Chat(Paced):
     """Two screens. `model` has what `Pane.shown` returns for `left` and `right`."""
 
-    _esm = module_of(OWN / "chat.js", "chat")
+    drawing = OWN / "chat.js"
 
     def __init__(self, left: client.ChatClient, right: client.ChatClient, **traits: Any) -> None:
         self._sent: dict[str, float] = {}

@@ -10,7 +10,7 @@ from chatlab.domain.trace import StageEvent
 from chatlab.lab.diagram import PLANS, boxes_html, boxes_of
 from chatlab.lab.widgets.chart_svg import image_of
 from chatlab.lab.widgets.flow_svg import flow_svg
-from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.live import OWN, Paced
 from chatlab.lab.widgets.sources import sources_of
 
 KIND_OF_SECOND_STAGE = {
@@ -36,7 +36,7 @@ TRANSPORT_LABELS = {
 class FlowMap(Paced):
     """A live diagram. `of` is send, read or change."""
 
-    _esm = module_of(OWN / "flow_map_with_source.js", "flowMapWithSource")
+    drawing = OWN / "flow_map_with_source.js"
 
     def __init__(self, of: str = "send", **traits: Any) -> None:
         if of not in PLANS:

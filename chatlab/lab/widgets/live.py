@@ -2,16 +2,15 @@
 
 The model is JSON and does not depend on its views. The browser draws it and animates it between two
 updates. Each widget also has a fixed text and an HTML snapshot, which a saved notebook shows where
-no front end is running. The browser downloads nothing: the JavaScript modules are part of the
-widget. The web page uses some of them too.
+no front end is running. The browser downloads nothing: the kernel sends the JavaScript modules with
+the widget, and `widget.js` imports them. The web page uses some of them too.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
@@ -22,26 +21,9 @@ from chatlab.lab.key_lifetime import KeyLifetime
 
 SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # shared with the web page
 OWN = Path(chatlab.__file__).parent / "lab" / "static"
-IMPORT = re.compile(r'^import .* from "(\..*)";\n', re.MULTILINE)
-EXPORT = re.compile(r"^export (?=function|const)", re.MULTILINE)
 VIEW = "application/vnd.jupyter.widget-view+json"
 # Between two model updates of a widget that may change often.
 MIN_UPDATE_INTERVAL_S = 0.1
-
-
-def module_of(drawing: Path, function: str) -> str:
-    """Build one ES module for anywidget: the drawing's imports, the drawing and the adapter."""
-    parts = dict.fromkeys([*_imported(drawing), drawing, OWN / "adapter.js"])
-    sources = [EXPORT.sub("", IMPORT.sub("", part.read_text(encoding="utf-8"))) for part in parts]
-    return "\n".join([*sources, f"export default widget({function});"])
-
-
-def _imported(drawing: Path) -> list[Path]:
-    direct = [
-        (drawing.parent / name).resolve()
-        for name in IMPORT.findall(drawing.read_text(encoding="utf-8"))
-    ]
-    return [part for path in direct for part in (*_imported(path), path)]
 
 
 class Live(anywidget.AnyWidget):
@@ -51,15 +33,24 @@ class Live(anywidget.AnyWidget):
     state.
     """
 
+    _esm = OWN / "widget.js"
     _css = "\n".join(
         path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css")
     )
+    drawing: ClassVar[Path]  # the module whose default export draws the model
+    modules = traitlets.Dict().tag(sync=True)  # their sources
     about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
     model = traitlets.Dict().tag(sync=True)
     error = traitlets.Unicode().tag(sync=True)
     resting = traitlets.Bool().tag(sync=True)
     big = traitlets.Bool().tag(sync=True)  # for a projector
     task: "asyncio.Task[None] | None" = None
+
+    @traitlets.default("modules")
+    def _read_modules(self) -> dict[str, str]:
+        """Return the drawing and the modules that it may import."""
+        paths = {path.name: path for path in SHARED.glob("*.js")} | {"drawing": self.drawing}
+        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
 
     @property
     def kind(self) -> str:

@@ -16,7 +16,7 @@ from chatlab.domain.ids import conversation_of
 from chatlab.lab.store_inspector import StoreInspector
 from chatlab.lab.tables import table_html
 from chatlab.lab.trace import Trace
-from chatlab.lab.widgets.live import OWN, Live, module_of
+from chatlab.lab.widgets.live import OWN, Live
 
 READ_INTERVAL_S = 0.25
 # A deadline that differs by more than this has been moved.
@@ -34,7 +34,7 @@ class Stores(Live):
     None, deadlineMs, stale, trouble}`.
     """
 
-    _esm = module_of(OWN / "stores.js", "stores")
+    drawing = OWN / "stores.js"
 
     def __init__(
         self,

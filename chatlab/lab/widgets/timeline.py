@@ -6,7 +6,7 @@ from typing import Any
 
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.widgets.chart_svg import image_of
-from chatlab.lab.widgets.live import OWN, Paced, module_of
+from chatlab.lab.widgets.live import OWN, Paced
 from chatlab.lab.widgets.timeline_svg import timeline_svg
 
 SHOWN_S = 15.0
@@ -17,7 +17,7 @@ MAX_SWEEPS = 100
 class Timeline(Paced):
     """A live timeline. It starts with the past events it is given."""
 
-    _esm = module_of(OWN / "timeline.js", "timeline")
+    drawing = OWN / "timeline.js"
 
     def __init__(self, past: Iterable[StageEvent] = (), **traits: Any) -> None:
         self._sweeps: list[StageEvent] = []

@@ -5,13 +5,13 @@ from typing import Any
 
 from chatlab.lab.key_lifetime import KeyLifetime, lifetime_svg
 from chatlab.lab.widgets.chart_svg import image_of
-from chatlab.lab.widgets.live import SHARED, Live, module_of
+from chatlab.lab.widgets.live import SHARED, Live
 
 MAX_KEYS = 8
 
 
 class TtlBoard(Live):
-    _esm = module_of(SHARED / "ttl_board.js", "ttlBoard")
+    drawing = SHARED / "ttl_board.js"
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(model={"items": []}, **traits)

@@ -1,15 +1,30 @@
 /* The HTTP API. Every address is relative to the page, so it works under any path prefix. */
 
+/** @import { Contact } from "./contacts.js" */
+/** @import { Message } from "./conversation.js" */
+/** @import { Session } from "./session.js" */
+
 import { ChatError } from "./format.js";
 
 const REQUEST_TIMEOUT_MS = 15_000;
 
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {{token?: string, body?: object}} options
+ */
 async function request(method, path, { token, body } = {}) {
+  /** @type {Record<string, string>} */
   const headers = { accept: "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
   if (body) headers["content-type"] = "application/json";
   // No `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the service would bypass Redis.
-  const options = { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) };
+  const options = {
+    method,
+    headers,
+    body: body && JSON.stringify(body),
+    signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+  };
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), options);
@@ -20,20 +35,40 @@ async function request(method, path, { token, body } = {}) {
   throw await errorOf(response);
 }
 
-/** The error in a response. A proxy may answer without the service's problem JSON. */
+/**
+ * The error in a response. A proxy may answer without the service's problem JSON.
+ *
+ * @param {Response} response
+ */
 async function errorOf(response) {
   const problem = await response.json().catch(() => ({}));
-  if (typeof problem.code === "string") return new ChatError(problem.code, String(problem.detail ?? ""));
+  if (typeof problem.code === "string")
+    return new ChatError(problem.code, String(problem.detail ?? ""));
   return new ChatError(response.status >= 502 ? "offline" : "internal");
 }
 
+/**
+ * @param {string} username
+ * @param {string} password
+ * @param {string} displayName
+ * @returns {Promise<Session>}
+ */
 export const signUp = (username, password, displayName) =>
-  request("POST", "api/auth/signup", { body: { username, password, ...(displayName && { displayName }) } });
+  request("POST", "api/auth/signup", {
+    body: { username, password, ...(displayName && { displayName }) },
+  });
 
-export const logIn = (username, password) => request("POST", "api/auth/login", { body: { username, password } });
+/**
+ * @param {string} username
+ * @param {string} password
+ * @returns {Promise<Session>}
+ */
+export const logIn = (username, password) =>
+  request("POST", "api/auth/login", { body: { username, password } });
 
 /** The requests of a user who is logged in. */
 export class Api {
+  /** @param {string | undefined} token */
   constructor(token) {
     this.token = token;
   }
@@ -42,12 +77,23 @@ export class Api {
     return request("POST", "api/auth/logout", { token: this.token });
   }
 
+  /** @returns {Promise<Contact[]>} */
   users() {
     return request("GET", "api/users", { token: this.token });
   }
 
-  /** A page of a conversation, oldest message first. `page`: {limit, before, after}, seqs are exclusive. */
+  /**
+   * A page of a conversation, oldest message first. `page`: {limit, before, after}, seqs are
+   * exclusive.
+   *
+   * @param {string} userId
+   * @param {{limit: number, before?: number, after?: number}} page
+   * @returns {Promise<Message[]>}
+   */
   messages(userId, page) {
-    return request("GET", `api/messages/${encodeURIComponent(userId)}?${new URLSearchParams(page)}`, { token: this.token });
+    const query = new URLSearchParams(/** @type {any} */ (page)); // numbers become text
+    return request("GET", `api/messages/${encodeURIComponent(userId)}?${query}`, {
+      token: this.token,
+    });
   }
 }

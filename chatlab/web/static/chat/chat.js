@@ -1,15 +1,22 @@
 /* The chat page: the log-in form without a session, the workspace with one. */
 
-import { announce, notice } from "./dom.js";
+/** @import { Session } from "./session.js" */
+
 import { Api } from "./api.js";
+import { announce, notice } from "./dom.js";
+import { describeError } from "./format.js";
 import * as session from "./session.js";
 import { welcomeCard } from "./welcome.js";
-import { describeError } from "./format.js";
 import { Workspace } from "./workspace.js";
 
-const app = document.querySelector("#app");
+const app = /** @type {HTMLElement} */ (document.querySelector("#app"));
+/** @type {Workspace | null} */
 let workspace = null;
 
+/**
+ * @param {Session | null} current
+ * @param {string} reason
+ */
 function show(current, reason = "") {
   workspace?.close();
   workspace = current && new Workspace(current, { leave, ended });
@@ -18,6 +25,7 @@ function show(current, reason = "") {
   else document.title = "chatlab";
 }
 
+/** @param {Session} current */
 function enter(current) {
   session.save(current);
   show(current);
@@ -31,7 +39,8 @@ async function leave() {
   history.replaceState(null, "", document.location.pathname + document.location.search);
   show(null);
   await api.logOut().catch((error) => {
-    if (error.code !== "unauthenticated") notice(`Logged out in this browser only. ${describeError(error)}`);
+    if (error.code !== "unauthenticated")
+      notice(`Logged out in this browser only. ${describeError(error)}`);
   });
 }
 

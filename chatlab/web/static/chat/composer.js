@@ -3,30 +3,58 @@
 import { el, icon, iconButton, setText } from "./dom.js";
 import { countCharacters } from "./format.js";
 
+/** @import { Message } from "./conversation.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(text: string) => void} send
+ * @property {(message: Message, text: string) => Promise<boolean>} edit
+ * @property {(typing: boolean) => void} typing
+ * @property {() => void} editLast
+ */
+
 const MAX_CHARACTERS = 4000; // the service rejects longer messages
 const TYPING_INTERVAL_MS = 3000; // between two `typing` events while the user types
 
 export class Composer {
   #typingSentAt = 0; // 0: the other user does not see "typing"
 
-  /** `actions`: send(text), edit(message, text), typing(bool), editLast(). */
+  /**
+   * @param {string} name
+   * @param {Actions} actions
+   */
   constructor(name, actions) {
     this.actions = actions;
+    /** @type {Message | null} */
     this.editing = null;
     this.savedDraft = ""; // the draft, while another message is edited
     this.input = el("textarea", {
-      rows: "1", "aria-label": `Message to ${name}`, placeholder: "Write a message", "aria-describedby": "composer-count",
-      oninput: () => this.#changed(), onkeydown: (event) => this.#key(event), onblur: () => this.#stopTyping(),
+      rows: "1",
+      "aria-label": `Message to ${name}`,
+      placeholder: "Write a message",
+      "aria-describedby": "composer-count",
+      oninput: () => this.#changed(),
+      onkeydown: (event) => this.#key(event),
+      onblur: () => this.#stopTyping(),
     });
-    this.button = el("button.send", { type: "submit", "aria-label": "Send", title: "Send" }, icon("send"));
+    this.button = el(
+      "button.send",
+      { type: "submit", "aria-label": "Send", title: "Send" },
+      icon("send"),
+    );
     this.count = el("span.count", { id: "composer-count", role: "status" });
     this.banner = el(
-      "div.editing", { hidden: true }, icon("pencil"), el("span", {}, "Editing your message"),
+      "div.editing",
+      { hidden: true },
+      icon("pencil"),
+      el("span", {}, "Editing your message"),
       iconButton("close", "Cancel editing", () => this.cancel()),
     );
     this.element = el(
-      "form.composer", { onsubmit: (event) => this.#submit(event) },
-      this.banner, el("div.line", {}, this.input, this.count, this.button),
+      "form.composer",
+      { onsubmit: (event) => this.#submit(event) },
+      this.banner,
+      el("div.line", {}, this.input, this.count, this.button),
     );
     this.#changed();
   }
@@ -36,6 +64,7 @@ export class Composer {
     return this.editing ? this.savedDraft : this.input.value;
   }
 
+  /** @param {string} text */
   set(text) {
     this.input.value = text;
     this.#changed({ isTyping: false });
@@ -45,6 +74,7 @@ export class Composer {
     this.input.focus({ preventScroll: true });
   }
 
+  /** @param {Message} message */
   edit(message) {
     if (!this.editing) this.savedDraft = this.input.value;
     this.editing = message;
@@ -81,6 +111,7 @@ export class Composer {
     if (this.input.scrollHeight) this.input.style.height = `${this.input.scrollHeight}px`;
   }
 
+  /** @param {boolean} typing */
   #sendTyping(typing) {
     if (!typing) return this.#stopTyping();
     if (Date.now() - this.#typingSentAt < TYPING_INTERVAL_MS) return;
@@ -93,8 +124,10 @@ export class Composer {
     this.#typingSentAt = 0;
   }
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
-    const plain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
+    const plain =
+      !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
     const touch = matchMedia("(pointer: coarse)").matches; // on a phone, Enter starts a new line
     if (event.key === "Enter" && plain && !touch) this.#submit(event);
     else if (event.key === "Escape" && this.editing) this.cancel();
@@ -104,6 +137,7 @@ export class Composer {
     }
   }
 
+  /** @param {Event} event */
   async #submit(event) {
     event.preventDefault();
     // Half a surrogate pair is not valid text: the service would reject it.
@@ -113,7 +147,8 @@ export class Composer {
       this.set("");
       this.#stopTyping();
       this.actions.send(text);
-    } else if (text === this.editing.text || (await this.actions.edit(this.editing, text))) this.cancel();
+    } else if (text === this.editing.text || (await this.actions.edit(this.editing, text)))
+      this.cancel();
     this.focus();
   }
 }

@@ -1,15 +1,38 @@
 /* The Socket.IO connection: events from the service, and requests that it acknowledges. */
 
 import { io } from "../vendor/socket.io.esm.min.js";
+/** @import { Message } from "./conversation.js" */
+
 import { ChatError } from "./format.js";
 
 const ACK_TIMEOUT_MS = 10_000;
 const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refused the connection
 
-export const EVENTS = ["newMessage", "messageUpdated", "messagesRead", "typing", "onlineUsers"];
+/**
+ * @typedef {object} Handlers - a function for each of EVENTS and for each change of the connection
+ * @property {() => void} connected
+ * @property {() => void} lost
+ * @property {() => void} ended - the session is not valid any more
+ * @property {(message: Message) => void} newMessage
+ * @property {(message: Message) => void} messageUpdated
+ * @property {(read: {userId: string, seq: number, conversation: string}) => void} messagesRead
+ * @property {(change: {userId: string, typing: boolean}) => void} typing
+ * @property {(ids: string[]) => void} onlineUsers
+ */
+
+export const EVENTS = /** @type {const} */ ([
+  "newMessage",
+  "messageUpdated",
+  "messagesRead",
+  "typing",
+  "onlineUsers",
+]);
 
 export class Connection {
-  /** `handlers` has a function for each of EVENTS, and `connected`, `lost`, `ended` (the session is not valid any more). */
+  /**
+   * @param {string} token
+   * @param {Handlers} handlers
+   */
   constructor(token, handlers) {
     this.socket = io(document.location.origin, {
       path: new URL("socket.io", document.baseURI).pathname,
@@ -29,7 +52,14 @@ export class Connection {
     return this.socket.connected;
   }
 
-  /** Emit an event and return the message of its acknowledgement. Throws ChatError: the service's error, or "offline" if the result is unknown. */
+  /**
+   * Emit an event and return the message of its acknowledgement. Throws ChatError: the service's
+   * error, or "offline" if the result is unknown.
+   *
+   * @param {string} event
+   * @param {object} payload
+   * @returns {Promise<Message>}
+   */
   async request(event, payload) {
     if (!this.socket.connected) throw new ChatError("offline");
     let ack;
@@ -42,7 +72,12 @@ export class Connection {
     return ack.message;
   }
 
-  /** Emit an event without waiting for an acknowledgement. */
+  /**
+   * Emit an event without waiting for an acknowledgement.
+   *
+   * @param {string} event
+   * @param {object} payload
+   */
   emit(event, payload) {
     if (this.socket.connected) this.socket.emit(event, payload);
   }
@@ -53,12 +88,20 @@ export class Connection {
     this.socket.disconnect();
   }
 
+  /**
+   * @param {string} reason
+   * @param {Handlers} handlers
+   */
   #lost(reason, handlers) {
     handlers.lost();
     // The service is stopping, or our session has ended. The next connection shows which.
     if (reason === "io server disconnect") this.#reconnectLater();
   }
 
+  /**
+   * @param {Error & {data?: {code?: string}}} error
+   * @param {Handlers} handlers
+   */
   #refused(error, handlers) {
     if (error.data?.code === "unauthenticated") handlers.ended();
     else {

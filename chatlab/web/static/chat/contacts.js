@@ -1,26 +1,59 @@
-/* The other users: who is online, the last message and the number of unread messages of each conversation.
-   This module does not touch the DOM. */
+/* The other users: who is online, the last message and the number of unread messages of each
+   conversation. This module does not touch the DOM. */
+
+/** @import { Api } from "./api.js" */
+/** @import { Message } from "./conversation.js" */
+/** @import { User } from "./session.js" */
+
+/**
+ * A user, and the state of my conversation with this user.
+ *
+ * @typedef {User & State} Contact
+ *
+ * @typedef {object} State
+ * @property {boolean} online
+ * @property {number} unread
+ * @property {Message | null} lastMessage
+ * @property {number} readUpTo - the seq up to which this user has read my messages
+ * @property {boolean} [self] - I myself
+ */
 
 const TYPING_LIMIT_MS = 6000;
 
 export class Contacts {
-  /** `me` is a user. `changed` is called after each change. */
+  /**
+   * @param {User} me
+   * @param {Api} api
+   * @param {() => void} changed - called after each change
+   */
   constructor(me, api, changed) {
-    Object.assign(this, { me, api, changed });
-    this.byId = new Map([[me.id, { ...me, online: true, unread: 0, lastMessage: null, readUpTo: 0, self: true }]]);
+    this.me = me;
+    this.api = api;
+    this.changed = changed;
+    /** @type {Map<string, Contact>} */
+    this.byId = new Map([
+      [me.id, { ...me, online: true, unread: 0, lastMessage: null, readUpTo: 0, self: true }],
+    ]);
+    /** @type {Map<string, number>} */
     this.typing = new Map(); // user id -> timer that removes the entry
     this.loaded = false;
   }
 
+  /** @param {string} id */
   get(id) {
     return this.byId.get(id);
   }
 
-  /** All users, the most recent conversation first, then by name. Without messages, the user's own entry is last. */
+  /**
+   * All users, the most recent conversation first, then by name. Without messages, the user's own
+   * entry is last.
+   */
   sorted() {
-    const time = (user) => user.lastMessage?.createdAt ?? "";
-    const order = (one, other) =>
-      time(other).localeCompare(time(one)) || Boolean(one.self) - Boolean(other.self) || one.displayName.localeCompare(other.displayName);
+    const time = (/** @type {Contact} */ user) => user.lastMessage?.createdAt ?? "";
+    const order = (/** @type {Contact} */ one, /** @type {Contact} */ other) =>
+      time(other).localeCompare(time(one)) ||
+      Number(one.self ?? false) - Number(other.self ?? false) ||
+      one.displayName.localeCompare(other.displayName);
     return [...this.byId.values()].sort(order);
   }
 
@@ -29,27 +62,48 @@ export class Contacts {
   }
 
   async refresh() {
-    const [rows, mine] = await Promise.all([this.api.users(), this.api.messages(this.me.id, { limit: 1 })]);
+    const [rows, mine] = await Promise.all([
+      this.api.users(),
+      this.api.messages(this.me.id, { limit: 1 }),
+    ]);
     for (const row of rows) this.#merge(row);
-    if (mine.length) this.#merge({ ...this.get(this.me.id), lastMessage: mine[0] });
+    const self = this.get(this.me.id);
+    if (self && mine.length) this.#merge({ ...self, lastMessage: mine[0] });
     this.loaded = true;
     this.changed();
   }
 
-  /** A response may be older than an event that has arrived meanwhile: the higher seq wins. */
+  /**
+   * A response may be older than an event that has arrived meanwhile: the higher seq wins.
+   *
+   * @param {Contact} row
+   */
   #merge(row) {
     const known = this.byId.get(row.id);
-    const newer = (known?.lastMessage?.seq ?? 0) > (row.lastMessage?.seq ?? 0);
+    const newer = known?.lastMessage && known.lastMessage.seq > (row.lastMessage?.seq ?? 0);
     const kept = newer ? { lastMessage: known.lastMessage, unread: known.unread } : {};
-    this.byId.set(row.id, { ...known, ...row, ...kept, readUpTo: Math.max(known?.readUpTo ?? 0, row.readUpTo ?? 0) });
+    this.byId.set(row.id, {
+      ...known,
+      ...row,
+      ...kept,
+      readUpTo: Math.max(known?.readUpTo ?? 0, row.readUpTo ?? 0),
+    });
   }
 
-  /** The id of the other participant. */
+  /**
+   * The id of the other participant.
+   *
+   * @param {Message} message
+   */
   partnerOf(message) {
     return message.senderId === this.me.id ? message.receiverId : message.senderId;
   }
 
-  /** Take in a message from an event or an acknowledgement. Returns true if it is new here. */
+  /**
+   * Take in a message from an event or an acknowledgement. Returns true if it is new here.
+   *
+   * @param {Message} message
+   */
   take(message) {
     const partner = this.get(this.partnerOf(message));
     if (!partner) return void this.refresh().catch(() => {}); // a user who has signed up meanwhile
@@ -62,18 +116,25 @@ export class Contacts {
     return isNew;
   }
 
-  /** A user has read everything up to `seq`: the partner, or I myself in another tab. */
+  /**
+   * A user has read everything up to `seq`: the partner, or I myself in another tab.
+   *
+   * @param {{userId: string, seq: number, conversation: string}} read
+   */
   takeRead({ userId, seq, conversation }) {
     if (userId !== this.me.id) {
       const partner = this.get(userId);
       if (partner) partner.readUpTo = Math.max(partner.readUpTo, seq);
     } else {
-      const partner = [...this.byId.values()].find(({ id }) => conversation === [id, userId].sort().join(":"));
+      const partner = [...this.byId.values()].find(
+        ({ id }) => conversation === [id, userId].sort().join(":"),
+      );
       if (partner && (partner.lastMessage?.seq ?? 0) <= seq) partner.unread = 0;
     }
     this.changed();
   }
 
+  /** @param {string[]} ids */
   setOnline(ids) {
     const online = new Set(ids);
     if (ids.some((id) => !this.byId.has(id))) this.refresh().catch(() => {});
@@ -81,10 +142,19 @@ export class Contacts {
     this.changed();
   }
 
-  /** Show that a user is typing, for at most TYPING_LIMIT_MS: the event that ends it may be lost. */
+  /**
+   * Show that a user is typing, for at most TYPING_LIMIT_MS: the event that ends it may be lost.
+   *
+   * @param {string} id
+   * @param {boolean} typing
+   */
   setTyping(id, typing) {
     clearTimeout(this.typing.get(id));
-    if (typing) this.typing.set(id, setTimeout(() => this.setTyping(id, false), TYPING_LIMIT_MS));
+    if (typing)
+      this.typing.set(
+        id,
+        setTimeout(() => this.setTyping(id, false), TYPING_LIMIT_MS),
+      );
     else this.typing.delete(id);
     this.changed();
   }

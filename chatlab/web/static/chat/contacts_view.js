@@ -1,61 +1,104 @@
 /* The list of users. */
 
+/** @import { Contact, Contacts } from "./contacts.js" */
+/** @import { Message } from "./conversation.js" */
+/** @import { User } from "./session.js" */
+
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, formatBriefTime, initials } from "./format.js";
 
+/** @typedef {User & {self?: boolean}} Named */
+
+/** @param {Named} user */
 export function avatar(user) {
-  return el(`span.avatar.${colourClass(user.id)}`, { "aria-hidden": "true" }, user.self ? icon("note") : initials(user.displayName));
+  return el(
+    `span.avatar.${colourClass(user.id)}`,
+    { "aria-hidden": "true" },
+    user.self ? icon("note") : initials(user.displayName),
+  );
 }
 
-export const labelOf = (user) => (user.self ? `${user.displayName} (you)` : user.displayName);
+export const labelOf = (/** @type {Named} */ user) =>
+  user.self ? `${user.displayName} (you)` : user.displayName;
 
 export class ContactsView {
-  #rows = new Map(); // user id -> row
+  /** @type {Map<string, Row>} */
+  #rows = new Map(); // by user id
+  #openId = "";
 
+  /**
+   * @param {Contacts} contacts
+   * @param {() => void} leave
+   */
   constructor(contacts, leave) {
     this.contacts = contacts;
     this.list = el("ul.contacts", { role: "list" });
     this.filter = el("input", {
-      type: "search", placeholder: "Find a user", "aria-label": "Find a user", autocomplete: "off", oninput: () => this.draw(this.openId),
+      type: "search",
+      placeholder: "Find a user",
+      "aria-label": "Find a user",
+      autocomplete: "off",
+      oninput: () => this.draw(this.#openId),
     });
     this.hint = el("p.hint", { role: "status" });
     const me = contacts.me;
     this.element = el(
-      "nav.side", { "aria-label": "Conversations" },
+      "nav.side",
+      { "aria-label": "Conversations" },
       el(
-        "header.me", {}, avatar(me),
+        "header.me",
+        {},
+        avatar(me),
         el("div.who", {}, el("strong", {}, me.displayName), el("small", {}, `@${me.id}`)),
         iconButton("leave", "Log out", leave),
       ),
       el("div.filter", {}, icon("search"), this.filter),
-      this.list, this.hint,
+      this.list,
+      this.hint,
     );
   }
 
+  /** @param {string} openId */
   draw(openId) {
-    this.openId = openId;
+    this.#openId = openId;
     const wanted = this.filter.value.trim().toLowerCase();
-    const found = this.contacts.sorted().filter(({ id, displayName }) => !wanted || id.includes(wanted) || displayName.toLowerCase().includes(wanted));
-    setChildren(this.list, found.map((user) => this.#row(user)));
+    const found = this.contacts
+      .sorted()
+      .filter(
+        ({ id, displayName }) =>
+          !wanted || id.includes(wanted) || displayName.toLowerCase().includes(wanted),
+      );
+    setChildren(
+      this.list,
+      found.map((user) => this.#row(user)),
+    );
     setText(this.hint, this.#hintFor(found));
   }
 
-  /** Why the list is empty, or "". */
+  /**
+   * Why the list is empty, or "".
+   *
+   * @param {Contact[]} found
+   */
   #hintFor(found) {
     if (!this.contacts.loaded) return "Loading…";
     if (!found.length) return "No user has this name.";
-    return this.contacts.byId.size === 1 ? "There are no other users yet. New users appear here when they sign up." : "";
+    return this.contacts.byId.size === 1
+      ? "There are no other users yet. New users appear here when they sign up."
+      : "";
   }
 
+  /** @param {Contact} user */
   #row(user) {
-    if (!this.#rows.has(user.id)) this.#rows.set(user.id, new Row(user));
-    const row = this.#rows.get(user.id);
-    row.draw(user, this.contacts, user.id === this.openId);
+    const row = this.#rows.get(user.id) ?? new Row(user);
+    this.#rows.set(user.id, row);
+    row.draw(user, this.contacts, user.id === this.#openId);
     return row.element;
   }
 }
 
 class Row {
+  /** @param {Contact} user */
   constructor(user) {
     this.dot = el("span.dot", { hidden: true }, el("span.unseen", {}, "online"));
     this.name = el("span.name");
@@ -63,12 +106,22 @@ class Row {
     this.preview = el("span.preview");
     this.badge = el("span.badge", { hidden: true });
     this.link = el(
-      "a", { href: `#/${user.id}`, "data-user": user.id },
-      el("span.face", {}, avatar(user), this.dot), this.name, this.time, this.preview, this.badge,
+      "a",
+      { href: `#/${user.id}`, "data-user": user.id },
+      el("span.face", {}, avatar(user), this.dot),
+      this.name,
+      this.time,
+      this.preview,
+      this.badge,
     );
     this.element = el("li", {}, this.link);
   }
 
+  /**
+   * @param {Contact} user
+   * @param {Contacts} contacts
+   * @param {boolean} open
+   */
   draw(user, contacts, open) {
     const { lastMessage: last, unread } = user;
     const typing = contacts.typing.has(user.id);
@@ -79,13 +132,21 @@ class Row {
     setText(this.preview, typing ? "typing…" : preview(last, user, contacts.me));
     this.preview.classList.toggle("typing", typing);
     this.badge.hidden = !unread;
-    this.badge.replaceChildren(unread > 99 ? "99+" : String(unread), el("span.unseen", {}, " unread"));
+    this.badge.replaceChildren(
+      unread > 99 ? "99+" : String(unread),
+      el("span.unseen", {}, " unread"),
+    );
     this.link.classList.toggle("unread", unread > 0);
     if (open) this.link.setAttribute("aria-current", "page");
     else this.link.removeAttribute("aria-current");
   }
 }
 
+/**
+ * @param {Message | null} last
+ * @param {Contact} user
+ * @param {User} me
+ */
 function preview(last, user, me) {
   if (!last) return user.self ? "Notes to yourself" : `@${user.id}`;
   const text = last.deletedAt ? "Message deleted" : last.text.slice(0, 120);

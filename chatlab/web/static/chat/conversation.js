@@ -1,32 +1,81 @@
-/* One conversation: its loaded messages, without gaps in seq, and the messages that wait to be sent.
-   This module does not touch the DOM.
+/* One conversation: its loaded messages, without gaps in seq, and the messages that wait to be
+   sent. This module does not touch the DOM.
 
-   Events are hints. A message that does not follow the last one shows that some were missed; then all
-   messages after the last one are requested. Of two versions of a message, the higher one is kept. */
+   Events are hints. A message that does not follow the last one shows that some were missed; then
+   all messages after the last one are requested. Of two versions of a message, the higher one is
+   kept. */
+
+/** @import { Api } from "./api.js" */
+/** @import { ChatError } from "./format.js" */
+
+/**
+ * @typedef {object} Message - a sent message
+ * @property {string} _id
+ * @property {number} seq - its number in the conversation, from 1
+ * @property {number} version
+ * @property {string} senderId
+ * @property {string} receiverId
+ * @property {string} text
+ * @property {string | null} [clientId]
+ * @property {Record<string, string[]>} reactions - user ids by emoji
+ * @property {string} createdAt
+ * @property {string | null} editedAt
+ * @property {string | null} deletedAt
+ *
+ * @typedef {object} Pending - a message that waits to be sent
+ * @property {string} clientId
+ * @property {string} text
+ * @property {string} createdAt
+ * @property {"sending" | "failed"} state
+ * @property {ChatError | null} error
+ */
+
+/**
+ * A sent or a pending message. What the other kind has is undefined.
+ *
+ * @typedef {(Message & Lacks<Pending>) | (Pending & Lacks<Message>)} Item
+ */
+/**
+ * @template Other
+ * @typedef {{[Key in Exclude<keyof Other, keyof Message & keyof Pending>]?: undefined}} Lacks
+ */
 
 const PAGE_SIZE = 50; // messages loaded at once when the user scrolls up
 const CATCH_UP_SIZE = 200; // messages requested at once after a lost connection
 
 export class Conversation {
   #highestSeq = 0; // of all messages and events received
+  /** @type {Promise<void> | null} */
   #catchingUp = null;
+  /** @type {Promise<void> | null} */
   #loadingOlder = null;
 
-  /** `me` and `other` are user ids. `changed` is called after each change. */
+  /**
+   * @param {string} me - a user id
+   * @param {string} other - a user id
+   * @param {Api} api
+   * @param {() => void} changed - called after each change
+   */
   constructor(me, other, api, changed) {
-    Object.assign(this, { me, other, api, changed });
+    this.me = me;
+    this.other = other;
+    this.api = api;
+    this.changed = changed;
+    /** @type {Message[]} */
     this.messages = []; // oldest first, seq without gaps
-    this.pending = []; // {clientId, text, createdAt, state: "sending" | "failed", error}
+    /** @type {Pending[]} */
+    this.pending = [];
     this.loaded = false;
+    /** @type {ChatError | null} */
     this.loadError = null; // why older messages could not be loaded
   }
 
   get first() {
-    return this.messages.length ? this.messages[0].seq : 1;
+    return this.messages[0]?.seq ?? 1;
   }
 
   get last() {
-    return this.messages.length ? this.messages.at(-1).seq : 0;
+    return this.messages.at(-1)?.seq ?? 0;
   }
 
   get complete() {
@@ -37,7 +86,11 @@ export class Conversation {
     return this.#loadingOlder !== null;
   }
 
-  /** Add a message from an event, an acknowledgement or a page. */
+  /**
+   * Add a message from an event, an acknowledgement or a page.
+   *
+   * @param {Message} message
+   */
   take(message) {
     this.#highestSeq = Math.max(this.#highestSeq, message.seq);
     if (!this.loaded) return;
@@ -48,12 +101,18 @@ export class Conversation {
     this.changed();
   }
 
+  /** @param {Message} message */
   #replace(message) {
     const place = message.seq - this.first;
-    if (place >= 0 && this.messages[place].version < message.version) this.messages[place] = message;
+    if (place >= 0 && this.messages[place].version < message.version)
+      this.messages[place] = message;
   }
 
-  /** Remove the pending message with this client id: it has been saved. */
+  /**
+   * Remove the pending message with this client id: it has been saved.
+   *
+   * @param {Message} message
+   */
   #removePending(message) {
     if (message.senderId === this.me && message.clientId) {
       this.pending = this.pending.filter((waiting) => waiting.clientId !== message.clientId);
@@ -64,10 +123,12 @@ export class Conversation {
   loadOlder() {
     if (!this.#loadingOlder && !this.complete) {
       this.loadError = null;
-      this.#loadingOlder = this.#loadOlder().catch((error) => (this.loadError = error)).finally(() => {
-        this.#loadingOlder = null;
-        this.changed();
-      });
+      this.#loadingOlder = this.#loadOlder()
+        .catch((error) => (this.loadError = error))
+        .finally(() => {
+          this.#loadingOlder = null;
+          this.changed();
+        });
       this.changed();
     }
     return this.#loadingOlder;
@@ -76,17 +137,22 @@ export class Conversation {
   async #loadOlder() {
     const where = this.loaded ? { before: this.first } : {};
     const page = await this.api.messages(this.other, { limit: PAGE_SIZE, ...where });
-    if (this.loaded && page.length && page.at(-1).seq !== this.first - 1) return;
+    if (this.loaded && page.length && page.at(-1)?.seq !== this.first - 1) return;
     this.messages.unshift(...page);
     this.loaded = true;
-    page.forEach((message) => this.#removePending(message));
+    for (const message of page) this.#removePending(message);
     if (this.last < this.#highestSeq) this.catchUp();
   }
 
-  /** Load all messages after the last one. A failure is harmless: the next connection or message tries again. */
+  /**
+   * Load all messages after the last one. A failure is harmless: the next connection or message
+   * tries again.
+   */
   catchUp() {
     if (!this.loaded) return this.loadOlder();
-    this.#catchingUp ??= this.#catchUp().catch(() => {}).finally(() => (this.#catchingUp = null));
+    this.#catchingUp ??= this.#catchUp()
+      .catch(() => {})
+      .finally(() => (this.#catchingUp = null));
     return this.#catchingUp;
   }
 
@@ -96,10 +162,16 @@ export class Conversation {
       highestBefore = this.#highestSeq;
       page = await this.api.messages(this.other, { after: this.last, limit: CATCH_UP_SIZE });
       this.#takeAll(page);
-    } while (page.length === CATCH_UP_SIZE || this.#highestSeq > Math.max(highestBefore, this.last));
+    } while (
+      page.length === CATCH_UP_SIZE ||
+      this.#highestSeq > Math.max(highestBefore, this.last)
+    );
   }
 
-  /** After a lost connection: load new messages, retry a failed older page, then update the loaded messages. */
+  /**
+   * After a lost connection: load new messages, retry a failed older page, then update the loaded
+   * messages.
+   */
   async refresh() {
     await this.catchUp();
     if (this.loadError?.code === "offline") await this.loadOlder();
@@ -109,6 +181,7 @@ export class Conversation {
     }
   }
 
+  /** @param {Message[]} page */
   #takeAll(page) {
     for (const message of page) if (message.seq <= this.last + 1) this.take(message);
   }

@@ -1,22 +1,43 @@
-/* Helpers that create and change elements. These pages never parse HTML: what a user wrote stays text. */
+/* Helpers that create and change elements. These pages never parse HTML: what a user wrote stays
+   text. */
 
-/** Create an element: `el("p.note", {title: "x"}, "text", node)`. `on...` adds a listener; true and false switch an attribute. */
+/** @typedef {Record<string, string | boolean | ((event: any) => unknown)>} Attributes */
+/**
+ * The element that `el(Name)` creates: of "button.link" a button.
+ *
+ * @template {string} Name
+ * @typedef {Name extends `${infer Tag}.${string}` ? ElementOf<Tag> : Name extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[Name] : HTMLElement} ElementOf
+ */
+
+/**
+ * Create an element: `el("p.note", {title: "x"}, "text", node)`. `on...` adds a listener; true and
+ * false switch an attribute.
+ *
+ * @template {string} Name
+ * @param {Name} name
+ * @param {Attributes} attributes
+ * @param {(Node | string)[]} children
+ */
 export function el(name, attributes = {}, ...children) {
   const [tag, ...classes] = name.split(".");
   const node = document.createElement(tag);
   if (classes.length) node.className = classes.join(" ");
   for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    if (typeof value === "function") node.addEventListener(key.slice(2), value);
     else if (typeof value === "boolean") node.toggleAttribute(key, value);
     else node.setAttribute(key, value);
   }
   node.append(...children);
-  return node;
+  return /** @type {ElementOf<Name>} */ (node);
 }
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** One of the symbols in index.html. It is decoration: screen readers get the text next to it. */
+/**
+ * One of the symbols in index.html. It is decoration: screen readers get the text next to it.
+ *
+ * @param {string} name
+ */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");
@@ -27,17 +48,38 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with an icon. `label` is its accessible name. */
+/**
+ * A button with an icon. `label` is its accessible name.
+ *
+ * @param {string} name
+ * @param {string} label
+ * @param {() => void} onclick
+ * @param {Attributes} attributes
+ */
 export function iconButton(name, label, onclick, attributes = {}) {
-  return el("button.icon-button", { type: "button", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
+  return el(
+    "button.icon-button",
+    { type: "button", "aria-label": label, title: label, onclick, ...attributes },
+    icon(name),
+  );
 }
 
-/** Set the text if it differs, so that a screen reader does not read the same text twice. */
+/**
+ * Set the text if it differs, so that a screen reader does not read the same text twice.
+ *
+ * @param {Node} node
+ * @param {string} text
+ */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Make `nodes` the children of `parent`. Nodes that are in place already are not moved. */
+/**
+ * Make `nodes` the children of `parent`. Nodes that are in place already are not moved.
+ *
+ * @param {Node} parent
+ * @param {ChildNode[]} nodes
+ */
 export function setChildren(parent, nodes) {
   let next = parent.firstChild;
   for (const node of nodes) {
@@ -51,18 +93,26 @@ export function setChildren(parent, nodes) {
   }
 }
 
-/** Let screen readers read this text. */
+/**
+ * Let screen readers read this text.
+ *
+ * @param {string} text
+ */
 export function announce(text) {
   const line = el("p", {}, text);
-  document.querySelector("#announcer").append(line);
+  document.querySelector("#announcer")?.append(line);
   setTimeout(() => line.remove(), 5000);
 }
 
-/** Show an error for a few seconds at the edge of the page. */
+/**
+ * Show an error for a few seconds at the edge of the page.
+ *
+ * @param {string} text
+ */
 export function notice(text) {
   const line = el("p.notice", {}, text);
   const notices = document.querySelector("#notices");
-  notices.append(line);
-  while (notices.children.length > 3) notices.firstChild.remove();
+  notices?.append(line);
+  for (const old of [...(notices?.children ?? [])].slice(0, -3)) old.remove();
   setTimeout(() => line.remove(), 7000);
 }

@@ -1,23 +1,58 @@
 /* One message in the list, sent or pending. */
 
+/** @import { Item, Message, Pending } from "./conversation.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(message: Message, emoji: string) => void} react
+ * @property {(pending: Pending) => void} retry
+ * @property {(pending: Pending) => void} discard
+ *
+ * @typedef {object} Context
+ * @property {boolean} mine
+ * @property {boolean} read
+ * @property {boolean} follows - the message before is of the same sender and close in time
+ * @property {(id: string) => string} names
+ * @property {string} me
+ * @property {string} sender - the name of the other user
+ */
+
 import { el, icon } from "./dom.js";
-import { formatFullTime, describeError, formatTime } from "./format.js";
+import { describeError, formatFullTime, formatTime } from "./format.js";
 
 export class MessageRow {
   #drawn = "";
 
-  /** `actions`: react, retry, discard. */
+  /**
+   * @param {string} key
+   * @param {Actions} actions
+   */
   constructor(key, actions) {
+    this.key = key;
     this.actions = actions;
+    /** @type {Item | undefined} */
+    this.item = undefined;
     this.content = el("div.content");
     this.body = el("div.body", {}, this.content); // the toolbar is appended here
     this.element = el("li.message", { tabindex: "-1", "data-key": key }, this.body);
   }
 
-  /** Draw a sent or pending message. `context`: mine, read, follows (the message before is of the same sender and
-      close in time), names (user id -> name), me, sender. */
+  /**
+   * Draw a sent or pending message.
+   *
+   * @param {Item} item
+   * @param {Context} context
+   */
   draw(item, context) {
-    const state = [item.version, item.state, item.error?.code, item.error?.detail, context.read, context.follows, Object.values(item.reactions ?? {})];
+    const state = [
+      item.version,
+      item.state,
+      item.error?.code,
+      item.error?.detail,
+      context.read,
+      context.follows,
+      Object.values(item.reactions ?? {}),
+    ];
     const key = JSON.stringify(state);
     if (key === this.#drawn) return;
     this.#drawn = key;
@@ -28,55 +63,120 @@ export class MessageRow {
     if (hadFocus) this.element.focus({ preventScroll: true });
   }
 
+  /**
+   * @param {Item} item
+   * @param {Context} context
+   */
   #classes(item, { mine, follows }) {
-    const flags = { mine, follows, deleted: Boolean(item.deletedAt), failed: item.state === "failed", sending: item.state === "sending" };
+    const flags = {
+      mine,
+      follows,
+      deleted: Boolean(item.deletedAt),
+      failed: item.state === "failed",
+      sending: item.state === "sending",
+    };
     for (const [name, on] of Object.entries(flags)) this.element.classList.toggle(name, on);
   }
 
+  /**
+   * @param {Item} item
+   * @param {Context} context
+   */
   #parts(item, context) {
     const parts = [el("div.bubble", {}, sender(context), text(item), meta(item, context))];
-    if (item.reactions && Object.keys(item.reactions).length) parts.push(this.#reactions(item, context));
+    if (item.reactions && Object.keys(item.reactions).length)
+      parts.push(this.#reactions(item, context));
     if (item.state === "failed") parts.push(this.#failure(item));
     return parts;
   }
 
+  /**
+   * @param {Message} message
+   * @param {Context} context
+   */
   #reactions(message, { names, me }) {
     const chips = Object.entries(message.reactions).map(([emoji, users]) => {
       const who = users.map((id) => (id === me ? "you" : names(id))).join(", ");
-      const attributes = { type: "button", "aria-pressed": String(users.includes(me)), title: who, "aria-label": `${emoji} by ${who}` };
+      const attributes = {
+        type: "button",
+        "aria-pressed": String(users.includes(me)),
+        title: who,
+        "aria-label": `${emoji} by ${who}`,
+      };
       const parts = [el("span.glyph", {}, emoji), el("span.times", {}, String(users.length))];
-      return el("button.reaction", { ...attributes, onclick: () => this.actions.react(message, emoji) }, ...parts);
+      return el(
+        "button.reaction",
+        { ...attributes, onclick: () => this.actions.react(message, emoji) },
+        ...parts,
+      );
     });
     return el("div.reactions", { role: "group", "aria-label": "Reactions" }, ...chips);
   }
 
+  /** @param {Pending} pending */
   #failure(pending) {
     return el(
-      "div.failure", { role: "alert" }, icon("alert"), el("span", {}, `Not sent. ${describeError(pending.error)}`),
-      el("button.link", { type: "button", onclick: () => this.actions.retry(pending) }, "Try again"),
-      el("button.link", { type: "button", onclick: () => this.actions.discard(pending) }, "Discard"),
+      "div.failure",
+      { role: "alert" },
+      icon("alert"),
+      el("span", {}, `Not sent. ${describeError(pending.error)}`),
+      el(
+        "button.link",
+        { type: "button", onclick: () => this.actions.retry(pending) },
+        "Try again",
+      ),
+      el(
+        "button.link",
+        { type: "button", onclick: () => this.actions.discard(pending) },
+        "Discard",
+      ),
     );
   }
 }
 
-/** The name of the sender, for screen readers: others see it from the side the message is on. */
+/**
+ * The name of the sender, for screen readers: others see it from the side the message is on.
+ *
+ * @param {Context} context
+ */
 function sender({ mine, sender: name }) {
   return el("span.unseen", {}, `${mine ? "You" : name}: `);
 }
 
+/** @param {Item} item */
 function text(item) {
   return el("p.text", { dir: "auto" }, item.deletedAt ? "Message deleted" : item.text);
 }
 
+/**
+ * @param {Item} item
+ * @param {Context} context
+ */
 function meta(item, { mine, read }) {
-  const parts = [el("time", { datetime: item.createdAt, title: formatFullTime(item.createdAt) }, formatTime(item.createdAt))];
-  if (item.editedAt && !item.deletedAt) parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
-  if (mine && item.state !== "failed") parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
+  /** @type {HTMLElement[]} */
+  const parts = [
+    el(
+      "time",
+      { datetime: item.createdAt, title: formatFullTime(item.createdAt) },
+      formatTime(item.createdAt),
+    ),
+  ];
+  if (item.editedAt && !item.deletedAt)
+    parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
+  if (mine && item.state !== "failed")
+    parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
   return el("span.meta", {}, ...parts);
 }
 
+/** @type {Record<string, string>} */
 const STATUS = { clock: "sending", sent: "sent", read: "read" };
 
+/** @param {string} name */
 function status(name) {
-  return el(`span.status.${STATUS[name]}`, { title: STATUS[name] }, icon(name), el("span.unseen", {}, ` ${STATUS[name]}`));
+  return el(
+    `span.status.${STATUS[name]}`,
+    { title: STATUS[name] },
+    icon(name),
+    el("span.unseen", {}, ` ${STATUS[name]}`),
+  );
 }

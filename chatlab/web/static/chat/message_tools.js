@@ -1,23 +1,47 @@
-/* The toolbar of a message. There is one; it moves to the message under the pointer or with the focus. */
+/* The toolbar of a message. There is one; it moves to the message under the pointer or with the
+   focus. */
+
+/** @import { Message } from "./conversation.js" */
+/** @import { MessageRow } from "./message_row.js" */
+
+/**
+ * @typedef {object} Actions
+ * @property {(message: Message, emoji: string) => void} react
+ * @property {(message: Message) => void} edit
+ * @property {(message: Message) => void} remove
+ */
 
 import { el, iconButton } from "./dom.js";
 
 const PALETTE = {
-  "👍": "thumbs up", "❤️": "heart", "😂": "laughing", "🎉": "party", "😮": "surprised", "😢": "sad", "🙏": "thank you", "👀": "looking",
+  "👍": "thumbs up",
+  "❤️": "heart",
+  "😂": "laughing",
+  "🎉": "party",
+  "😮": "surprised",
+  "😢": "sad",
+  "🙏": "thank you",
+  "👀": "looking",
 };
 
 export class MessageTools {
-  /** `actions`: react, edit, remove. */
+  /** @param {Actions} actions */
   constructor(actions) {
     this.actions = actions;
+    /** @type {MessageRow | null} */
     this.row = null;
+    this.mine = false;
     this.element = el("div.tools", { role: "toolbar", "aria-label": "Message" });
   }
 
-  /** Show the toolbar at this row if it has a sent message, and hide it otherwise. */
+  /**
+   * Show the toolbar at this row if it has a sent message, and hide it otherwise.
+   *
+   * @param {MessageRow | undefined} row
+   * @param {boolean} mine
+   */
   attach(row, mine) {
-    const message = row?.item;
-    if (!message?._id || message.deletedAt) return this.detach();
+    if (!row?.item?._id || row.item.deletedAt) return this.detach();
     if (this.row === row && this.element.isConnected) return;
     this.row = row;
     this.mine = mine;
@@ -33,7 +57,7 @@ export class MessageTools {
 
   /** Hide the toolbar if its message has been deleted. */
   update() {
-    if (this.row?.item.deletedAt || !this.element.isConnected) this.detach();
+    if (this.row?.item?.deletedAt || !this.element.isConnected) this.detach();
   }
 
   #showButtons() {
@@ -48,31 +72,53 @@ export class MessageTools {
 
   #showPalette() {
     const buttons = Object.entries(PALETTE).map(([emoji, name]) =>
-      el("button.emoji", { type: "button", "aria-label": `React with ${name}`, onclick: () => this.#run((message) => this.actions.react(message, emoji)) }, emoji),
+      el(
+        "button.emoji",
+        {
+          type: "button",
+          "aria-label": `React with ${name}`,
+          onclick: () => this.#run((message) => this.actions.react(message, emoji)),
+        },
+        emoji,
+      ),
     );
     const old = [...this.element.children];
     this.element.classList.add("palette");
     this.element.append(...buttons);
-    buttons[0].focus({ preventScroll: true }); // before the old buttons are removed: the focus must stay in the toolbar
-    old.forEach((button) => button.remove());
+    // before the old buttons are removed: the focus must stay in the toolbar
+    buttons[0].focus({ preventScroll: true });
+    for (const button of old) button.remove();
   }
 
+  /** @param {(message: Message) => void} action */
   #run(action) {
-    const { item, element } = this.row;
-    element.focus({ preventScroll: true }); // before the button is removed: the focus stays with the message
+    const { item, element } = this.row ?? {};
+    if (!item?._id || !element) return;
+    // before the button is removed: the focus stays with the message
+    element.focus({ preventScroll: true });
     this.#showButtons();
     action(item);
   }
 }
 
-/** Ask the user to confirm. Resolves to true or false. */
+/**
+ * Ask the user to confirm. Resolves to true or false.
+ *
+ * @param {string} question
+ * @param {string} yes
+ * @returns {Promise<boolean>}
+ */
 export function confirmDialog(question, yes) {
   return new Promise((resolve) => {
     const dialog = el(
-      "dialog", { "aria-label": question }, el("p", {}, question),
+      "dialog",
+      { "aria-label": question },
+      el("p", {}, question),
       el(
-        "form.choices", { method: "dialog" },
-        el("button", { value: "no", autofocus: true }, "Cancel"), el("button.danger", { value: "yes" }, yes),
+        "form.choices",
+        { method: "dialog" },
+        el("button", { value: "no", autofocus: true }, "Cancel"),
+        el("button.danger", { value: "yes" }, yes),
       ),
     );
     dialog.addEventListener("close", () => {

@@ -1,26 +1,35 @@
 /* The session of this browser: which user is logged in.
 
-   The token is in localStorage. So all tabs of a browser share one session, it survives a reload and a restart,
-   and a log-out in one tab logs out all of them. sessionStorage would ask for the password in each new tab, and
-   would not hide the token from a script on this page either. What protects it is the content security policy,
-   and that texts of users are never parsed as HTML.
+   The token is in localStorage. So all tabs of a browser share one session, it survives a reload
+   and a restart, and a log-out in one tab logs out all of them. sessionStorage would ask for the
+   password in each new tab, and would not hide the token from a script on this page either. What
+   protects it is the content security policy, and that texts of users are never parsed as HTML.
 
-   The storage key contains the path, so that two services behind one proxy stay apart, and the pane:
-   `?pane=left` and `?pane=right` are two users in one window. The token is never part of a URL. */
+   The storage key contains the path, so that two services behind one proxy stay apart, and the
+   pane: `?pane=left` and `?pane=right` are two users in one window. The token is never part of a
+   URL. */
+
+/** @typedef {{id: string, displayName: string}} User */
+/** @typedef {{user: User, token: string}} Session */
 
 const PANE = new URL(document.baseURI).searchParams.get("pane") ?? "";
 const KEY = `chatlab ${new URL(".", document.baseURI).pathname} ${PANE}`;
 
-/** Return the stored session `{user, token}`, or null. */
+/**
+ * Return the stored session `{user, token}`, or null.
+ *
+ * @returns {Session | null}
+ */
 export function load() {
   try {
-    const session = JSON.parse(localStorage.getItem(KEY));
+    const session = JSON.parse(localStorage.getItem(KEY) ?? "null");
     return session?.token && session.user?.id ? session : null;
   } catch {
     return null;
   }
 }
 
+/** @param {Session} session */
 export function save(session) {
   localStorage.setItem(KEY, JSON.stringify(session));
 }
@@ -29,7 +38,11 @@ export function clear() {
   localStorage.removeItem(KEY);
 }
 
-/** Call `changed` when another tab has logged in or out. */
+/**
+ * Call `changed` when another tab has logged in or out.
+ *
+ * @param {() => void} changed
+ */
 export function onChangeInOtherTab(changed) {
   addEventListener("storage", ({ key }) => {
     if (key === KEY || key === null) changed();

@@ -1,27 +1,41 @@
-/* The page of a user who is logged in: the list of users, the open conversation, and the connection that updates both. */
+/* The page of a user who is logged in: the list of users, the open conversation, and the connection
+   that updates both. */
 
-import { announce, el, notice, setText } from "./dom.js";
-import { Conversation } from "./conversation.js";
-import { ConversationView } from "./conversation_view.js";
+/** @import { ChatError } from "./format.js" */
+/** @import { Handlers } from "./connection.js" */
+/** @import { Message, Pending } from "./conversation.js" */
+/** @import { Session } from "./session.js" */
+
 import { Api } from "./api.js";
 import { Connection } from "./connection.js";
 import { Contacts } from "./contacts.js";
 import { ContactsView } from "./contacts_view.js";
+import { Conversation } from "./conversation.js";
+import { ConversationView } from "./conversation_view.js";
+import { announce, el, notice, setText } from "./dom.js";
 import { describeError } from "./format.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 
 export class Workspace {
-  /** The first argument is the session. `leave` logs out; `ended` is called when the service has ended the session. */
+  /**
+   * @param {Session} session
+   * @param {{leave: () => void, ended: () => void}} handlers - `leave` logs out; `ended` is called
+   *   when the service has ended the session
+   */
   constructor({ user, token }, { leave, ended }) {
     this.me = user;
     this.api = new Api(token);
     this.ended = ended;
+    /** @type {Map<string, Conversation>} */
     this.conversations = new Map();
+    /** @type {Set<Conversation>} */
     this.stale = new Set(); // conversations that may have missed events
-    this.openId = null;
+    this.openId = ""; // of the other user; empty: no conversation is open
+    /** @type {ConversationView | null} */
     this.view = null;
+    /** @type {Map<string, string>} */
     this.drafts = new Map();
     this.closing = new AbortController();
 
@@ -36,7 +50,9 @@ export class Workspace {
   open() {
     const { signal } = this.closing;
     addEventListener("hashchange", () => this.#openFromAddress(), { signal });
-    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), {
+      signal,
+    });
     this.timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_INTERVAL_MS);
     this.#showBannerLater();
     this.#openFromAddress();
@@ -51,6 +67,7 @@ export class Workspace {
     this.view?.close();
   }
 
+  /** @returns {Handlers} */
   #handlers() {
     return {
       connected: () => this.#connected(),
@@ -64,15 +81,19 @@ export class Workspace {
     };
   }
 
-  // --- the connection --------------------------------------------------------------------------------------------------
+  // --- the connection ----------------------------------------------------------------------------
 
-  /** After a new connection: reload the list, catch up in the open conversation, send pending messages. */
+  /**
+   * After a new connection: reload the list, catch up in the open conversation, send pending
+   * messages.
+   */
   async #connected() {
     clearTimeout(this.bannerTimer);
     this.banner.hidden = true;
     this.stale = new Set(this.conversations.values());
     await this.#refresh();
-    for (const conversation of this.conversations.values()) this.#sendPending(conversation); // not awaited: conversations are independent
+    // not awaited: conversations are independent
+    for (const conversation of this.conversations.values()) this.#sendPending(conversation);
   }
 
   #lost() {
@@ -115,27 +136,32 @@ export class Workspace {
     }
   }
 
-  // --- events ----------------------------------------------------------------------------------------------------------
+  // --- events ------------------------------------------------------------------------------------
 
+  /** @param {Message} message */
   #take(message) {
     this.conversations.get(this.contacts.partnerOf(message))?.take(message);
     return this.contacts.take(message);
   }
 
+  /** @param {Message} message */
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
     const name = this.contacts.get(message.senderId)?.displayName ?? message.senderId;
-    announce(message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`);
+    announce(
+      message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`,
+    );
   }
 
-  // --- navigation ------------------------------------------------------------------------------------------------------
+  // --- navigation --------------------------------------------------------------------------------
 
   /** The URL names the open conversation, `#/alice`, so that the back button and a reload work. */
   #openFromAddress() {
-    const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? null;
+    const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? "";
     if (id !== this.openId || !this.view) this.#show(id);
   }
 
+  /** @param {string} id */
   #show(id) {
     if (this.view) this.drafts.set(this.openId, this.view.draft);
     this.view?.close();
@@ -148,11 +174,12 @@ export class Workspace {
     this.draw();
   }
 
+  /** @param {string} id */
   #conversation(id) {
-    if (!this.conversations.has(id)) {
-      this.conversations.set(id, new Conversation(this.me.id, id, this.api, () => this.draw()));
-    }
-    return this.conversations.get(id);
+    const conversation =
+      this.conversations.get(id) ?? new Conversation(this.me.id, id, this.api, () => this.draw());
+    this.conversations.set(id, conversation);
+    return conversation;
   }
 
   /** Draw once after all changes of the current task. */
@@ -169,22 +196,45 @@ export class Workspace {
     });
   }
 
-  // --- actions ---------------------------------------------------------------------------------------------------------
+  // --- actions -----------------------------------------------------------------------------------
 
-  /** Show the message at once as pending. The saved message with the same client id replaces it. */
+  /**
+   * Show the message at once as pending. The saved message with the same client id replaces it.
+   *
+   * @param {Conversation} conversation
+   * @param {string} text
+   */
   send(conversation, text) {
     const clientId = newId();
-    const pending = { clientId, text, createdAt: new Date().toISOString(), state: "sending", error: null };
+    /** @type {Pending} */
+    const pending = {
+      clientId,
+      text,
+      createdAt: new Date().toISOString(),
+      state: "sending",
+      error: null,
+    };
     conversation.pending.push(pending);
     this.retry(conversation, pending);
   }
 
-  /** Send a pending message, perhaps again. Because of its client id the service saves it only once. */
+  /**
+   * Send a pending message, perhaps again. Because of its client id the service saves it only once.
+   *
+   * @param {Conversation} conversation
+   * @param {Pending} pending
+   */
   async retry(conversation, pending) {
     Object.assign(pending, { state: "sending", error: null });
     this.draw();
     try {
-      this.#take(await this.connection.request("sendMessage", { receiverId: conversation.other, text: pending.text, clientId: pending.clientId }));
+      this.#take(
+        await this.connection.request("sendMessage", {
+          receiverId: conversation.other,
+          text: pending.text,
+          clientId: pending.clientId,
+        }),
+      );
     } catch (error) {
       Object.assign(pending, { state: "failed", error });
       if (error.code === "unauthenticated") this.ended();
@@ -192,33 +242,57 @@ export class Workspace {
     }
   }
 
+  /**
+   * @param {Conversation} conversation
+   * @param {Pending} pending
+   */
   discard(conversation, pending) {
     conversation.pending = conversation.pending.filter((one) => one !== pending);
     this.draw();
   }
 
-  /** Send the messages that failed for lack of a connection, one after the other, which keeps their order. */
+  /**
+   * Send the messages that failed for lack of a connection, one after the other, which keeps their
+   * order.
+   *
+   * @param {Conversation} conversation
+   */
   async #sendPending(conversation) {
     for (const pending of [...conversation.pending]) {
       const isDiscarded = !conversation.pending.includes(pending);
-      if (!isDiscarded && pending.error?.code === "offline") await this.retry(conversation, pending);
+      if (!isDiscarded && pending.error?.code === "offline")
+        await this.retry(conversation, pending);
     }
   }
 
+  /**
+   * @param {Message} message
+   * @param {string} text
+   */
   edit(message, text) {
     return this.#change("editMessage", { messageId: message._id, text });
   }
 
+  /** @param {Message} message */
   remove(message) {
     return this.#change("deleteMessage", { messageId: message._id });
   }
 
+  /**
+   * @param {Message} message
+   * @param {string} emoji
+   */
   react(message, emoji) {
     const mine = message.reactions[emoji]?.includes(this.me.id);
     return this.#change(mine ? "removeReaction" : "addReaction", { messageId: message._id, emoji });
   }
 
-  /** Change a message. Returns whether it was changed; shows the error otherwise. */
+  /**
+   * Change a message. Returns whether it was changed; shows the error otherwise.
+   *
+   * @param {string} event
+   * @param {object} payload
+   */
   async #change(event, payload) {
     try {
       this.#take(await this.connection.request(event, payload));
@@ -230,23 +304,34 @@ export class Workspace {
     }
   }
 
-  /** Mark the messages of this conversation as read. */
+  /**
+   * Mark the messages of this conversation as read.
+   *
+   * @param {Conversation} conversation
+   */
   markRead(conversation) {
     const partner = this.contacts.get(conversation.other);
-    if (!partner || !partner.unread || partner.self || !conversation.last || !this.connection.connected) return;
+    if (!partner?.unread || partner.self || !conversation.last || !this.connection.connected)
+      return;
     partner.unread = 0;
     this.connection.emit("markRead", { userId: conversation.other, seq: conversation.last });
     this.draw();
   }
 
+  /**
+   * @param {Conversation} conversation
+   * @param {boolean} typing
+   */
   typing(conversation, typing) {
-    if (conversation.other !== this.me.id) this.connection.emit("typing", { receiverId: conversation.other, typing });
+    if (conversation.other !== this.me.id)
+      this.connection.emit("typing", { receiverId: conversation.other, typing });
   }
 }
 
 function nothingOpen() {
   return el(
-    "div.empty", {},
+    "div.empty",
+    {},
     el("img", { src: "static/chat/icon.svg", alt: "", width: "64", height: "64" }),
     el("h2", {}, "Choose a user to chat with"),
     el("p", {}, "Your conversations are on the left. New messages appear at once."),
@@ -255,5 +340,7 @@ function nothingOpen() {
 
 /** A random client id. `crypto.randomUUID` exists only on HTTPS pages and on localhost. */
 function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [...crypto.getRandomValues(new Uint8Array(16))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 }

@@ -1,5 +1,12 @@
 // Helpers of the drawings.
 
+/**
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Element} parent
+ * @param {Tag} tag
+ * @param {string} className
+ * @param {string} [text]
+ */
 export function add(parent, tag, className, text) {
   const element = document.createElement(tag);
   element.className = className;
@@ -8,12 +15,22 @@ export function add(parent, tag, className, text) {
   return element;
 }
 
-// Set the text if it differs, so that a screen reader does not read the same text twice.
+/**
+ * Set the text if it differs, so that a screen reader does not read the same text twice.
+ *
+ * @param {Node} node
+ * @param {string} text
+ */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Call `draw` once a frame while it returns true, that is, while something moves. Call `begin` after each change.
+/**
+ * Call `draw` once a frame while it returns true, that is, while something moves. Call `begin`
+ * after each change.
+ *
+ * @param {() => boolean} draw
+ */
 export function animation(draw) {
   let frame = 0;
   let stopped = false;

@@ -1,11 +1,23 @@
-/* The diagrams of a send and of a read. Each one shows one request at a time, long enough to be seen: a request takes a few
-   milliseconds. The requests that pass meanwhile are counted at each box. */
+/* The diagrams of a send and of a read. Each one shows one request at a time, long enough to be
+   seen: a request takes a few milliseconds. The requests that pass meanwhile are counted at each
+   box. */
 
-import { flowMap } from "../lab/flow_map.js";
+import flowMap from "../lab/flow_map.js";
+
+/** @import { FlowState, Kind, Request, Stage } from "./flow_state.js" */
+
+/**
+ * @typedef {object} Plan
+ * @property {Kind} kind
+ * @property {string} label
+ * @property {Record<string, string>} faces - the labels of the transports
+ * @property {[stage: Stage, title: string, note: string][]} boxes
+ */
 
 const SHOW_FINISHED_MS = 900; // before the next request is shown
 const SHOW_UNFINISHED_MS = 6_000; // the same, for a request that does not end
 
+/** @type {Plan} */
 const SEND = {
   kind: "send",
   label: "The boxes that a send passes",
@@ -21,6 +33,7 @@ const SEND = {
   ],
 };
 
+/** @type {Plan} */
 const READ = {
   kind: "read",
   label: "The boxes that a read passes",
@@ -33,16 +46,20 @@ const READ = {
   ],
 };
 
-export const sendDiagram = (root, flow) => new Diagram(root, flow, SEND);
-export const readDiagram = (root, flow) => new Diagram(root, flow, READ);
-
 class Diagram {
   #map;
+  /** @type {Request | null} */
   #request = null; // the one that is shown
   #shownSince = 0;
 
+  /**
+   * @param {HTMLElement} root
+   * @param {FlowState} flow
+   * @param {Plan} plan
+   */
   constructor(root, flow, plan) {
-    Object.assign(this, { flow, plan });
+    this.flow = flow;
+    this.plan = plan;
     this.#map = flowMap(root, this.#model(), { faces: plan.faces, apart: true, label: plan.label });
   }
 
@@ -59,7 +76,8 @@ class Diagram {
   #canReplace() {
     const now = performance.now();
     if (!this.#request) return true;
-    if (this.#request.done) return now > Math.max(this.#map.busyUntil, this.#shownSince) + SHOW_FINISHED_MS;
+    if (this.#request.done)
+      return now > Math.max(this.#map.busyUntil, this.#shownSince) + SHOW_FINISHED_MS;
     return now > this.#shownSince + SHOW_UNFINISHED_MS;
   }
 
@@ -81,3 +99,15 @@ class Diagram {
     this.#map.close();
   }
 }
+
+/**
+ * @param {HTMLElement} root
+ * @param {FlowState} flow
+ */
+export const sendDiagram = (root, flow) => new Diagram(root, flow, SEND);
+
+/**
+ * @param {HTMLElement} root
+ * @param {FlowState} flow
+ */
+export const readDiagram = (root, flow) => new Diagram(root, flow, READ);

@@ -2,13 +2,34 @@
 
 import { io } from "../vendor/socket.io.esm.min.js";
 
+/** @import { StageEvent } from "./flow_state.js" */
+
+/**
+ * @typedef {object} Handlers
+ * @property {(event: StageEvent) => void} event
+ * @property {() => void} connected
+ * @property {() => void} lost
+ * @property {() => void} ended - the session is not valid any more
+ */
+
 const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refused the connection
 
-/** Receive every stage event. `handlers`: event, connected, lost, ended. Returns a function that stops. */
+/**
+ * Receive every stage event. Returns a function that stops.
+ *
+ * @param {string} token
+ * @param {Handlers} handlers
+ */
 export function watchFlow(token, handlers) {
   const path = new URL("socket.io", document.baseURI).pathname;
-  const socket = io(`${document.location.origin}/flow`, { path, transports: ["websocket"], auth: { token }, forceNew: true, reconnectionDelayMax: 3000 });
-  let timer;
+  const socket = io(`${document.location.origin}/flow`, {
+    path,
+    transports: ["websocket"],
+    auth: { token },
+    forceNew: true,
+    reconnectionDelayMax: 3000,
+  });
+  let timer = 0;
   const reconnectLater = () => (timer = setTimeout(() => socket.connect(), RECONNECT_DELAY_MS));
   socket.on("flow", handlers.event);
   socket.on("connect", handlers.connected);

@@ -1,26 +1,48 @@
-/* The users of this page: Ada and Ben in the two panes, and two more who exchange the messages of a burst.
+/* The users of this page: Ada and Ben in the two panes, and two more who exchange the messages of a
+   burst.
 
-   Each one is an ordinary user with its own session, stored where the chat page of the pane looks for it. */
+   Each one is an ordinary user with its own session, stored where the chat page of the pane looks
+   for it. */
 
-import { io } from "../vendor/socket.io.esm.min.js";
+/** @import { Socket } from "socket.io-client" */
+/** @import { Session } from "../chat/session.js" */
+
 import { ChatError } from "../chat/format.js";
+import { io } from "../vendor/socket.io.esm.min.js";
 import { request } from "./request.js";
+
+/** @typedef {keyof typeof NAMES} Pane */
+/** @typedef {Record<Pane, Player>} Players */
 
 const NAMES = { left: "Ada", right: "Ben", "crowd-1": "Crowd One", "crowd-2": "Crowd Two" };
 const ACK_TIMEOUT_MS = 10_000;
 const MAX_RETRY_DELAY_S = 5;
 
-const keyOf = (pane) => `chatlab ${new URL(".", document.baseURI).pathname} ${pane}`; // as in session.js
-const random = (bytes) => [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const keyOf = (/** @type {Pane} */ pane) =>
+  `chatlab ${new URL(".", document.baseURI).pathname} ${pane}`; // as in session.js
+const random = (/** @type {number} */ bytes) =>
+  [...crypto.getRandomValues(new Uint8Array(bytes))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
 
-/** Return all four players, by pane. `token` is the teacher's; it is checked first, so that no user is created for an ended session. */
+/**
+ * Return all four players, by pane. `token` is the teacher's; it is checked first, so that no user
+ * is created for an ended session.
+ *
+ * @param {string} token
+ */
 export async function createPlayers(token) {
   await request("GET", "api/auth/me", { token });
-  const panes = Object.keys(NAMES);
+  const panes = /** @type {Pane[]} */ (Object.keys(NAMES));
   const sessions = await Promise.all(panes.map(sessionOf));
-  return Object.fromEntries(panes.map((pane, index) => [pane, new Player(sessions[index])]));
+  const players = panes.map((pane, index) => [pane, new Player(sessions[index])]);
+  return /** @type {Players} */ (Object.fromEntries(players));
 }
 
+/**
+ * @param {Pane} pane
+ * @returns {Promise<Session>}
+ */
 async function sessionOf(pane) {
   const known = stored(pane);
   try {
@@ -31,32 +53,56 @@ async function sessionOf(pane) {
   return signUp(pane);
 }
 
+/**
+ * @param {Pane} pane
+ * @returns {Session | null}
+ */
 function stored(pane) {
   try {
-    return JSON.parse(localStorage.getItem(keyOf(pane)));
+    return JSON.parse(localStorage.getItem(keyOf(pane)) ?? "null");
   } catch {
     return null;
   }
 }
 
-/** Sign up a new user. The password is not stored: when the session has ended, the next user takes over the pane. */
+/**
+ * Sign up a new user. The password is not stored: when the session has ended, the next user takes
+ * over the pane.
+ *
+ * @param {Pane} pane
+ * @returns {Promise<Session>}
+ */
 async function signUp(pane) {
   const username = `${NAMES[pane].toLowerCase().replace(" ", "-")}-${random(3)}`;
-  const { body } = await request("POST", "api/auth/signup", { body: { username, password: random(16), displayName: NAMES[pane] } });
+  const { body } = await request("POST", "api/auth/signup", {
+    body: { username, password: random(16), displayName: NAMES[pane] },
+  });
   localStorage.setItem(keyOf(pane), JSON.stringify(body));
   return body;
 }
 
 /** One user, who can use both transports. */
-class Player {
+export class Player {
+  /** @type {Socket | null} */
   #socket = null;
 
+  /** @param {Session} session */
   constructor({ user, token }) {
-    Object.assign(this, { id: user.id, name: user.displayName, token });
+    this.id = user.id;
+    this.name = user.displayName;
+    this.token = token;
   }
 
-  /** Send a message over `http` or `socket`. After `rate_limited` it waits and tries again while `mayRetry()` is true;
-      the client id makes sure that the message is saved only once. */
+  /**
+   * Send a message over `http` or `socket`. After `rate_limited` it waits and tries again while
+   * `mayRetry()` is true;
+   * the client id makes sure that the message is saved only once.
+   *
+   * @param {"http" | "socket"} transport
+   * @param {string} receiverId
+   * @param {string} text
+   * @param {() => boolean} mayRetry
+   */
   async send(transport, receiverId, text, mayRetry = () => true) {
     const payload = { receiverId, text, clientId: random(12) };
     for (;;) {
@@ -65,11 +111,14 @@ class Player {
         return await request("POST", "api/messages/send", { token: this.token, body: payload });
       } catch (error) {
         if (error.code !== "rate_limited" || !mayRetry()) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(error.retryAfterS ?? 1, MAX_RETRY_DELAY_S)));
+        await new Promise((resolve) =>
+          setTimeout(resolve, 1000 * Math.min(error.retryAfterS ?? 1, MAX_RETRY_DELAY_S)),
+        );
       }
     }
   }
 
+  /** @param {object} payload */
   async #sendOverSocket(payload) {
     let ack;
     try {
@@ -83,10 +132,16 @@ class Player {
 
   #connected() {
     const path = new URL("socket.io", document.baseURI).pathname;
-    this.#socket ??= io(document.location.origin, { path, transports: ["websocket"], auth: { token: this.token }, forceNew: true });
+    this.#socket ??= io(document.location.origin, {
+      path,
+      transports: ["websocket"],
+      auth: { token: this.token },
+      forceNew: true,
+    });
     return this.#socket;
   }
 
+  /** @param {Player} other */
   read(other) {
     return request("GET", `api/messages/${other.id}`, { token: this.token });
   }

@@ -1,13 +1,22 @@
-/* The page /lab: the log-in form without a session, the live diagram with one. The session is that of the chat page. */
+/* The page /lab: the log-in form without a session, the live diagram with one. The session is that
+   of the chat page. */
+
+/** @import { ChatError } from "../chat/format.js" */
+/** @import { Session } from "../chat/session.js" */
 
 import * as session from "../chat/session.js";
 import { welcomeCard } from "../chat/welcome.js";
 import { createPlayers } from "./players.js";
 import { Stage } from "./stage.js";
 
-const app = document.querySelector("#app");
+const app = /** @type {HTMLElement} */ (document.querySelector("#app"));
+/** @type {Stage | null} */
 let stage = null;
 
+/**
+ * @param {Session | null} current
+ * @param {string} reason
+ */
 async function show(current, reason = "") {
   stage?.close();
   stage = null;
@@ -24,6 +33,7 @@ async function show(current, reason = "") {
   }
 }
 
+/** @param {Session} current */
 function enter(current) {
   session.save(current);
   show(current);
@@ -34,12 +44,19 @@ function ended() {
   show(null, "Your session has ended. Log in again.");
 }
 
-/** The service did not answer: show why, and try again. */
+/**
+ * The service did not answer: show why, and try again.
+ *
+ * @param {ChatError} error
+ */
 function retryLater(error) {
   const line = document.createElement("p");
   line.className = "p-wait";
   line.setAttribute("role", "alert");
-  line.textContent = error.code === "offline" ? "No connection to the service. Trying again…" : `${error.detail || error.code}. Trying again…`;
+  line.textContent =
+    error.code === "offline"
+      ? "No connection to the service. Trying again…"
+      : `${error.detail || error.code}. Trying again…`;
   setTimeout(() => show(session.load()), 2000);
   return line;
 }

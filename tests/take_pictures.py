@@ -56,7 +56,7 @@ async def take_lab(browser: Browser, shared: SharedService) -> None:
     for name in ("Ada", "Ben"):
         pane = page.frame_locator(f"iframe[title='The chat of {name}']")
         await expect(pane.locator("textarea")).to_be_visible()
-    await expect(page.locator(".p-beat")).to_contain_text("Sweep")
+    await expect(page.locator(".p-sweeps")).to_contain_text("Sweep")
     await page.locator("select").select_option("50")
     await page.get_by_role("button", name="Burst").click()
     await expect(page.locator(".p-last")).to_contain_text("messages answered")

@@ -135,7 +135,7 @@ class KeyLifetime:
             "deadlineMs": self.deadline_ms,
             "state": self.state,
             "endedMs": self.ended_ms,
-            "toldMs": self.reported_ms,
+            "reportedMs": self.reported_ms,
         }
 
     def moments(self) -> list[tuple[float, str, str]]:

@@ -105,7 +105,7 @@ async def wait_until_ready(page: Page) -> None:
         await expect(
             page.frame_locator(f"iframe[title='The chat of {name}']").locator("textarea")
         ).to_be_visible()
-    await expect(page.locator(".p-beat")).to_contain_text("Sweep")
+    await expect(page.locator(".p-sweeps")).to_contain_text("Sweep")
     await expect(page.locator(".p-label")).to_be_empty()
     await page.wait_for_function("() => document.activeElement.tagName !== 'IFRAME'")
 

@@ -168,24 +168,26 @@ async def test_the_timeline_has_sweeps_and_lifetimes(lab: Lab) -> None:
     timeline = lab.timeline()
     await lab.update_settings(cache_ttl=2)
     trace = await alice.send(bob, "Hello")
-    life = await lab.key_lifetime(trace)
+    lifetime = await lab.key_lifetime(trace)
     await lab.update_settings(cache_ttl=LONG_TTL_S)
     await wait_until(
-        lambda: timeline.model["lives"][-1]["toldMs"], "the sweeper's report of the expiry"
+        lambda: timeline.model["lifetimes"][-1]["reportedMs"], "the sweeper's report of the expiry"
     )
-    (shown,) = [life for life in timeline.model["lives"] if life["key"] == trace.key]
-    assert (shown["key"], shown["toldMs"]) == (trace.key, life.reported_ms)
-    assert shown["lagMs"] == pytest.approx(shown["toldMs"] - shown["deadlineMs"], abs=0.01)
+    (shown,) = [
+        lifetime for lifetime in timeline.model["lifetimes"] if lifetime["key"] == trace.key
+    ]
+    assert (shown["key"], shown["reportedMs"]) == (trace.key, lifetime.reported_ms)
+    assert shown["lagMs"] == pytest.approx(shown["reportedMs"] - shown["deadlineMs"], abs=0.01)
     assert shown["lagMs"] > 0
-    beats = {
+    sweeps = {
         event["at"]
         for event in lab.events
-        if event["stage"] == "sweep" and event["at"] > life.cached_ms
+        if event["stage"] == "sweep" and event["at"] > lifetime.cached_ms
     }
     await wait_until(
-        lambda: {beat["at"] for beat in timeline.model["beats"]} >= beats, "every sweep"
+        lambda: {sweep["at"] for sweep in timeline.model["sweeps"]} >= sweeps, "every sweep"
     )
-    assert lab.timeline().model["lives"] == timeline.model["lives"]
+    assert lab.timeline().model["lifetimes"] == timeline.model["lifetimes"]
     assert (
         timeline.snapshot().count('<img class="measured"') == timeline.snapshot().count("<img") == 1
     )
@@ -197,18 +199,18 @@ async def test_many_events_cause_few_updates(lab: Lab) -> None:
     It keeps the newest keys, and the last one is included.
     """
     alice, bob = await two(lab)
-    timeline, told, began = lab.timeline(), list[dict[str, Any]](), time.monotonic()
-    timeline.observe(lambda change: told.append(change["new"]), "model")
+    timeline, updates, began = lab.timeline(), list[dict[str, Any]](), time.monotonic()
+    timeline.observe(lambda change: updates.append(change["new"]), "model")
     for _ in range(10):
         await asyncio.gather(*(alice.send_by_http(bob.id, "Hello") for _ in range(20)))
     last = await alice.send(bob, "The last one")
     await wait_until(
-        lambda: [life["key"] for life in timeline.model["lives"]],
+        lambda: [lifetime["key"] for lifetime in timeline.model["lifetimes"]],
         "the last key",
         is_reached=lambda keys: last.key in keys,
     )
-    assert len(told) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
-    assert len(timeline.model["lives"]) == 12
+    assert len(updates) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
+    assert len(timeline.model["lifetimes"]) == 12
     # even with as many sweeps as it keeps, which happens on a slow machine
     assert len(json.dumps(timeline.model)) < 20_000
 
@@ -373,7 +375,7 @@ async def test_stores_send_only_changes_and_read_only_while_visible(
     alice, bob = await two(lab)
     # a stall during a read shifts the computed deadline
     monkeypatch.setattr(stores_module, "SAME_DEADLINE_MS", float("inf"))
-    stores, looks, told = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
+    stores, looks, updates = lab.stores((await alice.send(bob, "one")).id), list[int](), list[Any]()
     read = stores.read
 
     def counted() -> dict[str, Any]:
@@ -381,12 +383,12 @@ async def test_stores_send_only_changes_and_read_only_while_visible(
         return read()
 
     stores.read = counted  # type: ignore[method-assign]
-    stores.observe(told.append, "model")
+    stores.observe(updates.append, "model")
     await alice.http.patch(f"/api/messages/{stores.model['id']}", json={"text": "two"})
-    assert (looks, told) == ([], [])
+    assert (looks, updates) == ([], [])
     stores._handle_custom_msg({"views": 1}, [])
     await wait_until(lambda: len(looks) >= 3, "three looks")
-    assert len(told) == 1
+    assert len(updates) == 1
     stores._handle_custom_msg({"views": -1}, [])
     await wait_until(
         lambda: not stores._visible.is_set(), "the widget to notice that its last view has gone"
@@ -405,23 +407,23 @@ async def test_a_chart_stays_small_and_exact() -> None:
 
     Median and p95 are computed from all values.
     """
-    chart, told, began = Chart("Reads", log=True), list[dict[str, Any]](), time.monotonic()
-    chart.observe(lambda change: told.append(change["new"]), "model")
+    chart, updates, began = Chart("Reads", log=True), list[dict[str, Any]](), time.monotonic()
+    chart.observe(lambda change: updates.append(change["new"]), "model")
     for number in range(1, 10_001):
         chart.add("from Redis", number / 100)
         chart.progress(number, 10_000)
     await wait_until(
-        lambda: told[-1]["progress"]["done"],
+        lambda: updates[-1]["progress"]["done"],
         "the last value",
         is_reached=lambda done: done == 10_000,
     )
-    assert len(told) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
+    assert len(updates) <= (time.monotonic() - began) / MIN_UPDATE_INTERVAL_S + 2
     assert (round(chart.median("from Redis"), 3), round(chart.p95("from Redis"), 3)) == (
         50.005,
         95.0,
     )
-    assert len(json.dumps(told[-1])) < 60_000
-    assert told[-1]["picture"].count("<circle") == 240
+    assert len(json.dumps(updates[-1])) < 60_000
+    assert updates[-1]["picture"].count("<circle") == 240
     chart.close()
 
 

@@ -44,7 +44,7 @@ lines""",
 )
 WIDGETS = ".cl-map, .cl-timeline, .cl-chat, .cl-stores, .cl-chart"
 # their positions on the screen
-BEATS = "[...document.querySelectorAll('.cl-tick circle')].map((beat) => beat.getBoundingClientRect().x)"
+SWEEPS = "[...document.querySelectorAll('.cl-tick circle')].map((sweep) => sweep.getBoundingClientRect().x)"
 
 
 def write_notebook(folder: Path) -> None:
@@ -113,15 +113,15 @@ async def boxes_open(page: Page, folder: Path) -> None:
 async def the_line_of_time_moves(page: Page) -> None:
     """The timeline moves by itself, and the space bar stops and restarts it."""
     line = page.locator(".cl-timeline")
-    await expect(line.locator(".cl-beat")).to_contain_text("Beat: ")
+    await expect(line.locator(".cl-last-sweep")).to_contain_text("Sweep: ")
     await expect(line.locator(".cl-lived").first).to_be_attached()
-    moved = f"before => !{BEATS}.some((x) => Math.abs(x - before) < 1)"
-    await page.wait_for_function(moved, arg=await page.evaluate(f"{BEATS}.at(-1)"))
+    moved = f"before => !{SWEEPS}.some((x) => Math.abs(x - before) < 1)"
+    await page.wait_for_function(moved, arg=await page.evaluate(f"{SWEEPS}.at(-1)"))
     await line.press(" ")
-    await expect(line.locator(".cl-beat")).to_contain_text("Stopped.")
-    stopped = await page.evaluate(f"{BEATS}.at(-1)")
+    await expect(line.locator(".cl-last-sweep")).to_contain_text("Stopped.")
+    stopped = await page.evaluate(f"{SWEEPS}.at(-1)")
     # the sweeps continue to the right of "now"
-    await page.wait_for_function(f"before => {BEATS}.at(-1) > before + 5", arg=stopped)
+    await page.wait_for_function(f"before => {SWEEPS}.at(-1) > before + 5", arg=stopped)
     assert not await page.evaluate(moved, stopped)
     await line.press(" ")
     await page.wait_for_function(moved, arg=stopped)

@@ -7,13 +7,13 @@
  *
  * @typedef {object} Model
  * @property {number} shownMs - how much of the past is shown
- * @property {Beat[]} beats - the sweeps
- * @property {(Life | Ended)[]} lives
+ * @property {Sweep[]} sweeps - the sweeps
+ * @property {(Lifetime | Ended)[]} lifetimes
  *
- * @typedef {{at: number, tookMs: number, live: number, cleaned: number, leaked: number}} Beat
+ * @typedef {{at: number, tookMs: number, live: number, cleaned: number, leaked: number}} Sweep
  * @typedef {{key: string, cachedMs: number, deadlineMs: number}} Key
- * @typedef {Key & {toldMs: null, lagMs: null}} Life
- * @typedef {Key & {toldMs: number, lagMs: number}} Ended - the sweeper has logged its end
+ * @typedef {Key & {reportedMs: null, lagMs: null}} Lifetime
+ * @typedef {Key & {reportedMs: number, lagMs: number}} Ended - the sweeper has logged its end
  */
 /** @import { Options } from "./widget.js" */
 
@@ -37,10 +37,10 @@ export default function timeline(root, model, { big, now }) {
   board.classList.toggle("cl-big", big);
   board.setAttribute(
     "aria-label",
-    "The worker's beats, and each key from being cached to the worker's word. Space stops the picture.",
+    "The sweeps, and each key from being cached to the report of its expiry. Space pauses the picture.",
   );
   board.tabIndex = 0;
-  const head = add(board, "p", "cl-beat", "");
+  const head = add(board, "p", "cl-last-sweep", "");
   const svg = part(board, "svg", { class: "cl-lanes", "aria-hidden": "true" });
   const said = add(board, "p", "cl-said");
   said.setAttribute("aria-live", "polite");
@@ -60,7 +60,7 @@ export default function timeline(root, model, { big, now }) {
 
   /** @type {Map<string, number>} */
   const lanes = new Map(); // key -> lane
-  const told = new Set();
+  const announced = new Set();
   let shown = model;
   let start = now(); // the moment that is drawn at x = 0
   let scale = 0;
@@ -86,74 +86,74 @@ export default function timeline(root, model, { big, now }) {
     share();
     const high = TOP + LANE * Math.max(3, ...[...lanes.values()].map((lane) => lane + 1));
     svg.setAttribute("viewBox", `0 0 ${WIDE} ${high + 26}`);
-    future.replaceChildren(...shown.lives.map((life) => bar(life, "cl-whole")));
+    future.replaceChildren(...shown.lifetimes.map((lifetime) => bar(lifetime, "cl-whole")));
     present.replaceChildren(
-      ...shown.lives.map((life) => bar(life, "cl-lived")),
-      ...shown.beats.map((beat) => tickOf(beat, high)),
+      ...shown.lifetimes.map((lifetime) => bar(lifetime, "cl-lived")),
+      ...shown.sweeps.map((sweep) => tickOf(sweep, high)),
     );
-    words.replaceChildren(...shown.lives.map(wordsOf));
+    words.replaceChildren(...shown.lifetimes.map(wordsOf));
     drawRuler(high);
     past.setAttribute("width", `${nowX()}`);
-    for (const life of shown.lives) if (life.toldMs && !told.has(id(life))) tell(life);
+    for (const lifetime of shown.lifetimes) if (lifetime.reportedMs && !announced.has(id(lifetime))) tell(lifetime);
     move();
   }
 
   // A key keeps its lane as long as it is shown.
   function share() {
-    const keys = new Set(shown.lives.map((life) => life.key));
+    const keys = new Set(shown.lifetimes.map((lifetime) => lifetime.key));
     for (const key of lanes.keys()) if (!keys.has(key)) lanes.delete(key);
     const free = [...Array(LANES).keys()].filter((lane) => ![...lanes.values()].includes(lane));
     for (const key of keys) if (!lanes.has(key)) lanes.set(key, free.shift() ?? 0);
   }
 
   /**
-   * @param {Key} life
+   * @param {Key} lifetime
    * @param {string} name
    */
-  function bar(life, name) {
-    const width = Math.max(1, x(life.deadlineMs) - x(life.cachedMs));
+  function bar(lifetime, name) {
+    const width = Math.max(1, x(lifetime.deadlineMs) - x(lifetime.cachedMs));
     return part(null, "rect", {
       class: name,
-      x: x(life.cachedMs),
-      y: y(life) + 4,
+      x: x(lifetime.cachedMs),
+      y: y(lifetime) + 4,
       width,
       height: LANE - 8,
       rx: 4,
     });
   }
 
-  /** @param {Life | Ended} life */
-  function wordsOf(life) {
+  /** @param {Lifetime | Ended} lifetime */
+  function wordsOf(lifetime) {
     const group = part(null, "g", {});
-    const middle = y(life) + LANE / 2;
+    const middle = y(lifetime) + LANE / 2;
     // a short lifetime has room only for the end of its key
-    const room = x(life.deadlineMs) - x(life.cachedMs);
-    part(group, "text", { class: "cl-who", x: x(life.cachedMs) + 6, y: middle + 4 }).textContent =
-      short(life.key).replace(room < 120 ? "message:" : "", "");
-    if (life.toldMs) {
+    const room = x(lifetime.deadlineMs) - x(lifetime.cachedMs);
+    part(group, "text", { class: "cl-who", x: x(lifetime.cachedMs) + 6, y: middle + 4 }).textContent =
+      short(lifetime.key).replace(room < 120 ? "message:" : "", "");
+    if (lifetime.reportedMs) {
       part(group, "path", {
         class: "cl-lag",
-        d: `M${x(life.deadlineMs)} ${middle}H${x(life.toldMs)}`,
+        d: `M${x(lifetime.deadlineMs)} ${middle}H${x(lifetime.reportedMs)}`,
       });
-      part(group, "circle", { class: "cl-word-of-it", cx: x(life.toldMs), cy: middle, r: 5 });
+      part(group, "circle", { class: "cl-word-of-it", cx: x(lifetime.reportedMs), cy: middle, r: 5 });
       part(group, "text", {
         class: "cl-late",
-        x: x(life.toldMs) + 9,
+        x: x(lifetime.reportedMs) + 9,
         y: middle + 4,
-      }).textContent = `cleaned, ${Math.round(life.lagMs)} ms late`;
+      }).textContent = `cleaned, ${Math.round(lifetime.lagMs)} ms late`;
     }
     return group;
   }
 
   /**
-   * @param {Beat} beat
+   * @param {Sweep} sweep
    * @param {number} high
    */
-  function tickOf(beat, high) {
-    const group = part(null, "g", { class: beat.cleaned ? "cl-tick cl-found" : "cl-tick" });
-    part(group, "title", {}).textContent = inWords(beat);
-    part(group, "path", { d: `M${x(beat.at)} ${TOP - 14}V${high}` });
-    part(group, "circle", { cx: x(beat.at), cy: TOP - 18, r: 4 });
+  function tickOf(sweep, high) {
+    const group = part(null, "g", { class: sweep.cleaned ? "cl-tick cl-found" : "cl-tick" });
+    part(group, "title", {}).textContent = inWords(sweep);
+    part(group, "path", { d: `M${x(sweep.at)} ${TOP - 14}V${high}` });
+    part(group, "circle", { cx: x(sweep.at), cy: TOP - 18, r: 4 });
     return group;
   }
 
@@ -162,7 +162,7 @@ export default function timeline(root, model, { big, now }) {
     ruler.replaceChildren();
     part(ruler, "path", { class: "cl-now", d: `M${nowX()} 8V${high}` });
     part(ruler, "text", { class: "cl-now-word", x: nowX() + 5, y: 18 }).textContent = "now";
-    part(ruler, "text", { x: LEFT, y: 18 }).textContent = "● a beat of the worker";
+    part(ruler, "text", { x: LEFT, y: 18 }).textContent = "● a sweep";
     for (let seconds = -shown.shownMs / 1000; seconds <= AHEAD / 1000; seconds += 1) {
       const place = nowX() + seconds * 1000 * scale;
       part(ruler, "path", { d: `M${place} ${high}v${seconds % 5 ? 4 : 8}` });
@@ -193,22 +193,22 @@ export default function timeline(root, model, { big, now }) {
 
   /** @param {number} moment */
   function headline(moment) {
-    const last = shown.beats.at(-1);
+    const last = shown.sweeps.at(-1);
     if (!last) return "The worker has not been heard yet.";
-    const before = shown.beats.at(-2);
+    const before = shown.sweeps.at(-2);
     const pause = before ? last.at - before.at : 1000;
     const silent = moment - last.at;
     if (silent > SILENT * Math.max(pause, 500))
-      return `No beat for ${Math.floor(silent / 1000)} s: the worker is silent.`;
+      return `No sweep for ${Math.floor(silent / 1000)} s: the sweeper is silent.`;
     return `${stopped === null ? "" : "Stopped. "}${inWords(last)}`;
   }
 
-  /** @param {Ended} life */
-  function tell(life) {
-    told.add(id(life));
+  /** @param {Ended} lifetime */
+  function tell(lifetime) {
+    announced.add(id(lifetime));
     say(
       said,
-      `${short(life.key)} cleaned, ${Math.round(life.lagMs)} milliseconds after its deadline.`,
+      `${short(lifetime.key)} cleaned, ${Math.round(lifetime.lagMs)} milliseconds after its deadline.`,
     );
   }
 
@@ -230,12 +230,12 @@ export default function timeline(root, model, { big, now }) {
   };
 }
 
-const id = (/** @type {Key} */ life) => `${life.key} ${life.cachedMs}`;
+const id = (/** @type {Key} */ lifetime) => `${lifetime.key} ${lifetime.cachedMs}`;
 const short = (/** @type {string} */ key) => key.replace(/^(message:).*(.{6})$/, "$1…$2");
 
-/** @param {Beat} beat */
+/** @param {Sweep} sweep */
 function inWords({ live, cleaned, leaked, tookMs }) {
-  return `Beat: ${live} live, ${cleaned} cleaned${leaked ? `, ${leaked} without a deadline` : ""}, in ${tookMs.toFixed(1)} ms`;
+  return `Sweep: ${live} live, ${cleaned} cleaned${leaked ? `, ${leaked} without a deadline` : ""}, in ${tookMs.toFixed(1)} ms`;
 }
 
 /**

@@ -49,7 +49,7 @@ class Timeline(Paced):
             "key": event["key"],
             "cachedMs": event["at"],
             "deadlineMs": event["at"] + event["ttlMs"],
-            "toldMs": None,
+            "reportedMs": None,
             "lagMs": None,
         }
         for key in list(self._lifetimes)[:-MAX_KEYS]:
@@ -60,7 +60,7 @@ class Timeline(Paced):
         lifetime = self._lifetimes.get(event["key"])
         if lifetime:
             lifetime |= {
-                "toldMs": event["at"],
+                "reportedMs": event["at"],
                 "lagMs": event["lagMs"],
                 "deadlineMs": event["at"] - event["lagMs"],
             }
@@ -69,8 +69,8 @@ class Timeline(Paced):
     def state(self) -> dict[str, Any]:
         return {
             "shownMs": SHOWN_S * 1000,
-            "beats": list(self._sweeps),
-            "lives": [dict(lifetime) for lifetime in self._lifetimes.values()],
+            "sweeps": list(self._sweeps),
+            "lifetimes": [dict(lifetime) for lifetime in self._lifetimes.values()],
         }
 
     def snapshot(self) -> str:

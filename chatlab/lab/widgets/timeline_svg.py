@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 def timeline_svg(state: Json) -> str:
     """Draw the period that a Timeline's `state` shows, up to the last sweep or deadline."""
-    sweeps, lifetimes = state["beats"], state["lives"]
+    sweeps, lifetimes = state["sweeps"], state["lifetimes"]
     if not sweeps:
         return framed(TITLE, 70, [text(WIDTH / 2, 46, "No sweep yet.", QUIET, "middle")])
     end = max([sweeps[-1]["at"], *(lifetime["deadlineMs"] for lifetime in lifetimes)])
@@ -49,9 +49,9 @@ def timeline_svg(state: Json) -> str:
 def _bar(lifetime: Json, y: float, x: Callable[[float], float]) -> list[str]:
     begin, end = x(lifetime["cachedMs"]), x(lifetime["deadlineMs"])
     bar = f'<rect x="{begin:.1f}" y="{y + 3:.1f}" width="{max(1.0, end - begin):.1f}" height="{LANE - 6}" rx="4" fill="{TEAL}"/>'
-    if not lifetime["toldMs"]:
+    if not lifetime["reportedMs"]:
         return [bar]
-    reported = x(lifetime["toldMs"])
+    reported = x(lifetime["reportedMs"])
     near_edge = reported > RIGHT - 90
     label_x, anchor = (reported - 8, "end") if near_edge else (reported + 8, "start")
     return [

@@ -19,12 +19,12 @@
  * @property {number} deadlineMs
  * @property {State} state
  * @property {number} [endedMs]
- * @property {number} [toldMs]
+ * @property {number} [reportedMs]
  * @property {boolean} [always] - it has a row in any case
  *
  * "live": in Redis until deadlineMs. "expired": a request at endedMs showed that Redis no longer
  * has
- * it. "gone": the sweeper logged it at toldMs. "lost": gone at endedMs, before its deadline, so it
+ * it. "gone": the sweeper logged it at reportedMs. "lost": gone at endedMs, before its deadline, so it
  * was
  * deleted or evicted. "kept": it has no expiry.
  * @typedef {"live" | "expired" | "gone" | "lost" | "kept"} State
@@ -293,7 +293,7 @@ function sentence(item) {
     live: () =>
       `in Redis for ${seconds(item.ttlMs)}${item.deadlineMs - item.cachedMs > item.ttlMs + 500 ? "; its deadline was moved" : ""}`,
     expired: () => `${expired()}; the sweeper has not logged it yet`,
-    gone: () => `${expired()} · cleaned: the sweeper logged it at ${since(item.toldMs)}`,
+    gone: () => `${expired()} · cleaned: the sweeper logged it at ${since(item.reportedMs)}`,
     lost: () => `gone at ${since(item.endedMs)}, before its deadline: it was deleted`,
     kept: () => "it has no expiry, so Redis never removes it",
   }[item.state]();

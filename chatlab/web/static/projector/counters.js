@@ -36,12 +36,12 @@ export class Counters {
       el(`div.p-tile.p-${name}`, {}, el("dt", {}, label), this.values[place]),
     );
     this.element = el("dl.p-numbers", {}, ...tiles);
-    this.keyCounts = el("p.p-lives", {}, "");
+    this.keyCounts = el("p.p-key-counts", {}, "");
     this.sweepText = el("p", {}, "Waiting for the first sweep");
     this.steps = STEPS.map((step) => el("li", {}, step));
     const heart = el("span.p-heart", { "aria-hidden": "true" });
     this.sweeper = el(
-      "div.p-beat",
+      "div.p-sweeps",
       {},
       el("h2", {}, heart, "Background worker"),
       el("ol.p-checks", {}, ...this.steps),

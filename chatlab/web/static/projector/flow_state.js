@@ -221,7 +221,7 @@ export class FlowState {
       ...item,
       state,
       endedMs: item.endedMs ?? at,
-      toldMs: at,
+      reportedMs: at,
       drawnMs: undefined,
     });
   }

@@ -20,6 +20,7 @@ import redis
 from live import Service, User
 from pymongo.database import Database
 from shared_service import create_user
+from slow_motion import CACHE_TTL_S, SlowMotionService
 from waiting import LIMIT_S, block_until
 
 from chatlab.local.engines import Engines, open_engines
@@ -38,14 +39,19 @@ class Deployment:
     services: list[Service] = field(default_factory=list)
 
     def start(self, **settings: str) -> Service:
-        """Start one more process of the service."""
-        given = {"DATABASE": self.database.name, "KEY_PREFIX": f"{self.space}:", **settings}
+        """Start one more process of the service, which a stall of the machine does not disturb."""
+        given = {
+            "DATABASE": self.database.name,
+            "KEY_PREFIX": f"{self.space}:",
+            "CACHE_TTL": str(CACHE_TTL_S),
+            **settings,
+        }
         mongo_url, redis_url = (
             given.pop("MONGO_URL", self.engines.mongo.url),
             given.pop("REDIS_URL", self.engines.redis.url),
         )
         self.services.append(
-            Service(
+            SlowMotionService(
                 mongo_url,
                 redis_url,
                 self.folder / f"{self.space}-{len(self.services)}.log",

@@ -1,0 +1,38 @@
+"""Run the `chatlab` command with all time limits of Redis multiplied by FACTOR.
+
+Tests of outages need these limits, and must not reach one because the machine stalls for 0.2 s.
+"""
+
+import sys
+from pathlib import Path
+
+from live import Service
+
+from chatlab.cache import cache, clock
+from chatlab.cache.keys import grace_period_ms
+from chatlab.cli import main
+from chatlab.connections import redis, resp
+
+FACTOR = 5
+CACHE_TTL_S = 5 * FACTOR
+
+
+class SlowMotionService(Service):
+    """A `chatlab serve` that notices an outage of Redis after 1 s instead of 0.2 s."""
+
+    command = (sys.executable, str(Path(__file__)), "serve")
+
+
+def slow_down() -> None:
+    """Multiply each limit in the module that reads it."""
+    resp.PIPELINE_TIMEOUT_S *= FACTOR
+    redis.CONNECT_TIMEOUT_S *= FACTOR
+    clock.LATE_REPLY_S *= FACTOR
+    cache.CALL_LIMIT_S *= FACTOR
+    slow = lambda ttl_ms: FACTOR * grace_period_ms(ttl_ms // FACTOR)  # noqa: E731
+    setattr(cache, "grace_period_ms", slow)  # noqa: B010 - the module imports this name
+
+
+if __name__ == "__main__":
+    slow_down()
+    main()

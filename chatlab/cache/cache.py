@@ -58,6 +58,7 @@ class Cache:
         self._calls = DriverCalls(CALL_LIMIT_S)
         self._scripts = Scripts(self.pipe, source)
         self._watching: asyncio.Task[None] | None = None
+        self._reconfiguring = asyncio.Lock()
         self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
         self._missed = MissedWindows()
 
@@ -85,18 +86,19 @@ class Cache:
         await self._calls.drain()
         await self._redis.aclose()
 
-    async def reconfigure(self, ttl_ms: int, mode: CacheMode) -> None:
-        """Use another TTL and another mode from now on.
+    async def reconfigure(self, ttl_ms: int | None = None, mode: CacheMode | None = None) -> None:
+        """Use another TTL, another mode, or both from now on.
 
         This must be the only process that uses this Redis.
 
         Existing keys keep their expiry. Windows from before a time in mode `off` may lack messages,
         so they are not trusted.
         """
-        if self.mode is CacheMode.OFF and mode is not CacheMode.OFF:
-            await (self._distrust_windows() if self._watching else self._connect())
-        self.ttl_ms, self.mode = ttl_ms, mode
-        self._smallest_grace_period_ms = self.grace_period_ms
+        async with self._reconfiguring:
+            if self.mode is CacheMode.OFF and mode not in (None, CacheMode.OFF):
+                await (self._distrust_windows() if self._watching else self._connect())
+            self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
+            self._smallest_grace_period_ms = self.grace_period_ms
 
     async def _distrust_windows(self) -> None:
         now_us = await self.clock.fetch_us()

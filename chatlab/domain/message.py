@@ -7,12 +7,14 @@ acknowledgement, the event and the Redis value of a message all contain the same
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from bson import ObjectId
 
 from chatlab.domain.ids import Conversation, UserId, conversation_of
+
+Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -52,11 +54,9 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved message. Its fields have the names and the order of the JSON.
+    """A saved message. Its fields have the names and the order of the JSON."""
 
-    Keep `_id`, `seq` and `version` first: the Lua scripts of the cache find them at the start.
-    """
-
+    # Keep these three first: the Lua scripts of the cache find them at the start.
     id: str = msgspec.field(name="_id")
     seq: int
     version: int
@@ -65,9 +65,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     client_id: str | None = msgspec.field(name="clientId")
     reactions: dict[str, list[str]]
-    created_at: str = msgspec.field(name="createdAt")
-    edited_at: str | None = msgspec.field(name="editedAt")
-    deleted_at: str | None = msgspec.field(name="deletedAt")
+    created_at: Time = msgspec.field(name="createdAt")
+    edited_at: Time | None = msgspec.field(name="editedAt")
+    deleted_at: Time | None = msgspec.field(name="deletedAt")
 
     @property
     def conversation(self) -> Conversation:

@@ -4,6 +4,7 @@ Unknown fields are ignored, so a `senderId` in a payload has no effect. An error
 that are wrong and what is allowed. It never contains the input.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 import emoji as emojis
@@ -153,8 +154,14 @@ class Page(Request):
 
 
 def _invalid(failure: ValidationError) -> Invalid:
-    """Return an error that names up to five wrong fields and what is allowed in each."""
-    errors = failure.errors(include_url=False, include_input=False, include_context=False)
+    return invalid(failure.errors(include_url=False, include_input=False, include_context=False))
+
+
+def invalid(errors: Sequence[Any]) -> Invalid:
+    """Return an error that names up to five wrong fields and what is allowed in each.
+
+    `errors` is in the format of pydantic.
+    """
     return Invalid("; ".join(_explain(one["loc"], one["type"], one["msg"]) for one in errors[:5]))
 
 

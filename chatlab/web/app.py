@@ -26,16 +26,12 @@ from chatlab.service import Service, finish_send
 from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
 from chatlab.store.users import UserStore
+from chatlab.web import health, http, projector_api
 from chatlab.web.exit_deadline import ExitDeadline
 from chatlab.web.fast_path import FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
-from chatlab.web.health import add_health_routes
-from chatlab.web.http import HttpApi
-from chatlab.web.openapi import describe_bearer_token
 from chatlab.web.pages import add_pages
 from chatlab.web.problems import add_error_handlers
-from chatlab.web.projector_api import ProjectorApi
-from chatlab.web.request_reader import RequestReader
 from chatlab.web.socket_guard import SocketGuard
 from chatlab.web.socket_server import create_socket_server
 from chatlab.web.socket_sessions import SocketSessions
@@ -88,8 +84,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.settings = settings
     add_error_handlers(app)
-    add_health_routes(app)
+    app.include_router(health.routes)
+    app.include_router(http.routes)
+    if settings.flow:
+        app.include_router(projector_api.routes)
     add_pages(app, lab=settings.flow)
     return app
 
@@ -125,7 +125,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         store = Store(mongo_url, settings.database, cache.clock.now_us, on_found)
         accounts = _accounts(store.users, settings)
         service = Service(store, cache, broadcast, accounts)
-        app.state.store, app.state.cache = store, cache
+        app.state.store, app.state.cache, app.state.events = store, cache, events
+        app.state.accounts, app.state.service = accounts, service
 
         stack.callback(metrics.remove_this_process)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, cache.close)
@@ -136,21 +137,17 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
         stack.callback(watching.cancel)
         await broadcast.open()
 
-        sessions = SocketSessions(sockets, accounts)
+        app.state.sessions = sessions = SocketSessions(sockets, accounts)
         socket_api = SocketApi(sockets, sessions, service, broadcast, events)
         socket_api.open()
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, socket_api.close)
 
-        reader = RequestReader(accounts, max_body_bytes=settings.max_body)
-        http_api = HttpApi(service, accounts, events, reader, close_sockets=sessions.end)
-        app.include_router(http_api.router())
-        describe_bearer_token(app)
         if settings.flow:
             sockets.register_namespace(FlowNamespace(events, sessions))
-            app.include_router(ProjectorApi(reader, cache, settings).router())
         websockets = _guarded(sockets, settings)
         app.mount(SOCKET_PATH.rstrip("/"), websockets)
-        app.add_shortcuts(FastPath(send=http_api.send, read=http_api.read), websockets)
+        fast_path = FastPath(service, accounts, events, max_body_bytes=settings.max_body)
+        app.add_shortcuts(fast_path, websockets)
 
         if sweeper:
             _start_sweeper(sweeper, stack)

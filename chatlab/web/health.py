@@ -1,42 +1,56 @@
 """The routes for operations: `/healthz`, `/readyz` and `/metrics`."""
 
 import asyncio
+from typing import Any, Literal
 
-from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
 
 from chatlab import metrics
-from chatlab.cache.cache import Cache
 from chatlab.errors import StoreUnavailable
 from chatlab.store.store import Store
-from chatlab.web.openapi import HEALTH_RESPONSES
+from chatlab.web.dependencies import CacheDep, StoreDep
+
+UpOrDown = Literal["up", "down"]
 
 
-def add_health_routes(app: FastAPI) -> None:
-    """Add the routes. They read `app.state.store` and `app.state.cache`, set at start-up."""
-    for path in ("/healthz", "/readyz"):
-        app.add_api_route(
-            path,
-            _health,
-            summary="Check MongoDB and Redis",
-            response_model=None,
-            responses=HEALTH_RESPONSES,
-        )
-    app.add_api_route("/metrics", _metrics, summary="Prometheus metrics", response_model=None)
+class Health(BaseModel):
+    """Without Redis the service works more slowly. This status is `degraded`."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    mongodb: UpOrDown
+    redis: UpOrDown
 
 
-async def _health(request: Request) -> Response:
+HEALTH: dict[str, Any] = {
+    "summary": "Check MongoDB and Redis",
+    "response_description": "The service can save messages",
+    "responses": {
+        503: {
+            "model": Health,
+            "description": "The service cannot save messages: MongoDB does not answer",
+        }
+    },
+}
+
+routes = APIRouter()
+
+
+@routes.get("/readyz", **HEALTH)
+@routes.get("/healthz", **HEALTH)
+async def _health(response: Response, store: StoreDep, cache: CacheDep) -> Health:
     """Return 200 if messages can be saved, else 503.
 
     Without Redis the service works more slowly, so the answer is 200 with the status `degraded`.
     """
-    store: Store = request.app.state.store
-    cache: Cache = request.app.state.cache
     mongodb, redis = await asyncio.gather(_answers(store), cache.pipe.execute("PING"))
-    status = "unavailable" if not mongodb else "degraded" if redis is None else "ok"
-    parts = {"mongodb": "up" if mongodb else "down", "redis": "down" if redis is None else "up"}
-    return JSONResponse({"status": status, **parts}, 200 if mongodb else 503)
+    response.status_code = 200 if mongodb else 503
+    return Health(
+        status="unavailable" if not mongodb else "degraded" if redis is None else "ok",
+        mongodb="up" if mongodb else "down",
+        redis="down" if redis is None else "up",
+    )
 
 
 async def _answers(store: Store) -> bool:
@@ -47,6 +61,7 @@ async def _answers(store: Store) -> bool:
     return True
 
 
+@routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def _metrics() -> Response:
     media_type = "text/plain; version=0.0.4; charset=utf-8"
     return Response(metrics.prometheus_text(), media_type=media_type)

@@ -1,185 +1,183 @@
-"""The routes under `/api`: parse the request, call the service, build the response.
+"""The routes under `/api`. FastAPI parses the request and serializes what the endpoint returns.
 
 `sockets` does the same for Socket.IO. Neither module uses the store or the cache directly.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from chatlab import metrics
-from chatlab.accounts import Accounts
-from chatlab.domain.ids import UserId
+from chatlab.connections.mongo import Document
+from chatlab.domain.message import Message
 from chatlab.domain.requests import (
+    Emoji,
+    Handle,
     LogIn,
+    MessageId,
     NewText,
     Page,
-    Partner,
-    React,
     ReadUpTo,
     Send,
     SignUp,
-    Target,
 )
-from chatlab.domain.trace import EventBus, Trace
-from chatlab.service import Service
-from chatlab.web.fast_path import parse_page
-from chatlab.web.openapi import (
-    CONTACTS,
-    MESSAGE,
-    MESSAGES,
-    SESSION,
-    USER,
-    X_CACHE,
-    describe_route,
+from chatlab.domain.trace import Trace
+from chatlab.web.dependencies import (
+    AccountsDep,
+    ClientAddress,
+    CurrentUser,
+    ServiceDep,
+    SessionsDep,
+    Token,
+    TraceDep,
+    body_of,
+    current_user,
+    describe_body,
+    forbid_storing,
 )
-from chatlab.web.request_reader import Model, RequestReader, bearer_token, header
-from chatlab.web.responses import history_response, json_response, message_response
+from chatlab.web.problems import ERROR_RESPONSES
+from chatlab.web.response_models import Contact, MessageModel, Session, User
+from chatlab.web.responses import X_CACHE, history_response
+
+routes = APIRouter(prefix="/api", dependencies=[Depends(forbid_storing)], responses=ERROR_RESPONSES)
+
+# --- accounts -----------------------------------------------------------------------------------
 
 
-class HttpApi:
-    """The endpoints. `close_sockets` closes the sockets of a token whose session has ended."""
+@routes.post(
+    "/auth/signup", status_code=201, response_model=Session, openapi_extra=describe_body(SignUp)
+)
+async def sign_up(asked: Annotated[SignUp, body_of(SignUp)], accounts: AccountsDep) -> Document:
+    """Create a user and a session."""
+    return await accounts.sign_up(asked)
 
-    def __init__(
-        self,
-        service: Service,
-        accounts: Accounts,
-        events: EventBus,
-        reader: RequestReader,
-        *,
-        close_sockets: Callable[[str], Awaitable[None]],
-    ) -> None:
-        self._service, self._accounts, self._events = service, accounts, events
-        self._reader, self._close_sockets = reader, close_sockets
 
-    def router(self) -> APIRouter:
-        """Return all routes with their OpenAPI descriptions."""
-        routes = APIRouter(prefix="/api")
+@routes.post("/auth/login", response_model=Session, openapi_extra=describe_body(LogIn))
+async def log_in(
+    asked: Annotated[LogIn, body_of(LogIn)], address: ClientAddress, accounts: AccountsDep
+) -> Document:
+    """Create a session for an existing user."""
+    return await accounts.log_in(asked, address)
 
-        def route(method: str, path: str, endpoint: Callable[..., Any], **description: Any) -> None:
-            routes.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                response_model=None,
-                **describe_route(path, **description),
-            )
 
-        partner, message = "/messages/{userId}", "/messages/{messageId}"
-        reaction = "/messages/{messageId}/reactions/{emoji}"
-        created = {"status": 201, "result": SESSION, "public": True}
-        route("POST", "/auth/signup", self.sign_up, body=SignUp, **created)
-        route("POST", "/auth/login", self.log_in, body=LogIn, result=SESSION, public=True)
-        route("POST", "/auth/logout", self.log_out, status=204)
-        route("GET", "/auth/me", self.me, result=USER)
-        route("GET", "/users", self.users, result=CONTACTS)
-        route("POST", "/messages/send", self.send, body=Send, result=MESSAGE)
-        route("GET", partner, self.read, query=Page, result=MESSAGES, headers=X_CACHE)
-        route("PATCH", message, self.edit, body=NewText, result=MESSAGE)
-        route("DELETE", message, self.delete, result=MESSAGE)
-        route("PUT", reaction, self.react, result=MESSAGE)
-        route("DELETE", reaction, self.unreact, result=MESSAGE)
-        route("POST", f"{partner}/read", self.mark_read, body=ReadUpTo, status=204)
-        return routes
+@routes.post(
+    "/auth/logout", status_code=204, response_class=Response, dependencies=[Depends(current_user)]
+)
+async def log_out(token: Token, accounts: AccountsDep, sessions: SessionsDep) -> None:
+    """End the session of the token, and close its sockets."""
+    await accounts.log_out(token)
+    await sessions.end(token)
 
-    # --- accounts ---------------------------------------------------------------------------
 
-    async def sign_up(self, request: Request) -> Response:
-        """Create a user and a session."""
-        asked = await self._reader.parse_body(SignUp, request)
-        return json_response(await self._accounts.sign_up(asked), 201)
+@routes.get("/auth/me", response_model=User)
+async def me(user: CurrentUser, accounts: AccountsDep) -> Document:
+    """Return the user that the token belongs to."""
+    return await accounts.profile(user)
 
-    async def log_in(self, request: Request) -> Response:
-        """Create a session for an existing user."""
-        address = request.client.host if request.client else ""
-        asked = await self._reader.parse_body(LogIn, request)
-        return json_response(await self._accounts.log_in(asked, address))
 
-    async def log_out(self, request: Request) -> Response:
-        """End the session of the token, and close its sockets."""
-        await self._reader.authenticate(request)
-        await self._accounts.log_out(bearer_token(request))
-        await self._close_sockets(bearer_token(request))
-        return Response(status_code=204)
+@routes.get("/users", response_model=list[Contact])
+async def users(user: CurrentUser, service: ServiceDep) -> list[Document]:
+    """Return the other users, the most recent conversation first."""
+    return await service.contacts(user)
 
-    async def me(self, request: Request) -> Response:
-        """Return the user that the token belongs to."""
-        user = await self._reader.authenticate(request)
-        return json_response(await self._accounts.profile(user))
 
-    async def users(self, request: Request) -> Response:
-        """Return the other users, the most recent conversation first."""
-        user = await self._reader.authenticate(request)
-        return json_response(await self._service.contacts(user))
+# --- messages: `fast_path` calls the first two endpoints directly -------------------------------
 
-    # --- messages ---------------------------------------------------------------------------
 
-    async def send(self, request: Request) -> Response:
-        """Save a message, cache it, and emit it. A `clientId` makes a repeated send harmless."""
-        trace = self._events.start_trace("http")
-        user = await self._reader.authenticate(request)
-        asked = await self._reader.parse_body(Send, request)
-        trace.record("request")
-        message = await self._service.send(
-            user, asked.receiverId, asked.text, asked.clientId, trace
-        )
-        metrics.SENDS["http"].inc()
-        return message_response(message, trace)
+@routes.post("/messages/send", openapi_extra=describe_body(Send))
+async def send(
+    trace: TraceDep, user: CurrentUser, asked: Annotated[Send, body_of(Send)], service: ServiceDep
+) -> MessageModel:
+    """Save a message, cache it, and emit it. A `clientId` makes a repeated send harmless."""
+    trace.record("request")
+    message = await service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
+    metrics.SENDS["http"].inc()
+    return respond(message, trace)
 
-    async def read(self, request: Request) -> Response:
-        """Return a conversation, oldest message first; without `limit` the full history.
 
-        The header `X-Cache` says where the messages came from.
-        """
-        trace = self._events.start_trace("http")
-        user = await self._reader.authenticate(request)
-        partner = Partner.from_fields(**request.path_params)
-        page = parse_page(request.scope["query_string"])
-        trace.record("request")
-        fresh = "no-cache" in header(request, b"cache-control").lower()
-        history = await self._service.read(user, partner.userId, page, fresh=fresh, trace=trace)
-        response = await history_response(history)
-        trace.record("respond", cache=history.outcome)
-        return response
+@routes.get(
+    "/messages/{userId}",
+    response_model=list[MessageModel],
+    responses={200: {"headers": X_CACHE}},
+)
+async def read(
+    trace: TraceDep,
+    user: CurrentUser,
+    userId: Handle,
+    page: Annotated[Page, Query()],
+    service: ServiceDep,
+    cache_control: Annotated[str, Header(description="`no-cache` bypasses Redis")] = "",
+) -> Response:
+    """Return a conversation, oldest message first; without `limit` the full history.
 
-    async def edit(self, request: Request) -> Response:
-        """Replace the text of a message (sender only)."""
-        trace, user, target = await self._begin(Target, request)
-        text = (await self._reader.parse_body(NewText, request)).text
-        message = await self._service.edit(user, target.messageId, text, trace)
-        return message_response(message, trace)
+    The header `X-Cache` says where the messages came from.
+    """
+    trace.record("request")
+    fresh = "no-cache" in cache_control.lower()
+    history = await service.read(user, userId, page, fresh=fresh, trace=trace)
+    response = await history_response(history)
+    trace.record("respond", cache=history.outcome)
+    return response
 
-    async def delete(self, request: Request) -> Response:
-        """Delete the text of a message; the message keeps its place (sender only)."""
-        trace, user, target = await self._begin(Target, request)
-        message = await self._service.delete(user, target.messageId, trace)
-        return message_response(message, trace)
 
-    async def react(self, request: Request) -> Response:
-        """Add the user's reaction to a message (participants only)."""
-        trace, user, target = await self._begin(React, request)
-        message = await self._service.react(user, target.messageId, target.emoji, trace)
-        return message_response(message, trace)
+@routes.patch("/messages/{messageId}", openapi_extra=describe_body(NewText))
+async def edit(
+    trace: TraceDep,
+    user: CurrentUser,
+    messageId: MessageId,
+    asked: Annotated[NewText, body_of(NewText)],
+    service: ServiceDep,
+) -> MessageModel:
+    """Replace the text of a message (sender only)."""
+    trace.record("request")
+    return respond(await service.edit(user, messageId, asked.text, trace), trace)
 
-    async def unreact(self, request: Request) -> Response:
-        """Remove the user's reaction from a message (participants only)."""
-        trace, user, target = await self._begin(React, request)
-        message = await self._service.unreact(user, target.messageId, target.emoji, trace)
-        return message_response(message, trace)
 
-    async def mark_read(self, request: Request) -> Response:
-        """Mark all messages of a conversation up to `seq` as read."""
-        _, user, partner = await self._begin(Partner, request)
-        seq = (await self._reader.parse_body(ReadUpTo, request)).seq
-        await self._service.mark_read(user, partner.userId, seq)
-        return Response(status_code=204)
+@routes.delete("/messages/{messageId}")
+async def delete(
+    trace: TraceDep, user: CurrentUser, messageId: MessageId, service: ServiceDep
+) -> MessageModel:
+    """Delete the text of a message; the message keeps its place (sender only)."""
+    trace.record("request")
+    return respond(await service.delete(user, messageId, trace), trace)
 
-    async def _begin(self, model: type[Model], request: Request) -> tuple[Trace, UserId, Model]:
-        """Start a trace, authenticate the request, and validate its path parameters."""
-        trace = self._events.start_trace("http")
-        user = await self._reader.authenticate(request)
-        parameters = model.from_fields(**request.path_params)
-        trace.record("request")
-        return trace, user, parameters
+
+@routes.put("/messages/{messageId}/reactions/{emoji}")
+async def react(
+    trace: TraceDep, user: CurrentUser, messageId: MessageId, emoji: Emoji, service: ServiceDep
+) -> MessageModel:
+    """Add the user's reaction to a message (participants only)."""
+    trace.record("request")
+    return respond(await service.react(user, messageId, emoji, trace), trace)
+
+
+@routes.delete("/messages/{messageId}/reactions/{emoji}")
+async def unreact(
+    trace: TraceDep, user: CurrentUser, messageId: MessageId, emoji: Emoji, service: ServiceDep
+) -> MessageModel:
+    """Remove the user's reaction from a message (participants only)."""
+    trace.record("request")
+    return respond(await service.unreact(user, messageId, emoji, trace), trace)
+
+
+@routes.post(
+    "/messages/{userId}/read",
+    status_code=204,
+    response_class=Response,
+    openapi_extra=describe_body(ReadUpTo),
+)
+async def mark_read(
+    trace: TraceDep,
+    user: CurrentUser,
+    userId: Handle,
+    asked: Annotated[ReadUpTo, body_of(ReadUpTo)],
+    service: ServiceDep,
+) -> None:
+    """Mark all messages of a conversation up to `seq` as read."""
+    trace.record("request")
+    await service.mark_read(user, userId, asked.seq)
+
+
+def respond(message: Message, trace: Trace) -> Message:
+    trace.record("respond", messageId=message.id)
+    return message

@@ -6,15 +6,17 @@
 import logging
 import math
 from http import HTTPStatus
+from typing import Any
 
-import msgspec
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from chatlab import metrics
+from chatlab.domain.requests import invalid
 from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -32,18 +34,39 @@ STATUS_OF_CODE = {
 }
 
 
+class Problem(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+_PROBLEM_CONTENT = {"content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds until a retry can succeed",
+        "schema": {"type": "integer"},
+    }
+}
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {  # for OpenAPI
+    429: {"description": "Too many requests", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
+    503: {"description": "MongoDB does not answer", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
+    "default": {"description": "An error", **_PROBLEM_CONTENT},
+}
+
+
 def problem_body(status: int, code: str, detail: str) -> bytes:
     """Return the JSON of a problem, and count the error in the metrics."""
     metrics.count_error("http", code)
-    return msgspec.json.encode(
-        {
-            "type": f"urn:chatlab:{code}",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "code": code,
-        }
+    problem = Problem(
+        type=f"urn:chatlab:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
     )
+    return problem.model_dump_json().encode()
 
 
 def problem_response(
@@ -91,8 +114,10 @@ async def _routing_error(_: Request, error: Exception) -> Response:
     return problem_response(error.status_code, code, detail, dict(error.headers or {}))
 
 
-async def _validation_error(_: Request, __: Exception) -> Response:
-    return problem_response(422, "invalid", "The request does not have the expected format.")
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Each location begins with `path`, `query` or `header`.
+    return error_response(invalid([one | {"loc": one["loc"][1:]} for one in error.errors()]))
 
 
 async def _client_disconnected(_: Request, __: Exception) -> Response:

@@ -20,6 +20,7 @@ from waiting import wait_until
 
 from chatlab.errors import Forbidden
 from chatlab.local.engines import Engines
+from chatlab.web.dependencies import client_address
 from chatlab.web.projector_api import is_loopback, require_loopback
 
 __all__ = ["browser"]  # a fixture
@@ -348,7 +349,7 @@ async def test_only_the_own_machine_may_change_settings(address: str, here: bool
     request = Request({"type": "http", "client": (address, 1) if address else None})
     assert is_loopback(address) == here
     with contextlib.nullcontext() if here else pytest.raises(Forbidden):
-        require_loopback(request)
+        await require_loopback(await client_address(request))
 
 
 async def test_the_page_exists_only_with_the_flow(shared: SharedService, tmp_path: Path) -> None:

@@ -301,10 +301,10 @@ async def test_openapi_describes_the_responses(shared: SharedService) -> None:
     format of its times.
     """
     async with httpx.AsyncClient(base_url=shared.service.url) as http:
-        paths = (await http.get("/openapi.json")).json()["paths"]
+        api = (await http.get("/openapi.json")).json()
     declared = {
         f"{method.upper()} {path}": found["responses"]
-        for path, methods in paths.items()
+        for path, methods in api["paths"].items()
         for method, found in methods.items()
     }
     done = {
@@ -318,10 +318,12 @@ async def test_openapi_describes_the_responses(shared: SharedService) -> None:
             assert [list(answers[status].get("headers", ())) for status in ("429", "503")] == [
                 ["Retry-After"]
             ] * 2
+    health = {"$ref": "#/components/schemas/Health"}
+    assert "status" in api["components"]["schemas"]["Health"]["required"]
     for page in ("GET /healthz", "GET /readyz"):
         assert set(declared[page]) == {"200", "503"}
         assert all(
-            "status" in answer["content"]["application/json"]["schema"]["required"]
+            answer["content"]["application/json"]["schema"] == health
             for answer in declared[page].values()
         )
     history = declared["GET /api/messages/{userId}"]["200"]

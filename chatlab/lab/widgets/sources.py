@@ -25,17 +25,21 @@ BOXES = {
         "cache_message": ["cache.cache:Cache.put_message", "cache.window:put_message"],
         "cache_conversation": ["cache.cache:Cache.append_to_window", "cache.window:send"],
         "emit": ["realtime.broadcast:Broadcast.emit"],
-        "request": ["web.http:HttpApi.send", "web.sockets:SocketApi._handler"],
-        "respond": ["web.responses:message_response", "web.sockets:_acknowledged"],
+        "request": [
+            "web.fast_path:FastPath.send",
+            "web.http:send",
+            "web.sockets:SocketApi._handler",
+        ],
+        "respond": ["web.http:respond", "web.sockets:_acknowledged"],
     },
     "read": {
-        "request": ["web.http:HttpApi.read"],
+        "request": ["web.fast_path:FastPath.read", "web.http:read"],
         "read_cache": ["cache.cache:Cache.snapshot_window", "history:HistoryReader.read"],
         "read_store": ["history:HistoryReader._query", "store.messages:MessageStore.find_newest"],
         "respond": ["web.responses:history_response"],
     },
     "change": {
-        "request": ["web.http:HttpApi.edit", "web.sockets:SocketApi._handler"],
+        "request": ["web.http:edit", "web.sockets:SocketApi._handler"],
         "save": ["service:Service._change", "store.messages:MessageStore.change"],
         "cache_message": [
             "cache.cache:Cache.put_changed_message",
@@ -43,7 +47,7 @@ BOXES = {
         ],
         "cache_conversation": ["cache.cache:Cache.change_in_window", "cache.window:change"],
         "emit": ["realtime.broadcast:Broadcast.emit"],
-        "respond": ["web.responses:message_response", "web.sockets:_acknowledged"],
+        "respond": ["web.http:respond", "web.sockets:_acknowledged"],
     },
 }
 

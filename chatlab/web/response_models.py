@@ -1,0 +1,40 @@
+"""The JSON of successful responses. FastAPI serializes with these models and shows them in OpenAPI.
+
+Their fields have the names and the order of the JSON.
+"""
+
+from typing import Annotated
+
+import msgspec
+from pydantic import BaseModel, InstanceOf, PlainSerializer, WithJsonSchema
+
+from chatlab.domain.message import Message
+
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+# A message remains the struct of the domain, so it has the same JSON everywhere.
+MessageModel = Annotated[
+    InstanceOf[Message],
+    PlainSerializer(msgspec.to_builtins),
+    WithJsonSchema(msgspec.json.schema_components([Message])[1]["Message"]),
+]
+
+
+class User(BaseModel):
+    id: str
+    displayName: str
+    createdAt: Time
+
+
+class Session(BaseModel):
+    user: User
+    token: str
+
+
+class Contact(User):
+    """`readUpTo` is the `seq` up to which this user has read the conversation."""
+
+    online: bool
+    unread: int
+    lastMessage: MessageModel | None
+    readUpTo: int

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import BENCHMARKS
-from chatlab.bench.charts import Bar, BarGroup, format_figure, render_svg
+from chatlab.bench.charts import Bar, BarGroup, bar_chart, format_figure
 
 BEGIN, END = "<!-- results: made by python -m benchmarks -->", "<!-- end of results -->"
 MET = {True: "met", False: "**not met**", None: ""}
@@ -110,7 +110,7 @@ def _chart(result: Json) -> str:
     for name, series in result["sides"].items():
         server, _, kind = name.partition(", ")
         bar = Bar(server, series["median"], series["low"], series["high"])
-        groups.setdefault(kind or result["title"], []).append(bar)
-    return render_svg(
+        groups.setdefault(kind, []).append(bar)
+    return bar_chart(
         result["title"], [BarGroup(title, result["unit"], bars) for title, bars in groups.items()]
     )

@@ -5,6 +5,7 @@ where most libraries are missing.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -171,6 +172,8 @@ def bench(
 
     if file and not json:
         raise typer.BadParameter("FILE can only be used together with --json")
+    if chart and not find_spec("matplotlib"):
+        raise typer.BadParameter("--chart needs Matplotlib: pip install matplotlib")
     write_report(measure(load_settings(), seconds=seconds), as_json=json, file=file, chart=chart)
 
 

@@ -1,13 +1,48 @@
-"""Draw bar charts, as text for a terminal and as SVG for a page."""
+"""Draw charts: bars of text for a terminal, and pictures (SVG) for pages and saved notebooks.
 
-from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+The pictures have one style, and the same data gives the same SVG. Matplotlib is in the extra
+`notebooks`. It is imported when the first picture is drawn, because that takes a second.
+"""
 
-COLOURS = ("#2563eb", "#f59e0b", "#10b981", "#9ca3af", "#ef4444", "#8b5cf6")
-LABEL_PX, BARS_PX, BAR_HEIGHT_PX, GROUP_GAP_PX = 230, 420, 18, 14
-VALUE_PX = 90  # for the figure right of a bar
+import io
+import logging
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 EIGHTHS = " ▏▎▍▌▋▊▉"
+WIDTH, BAR, GROUP, STRIP, LINES = 720, 23, 34, 92, 380  # pixels
+PX, PAD = 1 / 96, 0.1  # inches
+INK, QUIET, LINE = "#1b2430", "#566170", "#d5dbe2"
+# A contrast of 3:1 or more with white and with black. static/widgets.css has the first five too.
+COLOURS = ("#1d6fb8", "#c2570c", "#14917f", "#8a4fbf", "#8a6d00", "#6b7280")
+NAME_ROW = 0.06  # height of a row of a line's name, as a share of the plot
+MARKERS = "os^Dv"
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "chatlab",  # ids do not change from run to run
+    "font.size": 10,  # points: 13 pixels
+    "axes.titlesize": 10,
+    "text.color": INK,
+    "text.parse_math": False,  # a "$" in a name is a dollar
+    "axes.labelcolor": QUIET,
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    **dict.fromkeys(("axes.spines.left", "axes.spines.right", "axes.spines.top"), False),
+    **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), PAD),
+    "xtick.color": LINE,
+    "xtick.labelcolor": QUIET,
+    "ytick.left": False,
+    "ytick.labelcolor": QUIET,
+}
 
 
 class Bar(NamedTuple):
@@ -29,10 +64,6 @@ class BarGroup(NamedTuple):
     unit: str
     bars: Sequence[Bar]
 
-    @property
-    def maximum(self) -> float:
-        return max([bar.high or bar.value for bar in self.bars if bar.value] or [1.0])
-
 
 def text_bar(value: float, maximum: float, width: int) -> str:
     """Return a bar of at most `width` columns, exact to an eighth of a column."""
@@ -45,44 +76,136 @@ def format_figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def render_svg(title: str, groups: Sequence[BarGroup]) -> str:
-    """Return an SVG with the groups below each other, on a white background."""
-    names = list(dict.fromkeys(bar.name for group in groups for bar in group.bars))
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    parts, y = [_text(12, 24, title, "font-weight:bold;font-size:15px")], 44
-    for group in groups:
-        parts.append(_text(12, y + 12, f"{group.title}, {group.unit}", "font-weight:bold"))
-        y += BAR_HEIGHT_PX + 2
-        for bar in group.bars:
-            parts += _bar(bar, group.maximum, y, colours[bar.name])
-            y += BAR_HEIGHT_PX + 3
-        y += GROUP_GAP_PX
-    width = LABEL_PX + BARS_PX + VALUE_PX
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}" role="img">',
-        f"<title>{escape(title)}</title>",
-        "<style>text{font:12px system-ui,sans-serif;fill:#1f2937}</style>",
-        f'<rect width="{width}" height="{y}" fill="#fff"/>',
-        *parts,
-        "</svg>\n",
-    ]
-    return "\n".join(lines)
+def bar_chart(title: str, groups: Sequence[BarGroup]) -> str:
+    """Return an SVG with the groups below each other. Each bar is labelled with its value."""
+    counts = [len(group.bars) for group in groups]
+    names = dict.fromkeys(bar.name for group in groups for bar in group.bars)
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
+
+    def draw(figure: "Figure") -> None:
+        rows = figure.subplots(len(groups), squeeze=False, height_ratios=counts)[:, 0]
+        for axes, group in zip(rows, groups, strict=True):
+            _draw_bars(axes, group, [colours[bar.name] for bar in group.bars])
+
+    return _svg(title, 44 + GROUP * len(groups) + BAR * sum(counts), draw)
 
 
-def _bar(bar: Bar, maximum: float, y: int, colour: str) -> list[str]:
-    scale = BARS_PX / maximum
-    width, end = bar.value * scale, bar.value * scale
-    parts = [
-        _text(24, y + 13, bar.name),
-        f'<rect x="{LABEL_PX}" y="{y}" width="{max(width, 1):.1f}" height="{BAR_HEIGHT_PX}" fill="{colour}" rx="2"/>',
-    ]
-    if bar.low is not None and bar.high is not None:
-        low, end, middle = bar.low * scale, bar.high * scale, y + BAR_HEIGHT_PX / 2
-        line = f"M{LABEL_PX + low:.1f} {middle}H{LABEL_PX + end:.1f}"
-        parts.append(f'<path d="{line}" stroke="#111827" stroke-width="1.5"/>')
-    return [*parts, _text(LABEL_PX + max(end, width) + 6, y + 13, format_figure(bar.value))]
+def _draw_bars(axes: "Axes", group: BarGroup, colours: list[str]) -> None:
+    values = [bar.value for bar in group.bars]
+    below = [0 if bar.low is None else bar.value - bar.low for bar in group.bars]
+    above = [0 if bar.high is None else bar.high - bar.value for bar in group.bars]
+    places = range(len(values))
+    line = {"ecolor": INK, "elinewidth": 1.5}
+    bars = axes.barh(places, values, color=colours, xerr=[below, above], error_kw=line)
+    axes.bar_label(bars, labels=[format_figure(value) for value in values], padding=5)
+    axes.set_title(", ".join(filter(None, (group.title, group.unit))), loc="left", weight="bold")
+    axes.set_yticks(places, [bar.name for bar in group.bars], color=INK)
+    axes.set_xticks([])
+    axes.spines.bottom.set_visible(False)
+    axes.grid(visible=False)
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
 
 
-def _text(x: float, y: float, text: str, style: str = "") -> str:
-    style_attribute = f' style="{style}"' if style else ""
-    return f'<text x="{x:.1f}" y="{y}"{style_attribute}>{escape(text)}</text>'
+def strip_chart(title: str, sides: Sequence[Mapping[str, Any]], *, unit: str, log: bool) -> str:
+    """Return an SVG with a strip of dots for each side, its median and its 95th percentile.
+
+    `sides` has the form that `Chart.sides` returns. A logarithmic axis needs values above zero.
+    """
+
+    def draw(figure: "Figure") -> None:
+        rows = figure.subplots(len(sides), sharex=True, squeeze=False)[:, 0]
+        for axes, side, colour in zip(rows, sides, cycle(COLOURS), strict=False):
+            _draw_strip(axes, side, unit, colour)
+        _scale(rows[-1], "x", [dot for side in sides for dot in side["dots"]], log=log)
+        rows[-1].set_xlabel(unit)
+
+    return _svg(title, 88 + STRIP * len(sides), draw)
+
+
+def _draw_strip(axes: "Axes", side: Mapping[str, Any], unit: str, colour: str) -> None:
+    dots, median, p95 = side["dots"], side["median"], side["p95"]
+    heights = [(number * 0.618034) % 1 for number in range(len(dots))]  # scattered, but repeatable
+    axes.plot(dots, heights, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+    axes.axvline(median, color=colour, linewidth=2.5)
+    axes.axvline(p95, color=colour, linewidth=2.5, linestyle=(0, (2, 1)))
+    axes.set_title(side["side"], loc="left", color=colour, weight="bold")
+    said = f"┃ median {format_figure(median)} {unit} · ┇ p95 {format_figure(p95)} {unit}"
+    axes.set_title(f"{said} · {side['count']:,} values", loc="right")
+    axes.set_yticks([])
+    axes.margins(y=0.15)
+
+
+def line_chart(
+    title: str, sides: Sequence[Mapping[str, Any]], *, unit: str, x: str, log: bool
+) -> str:
+    """Return an SVG with a line for each side, named at its right end.
+
+    `sides` has the form that `Chart.sides` returns. A logarithmic axis needs values above zero.
+    """
+    lines = [tuple(zip(*side["points"], strict=True)) for side in sides]
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for line, marker, colour in zip(lines, cycle(MARKERS), cycle(COLOURS), strict=False):
+            axes.plot(*line, marker=marker, color=colour, linewidth=2, clip_on=False)
+        _scale(axes, "x", [place for xs, _ in lines for place in xs], log=log, from_zero=False)
+        _scale(axes, "y", [value for _, ys in lines for value in ys], log=log)
+        axes.set(xlabel=x, ylabel=unit)
+        if len(sides) > 1:
+            _name_lines(axes, sides)
+
+    return _svg(title, LINES, draw)
+
+
+def _name_lines(axes: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
+    """Write each name beside the end of its line. Names of close ends are moved upwards."""
+    axes.autoscale_view()
+    to_share = axes.transScale + axes.transLimits  # from data to shares of the plot
+    ends = [to_share.transform(side["points"][-1])[1] for side in sides]
+    free = 0.0
+    for end, side, line in sorted(zip(ends, sides, axes.lines, strict=True), key=itemgetter(0)):
+        rows = textwrap.wrap(side["side"], 18)
+        bottom = max(end - NAME_ROW * len(rows) / 2, free)
+        name = axes.text(1.02, bottom, "\n".join(rows), color=line.get_color(), weight="bold")
+        name.set(transform=axes.transAxes, verticalalignment="bottom")
+        free = bottom + NAME_ROW * (len(rows) + 0.25)
+
+
+def _scale(
+    axes: "Axes", which: str, values: Sequence[float], *, log: bool, from_zero: bool = True
+) -> None:
+    """Scale the axis `x` or `y`, and label its ticks as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis = getattr(axes, f"{which}axis")
+    if log and min(values) > 0:
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=_multiples(max(values) / min(values))))
+        axis.set_minor_locator(NullLocator())
+    elif from_zero:
+        axes.set(**{f"{which}lim": (min(0, *values), None)})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_figure(value)))
+
+
+def _multiples(ratio: float) -> Sequence[float]:
+    """Return the multiples of each power of ten that have a tick, few on a long axis."""
+    return range(1, 10) if ratio < 5 else (1, 2, 5) if ratio < 10_000 else (1,)
+
+
+def _svg(title: str, height: float, draw: Callable[["Figure"], None]) -> str:
+    """Return the SVG of the figure on which `draw` has drawn. `height` is in pixels."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its first run warns that it is slow
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    svg = io.StringIO()
+    with style.context(STYLE, after_reset=True):
+        figure = Figure(figsize=(WIDTH * PX, height * PX), layout="constrained")
+        left = PAD / (WIDTH * PX)
+        figure.suptitle(title, x=left, horizontalalignment="left", weight="bold", size=11.5)
+        draw(figure)
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", metadata={"Title": title, **metadata})
+    picture = svg.getvalue()
+    return picture[picture.index("<svg") :]

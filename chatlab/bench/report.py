@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from chatlab.bench.charts import Bar, BarGroup, render_svg
+from chatlab.bench.charts import Bar, BarGroup, bar_chart
 from chatlab.bench.claims import MemoryRow, Outcome
 from chatlab.bench.samples import Summary
 
@@ -81,7 +81,7 @@ def render_chart(report: Report) -> str:
         )
         for outcome in report.outcomes
     ]
-    return render_svg("chatlab bench: median, with a line to the 95th percentile", groups)
+    return bar_chart("chatlab bench: median, with a line to the 95th percentile", groups)
 
 
 def _less_or_more(share: float) -> str:

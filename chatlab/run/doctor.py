@@ -30,7 +30,10 @@ SERVICE = (
     *("uvicorn", "uvloop", "websockets"),
 )
 NOT_ON_WINDOWS = {"httptools", "uvloop"}
-NOTEBOOKS = ("anywidget", "ipykernel", "ipywidgets", "jupyter-client", "jupyterlab", "traitlets")
+NOTEBOOKS = (
+    *("anywidget", "ipykernel", "ipywidgets", "jupyter-client", "jupyterlab", "matplotlib"),
+    "traitlets",
+)
 TESTS = ("nbval", "playwright", "pytest")
 BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome"),

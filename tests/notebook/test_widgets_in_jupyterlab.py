@@ -178,6 +178,8 @@ async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
         await expect(page.locator(WIDGETS)).to_have_count(7)
         await expect(page.locator(".cl-open")).to_have_count(2)
         await expect(page.locator(".cl-chart").first).to_contain_text("3,000 of 3,000, done")
+        await expect(page.locator(".cl-chart").first.locator("circle")).to_have_count(480)
+        await expect(page.locator(".cl-chart.cl-big img.measured")).to_be_visible()
         await expect(page.locator(".cl-big [data-stage=read_store]")).to_contain_text("not asked")
         await pictures(page, tmp_path / "light")
 

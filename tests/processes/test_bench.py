@@ -15,7 +15,7 @@ from pymongo.database import Database
 from redis import Redis
 from waiting import LIMIT_S
 
-from chatlab.bench.charts import Bar, BarGroup, format_figure, render_svg, text_bar
+from chatlab.bench.charts import COLOURS, Bar, BarGroup, bar_chart, format_figure, text_bar
 from chatlab.bench.claims import (
     DEPENDS,
     FAILS,
@@ -177,7 +177,8 @@ def test_a_person_sees_both_tables_and_the_hypotheses(
 def test_the_chart_is_a_picture(measured: tuple[dict[str, Any], str, Path]) -> None:
     """The chart is well-formed SVG with two bars for each row of the performance table."""
     picture = ET.fromstring(measured[2].read_text(encoding="utf-8"))  # noqa: S314 - our own
-    bars = [part for part in picture.iter("{http://www.w3.org/2000/svg}rect") if part.get("rx")]
+    styles = [part.get("style", "") for part in picture.iter("{http://www.w3.org/2000/svg}path")]
+    bars = [style for style in styles if style.removeprefix("fill: ") in COLOURS[:2]]
     assert len(bars) == 2 * len(measured[0]["performance"])
 
 
@@ -314,13 +315,42 @@ def test_text_bars_are_exact_to_an_eighth() -> None:
     )
 
 
+BARS = [BarGroup("g & h", "ms", [Bar("<one>", 1.0, 0.5, 1.5), Bar("two", 0.0)])]
+
+
 def test_a_chart_escapes_markup() -> None:
-    """Titles and names that contain markup are shown as text."""
-    picture = render_svg(
-        "a < b", [BarGroup("g & h", "ms", [Bar("<one>", 1.0, 0.5, 1.5), Bar("two", 0.0)])]
+    """Titles and names that contain markup are shown as text, next to the figure of each bar."""
+    picture = ET.fromstring(bar_chart("a < b, $5^2$", BARS))  # noqa: S314 - our own
+    assert picture.tag.endswith("svg")
+    assert {"a < b, $5^2$", "g & h, ms", "<one>", "1", "two", "0"} <= set(picture.itertext())
+
+
+def test_the_same_data_give_the_same_chart() -> None:
+    """A chart has no date and no random ids, so a page changes only when its figures do."""
+    assert bar_chart("a < b", BARS) == bar_chart("a < b", BARS)
+    assert "date" not in bar_chart("a < b", BARS)
+
+
+def test_the_chart_library_is_imported_by_the_first_chart() -> None:
+    """The service, the command and the notebooks start without Matplotlib."""
+    program = "import sys, chatlab.lab, chatlab.web.app, chatlab.bench.measure\nassert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=LIMIT_S)
+
+
+def test_a_chart_without_the_chart_library_is_refused() -> None:
+    """`--chart` without Matplotlib is rejected before anything is measured."""
+    program = (
+        "import sys; sys.modules['matplotlib'] = None\nfrom chatlab.__main__ import main; main()"
     )
-    assert "<one>" not in picture
-    assert ET.fromstring(picture).tag.endswith("svg")  # noqa: S314 - our own
+    done = subprocess.run(
+        [sys.executable, "-c", program, "bench", "--chart", "chart.svg"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install matplotlib" in done.stderr
 
 
 def test_figures_have_three_significant_digits() -> None:

@@ -22,7 +22,7 @@ from chatlab.lab.tables import TIMED, Rows
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
-from chatlab.lab.widgets.chart_svg import image_of
+from chatlab.lab.widgets.diagram_svg import image_of
 
 LIFE = 5000  # milliseconds
 BEAT = 1000

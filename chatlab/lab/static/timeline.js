@@ -17,7 +17,7 @@
  */
 /** @import { Options } from "./widget.js" */
 
-import { add, animation, say } from "../../web/static/lab/parts.js";
+import { add, animation, part, say } from "../../web/static/lab/parts.js";
 
 const WIDE = 900;
 const LEFT = 10; // x of the oldest moment
@@ -236,18 +236,4 @@ const short = (/** @type {string} */ key) => key.replace(/^(message:).*(.{6})$/,
 /** @param {Sweep} sweep */
 function inWords({ live, cleaned, leaked, tookMs }) {
   return `Sweep: ${live} live, ${cleaned} cleaned${leaked ? `, ${leaked} without a deadline` : ""}, in ${tookMs.toFixed(1)} ms`;
-}
-
-/**
- * @template {keyof SVGElementTagNameMap} Tag
- * @param {Element | null} parent
- * @param {Tag} tag
- * @param {Record<string, string | number>} attributes
- */
-function part(parent, tag, attributes) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes))
-    element.setAttribute(name, typeof value === "number" ? value.toFixed(2) : value);
-  parent?.append(element);
-  return element;
 }

@@ -1,8 +1,10 @@
 """A chart of a measurement while it runs.
 
-It shows a strip of dots with median and p95 for each side, or lines over x. The message to the
-browser stays small with any number of values: at most DOTS values of each side are sent, evenly
-spaced over the sorted values.
+It shows a strip of dots with median and p95 for each side, or lines over x. The browser sketches it
+while it grows, because each picture drawn by Matplotlib would stop the measurement for a tenth of a
+second. The finished chart is such a picture: it is drawn for the saved notebook, and replaces the
+sketch. The message to the browser stays small with any number of values: at most DOTS values of
+each side are sent, evenly spaced over the sorted values.
 """
 
 import html
@@ -11,7 +13,8 @@ import time
 from bisect import insort
 from typing import Any
 
-from chatlab.lab.widgets.chart_svg import chart_svg, image_of
+from chatlab.bench.charts import line_chart, strip_chart
+from chatlab.lab.widgets.diagram_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced
 
 DOTS = 240
@@ -19,10 +22,7 @@ Json = dict[str, Any]
 
 
 class Chart(Paced):
-    """A live chart, created by `Lab.chart`.
-
-    The model's `picture` is the chart as SVG, the same as in a saved notebook.
-    """
+    """A live chart, created by `Lab.chart`."""
 
     drawing = OWN / "chart.js"
 
@@ -36,12 +36,13 @@ class Chart(Paced):
         lines: bool = False,
         **traits: Any,
     ) -> None:
-        self.title, self.unit, self.lines = title, unit, lines or bool(x)
-        self._look: Json = {"unit": unit, "log": log, "x": x}
+        self.title, self.unit, self.x, self.lines = title, unit, x, lines or bool(x)
+        self._scale: Json = {"unit": unit, "log": log}
         self._values: dict[str, list[float]] = {}  # the sorted values of each side
         # the points of each side, sorted by x
         self._points: dict[str, list[tuple[float, float]]] = {}
         self._marks: list[str] = []
+        self._picture = ""  # the finished chart in HTML, until something is added
         self._done, self._of, self._began = 0, 0, 0.0
         super().__init__(**traits)
 
@@ -114,24 +115,39 @@ class Chart(Paced):
             "beganMs": self._began * 1000,
             "toldMs": time.time() * 1000,
         }
-        said = "; ".join(self._lines())
         return {
             "title": self.title,
-            "picture": self._picture(),
+            **self._scale,
+            "x": self.x,
+            "sides": self.sides(),
+            "words": self._lines(),
+            "picture": self._picture,
             "marks": list(self._marks),
             "progress": progress,
-            "said": said,
         }
 
-    def _picture(self) -> str:
-        return chart_svg(self.title, self.sides(), **self._look, begun=self._of > 0)
+    def changed(self) -> None:
+        self._picture = ""
+        super().changed()
 
     def _lines(self) -> list[str]:
         return [_line(side, self.unit) for side in self.sides()]
 
     def snapshot(self) -> str:
+        if sides := self.sides():
+            self._picture = self._draw(sides)
+            self.send_model()
+        shown = self._picture or f"<p>{html.escape(self.title)}: nothing measured yet.</p>"
         marks = "".join(f"<p>{html.escape(mark)}</p>" for mark in self._marks)
-        return f"{image_of(self._picture(), '; '.join([self.title, *self._lines()]))}\n{marks}"
+        return f"{shown}\n{marks}"
+
+    def _draw(self, sides: list[Json]) -> str:
+        svg = (
+            line_chart(self.title, sides, x=self.x, **self._scale)
+            if self.lines
+            else strip_chart(self.title, sides, **self._scale)
+        )
+        return image_of(svg, "; ".join([self.title, *self._lines()]))
 
     def __repr__(self) -> str:
         return "\n".join([self.title, *self._lines(), *self._marks])

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.diagram import PLANS, boxes_html, boxes_of
-from chatlab.lab.widgets.chart_svg import image_of
+from chatlab.lab.widgets.diagram_svg import image_of
 from chatlab.lab.widgets.flow_svg import flow_svg
 from chatlab.lab.widgets.live import OWN, Paced
 from chatlab.lab.widgets.sources import sources_of

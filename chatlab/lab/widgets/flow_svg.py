@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chatlab.lab.widgets.chart_svg import INK, LEFT, LINE, QUIET, framed, text
+from chatlab.lab.widgets.diagram_svg import INK, LEFT, LINE, QUIET, framed, text
 
 # The top of the first row, the height of a box, and the gap between two boxes.
 TOP, HIGH, APART = 44, 44, 20

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chatlab.domain.trace import StageEvent
-from chatlab.lab.widgets.chart_svg import image_of
+from chatlab.lab.widgets.diagram_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced
 from chatlab.lab.widgets.timeline_svg import timeline_svg
 

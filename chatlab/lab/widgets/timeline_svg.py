@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from chatlab.lab.widgets.chart_svg import INK, QUIET, WIDTH, framed, rule, text
+from chatlab.lab.widgets.diagram_svg import INK, QUIET, WIDTH, framed, rule, text
 
 LEFT, RIGHT, TOP, LANE = 20, 620, 56, 22
 TEAL, BLUE = "#17877a", "#1d4ed8"

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from chatlab.lab.key_lifetime import KeyLifetime, lifetime_svg
-from chatlab.lab.widgets.chart_svg import image_of
+from chatlab.lab.widgets.diagram_svg import image_of
 from chatlab.lab.widgets.live import SHARED, Live
 
 MAX_KEYS = 8

@@ -16,6 +16,22 @@ export function add(parent, tag, className, text) {
 }
 
 /**
+ * Add an element of SVG. Numbers are rounded.
+ *
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Element | null} parent
+ * @param {Tag} tag
+ * @param {Record<string, string | number>} attributes
+ */
+export function part(parent, tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes))
+    element.setAttribute(name, typeof value === "number" ? value.toFixed(2) : value);
+  parent?.append(element);
+  return element;
+}
+
+/**
  * Set the text if it differs, so that a screen reader does not read the same text twice.
  *
  * @param {Node} node

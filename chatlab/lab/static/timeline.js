@@ -94,7 +94,8 @@ export default function timeline(root, model, { big, now }) {
     words.replaceChildren(...shown.lifetimes.map(wordsOf));
     drawRuler(high);
     past.setAttribute("width", `${nowX()}`);
-    for (const lifetime of shown.lifetimes) if (lifetime.reportedMs && !announced.has(id(lifetime))) tell(lifetime);
+    for (const lifetime of shown.lifetimes)
+      if (lifetime.reportedMs && !announced.has(id(lifetime))) tell(lifetime);
     move();
   }
 
@@ -128,14 +129,22 @@ export default function timeline(root, model, { big, now }) {
     const middle = y(lifetime) + LANE / 2;
     // a short lifetime has room only for the end of its key
     const room = x(lifetime.deadlineMs) - x(lifetime.cachedMs);
-    part(group, "text", { class: "cl-who", x: x(lifetime.cachedMs) + 6, y: middle + 4 }).textContent =
-      short(lifetime.key).replace(room < 120 ? "message:" : "", "");
+    part(group, "text", {
+      class: "cl-who",
+      x: x(lifetime.cachedMs) + 6,
+      y: middle + 4,
+    }).textContent = short(lifetime.key).replace(room < 120 ? "message:" : "", "");
     if (lifetime.reportedMs) {
       part(group, "path", {
         class: "cl-lag",
         d: `M${x(lifetime.deadlineMs)} ${middle}H${x(lifetime.reportedMs)}`,
       });
-      part(group, "circle", { class: "cl-word-of-it", cx: x(lifetime.reportedMs), cy: middle, r: 5 });
+      part(group, "circle", {
+        class: "cl-word-of-it",
+        cx: x(lifetime.reportedMs),
+        cy: middle,
+        r: 5,
+      });
       part(group, "text", {
         class: "cl-late",
         x: x(lifetime.reportedMs) + 9,

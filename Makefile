@@ -114,6 +114,6 @@ $(INSTALLED): requirements.lock requirements-uv.lock pyproject.toml
 
 $(NODE_MODULES): package-lock.json | $(INSTALLED)
 	@echo 'chatlab: installing the JavaScript checkers of package-lock.json into node_modules; once, a few seconds' >&2
-	@$(BIN)/npm ci --loglevel=error || { echo 'The checkers of the JavaScript could not be installed from the npm registry: see the error above.' \
+	@NODE_OPTIONS=--use-system-ca $(BIN)/npm ci --loglevel=error || { echo 'The checkers of the JavaScript could not be installed from the npm registry: see the error above.' \
 		'Check the network, or name a mirror: make check npm_config_registry=https://HOST. The tests run without them: make test-quick' >&2; exit 1; }
 	@touch $@

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import re
+import subprocess
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import pytest
 import pytest_asyncio
 import redis
 from browsing import browser
+from patient_children import PatientPopen
 from playwright.async_api import Browser, expect
 from waiting import wait_until
 
@@ -50,9 +52,11 @@ async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Asy
         "redis_url": engines.redis.url,
         "data_dir": tmp_path_factory.mktemp("lab"),
     }
-    lab = await start("widgets", cache_ttl=LONG_TTL_S, sweep_interval=0.2, **own)
-    yield lab
-    await lab.end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", PatientPopen)
+        lab = await start("widgets", cache_ttl=LONG_TTL_S, sweep_interval=0.2, **own)
+        yield lab
+        await lab.end()
 
 
 async def two(lab: Lab) -> tuple[User, User]:

@@ -26,6 +26,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Without these popups of the address bar, a window needs a quarter less CPU.
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup",
 ]
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},

@@ -4,6 +4,7 @@ With its usual limits, the service stops waiting for Redis after 0.2 s, and answ
 that stalls, both change the result of a request. Tests that are not about these limits start the service with this program instead.
 """
 
+import chatlab.run.server_only  # noqa: I001 - before python-socketio is imported
 import chatlab.accounts
 import chatlab.cache.cache
 import chatlab.cache.clock

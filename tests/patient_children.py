@@ -15,6 +15,7 @@ CHATLAB = ["-m", "chatlab"]
 PROGRAM = f"""
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
+import chatlab.run.server_only
 import chatlab.cache.cache
 import patient_chatlab
 grace_period_ms = chatlab.cache.cache.grace_period_ms

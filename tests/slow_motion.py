@@ -3,11 +3,6 @@
 Tests of outages need these limits, and must not reach one because the machine stalls for 0.2 s.
 """
 
-import sys
-from pathlib import Path
-
-from live import Service
-
 from chatlab.cache import cache, clock
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cli import main
@@ -15,12 +10,6 @@ from chatlab.connections import redis, resp
 
 FACTOR = 5
 CACHE_TTL_S = 5 * FACTOR
-
-
-class SlowMotionService(Service):
-    """A `chatlab serve` that notices an outage of Redis after 1 s instead of 0.2 s."""
-
-    command = (sys.executable, str(Path(__file__)), "serve")
 
 
 def slow_down() -> None:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from uvicorn.supervisors import Multiprocess
 
+import chatlab.run.server_only  # noqa: F401 - before python-socketio is imported
 from chatlab import __version__
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engines, open_engines

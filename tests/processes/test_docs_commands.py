@@ -154,6 +154,7 @@ WAYS: dict[str, Way] = {
     "make check": prints("ruff check", "codespell", "lint-imports", "mypy"),
     "make test-quick": prints("python -m pytest"),
     "make test": prints("python -m pytest"),
+    "make coverage": prints("coverage run -m pytest", "coverage report"),
     "make test-slow": prints("python -m pytest"),
     # the API
     "api=http://127.0.0.1:8000/api": begins,
@@ -214,7 +215,12 @@ def terminal(engines: Engines, space: str, tmp_path: Path) -> Terminal:
         "DATABASE": space,
         "KEY_PREFIX": f"{space}:",
     }
-    environment = {name: value for name, value in os.environ.items() if "CHATLAB" not in name}
+    inherited = {"ARGS", "JOBS", "PYTHON"}  # of the `make test` that runs this test
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if "CHATLAB" not in name and name not in inherited
+    }
     environment |= {f"CHATLAB_{name}": value for name, value in settings.items()} | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "MAKEFLAGS": f"BIN={BIN} INSTALLED={installed}",

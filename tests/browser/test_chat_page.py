@@ -298,6 +298,7 @@ async def history(
     tab = await (await open_browser(ann, ignore=("ERR_FAILED",))).open_conversation(bob)
     await expect(tab.messages).to_have_count(50)
     await expect(tab.message("number 130")).to_be_in_viewport()
+    await expect(tab.row(bob).locator(".badge")).to_be_hidden()  # the page has marked them as read
     return ann, bob, tab
 
 

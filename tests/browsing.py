@@ -3,18 +3,22 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from aiohttp import web
 from find_browser import chromium_path
 from live import Service, User
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
+from shared_service import SharedService, start_shared_service
 from waiting import LIMIT_S
+
+from chatlab.local.engines import Engines
 
 LIMIT_MS = LIMIT_S * 1000  # for each wait in a browser
 expect.set_options(timeout=LIMIT_MS)
@@ -38,6 +42,14 @@ WATCH = """
     window.violations = [];
     addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
+
+
+@pytest.fixture(scope="module")
+def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
+    """The service that serves the pages. Its only users are those of the module."""
+    log = tmp_path_factory.mktemp("shared") / "service.log"
+    with start_shared_service(engines, log, RATE_LIMIT="0") as shared:
+        yield shared
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 import pymongo
 import pytest
 import redis
+from faults import Deployment, open_deployment
 from live import Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from shared_service import SharedService, UserMaker, start_shared_service
@@ -28,6 +29,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)
     ) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Private servers of one module, which its tests may freeze, stop and count."""
+    with open_deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ class Request(BaseModel):
         try:
             return cls.model_validate_json(body)
         except ValidationError as failure:
-            raise _invalid(failure) from None
+            raise _from_pydantic(failure) from None
 
     @classmethod
     def from_fields(cls, /, **fields: Any) -> Self:
@@ -78,7 +78,7 @@ class Request(BaseModel):
         try:
             return cls.model_validate(payload)
         except ValidationError as failure:
-            raise _invalid(failure) from None
+            raise _from_pydantic(failure) from None
 
 
 class SignUp(Request):
@@ -153,7 +153,7 @@ class Page(Request):
     after: Seq | None = None
 
 
-def _invalid(failure: ValidationError) -> Invalid:
+def _from_pydantic(failure: ValidationError) -> Invalid:
     return invalid(failure.errors(include_url=False, include_input=False, include_context=False))
 
 

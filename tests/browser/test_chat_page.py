@@ -15,15 +15,13 @@ import aiohttp
 import httpx
 import pytest
 import pytest_asyncio
-from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy
+from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
-from shared_service import SharedService, start_shared_service, store_messages
+from shared_service import SharedService, store_messages
 from waiting import wait_until
 
-from chatlab.local.engines import Engines
-
-__all__ = ["browser"]  # a fixture
+__all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one event loop, so one browser, for all tests
     pytest.mark.timeout(400),  # a slow machine may use several of the generous limits in one test
@@ -51,15 +49,6 @@ LOST = (
     "ERR_SOCKET",
     "WebSocket connection",
 )
-
-
-@pytest.fixture(scope="module")
-def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """The service that serves the pages. Its only users are those of this module."""
-    with start_shared_service(
-        engines, tmp_path_factory.mktemp("shared") / "service.log", RATE_LIMIT="0"
-    ) as shared:
-        yield shared
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -4,26 +4,25 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from browsing import BrowserSession, browser, reverse_proxy
+from browsing import BrowserSession, browser, reverse_proxy, shared
 from live import PASSWORD, User
 from playwright.async_api import Browser, Page, Route, expect
-from shared_service import SharedService, start_shared_service
+from shared_service import SharedService
 from starlette.requests import Request
 from waiting import wait_until
 
 from chatlab.errors import Forbidden
-from chatlab.local.engines import Engines
 from chatlab.web.dependencies import client_address
 from chatlab.web.projector_api import is_loopback, require_loopback
 
-__all__ = ["browser"]  # a fixture
+__all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one event loop, so one browser, for all tests
     pytest.mark.timeout(400),  # a slow machine may use several of the generous limits in one test
@@ -56,15 +55,6 @@ PANES_DO_NOT_POLL = """
     if (new URLSearchParams(location.search).has("pane")) window.setInterval = () => 0;  // the page would count their reads too
 """
 LONG_TTL_S = 600  # no key expires while a slow test looks at it
-
-
-@pytest.fixture(scope="module")
-def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """The service that the page shows. Its only users are those of this module."""
-    with start_shared_service(
-        engines, tmp_path_factory.mktemp("shared") / "service.log", RATE_LIMIT="0"
-    ) as shared:
-        yield shared
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -18,6 +18,15 @@ from waiting import LIMIT_S, wait_until
 
 from chatlab.domain.ids import conversation_of
 
+SEND_STAGES = [
+    "request",
+    "create",
+    "save",
+    "cache_message",
+    "cache_conversation",
+    "emit",
+    "respond",
+]
 Events = list[dict[str, Any]]
 SECRET = "walrus-in-the-attic"
 
@@ -90,15 +99,7 @@ async def test_a_send_passes_the_stages_of_the_diagram(
     sent = await ann.send(bob, SECRET, transport=transport)
     await wait_for_stages(flow, "respond", "cached")
     all_events = flow[:]
-    assert await stages_of(flow, transport) == [
-        "request",
-        "create",
-        "save",
-        "cache_message",
-        "cache_conversation",
-        "emit",
-        "respond",
-    ]
+    assert await stages_of(flow, transport) == SEND_STAGES
     keys = {
         event["stage"]: event.get("key")
         for event in all_events
@@ -147,15 +148,7 @@ async def test_a_rejected_send_passes_no_later_stage(new_user: UserMaker, flow: 
             stages.setdefault(event["trace"], []).append(event["stage"])
     to_unknown_user, first, repeated = stages.values()
     assert to_unknown_user == ["request"]
-    assert first == [
-        "request",
-        "create",
-        "save",
-        "cache_message",
-        "cache_conversation",
-        "emit",
-        "respond",
-    ]
+    assert first == SEND_STAGES
     assert "emit" not in repeated
     assert "cache_message" not in repeated
 

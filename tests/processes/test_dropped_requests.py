@@ -9,12 +9,11 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from faults import Deployment, open_deployment
+from faults import Deployment
 from live import Service, User
 from raw_socket import raw_socket
 from shared_service import store_messages
@@ -24,13 +23,6 @@ ROUNDS = 3  # without DriverCalls, one or two rounds leave the service stuck
 AT_ONCE = 20  # requests in one round, each dropped at a different time
 SPREAD_S = 0.06  # between the first drop and the last one
 HISTORY = 4_000  # messages, which the service reads in four chunks
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers of this file."""
-    with open_deployment(tmp_path_factory.mktemp("dropped")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from faults import Deployment, Point, Proxy, frozen, open_deployment
+from faults import Deployment, Point, Proxy, frozen
 from live import Service, User
 from load import Account, check, write
 from shared_service import meet
 from waiting import LIMIT_S, wait_until
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers that a test may break."""
-    with open_deployment(tmp_path_factory.mktemp("durability")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from faults import Deployment, open_deployment
+from faults import Deployment
 from live import Service, User
 from waiting import LIMIT_S, wait_until
 
@@ -51,13 +51,6 @@ class WatchedStore(MessageStore):
         if self.fails_to_find_repeated:
             raise StoreUnavailable
         return await super().find_repeated(draft)
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers, so that no other test changes the counters of MongoDB."""
-    with open_deployment(tmp_path_factory.mktemp("groups")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

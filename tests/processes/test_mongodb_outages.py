@@ -8,18 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from faults import Deployment, frozen, open_deployment
+from faults import Deployment, frozen
 from live import Service, User
 from waiting import LIMIT_S, wait_until
 
 Outage = Callable[[Deployment], contextlib.AbstractContextManager[None]]
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers that a test may break."""
-    with open_deployment(tmp_path_factory.mktemp("mongodb")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

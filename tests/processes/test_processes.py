@@ -12,20 +12,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from faults import Deployment, frozen, open_deployment
+from faults import Deployment, frozen
 from live import Service, User
 from load import Account, check, write
 from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
 
 MESSAGES_PER_WRITER = 12
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers for the tests of this module."""
-    with open_deployment(tmp_path_factory.mktemp("processes")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ import contextlib
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import websockets
-from faults import Deployment, frozen, open_deployment
+from faults import Deployment, frozen
 from live import Service, User
 from load import Account, check, write
 from shared_service import store_messages
@@ -20,13 +20,6 @@ from waiting import LIMIT_S, wait_until
 MESSAGE_COUNT, TEXT = 4_000, "x" * 4_000  # a history of 17 MB, larger than any socket buffer
 # uvicorn logs this when it cancels a request that is still in flight.
 CANCEL_MESSAGE = "timeout graceful shutdown exceeded"
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers that keep running while services start and stop."""
-    with open_deployment(tmp_path_factory.mktemp("shutdown")) as deployment:
-        yield deployment
 
 
 async def stop(service: Service, signal_number: signal.Signals = signal.SIGTERM) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from faults import Deployment, frozen, open_deployment
+from faults import Deployment, frozen
 from waiting import wait_until
 
 from chatlab.connections.mongo import MongoDatabase
@@ -46,13 +46,6 @@ class WatchedStore(MessageStore):
         """Record a query for several conversations, and do it."""
         self.queries.append(len(conversations))
         return await super().query_newest_of_each(conversations, limit)
-
-
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers that a test may freeze."""
-    with open_deployment(tmp_path_factory.mktemp("finds")) as deployment:
-        yield deployment
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class LifetimeObserver:
         self._reports.clear()
 
     def on_event(self, event: StageEvent) -> None:
-        """Start to observe a key that was cached, or take note that the sweeper reported it."""
+        """Start to observe a key that was cached, or record the sweeper's report of its expiry."""
         if event["stage"] == "cached":
             self._start(event)
         elif event["stage"] == "cleaned":

@@ -13,7 +13,10 @@ KILL_TIMEOUT_S = 2.0  # the operating system needs a moment
 
 
 class SessionService:
-    """`settings` are those of the running service; `changed` are those that were changed later."""
+    """Starts, restarts and stops the service of a session, and extra services.
+
+    `settings` are those of the running service, `changed` those that were changed since the start.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -50,7 +53,7 @@ class SessionService:
         await poll_until(lambda: not self.child.is_running, KILL_TIMEOUT_S)
 
     def change_settings(self, **changed: Any) -> None:
-        """Take note of changed settings. None means unchanged."""
+        """Record settings that have changed. None means unchanged."""
         self.changed |= {name: value for name, value in changed.items() if value is not None}
         self.settings = self._workspace.settings(**self.changed)
 

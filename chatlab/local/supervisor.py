@@ -269,7 +269,7 @@ class Supervisor:
 
 
 def log_line(text: str) -> None:
-    """Write a line to the log. If the disk is full, skip it: the servers matter more than the log."""
+    """Write a line to the log, or skip it if the disk is full: the servers matter more."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
         sys.stderr.flush()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -10,6 +11,11 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
+
+# nbformat, which nbval imports, works without this library. It builds a parser when it is imported,
+# which takes 3 s in each process of the tests.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+pytest_plugins = ["nbval.plugin"]  # only now, so pyproject.toml turns its automatic import off
 
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel

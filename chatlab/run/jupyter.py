@@ -1,7 +1,7 @@
 """`chatlab lab`: JupyterLab on the notebooks, next to a running service."""
 
+import importlib.util
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
 
     Raises EngineError if JupyterLab or the notebooks are missing.
     """
-    if shutil.which("jupyter-lab", path=_search_path()) is None:
+    if importlib.util.find_spec("jupyterlab") is None:
         raise EngineError(
             "JupyterLab is not installed.", "pip install --require-hashes -r requirements.lock"
         )
@@ -43,11 +43,12 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
         filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")])
     )
     environment = os.environ | {"PATH": _search_path(), "JUPYTER_CONFIG_PATH": config_path}
-    os.execvpe(command[0], command, environment)  # noqa: S606 - found on the path above
+    os.execve(command[0], command, environment)  # noqa: S606 - this Python
 
 
 def _command(port: int, *, open_browser: bool) -> list[str]:
-    command = ["jupyter-lab", f"--port={port}", f"--ServerApp.root_dir={NOTEBOOKS}"]
+    command = [sys.executable, "-m", "chatlab.run.jupyterlab", f"--port={port}"]
+    command.append(f"--ServerApp.root_dir={NOTEBOOKS}")
     command.append("--LabApp.default_url=/lab/tree/00_start_here.ipynb")
     if not open_browser:
         command.append("--no-browser")

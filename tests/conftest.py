@@ -31,10 +31,20 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def breakable_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Return private servers that tests may freeze and stop. Each test starts them again."""
+    folder = tmp_path_factory.mktemp("breakable")
+    with open_engines(load_settings(data_dir=folder, mongo_url=None, redis_url=None)) as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Private servers of one module, which its tests may freeze, stop and count."""
-    with open_deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+def deployment(
+    breakable_engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """Return a deployment of one module, whose servers its tests may freeze, stop and count."""
+    with open_deployment(breakable_engines, tmp_path_factory.mktemp("deployment")) as deployment:
         yield deployment
 
 

@@ -24,8 +24,7 @@ from pymongo.database import Database
 from shared_service import create_user
 from waiting import LIMIT_S, block_until
 
-from chatlab.local.engines import Engines, open_engines
-from chatlab.settings import load_settings
+from chatlab.local.engines import Engines
 
 
 class SlowMotionService(Service):
@@ -88,12 +87,12 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def open_deployment(folder: Path) -> Iterator[Deployment]:
-    """Start private servers, but no service yet. Everything stops when the block ends."""
+def open_deployment(engines: Engines, folder: Path) -> Iterator[Deployment]:
+    """Use these servers for one service, of which no process is started yet.
+
+    The processes stop when the block ends.
+    """
     with (
-        open_engines(
-            load_settings(data_dir=folder / "engines", mongo_url=None, redis_url=None)
-        ) as engines,
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
         redis.Redis.from_url(engines.redis.url) as keys,
     ):

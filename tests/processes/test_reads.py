@@ -233,6 +233,7 @@ async def test_a_full_history_of_100000_messages_needs_little_memory(
     assert await whole_history(shared, new_user, long) == "partial"
 
 
+@pytest.mark.slow
 async def test_other_modes_need_little_memory_too(
     in_mode: SharedService, new_user: UserMaker, long: tuple[str, str]
 ) -> None:

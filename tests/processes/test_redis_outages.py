@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from faults import Deployment, Proxy, frozen, open_deployment
+from faults import Deployment, Proxy, frozen
 from live import Service, User
 from slow_motion import FACTOR
 from waiting import LIMIT_S, wait_until
@@ -43,12 +43,11 @@ class Three:
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+def three(deployment: Deployment) -> Iterator[Three]:
     """Start the processes of this file, on servers that the tests may break."""
-    with open_deployment(tmp_path_factory.mktemp("redis")) as deployment:
-        three = Three(deployment)
-        yield three
-        three.proxy.close()
+    three = Three(deployment)
+    yield three
+    three.proxy.close()
 
 
 class Talk:

@@ -527,6 +527,7 @@ def test_a_missed_window_is_fenced_before_anything_else(
         play(a_change_between_probe_and_return)
 
 
+@pytest.mark.slow
 def test_random_search_finds_a_missing_guard(client: redis.Redis) -> None:
     """The random search finds a violation once a guard is missing."""
 

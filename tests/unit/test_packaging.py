@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from waiting import LIMIT_S
 
 import chatlab
 
@@ -167,13 +168,17 @@ def imported_distributions(path: Path) -> set[str]:
 
 PACKAGE = ROOT / "chatlab"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+WITH_NOTEBOOKS = {PACKAGE / "bench" / "charts.py", PACKAGE / "run" / "jupyterlab.py"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_import_is_a_declared_dependency(path: Path) -> None:
-    """Notebooks and charts may also use the extra `notebooks`; `doctor.py` may look for anything."""
+    """Notebooks, charts and the start of JupyterLab may also use the extra `notebooks`.
+
+    `doctor.py` may look for anything.
+    """
     declared = names(PROJECT["project"]["dependencies"])
-    if path.is_relative_to(PACKAGE / "lab") or path == PACKAGE / "bench" / "charts.py":
+    if path.is_relative_to(PACKAGE / "lab") or path in WITH_NOTEBOOKS:
         declared |= names(EXTRAS["notebooks"])
     if path.name == "doctor.py":
         declared |= names(EXTRAS["notebooks"]) | names(EXTRAS["dev"])
@@ -183,7 +188,7 @@ def test_every_import_is_a_declared_dependency(path: Path) -> None:
 def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     """The wheel also contains Lua scripts, pages and images, and is built without a network."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
     ours = {
@@ -203,7 +208,7 @@ def test_the_package_loads_its_exports_on_demand() -> None:
         assert callable(chatlab.create_app) and chatlab.Settings().cache_ttl
         assert not hasattr(chatlab, "missing")
     """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=LIMIT_S)
 
 
 def test_the_command_can_be_called() -> None:
@@ -261,7 +266,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
 

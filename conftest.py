@@ -14,7 +14,7 @@ from chatlab.settings import load_settings
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-FOLDERS = {"unit", "engine", "processes", "browser", "notebook"}  # of `tests`; each is a marker
+FOLDERS = {"unit", "engine", "processes", "hostile", "browser", "notebook"}  # each is a marker
 SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",

@@ -88,7 +88,7 @@ class LimitedConnection(asyncio.Protocol):
     client: tuple[str, int] | None
     _step: Step | None = None
     _step_began = 0.0
-    _resumed = 0  # how often the client has read almost everything that was waiting for it
+    _unread: object = None  # another object each time that too much waits for the client to read
 
     def __init__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
@@ -100,15 +100,19 @@ class LimitedConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.remote.address = _network_of(self.client[0] if self.client else "")
+        self.remote.address = network_of(self.client[0] if self.client else "")
         self.limits.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.limits.remove(self)
 
+    def pause_writing(self) -> None:
+        self._unread = object()
+        super().pause_writing()
+
     def resume_writing(self) -> None:
-        self._resumed += 1
+        self._unread = None
         super().resume_writing()
 
     def check(self, now_s: float) -> None:
@@ -126,10 +130,10 @@ class LimitedConnection(asyncio.Protocol):
 
     def next_step(self) -> Step | None:
         """Return what the client must do next, or None while that is nothing."""
-        unread = self.transport.get_write_buffer_size()
-        if not unread:
+        if self._unread is None and not self.transport.is_closing():
             return None
-        return Step(self._resumed, -unread, self.limits.stalled_timeout, Reason.UNREAD)
+        left_bytes = self.transport.get_write_buffer_size()
+        return Step(self._unread, -left_bytes, self.limits.stalled_timeout, Reason.UNREAD)
 
     def give_up(self, reason: Reason) -> None:
         """End the connection at once."""
@@ -137,9 +141,14 @@ class LimitedConnection(asyncio.Protocol):
         self.transport.abort()
 
 
-def _network_of(host: str) -> str:
+def network_of(host: str) -> str:
     """Return an IPv4 address, or the network of an IPv6 address: its owner may use all of it."""
-    return str(ipaddress.ip_network((host, 64), strict=False)) if ":" in host else host
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class ConnectionLimits:
@@ -202,9 +211,16 @@ class ConnectionLimits:
             now = time.monotonic()
             clock_s += min(now - before, 2 * CHECK_INTERVAL_S)
             before = now
-            for connection in list(self._open):
-                connection.check(clock_s)
+            self._check_all(clock_s)
             self._log(now)
+
+    def _check_all(self, now_s: float) -> None:
+        for connection in list(self._open):
+            try:
+                connection.check(now_s)
+            except Exception:  # the other connections must be checked too
+                log.exception("unexpected error")
+                connection.transport.abort()
 
     def _log(self, now: float) -> None:
         """Log what was closed and why, at most once a minute for each reason."""

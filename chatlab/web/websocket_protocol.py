@@ -46,7 +46,7 @@ class LimitedWebSocketProtocol(LimitedConnection, WebSocketsSansIOProtocol):
             super().data_received(piece)
         if self._unparsed:
             self._pause()
-        elif self.read_paused and self.queue.empty():
+        elif self.read_paused and self.queue.empty() and not self.transport.is_closing():
             self.read_paused = False
             self.transport.resume_reading()
 

@@ -36,6 +36,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     list `headers` is new for each request, so it also tells one request from another.
     """
 
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # None until the first request
     _in_head, _head_bytes, _body_bytes, _chunks = False, 0, 0, 0
     _measured: object = None  # the headers of the request that `_head_bytes` is about
     _chunked: object = None  # the same for `_chunks`
@@ -63,7 +64,8 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
         earlier = self.cycle
         super().on_headers_complete()
         if self.pipeline:
-            self._earlier = [one for one in (*self._earlier, earlier) if not one.response_complete]
+            cycles = (*self._earlier, earlier)
+            self._earlier = [one for one in cycles if one and not one.response_complete]
             if len(self.pipeline) > MAX_PIPELINED:
                 self._reject(f"More than {MAX_PIPELINED} requests wait for their responses.")
 
@@ -131,7 +133,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             return Step(None, 0, limits.head_timeout, Reason.IDLE)
         if cycle.response_complete:
             # The limit of uvicorn ends with the first byte, which may belong to no request.
-            idle_s = limits.head_timeout + self.timeout_keep_alive
+            idle_s = max(limits.head_timeout, self.timeout_keep_alive)
             return Step(cycle, 0, idle_s, Reason.IDLE)
         if cycle.more_body and not self.flow.read_paused:
             return Step(cycle, self._body_bytes, limits.stalled_timeout, Reason.BODY)

@@ -20,7 +20,7 @@ pytest_plugins = ["nbval.plugin"]  # only now, so pyproject.toml turns its autom
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-FOLDERS = {"unit", "engine", "processes", "browser", "notebook"}  # of `tests`; each is a marker
+FOLDERS = {"unit", "engine", "processes", "hostile", "browser", "notebook"}  # each is a marker
 SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",

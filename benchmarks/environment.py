@@ -84,16 +84,18 @@ class Environment:
         *,
         messages: int = 0,
         users: list[BenchUser] | None = None,
+        max_files: int = 0,
         **settings: str,
     ) -> Server:
         """Start the service as shipped, but without a rate limit.
 
-        `settings` are named without the prefix `CHATLAB_`.
+        `settings` are named without the prefix `CHATLAB_`. `max_files` limits the file descriptors
+        of the service, unless it is 0.
         """
         database, redis_url = self._new_databases()
         users = users or make_users(self.users)
         insert_chatlab_data(self.mongo[database], users, messages)
-        return self._start_chatlab(name, database, redis_url, users, settings)
+        return self._start_chatlab(name, database, redis_url, users, settings, max_files)
 
     def chatlab_like(self, other: Server, name: str, **settings: str) -> Server:
         """Start the service with the users and messages of `other`, but with its own Redis keys."""
@@ -108,6 +110,7 @@ class Environment:
         redis_url: str,
         users: list[BenchUser],
         settings: dict[str, str],
+        max_files: int = 0,
     ) -> Server:
         # Redis pub/sub is shared by all databases, so a prefix separates the services there.
         prefix = "" if self._redis_databases == 1 else f"{self._redis_databases}:"
@@ -129,6 +132,8 @@ class Environment:
             "--port",
             str(port := free_port()),
         ]
+        if max_files:
+            command = ["sh", "-c", f'ulimit -n {max_files}; exec "$@"', "sh", *command]
         return self._start(name, command, variables, port, users, database)
 
     # --- the peers and the floor ---------------------------------------------------------------

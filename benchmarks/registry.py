@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks.environment import CONNECTIONS, Environment
 from benchmarks.footprint import measure_idle, measure_start, measure_sweep
+from benchmarks.hostile import MAX_P95_MS, measure_hostile
 from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
 from benchmarks.result import Result
 from benchmarks.throughput import (
@@ -72,5 +73,10 @@ BENCHMARKS = {
         "Start",
         "first response within 3 s, engines included; import in at most 0.3 s",
         measure_start,
+    ),
+    "hostile": Benchmark(
+        "Hostile clients",
+        f"no failed request of a bystander, and a p95 of at most {MAX_P95_MS} ms",
+        measure_hostile,
     ),
 }

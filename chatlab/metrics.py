@@ -76,6 +76,9 @@ POOL_WAITING = Gauge(
 )
 
 # This process.
+CLOSED = Counter(
+    "chatlab_connections_closed", "Connections closed because of a limit, by reason", ["reason"]
+)
 SOCKETS = Gauge("chatlab_sockets", "Authenticated sockets", multiprocess_mode="livesum")
 LOOP_LAG_SECONDS = Histogram(
     "chatlab_event_loop_lag_seconds",

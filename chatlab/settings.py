@@ -160,14 +160,34 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=3_600, description="seconds a socket may take to authenticate"),
     ] = 5
+    head_timeout: Annotated[
+        float,
+        Field(gt=0, le=3_600, description="seconds the head of a request may take to arrive"),
+    ] = 10
     stalled_timeout: Annotated[
         float,
         Field(
             gt=0,
             le=3_600,
-            description="seconds a client may leave events unread before its socket is closed",
+            description="seconds a client may leave events or a response unread, or stop sending a body",
         ),
     ] = 10
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=32,
+            le=1_000_000,
+            description="maximum open connections of each process; fewer if it may open fewer files",
+        ),
+    ] = 10_000
+    connections_per_address: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="maximum open connections without a valid token from one address; at most half of all",
+        ),
+    ] = 4_000
     shutdown_timeout: Annotated[
         float,
         Field(

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import gc
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -26,11 +25,13 @@ from chatlab.local.engines import Engines, open_engines
 from chatlab.run.console import describe_engine, log_config
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
+from chatlab.web.descriptors import raise_limit
 from chatlab.web.exit_deadline import ExitDeadline
 
 # Python looks for reference cycles after this many new objects. A read of 50 messages creates about
 # 300 short-lived ones; Python's own threshold of 700 cost such reads a fifth of their time.
 GC_THRESHOLD = 10_000
+KEEP_ALIVE_S = 5  # between two requests of one connection; a browser opens a new one when it must
 
 
 def serve(settings: Settings, console: Console, *, attached: bool = False) -> None:
@@ -41,6 +42,7 @@ def serve(settings: Settings, console: Console, *, attached: bool = False) -> No
 
     Raises EngineError if the port is taken or MongoDB or Redis cannot be started.
     """
+    raise_limit(settings.max_connections)
     with _listen(settings) as listener:
         if attached:
             _attach(listener)
@@ -67,14 +69,14 @@ def _run(settings: Settings, listener: socket.socket) -> None:
 
 def _uvicorn_config(settings: Settings) -> uvicorn.Config:
     several = settings.workers > 1
-    has_httptools = importlib.util.find_spec("httptools") is not None
     return uvicorn.Config(
         "chatlab.run.serving:tuned_app" if several else tuned_app(settings),
         factory=several,
         workers=settings.workers,
         lifespan="on",
-        # h11 limits the size of a request's head itself.
-        http="chatlab.web.http_protocol:LimitedHeadProtocol" if has_httptools else "h11",
+        http="chatlab.web.http_protocol:LimitedHttpProtocol",
+        ws="chatlab.web.websocket_protocol:LimitedWebSocketProtocol",
+        timeout_keep_alive=KEEP_ALIVE_S,
         log_config=log_config(settings.log_level),
         access_log=False,
         server_header=False,

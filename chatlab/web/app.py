@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import socketio
 from fastapi import FastAPI
@@ -27,6 +28,8 @@ from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
 from chatlab.store.users import UserStore
 from chatlab.web import health, http, projector_api
+from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
+from chatlab.web.descriptors import limit_connections
 from chatlab.web.exit_deadline import ExitDeadline
 from chatlab.web.fast_path import FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
@@ -95,7 +98,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  # noqa: PLR0915 - one list of all parts
+async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str, Any]]:  # noqa: PLR0915 - one list of all parts
     """Create and open every part, serve, and close the parts in reverse order."""
     async with contextlib.AsyncExitStack() as stack:
         stop_with_parent()
@@ -151,7 +154,10 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[None]:  #
 
         if sweeper:
             _start_sweeper(sweeper, stack)
-        yield
+        connections = ConnectionLimits(settings, limit_connections(settings.max_connections))
+        checking = asyncio.create_task(connections.run())
+        stack.callback(checking.cancel)
+        yield {LIMITS_KEY: connections}  # the state that uvicorn gives to each connection
 
 
 def _limit_time_to_stop(app: FastAPI, settings: Settings) -> None:

@@ -18,6 +18,7 @@ from chatlab.errors import TooLarge, Unauthenticated
 from chatlab.service import Service
 from chatlab.settings import Settings
 from chatlab.store.store import Store
+from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_sessions import SocketSessions
 
 Model = TypeVar("Model", bound=RequestModel)
@@ -82,12 +83,14 @@ class BearerScheme(SecurityBase):
 Token = Annotated[str, Depends(BearerScheme())]
 
 
-async def current_user(token: Token, accounts: AccountsDep) -> UserId:
+async def current_user(request: Request, token: Token, accounts: AccountsDep) -> UserId:
     """Return the user of the bearer token; the request counts towards the user's rate limit.
 
     Raises Unauthenticated, RateLimited.
     """
-    return await accounts.admit(token)
+    user = await accounts.admit(token)
+    note_authenticated(request.scope)
+    return user
 
 
 CurrentUser = Annotated[UserId, Depends(current_user)]

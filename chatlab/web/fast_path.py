@@ -26,6 +26,7 @@ from chatlab.domain.trace import EventBus
 from chatlab.errors import ChatlabError
 from chatlab.service import Service
 from chatlab.web import http
+from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.dependencies import bearer_token, header, read_body
 from chatlab.web.problems import error_response, internal_error_response
 from chatlab.web.responses import FastJsonResponse
@@ -66,6 +67,7 @@ class FastPath:
         """Authenticate the request, parse its body, and send the message."""
         trace = self._events.start_trace("http")
         user = await self._accounts.admit(bearer_token(request))
+        note_authenticated(request.scope)
         asked = Send.from_json(await read_body(request, self._max_body_bytes))
         message = await http.send(trace, user, asked, self._service)
         return FastJsonResponse(message.json)
@@ -74,6 +76,7 @@ class FastPath:
         """Authenticate the request, parse its path and query, and read the conversation."""
         trace = self._events.start_trace("http")
         user = await self._accounts.admit(bearer_token(request))
+        note_authenticated(request.scope)
         partner = Partner.from_fields(**request.path_params)
         page = parse_page(request.scope["query_string"])
         cache_control = header(request, b"cache-control")

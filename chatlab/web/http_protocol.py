@@ -1,46 +1,165 @@
-"""Limit the size of a request's head: uvicorn's parser (httptools) reads a head of any size."""
+"""HTTP connections: uvicorn's, with limits for what a client sends and for how long it takes."""
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import logging
+from collections.abc import Sequence
+from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from chatlab.web.connection_limits import LimitedConnection, Reason, Step
 from chatlab.web.problems import PROBLEM_JSON, problem_body
 
+# uvicorn logs each invalid request of a client as a warning. This logger is not below `uvicorn` or
+# `chatlab`: the logging configuration would reset its level.
+quiet_log = logging.getLogger("http")
+quiet_log.setLevel(logging.ERROR)
+
 MAX_HEAD_BYTES = 65_536
+MAX_HEADER_LINES = 200  # of a request, together with those that may follow a body in chunks
+MAX_CHUNKS = 1000  # of a body; each costs as much time as a kilobyte
+MAX_PIPELINED = 16  # requests that wait for the response to an earlier one
 
 
-class LimitedHeadProtocol(HttpToolsProtocol):
-    """Close a connection whose request line and headers have more than MAX_HEAD_BYTES bytes.
+class RejectedError(Exception):
+    """Stops the parser: the request is not acceptable."""
 
-    A rejected request gets status 400 as a problem, like every other error.
+
+class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
+    """Reject requests that are invalid, too large, in too many pieces, or too slow.
+
+    A rejected request gets status 400 or 408 as a problem, like every other error. The methods that
+    run for every request do as little as possible: `check` finds out the rest once a second. The
+    list `headers` is new for each request, so it also tells one request from another.
     """
 
-    _in_head, _head_bytes = True, 0
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # None until the first request
+    _in_head, _head_bytes, _body_bytes, _chunks = False, 0, 0, 0
+    _measured: object = None  # the headers of the request that `_head_bytes` is about
+    _chunked: object = None  # the same for `_chunks`
+    _earlier: Sequence[RequestResponseCycle] = ()  # pipelined requests without the newest one
+    _rejected = ""  # why
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = quiet_log
+
+    # --- calls of the parser ---
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        hosts = 0
+        for name, _ in self.headers:
+            if name == b"host":
+                hosts += 1
+        if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            self._reject("A request needs one Host header, and not more.")
+        earlier = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            cycles = (*self._earlier, earlier)
+            self._earlier = [one for one in cycles if one and not one.response_complete]
+            if len(self.pipeline) > MAX_PIPELINED:
+                self._reject(f"More than {MAX_PIPELINED} requests wait for their responses.")
+
+    def on_chunk_header(self) -> None:
+        if self._chunked is not self.headers:
+            self._chunked, self._chunks = self.headers, 0
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            self._reject(f"The body has more than {MAX_CHUNKS} chunks.")
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def _reject(self, reason: str) -> None:
+        """Stop the parser. uvicorn then calls `send_400_response`."""
+        self._rejected = reason
+        raise RejectedError
+
+    # --- calls of the event loop and of uvicorn ---
 
     def data_received(self, data: bytes) -> None:
-        """Parse the data; reject the request if its head is still incomplete and too large."""
+        """Parse the data; reject the request if its head is too large."""
         super().data_received(data)
-        self._head_bytes += len(data)
-        too_large = self._in_head and self._head_bytes > MAX_HEAD_BYTES
-        if too_large and not self.transport.is_closing():
-            self.send_400_response(
-                f"The request line and the headers have more than {MAX_HEAD_BYTES} bytes."
-            )
+        if self._in_head:
+            self._limit_head(len(data))
+        elif self.headers and len(self.headers) > MAX_HEADER_LINES:
+            self._close_as_invalid(f"The request has more than {MAX_HEADER_LINES} header lines.")
+
+    def _limit_head(self, more_bytes: int) -> None:
+        if self._measured is not self.headers:
+            self._measured, self._head_bytes = self.headers, 0
+        self._head_bytes += more_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            too_large = f"The request line and the headers have more than {MAX_HEAD_BYTES} bytes."
+            self._close_as_invalid(too_large)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to the websocket protocol, which counts it itself."""
+        self.limits.remove(self)
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the requests of the connection. uvicorn forgets all but the newest one."""
+        for cycle in self._earlier:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Send status 400 as a problem and close the connection.
+        """Send status 400 as a problem, and close the connection. uvicorn calls this."""
+        self._close_as_invalid(self._rejected or msg)
 
-        uvicorn calls this too, for bytes that are not an HTTP request.
-        """
-        body = problem_body(400, "invalid", msg)
-        headers = [*self.server_state.default_headers, (b"content-type", PROBLEM_JSON.encode())]
-        headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + body)
+    # --- time limits ---
+
+    def next_step(self) -> Step | None:
+        """Return what the client must do next, or None while the service must answer."""
+        return super().next_step() or self._next_part()
+
+    def _next_part(self) -> Step | None:
+        limits, cycle = self.limits, self.cycle
+        if self._in_head:
+            return Step(self.headers, 0, limits.head_timeout, Reason.HEAD)
+        if cycle is None:
+            return Step(None, 0, limits.head_timeout, Reason.IDLE)
+        if cycle.response_complete:
+            # The limit of uvicorn ends with the first byte, which may belong to no request.
+            idle_s = max(limits.head_timeout, self.timeout_keep_alive)
+            return Step(cycle, 0, idle_s, Reason.IDLE)
+        if cycle.more_body and not self.flow.read_paused:
+            return Step(cycle, self._body_bytes, limits.stalled_timeout, Reason.BODY)
+        return None
+
+    def give_up(self, reason: Reason) -> None:
+        """Send status 408 if the client waits for a response, and close the connection."""
+        if reason in (Reason.HEAD, Reason.BODY):
+            self.limits.count(reason, self.remote)
+            self._close_with_problem(408, "timeout", "The request did not arrive in time.")
+        else:
+            super().give_up(reason)
+
+    # --- the last response ---
+
+    def _close_as_invalid(self, detail: str) -> None:
+        if not self.transport.is_closing():
+            self.limits.count(Reason.INVALID, self.remote)
+            self._close_with_problem(400, "invalid", detail)
+
+    def _close_with_problem(self, status: int, code: str, detail: str) -> None:
+        """Send a problem, unless a response is under way, and close the connection."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = problem_body(status, code, detail)
+            headers = [*self.server_state.default_headers, (b"content-type", PROBLEM_JSON.encode())]
+            headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
         self.transport.close()

@@ -12,6 +12,7 @@ from chatlab.accounts import TOKEN_CACHE_S, Accounts
 from chatlab.domain.ids import UserId
 from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
 from chatlab.realtime.task_set import TaskSet
+from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_guard import SCOPE_KEY, WatchedSocket
 
 MAIN_NAMESPACE = "/"
@@ -64,8 +65,10 @@ class SocketSessions:
             metrics.count_error("socket", error.code)
             problem = {"code": error.code, "detail": error.detail}
             raise ConnectionRefused(error.code, problem) from None
-        websocket: WatchedSocket = environ["asgi.scope"][SCOPE_KEY]
+        scope = environ["asgi.scope"]
+        websocket: WatchedSocket = scope[SCOPE_KEY]
         websocket.accept_token()
+        note_authenticated(scope)
         # The library keeps 2.5 KB for the request body, which a websocket does not have.
         environ.pop("wsgi.input", None)
         self._sessions[namespace, sid] = SocketSession(user, token, websocket)

@@ -28,7 +28,10 @@ WRONG = {
     "SESSION_DAYS": "nan",
     "MAX_BODY": "12",
     "CONNECT_TIMEOUT": "0",
+    "HEAD_TIMEOUT": "0",
     "STALLED_TIMEOUT": "inf",
+    "MAX_CONNECTIONS": "31",
+    "CONNECTIONS_PER_ADDRESS": "0",
     "SHUTDOWN_TIMEOUT": "-5",
     "LOG_LEVEL": "LOUD",
 }

@@ -78,9 +78,10 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
         log_config=log_config(settings.log_level),
         access_log=False,
         server_header=False,
-        # A client may send any X-Forwarded-For, so each of its log-in attempts could seem to come
-        # from another address.
-        proxy_headers=False,
+        # For HTTP and websockets. Without a trusted proxy, a client that sends X-Forwarded-For
+        # could seem to have any address.
+        proxy_headers=bool(settings.proxy_networks),
+        forwarded_allow_ips=settings.proxy_networks,
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # it needs 300 KB of memory for each idle socket
         ws_ping_interval=None,  # Engine.IO sends its own pings

@@ -8,6 +8,7 @@ query. A log-out in another process therefore takes effect here within that time
 
 import asyncio
 import hashlib
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -19,65 +20,97 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from chatlab.connections.mongo import Document
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import now, rfc3339
+from chatlab.domain.passwords import check_password
 from chatlab.domain.requests import LogIn, SignUp
-from chatlab.errors import NotFound, RateLimited, Unauthenticated
-from chatlab.protect.rate_limit import TokenBucket
-from chatlab.store.users import UserStore
+from chatlab.errors import Conflict, NotFound, Unauthenticated
+from chatlab.protect.account_limits import AccountLimits, latest_places, place_hash
+from chatlab.protect.fair_queue import FairQueue
+from chatlab.protect.rate_limit import (
+    Execute,
+    TokenBucket,
+    address_group,
+    check_all,
+    give_back_all,
+    take_all,
+)
+from chatlab.settings import Settings
+from chatlab.store.users import NAME_IS_TAKEN, UserStore
 
 TOKEN_CACHE_S = 5.0
 MAX_CACHED = 100_000  # tokens, and users, in the caches of a process
-MAX_CONCURRENT_HASHES = 2  # each needs 64 MiB and about 50 ms of a core
-MAX_QUEUED_HASHES = 256
+DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 random bits
+# Passwords that are hashed at a time: of log-ins and of sign-ups, so that neither wait for the
+# other. Each needs 64 MiB and about 50 ms of a core.
+LOG_IN_SLOTS, SIGN_UP_SLOTS = 1, 1
 
 
 class Accounts:
     """The users and sessions of the service.
 
-    `login_limit` is the number of failed log-ins per minute for one user name from one address.
-    `rate_limit` is the number of requests and events per second for one user. 0 means no limit.
+    `execute` sends a command to Redis: the limits of log-ins and sign-ups hold across processes.
     """
 
-    def __init__(
-        self,
-        store: UserStore,
-        *,
-        login_limit: int,
-        session_days: float,
-        rate_limit: float,
-    ) -> None:
-        self._store, self._session_days = store, session_days
-        self._requests = TokenBucket(rate_limit, 2 * rate_limit)
-        self._attempts = TokenBucket(login_limit / 60, max(login_limit, 1))
+    def __init__(self, store: UserStore, settings: Settings, execute: Execute) -> None:
+        self._store, self._session_days = store, settings.session_days
+        self._requests = TokenBucket(settings.rate_limit, 2 * settings.rate_limit)
+        self._limits = AccountLimits(settings, execute)
+        self._log_ins = FairQueue(LOG_IN_SLOTS, settings.hash_queue)
+        self._sign_ups = FairQueue(SIGN_UP_SLOTS, settings.hash_queue)
         self._hasher = PasswordHasher()
-        self._hash_slots, self._queued_hashes = asyncio.Semaphore(MAX_CONCURRENT_HASHES), 0
         self._dummy_hash = ""  # for unknown names, which must take as long as a wrong password
         self._sessions: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
         self._logged_out: OrderedDict[str, None] = OrderedDict()
         self._users: OrderedDict[str, None] = OrderedDict()
 
-    async def sign_up(self, request: SignUp) -> Document:
-        """Create a user and return it with a token. Raises Conflict if the name is taken."""
+    async def sign_up(self, request: SignUp, address: str) -> Document:
+        """Create a user and return it with a token and a device id.
+
+        Raises Invalid (the password is easy to guess), Conflict (the name is taken), RateLimited.
+        """
+        names = [request.username, request.displayName]
+        await asyncio.to_thread(check_password, request.password, names)
+        if await self._store.find(request.username):
+            raise Conflict(NAME_IS_TAKEN)
+        origin, device_id = address_group(address), _device_id(request.deviceId)
+        await self._limits.sign_ups.take(origin)
+        async with self._sign_ups.turn(origin):
+            password_hash = await asyncio.to_thread(self._hasher.hash, request.password)
         user = {
             "_id": request.username,
             "displayName": request.displayName or request.username,
-            "passwordHash": await self._hash(self._hasher.hash, request.password),
+            "passwordHash": password_hash,
+            "knownFrom": latest_places(request.username, [device_id, origin], []),
             "createdAt": now(),
         }
         await self._store.add(user)
-        return await self._start_session(user)
+        return await self._start_session(user, device_id)
 
     async def log_in(self, request: LogIn, address: str) -> Document:
-        """Return the user and a new token. Raises Unauthenticated.
+        """Return the user, a new token and a device id. Raises Unauthenticated.
 
-        Raises RateLimited after too many failed attempts from this address.
+        Raises RateLimited after too many failed attempts.
         """
-        attempt = f"{address} {request.username}"
-        self._attempts.take(attempt)
-        user = await self._store.find(request.username)
-        if not await self._verify(user, request.password) or user is None:
+        name, origin = request.username, address_group(address)
+        device_id = _device_id(request.deviceId)
+        user = await self._store.find(name)
+        known_from = user.get("knownFrom", []) if user else []
+        if place_hash(name, device_id) in known_from:
+            attempt = self._limits.of_known_device(name, device_id)
+            turn = f"{origin} known"  # does not wait for guesses from the same address
+        else:
+            is_known = place_hash(name, origin) in known_from
+            attempt, turn = self._limits.of_address(name, origin, is_known=is_known), origin
+        await check_all(attempt)  # what is refused anyway takes no place in the queue
+        async with self._log_ins.turn(turn):
+            await take_all(attempt)
+            is_right = await self._verify(user, request.password)
+        if not is_right or user is None:
             raise Unauthenticated("The name or the password is wrong.")
-        self._attempts.reset(attempt)
-        return await self._start_session(user)
+        await give_back_all(attempt)
+        places = latest_places(name, [device_id, origin], known_from)
+        if places != known_from:
+            await self._store.set_known_from(name, places)
+        return await self._start_session(user, device_id)
 
     async def log_out(self, token: str) -> None:
         """End a session: here at once, in other processes within TOKEN_CACHE_S seconds."""
@@ -136,31 +169,25 @@ class Accounts:
                 raise NotFound("There is no such user.")
             _remember(self._users, user_id, None)
 
-    async def _start_session(self, user: Document) -> Document:
+    async def _start_session(self, user: Document, device_id: str) -> Document:
         token = secrets.token_urlsafe(32)
         user_id = UserId(user["_id"])
         await self._store.add_session(hash_token(token), user_id, self._session_days)
-        return {"user": public_profile(user), "token": token}
+        return {"user": public_profile(user), "token": token, "deviceId": device_id}
 
     async def _verify(self, user: Document | None, password: str) -> bool:
         if not self._dummy_hash:
-            self._dummy_hash = await self._hash(self._hasher.hash, secrets.token_hex())
+            self._dummy_hash = await asyncio.to_thread(self._hasher.hash, secrets.token_hex())
         password_hash = user["passwordHash"] if user else self._dummy_hash
         try:
-            return bool(await self._hash(self._hasher.verify, password_hash, password))
+            return await asyncio.to_thread(self._hasher.verify, password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
 
-    async def _hash(self, function: Any, *arguments: str) -> Any:
-        """Call an argon2 function in a thread. Raises RateLimited if the queue is full."""
-        if self._queued_hashes >= MAX_QUEUED_HASHES:
-            raise RateLimited("Too many people are signing up or logging in right now.", 2)
-        self._queued_hashes += 1
-        try:
-            async with self._hash_slots:
-                return await asyncio.to_thread(function, *arguments)
-        finally:
-            self._queued_hashes -= 1
+
+def _device_id(given: str | None) -> str:
+    """Return the id that a client has from an earlier sign-up or log-in, or a new one."""
+    return given if given and DEVICE_ID.fullmatch(given) else secrets.token_urlsafe(16)
 
 
 def _remember(cache: OrderedDict[str, Any], key: str, value: object) -> None:

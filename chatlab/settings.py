@@ -5,6 +5,7 @@ descriptions below.
 """
 
 import difflib
+import ipaddress
 import os
 import re
 from enum import StrEnum
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CHATLAB_"
@@ -25,6 +26,14 @@ class CacheMode(StrEnum):
     WINDOW = "window"
     DRAWN = "drawn"
     OFF = "off"
+
+
+def _networks(text: str) -> str:
+    """Raise ValueError for what is not a list of addresses and networks, or trusts everyone."""
+    for part in filter(None, text.split(",")):
+        if ipaddress.ip_network(part.strip()).prefixlen == 0:
+            raise ValueError("every client could claim any address")
+    return text
 
 
 CacheTtl = Annotated[
@@ -141,9 +150,40 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=100_000,
-            description="log-in attempts per minute for each name and address in each process; 0: no limit",
+            description="failed log-ins per minute for each name; devices and addresses that have logged in to it before are counted apart; 0: no limit",
         ),
     ] = 10
+    login_address_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="failed log-ins per minute from each address, for any names; 0: no limit",
+        ),
+    ] = 100
+    signup_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100_000,
+            description="sign-ups per minute from each address; 0: no limit",
+        ),
+    ] = 80
+    hash_queue: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="log-ins that may wait for the hash of their password in each process, and as many sign-ups; addresses share these places",
+        ),
+    ] = 256
+    trusted_proxies: Annotated[
+        str,
+        AfterValidator(_networks),
+        Field(
+            description="addresses and networks of reverse proxies, separated by commas; the address of a client is taken from their X-Forwarded-For",
+        ),
+    ] = ""
     session_days: Annotated[
         float,
         Field(gt=0, le=3_650, description="days after which a session expires"),
@@ -164,6 +204,14 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=3_600, description="seconds the head of a request may take to arrive"),
     ] = 10
+    keep_alive_timeout: Annotated[
+        int,
+        Field(
+            gt=0,
+            le=3_600,
+            description="seconds a connection may wait for its next request; should be longer than a reverse proxy waits",
+        ),
+    ] = 75
     stalled_timeout: Annotated[
         float,
         Field(
@@ -205,6 +253,23 @@ class Settings(BaseSettings):
     def exit_limit_s(self) -> float:
         """Seconds after SIGTERM after which a process that still runs is killed. 10 by default."""
         return self.shutdown_timeout + CLOSE_LIMIT_S
+
+    @property
+    def proxy_networks(self) -> list[str]:
+        """The trusted proxies as networks.
+
+        A socket that listens on IPv6 sees those with IPv4 as `::ffff:a.b.c.d`.
+        """
+        found = [
+            ipaddress.ip_network(part.strip())
+            for part in filter(None, self.trusted_proxies.split(","))
+        ]
+        mapped = [
+            f"::ffff:{network.network_address}/{96 + network.prefixlen}"
+            for network in found
+            if network.version == 4
+        ]
+        return [*map(str, found), *mapped]
 
     @property
     def ttl_ms(self) -> int:

@@ -40,6 +40,8 @@ class Service:
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
             "RATE_LIMIT": "0",
+            "LOGIN_ADDRESS_LIMIT": "0",  # all clients of a test have one address
+            "SIGNUP_LIMIT": "0",
             **settings,
         }
         self.log = log

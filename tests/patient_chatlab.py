@@ -11,6 +11,7 @@ import chatlab.cache.clock
 import chatlab.connections.mongo
 import chatlab.connections.redis
 import chatlab.connections.resp
+import chatlab.protect.rate_limit
 import chatlab.web.socket_server
 from chatlab.cli import main
 
@@ -27,6 +28,7 @@ def raise_limits() -> None:
         (chatlab.connections.mongo, "REQUEST_TIMEOUT_MS", LIMIT_S * 1000),
         (chatlab.connections.mongo, "CALL_LIMIT_S", LIMIT_S),
         (chatlab.accounts, "TOKEN_CACHE_S", LIMIT_S),
+        (chatlab.protect.rate_limit, "WINDOW_S", LIMIT_S),
         (chatlab.web.socket_server, "PING_TIMEOUT_S", LIMIT_S),
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} has a new name; change it here too"

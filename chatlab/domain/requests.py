@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from chatlab.domain.ids import USER_ID
+from chatlab.domain.passwords import MAX_LENGTH, MIN_LENGTH
 from chatlab.errors import Invalid
 from chatlab.settings import CacheMode, CacheTtl
 
@@ -45,8 +46,9 @@ MessageId = Annotated[
     AfterValidator(_message_id),
 ]
 Emoji = Annotated[str, StringConstraints(max_length=32), AfterValidator(_emoji)]
-Password = Annotated[str, StringConstraints(min_length=8, max_length=256)]
+Password = Annotated[str, StringConstraints(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
 DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+DeviceId = Annotated[str, StringConstraints(max_length=64)]
 ClientId = Annotated[str, StringConstraints(max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER)]
 
@@ -82,16 +84,20 @@ class Request(BaseModel):
 
 
 class SignUp(Request):
+    """`deviceId` is what an earlier sign-up or log-in returned to this device."""
+
     username: Handle
     password: Password
     displayName: DisplayName | None = None
+    deviceId: DeviceId | None = None
 
 
 class LogIn(Request):
     """Accepts any strings: a name that is not a valid user id matches no user."""
 
     username: Annotated[str, StringConstraints(max_length=256)]
-    password: Annotated[str, StringConstraints(max_length=256)]
+    password: Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
+    deviceId: DeviceId | None = None
 
 
 class Send(Request):

@@ -19,6 +19,8 @@ SERVICE_SETTINGS = {
     "workers": 1,
     "rate_limit": 0,
     "login_limit": 0,
+    "login_address_limit": 0,
+    "signup_limit": 0,
 }
 
 Resource = TypeVar("Resource")

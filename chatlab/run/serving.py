@@ -31,7 +31,6 @@ from chatlab.web.exit_deadline import ExitDeadline
 # Python looks for reference cycles after this many new objects. A read of 50 messages creates about
 # 300 short-lived ones; Python's own threshold of 700 cost such reads a fifth of their time.
 GC_THRESHOLD = 10_000
-KEEP_ALIVE_S = 5  # between two requests of one connection; a browser opens a new one when it must
 
 
 def serve(settings: Settings, console: Console, *, attached: bool = False) -> None:
@@ -76,13 +75,14 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
         lifespan="on",
         http="chatlab.web.http_protocol:LimitedHttpProtocol",
         ws="chatlab.web.websocket_protocol:LimitedWebSocketProtocol",
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_timeout,
         log_config=log_config(settings.log_level),
         access_log=False,
         server_header=False,
-        # A client may send any X-Forwarded-For, so each of its log-in attempts could seem to come
-        # from another address.
-        proxy_headers=False,
+        # For HTTP and websockets. Without a trusted proxy, a client that sends X-Forwarded-For
+        # could seem to have any address.
+        proxy_headers=bool(settings.proxy_networks),
+        forwarded_allow_ips=settings.proxy_networks,
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # it needs 300 KB of memory for each idle socket
         ws_ping_interval=None,  # Engine.IO sends its own pings

@@ -9,6 +9,8 @@ from chatlab.domain.ids import UserId
 from chatlab.domain.message import now
 from chatlab.errors import Conflict
 
+NAME_IS_TAKEN = "username: this name is taken."
+
 
 class UserStore:
     """The collections `users` and `sessions`. It stores hashes of tokens, never the tokens."""
@@ -22,15 +24,21 @@ class UserStore:
         try:
             await self._mongo.execute(self._users.insert_one(user))
         except DuplicateKeyError:
-            raise Conflict("username: this name is taken.") from None
+            raise Conflict(NAME_IS_TAKEN) from None
 
     async def find(self, user_id: str) -> Document | None:
         """Return a user with the password hash, or None."""
         return await self._mongo.execute(self._users.find_one({"_id": user_id}))
 
     async def find_all(self) -> list[Document]:
-        """Return all users without their password hashes, sorted by id."""
-        return await self._mongo.find_all(self._users.find({}, {"passwordHash": 0}).sort("_id", 1))
+        """Return all users without what only their log-in needs, sorted by id."""
+        public = {"passwordHash": 0, "knownFrom": 0}
+        return await self._mongo.find_all(self._users.find({}, public).sort("_id", 1))
+
+    async def set_known_from(self, user_id: str, hashes: list[str]) -> None:
+        """Store the hashes of the devices and addresses from which the user has logged in."""
+        change = {"$set": {"knownFrom": hashes}}
+        await self._mongo.execute(self._users.update_one({"_id": user_id}, change))
 
     async def add_session(self, token_hash: str, user_id: UserId, days: float) -> None:
         """Add a session that expires after this many days."""

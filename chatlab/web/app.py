@@ -26,7 +26,6 @@ from chatlab.realtime.presence import Presence
 from chatlab.service import Service, finish_send
 from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
-from chatlab.store.users import UserStore
 from chatlab.web import health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
 from chatlab.web.descriptors import limit_connections
@@ -126,7 +125,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
         store = Store(mongo_url, settings.database, cache.clock.now_us, on_found)
-        accounts = _accounts(store.users, settings)
+        accounts = Accounts(store.users, settings, cache.pipe.execute)
         service = Service(store, cache, broadcast, accounts)
         app.state.store, app.state.cache, app.state.events = store, cache, events
         app.state.accounts, app.state.service = accounts, service
@@ -194,15 +193,6 @@ def _log_event(event: StageEvent) -> None:
     }
     details = " ".join(f"{name}={value}" for name, value in fields.items())
     flow_log.info("%s %s %s %s", event["trace"], event["door"], event["stage"], details)
-
-
-def _accounts(users: UserStore, settings: Settings) -> Accounts:
-    return Accounts(
-        users,
-        login_limit=settings.login_limit,
-        session_days=settings.session_days,
-        rate_limit=settings.rate_limit,
-    )
 
 
 def _guarded(sockets: socketio.AsyncServer, settings: Settings) -> SocketGuard:

@@ -5,7 +5,6 @@ checks them once a second: a timer for each request would cost more than the res
 """
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from starlette.types import Scope
 
 from chatlab import metrics
+from chatlab.protect.rate_limit import address_group
 from chatlab.settings import Settings
 from chatlab.web.descriptors import HEALTH_CHECKS
 
@@ -100,7 +100,7 @@ class LimitedConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.remote.address = network_of(self.client[0] if self.client else "")
+        self.remote.address = address_group(self.client[0] if self.client else "")
         self.limits.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,16 +139,6 @@ class LimitedConnection(asyncio.Protocol):
         """End the connection at once."""
         self.limits.count(reason, self.remote)
         self.transport.abort()
-
-
-def network_of(host: str) -> str:
-    """Return an IPv4 address, or the network of an IPv6 address: its owner may use all of it."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class ConnectionLimits:

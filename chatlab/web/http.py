@@ -47,16 +47,21 @@ routes = APIRouter(prefix="/api", dependencies=[Depends(forbid_storing)], respon
 @routes.post(
     "/auth/signup", status_code=201, response_model=Session, openapi_extra=describe_body(SignUp)
 )
-async def sign_up(asked: Annotated[SignUp, body_of(SignUp)], accounts: AccountsDep) -> Document:
-    """Create a user and a session."""
-    return await accounts.sign_up(asked)
+async def sign_up(
+    asked: Annotated[SignUp, body_of(SignUp)], address: ClientAddress, accounts: AccountsDep
+) -> Document:
+    """Create a user and a session. `deviceId` is for later log-ins from the same device."""
+    return await accounts.sign_up(asked, address)
 
 
 @routes.post("/auth/login", response_model=Session, openapi_extra=describe_body(LogIn))
 async def log_in(
     asked: Annotated[LogIn, body_of(LogIn)], address: ClientAddress, accounts: AccountsDep
 ) -> Document:
-    """Create a session for an existing user."""
+    """Create a session for an existing user.
+
+    With the `deviceId` of an earlier log-in, failed log-ins from elsewhere do not delay this one.
+    """
     return await accounts.log_in(asked, address)
 
 

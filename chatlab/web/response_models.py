@@ -29,6 +29,7 @@ class User(BaseModel):
 class Session(BaseModel):
     user: User
     token: str
+    deviceId: str
 
 
 class Contact(User):

@@ -19,7 +19,7 @@ from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 from shared_service import SharedService, store_messages
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
@@ -94,7 +94,8 @@ async def open_browser(browser: Browser, shared: SharedService) -> AsyncIterator
 async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedService) -> None:
     """A new user signs up and sees the list.
 
-    Logging out ends the session on the service. No URL contains the token.
+    Logging out ends the session on the service. No URL contains the token. Only the id of the
+    device stays in the browser.
     """
     here = await open_browser(ignore=(REFUSED,))
     page = (await here.open()).page
@@ -104,11 +105,11 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("button", name="Create account").click()
     await expect(page.locator(".me")).to_contain_text("Nora Ø")
-    token = json.loads(await page.evaluate("Object.values(localStorage)[0]"))["token"]
+    token = json.loads(await page.evaluate("localStorage['chatlab / ']"))["token"]
 
     await page.get_by_role("button", name="Log out").click()
     await page.get_by_label("User name").fill("nora")
-    assert await page.evaluate("localStorage.length") == 0
+    assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http:
         assert (await http.get(f"{shared.service.url}/api/auth/me")).status_code == 401
     assert not [url for url in here.requests if token in url]
@@ -130,6 +131,41 @@ async def test_log_in_and_stay_logged_in(
     await page.reload()
     await expect(page.locator(".me")).to_contain_text(ann.id)
     await ann.close()
+
+
+async def test_a_password_that_is_easy_to_guess_is_explained(
+    open_browser: BrowserOpener, shared: SharedService
+) -> None:
+    """The rule is shown beside the field, and the error names what would be right."""
+    page = (await (await open_browser(ignore=(REFUSED,))).open()).page
+    await page.get_by_role("button", name="Create an account").click()
+    await expect(page.get_by_label("Password")).to_have_accessible_description(
+        re.compile("8 to 256 characters besides your name")
+    )
+    await page.get_by_label("User name").fill("olga")
+    await page.get_by_label("Password").fill("Password123")
+    await page.get_by_role("button", name="Create account").click()
+    await expect(page.get_by_role("alert")).to_have_text(
+        "The password should not be one of the most common passwords; "
+        "take a few words that do not belong together."
+    )
+
+
+async def test_too_many_failed_log_ins_show_the_seconds_until_the_next_try(
+    open_browser: BrowserOpener, shared: SharedService
+) -> None:
+    """After ten failed log-ins with a name, the page says how long to wait."""
+    guess = {"username": "nobody-at-all", "password": "a wrong guess"}
+    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+        statuses = {(await http.post("/api/auth/login", json=guess)).status_code for _ in range(10)}
+    assert statuses == {401}
+    page = (await (await open_browser(ignore=(REFUSED,))).open()).page
+    await page.get_by_label("User name").fill(guess["username"])
+    await page.get_by_label("Password").fill(guess["password"])
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("alert")).to_have_text(
+        re.compile(r"^Too many failed log-ins with this name\. Try again in \d+ s\.$")
+    )
 
 
 @pytest.mark.parametrize(

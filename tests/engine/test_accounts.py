@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import threading
 import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +19,9 @@ from waiting import LIMIT_S, wait_until
 from chatlab.accounts import TOKEN_CACHE_S, Accounts, hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import LogIn
+from chatlab.domain.requests import SignUp as SignUpRequest
 from chatlab.errors import Unauthenticated
+from chatlab.settings import Settings, load_settings
 from chatlab.store.users import UserStore
 
 pytest_plugins = ["patient_plugin"]
@@ -44,7 +48,7 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
         {"username": name, "password": PASSWORD, "displayName": " Ann B. "},
     )
     assert signed_up.status_code == 201
-    assert list(signed_up.json()) == ["user", "token"]
+    assert list(signed_up.json()) == ["user", "token", "deviceId"]
     user = signed_up.json()["user"]
     assert list(user) == ["id", "displayName", "createdAt"]
     assert (user["id"], user["displayName"]) == (name, "Ann B.")
@@ -67,7 +71,7 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
 
 
 async def test_passwords_and_tokens_are_stored_as_hashes(shared: SharedService) -> None:
-    """Neither MongoDB nor the log contains a password or a token in plain text."""
+    """Neither MongoDB nor the log contains a password, a token or a device id in plain text."""
     name, password = f"new-{time.monotonic_ns()}", "hunter2 hunter2"
     signed_up = await post(shared.service, "signup", {"username": name, "password": password})
     token = signed_up.json()["token"]
@@ -78,8 +82,8 @@ async def test_passwords_and_tokens_are_stored_as_hashes(shared: SharedService) 
     assert session["_id"] == hash_token(token)
     assert re.fullmatch(r"[0-9a-f]{64}", session["_id"])
     everywhere = str(shared.everything()) + shared.service.log.read_text()
-    assert token not in everywhere
-    assert password not in everywhere
+    for secret in (token, password, signed_up.json()["deviceId"]):
+        assert secret not in everywhere
 
 
 async def test_an_expired_session_is_rejected(shared: SharedService, new_user: UserMaker) -> None:
@@ -122,13 +126,19 @@ async def test_only_one_of_concurrent_sign_ups_gets_a_name(shared: SharedService
         {"username": "", "password": PASSWORD},
         {"username": "good-name", "password": "short"},
         {"username": "good-name", "password": "x" * 257},
+        {"username": "good-name", "password": "Password123"},
+        {"username": "good-name", "password": "good-name1"},
+        {"username": "good-name", "password": "Ann Example", "displayName": "Ann Example"},
         {"username": "good-name", "password": PASSWORD, "displayName": " "},
         {"username": "good-name", "password": PASSWORD, "displayName": "x" * 65},
         {"username": "good-name"},
     ],
 )
 async def test_an_invalid_sign_up_is_rejected(shared: SharedService, body: dict[str, str]) -> None:
-    """Names are handles and passwords have 8 to 256 characters. Otherwise no user is created."""
+    """Names are handles, passwords have 8 to 256 characters and are hard to guess.
+
+    Otherwise no user is created.
+    """
     assert_problem(await post(shared.service, "signup", body), 422, "invalid")
     assert shared.database["users"].find_one({"_id": body["username"]}) is None
 
@@ -146,23 +156,50 @@ async def test_an_unknown_name_and_a_wrong_password_look_alike(shared: SharedSer
     assert len({answer.content for answer in answers}) == 1
 
 
+def user(name: str, password_hash: str) -> dict[str, Any]:
+    """Return the document of a user who has never logged in."""
+    return {
+        "_id": name,
+        "displayName": name,
+        "passwordHash": password_hash,
+        "createdAt": datetime.now(UTC),
+    }
+
+
 class StubStore:
     """A store in memory. `session_queries` counts the queries for sessions."""
 
     def __init__(self, users: dict[str, str], sessions: dict[str, str]) -> None:
-        self._users, self.valid, self.session_queries = users, sessions, 0
+        self._users = {name: user(name, password_hash) for name, password_hash in users.items()}
+        self.valid, self.session_queries = sessions, 0
 
     async def find(self, name: str) -> dict[str, Any] | None:
-        return {"_id": name, "passwordHash": self._users[name]} if name in self._users else None
+        return self._users.get(name)
+
+    async def add(self, added: dict[str, Any]) -> None:
+        self._users[added["_id"]] = added
+
+    async def set_known_from(self, name: str, hashes: list[str]) -> None:
+        self._users[name]["knownFrom"] = hashes
+
+    async def add_session(self, *_: object) -> None:
+        """Sessions are not stored."""
 
     async def find_sessions(self, hashes: list[str]) -> dict[str, UserId]:
         self.session_queries += 1
         return {one: UserId(self.valid[one]) for one in hashes if one in self.valid}
 
 
-def accounts_on(store: StubStore) -> Accounts:
-    """Return an `Accounts` without limits."""
-    return Accounts(cast(UserStore, store), login_limit=0, session_days=1, rate_limit=0)
+NO_LIMITS = {"login_limit": 0, "login_address_limit": 0, "signup_limit": 0, "rate_limit": 0}
+
+
+def accounts_on(store: StubStore, **settings: int) -> Accounts:
+    """Return an `Accounts` without limits, unless others are given."""
+    return Accounts(cast(UserStore, store), load_settings(**(settings or NO_LIMITS)), no_redis)
+
+
+async def no_redis(*_: object) -> None:
+    """Reply as the pipeline does while Redis is away."""
 
 
 async def test_an_unknown_name_costs_as_much_as_a_wrong_password(
@@ -186,6 +223,56 @@ async def test_an_unknown_name_costs_as_much_as_a_wrong_password(
         assert verified[-1].startswith("$argon2id$")
         assert (verified[-1] == hashed) == (name == "ann")
         assert extract_parameters(verified[-1]) == extract_parameters(hashed)
+
+
+async def test_the_default_limits_are_for_a_class_behind_one_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """40 users sign up within a minute, mistype their password twice, and log in."""
+    monkeypatch.setattr(PasswordHasher, "hash", lambda _, password: password)
+    monkeypatch.setattr(PasswordHasher, "verify", lambda _, known, given: known == given)
+    defaults = ("login_limit", "login_address_limit", "signup_limit", "hash_queue")
+    settings = {name: Settings.model_fields[name].default for name in defaults}
+    accounts, names = accounts_on(StubStore({}, {}), **settings), [f"pupil-{n}" for n in range(40)]
+    address = "192.0.2.1"
+
+    def log_ins(password: str) -> Any:
+        asked = [LogIn(username=name, password=password) for name in names]
+        return asyncio.gather(
+            *(accounts.log_in(one, address) for one in asked), return_exceptions=True
+        )
+
+    asked = [SignUpRequest(username=name, password=PASSWORD) for name in names]
+    await asyncio.gather(*(accounts.sign_up(one, address) for one in asked))
+    for _ in range(2):
+        assert {type(failure) for failure in await log_ins("wrong")} == {Unauthenticated}
+    assert [answer["user"]["id"] for answer in await log_ins(PASSWORD)] == names
+
+
+async def test_a_log_in_does_not_wait_for_sign_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While each slot of the sign-ups is busy and more of them wait, a log-in is answered."""
+    hashed, may_end = PasswordHasher().hash(PASSWORD), threading.Event()
+    accounts = accounts_on(StubStore({"ann": hashed}, {}))
+    log_in = LogIn(username="ann", password="wrong password")
+    with pytest.raises(Unauthenticated):
+        await accounts.log_in(log_in, "192.0.2.1")  # makes the hash for unknown names
+    monkeypatch.setattr(PasswordHasher, "hash", lambda *_: may_end.wait(LIMIT_S))
+    sign_ups = [
+        asyncio.create_task(
+            accounts.sign_up(SignUpRequest(username=f"u{n}", password=PASSWORD), "")
+        )
+        for n in range(60)
+    ]
+    try:
+        await wait_until(lambda: accounts._sign_ups._waiting, "sign-ups to wait")
+        with pytest.raises(Unauthenticated):
+            await asyncio.wait_for(accounts.log_in(log_in, "192.0.2.1"), LIMIT_S)
+        assert not any(sign_up.done() for sign_up in sign_ups)
+    finally:
+        for sign_up in sign_ups:
+            sign_up.cancel()
+        may_end.set()
+        await asyncio.gather(*sign_ups, return_exceptions=True)
 
 
 async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +307,8 @@ async def test_log_in_attempts_are_limited(
     assert [await log_in("ann", "wrong") for _ in range(4)] == [401, 401, 401, 429]
     refused = await post(service, "login", {"username": "ann", "password": PASSWORD})
     assert_problem(refused, 429, "rate_limited")
-    assert 1 <= int(refused.headers["retry-after"]) <= 20
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert f"Try again in {refused.headers['retry-after']} s." in refused.json()["detail"]
     assert await log_in("bob", PASSWORD) == 200
     assert [(await someone.http.get("/api/auth/me")).status_code for someone in (ann, bob)] == [
         200,

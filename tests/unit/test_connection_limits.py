@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chatlab.settings import load_settings
-from chatlab.web.connection_limits import ConnectionLimits, Reason, RemoteClient, network_of
+from chatlab.web.connection_limits import ConnectionLimits, Reason, RemoteClient
 from chatlab.web.descriptors import HEALTH_CHECKS
 
 MOST = 40
@@ -72,19 +72,3 @@ def test_closed_connections_make_room(limits: ConnectionLimits) -> None:
         limits.remove(connection)
         limits.remove(connection)
     assert reasons([FakeConnection(limits, "a") for _ in range(10)]) == [""] * 10
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("", ""),
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::1", "::/64"),
-    ],
-)
-def test_an_ipv6_address_counts_as_its_network(host: str, network: str) -> None:
-    """An IPv4 address counts alone, also when it is written as an IPv6 address."""
-    assert network_of(host) == network

@@ -5,6 +5,7 @@
 /** @import { Session } from "./session.js" */
 
 import { ChatError } from "./format.js";
+import { deviceId, saveDeviceId } from "./session.js";
 
 const REQUEST_TIMEOUT_MS = 15_000;
 
@@ -55,8 +56,8 @@ async function errorOf(response) {
  */
 export const signUp = (username, password, displayName) =>
   request("POST", "api/auth/signup", {
-    body: { username, password, ...(displayName && { displayName }) },
-  });
+    body: { username, password, ...(displayName && { displayName }), deviceId: deviceId() },
+  }).then(begin);
 
 /**
  * @param {string} username
@@ -64,7 +65,20 @@ export const signUp = (username, password, displayName) =>
  * @returns {Promise<Session>}
  */
 export const logIn = (username, password) =>
-  request("POST", "api/auth/login", { body: { username, password } });
+  request("POST", "api/auth/login", {
+    body: { username, password, deviceId: deviceId() },
+  }).then(begin);
+
+/**
+ * Keep the id of this device for the next log-in.
+ *
+ * @param {Session & {deviceId: string}} answer
+ * @returns {Session}
+ */
+function begin({ user, token, deviceId }) {
+  saveDeviceId(deviceId);
+  return { user, token };
+}
 
 /** The requests of a user who is logged in. */
 export class Api {

@@ -7,13 +7,18 @@
 
    The storage key contains the path, so that two services behind one proxy stay apart, and the
    pane: `?pane=left` and `?pane=right` are two users in one window. The token is never part of a
-   URL. */
+   URL.
+
+   The id of this device stays after a log-out: with it, guesses of others do not delay the next
+   log-in. It opens no account. */
 
 /** @typedef {{id: string, displayName: string}} User */
 /** @typedef {{user: User, token: string}} Session */
 
 const PANE = new URL(document.baseURI).searchParams.get("pane") ?? "";
-const KEY = `chatlab ${new URL(".", document.baseURI).pathname} ${PANE}`;
+const PATH = new URL(".", document.baseURI).pathname;
+const KEY = `chatlab ${PATH} ${PANE}`;
+const DEVICE_KEY = `chatlab-device ${PATH}`;
 
 /**
  * Return the stored session `{user, token}`, or null.
@@ -36,6 +41,20 @@ export function save(session) {
 
 export function clear() {
   localStorage.removeItem(KEY);
+}
+
+/** The id that the service gave this device at an earlier log-in, or null. */
+export function deviceId() {
+  try {
+    return localStorage.getItem(DEVICE_KEY);
+  } catch {
+    return null;
+  }
+}
+
+/** @param {string} id */
+export function saveDeviceId(id) {
+  localStorage.setItem(DEVICE_KEY, id);
 }
 
 /**

@@ -15,6 +15,9 @@ import * as api from "./api.js";
 import { el, setText } from "./dom.js";
 import { describeError } from "./format.js";
 
+// As in passwords.py.
+const PASSWORD_RULE =
+  "8 to 256 characters besides your name, and none of the most common passwords. A few words that do not belong together are good.";
 const HANDLE = "[a-z0-9][a-z0-9_\\-]{0,31}";
 
 /**
@@ -148,5 +151,5 @@ function password(autocomplete) {
     maxlength: "256",
     ...strict,
   };
-  return field("Password", attributes, strict.minlength ? "At least 8 characters" : "");
+  return field("Password", attributes, strict.minlength ? PASSWORD_RULE : "");
 }

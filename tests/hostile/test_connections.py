@@ -25,7 +25,7 @@ FILES = 320  # file descriptors of the service
 PER_ADDRESS = 20
 SETTINGS = {
     "HEAD_TIMEOUT": "1",
-    "KEEP_ALIVE_TIMEOUT": "1",
+    "KEEP_ALIVE_TIMEOUT": "2",
     "STALLED_TIMEOUT": "1",
     "CONNECT_TIMEOUT": "3600",
     "CONNECTIONS_PER_ADDRESS": str(PER_ADDRESS),

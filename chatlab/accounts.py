@@ -9,7 +9,6 @@ query. A log-out in another process therefore takes effect here within that time
 import asyncio
 import hashlib
 import os
-import re
 import secrets
 import sys
 import threading
@@ -27,12 +26,11 @@ from chatlab.domain.message import now, rfc3339
 from chatlab.domain.passwords import check_password
 from chatlab.domain.requests import LogIn, SignUp
 from chatlab.errors import Conflict, NotFound, Unauthenticated
-from chatlab.protect.account_limits import AccountLimits, latest_places, place_hash
+from chatlab.protect.account_limits import AccountLimits, Client, latest_places
 from chatlab.protect.fair_queue import FairQueue
 from chatlab.protect.rate_limit import (
     Execute,
     TokenBucket,
-    address_group,
     check_all,
     give_back_all,
     take_all,
@@ -42,7 +40,6 @@ from chatlab.store.users import NAME_IS_TAKEN, UserStore
 
 TOKEN_CACHE_S = 5.0
 MAX_CACHED = 100_000  # tokens, and users, in the caches of a process
-DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{22}")  # 128 random bits
 # Passwords that are hashed at a time: of log-ins and of sign-ups, so that neither wait for the
 # other. Each needs 64 MiB and about 50 ms of a core.
 LOG_IN_SLOTS, SIGN_UP_SLOTS = 1, 1
@@ -68,7 +65,7 @@ class Accounts:
         self._users: OrderedDict[str, None] = OrderedDict()
 
     async def sign_up(self, request: SignUp, address: str) -> Document:
-        """Create a user and return it with a token and a device id.
+        """Create a user and return it with a token.
 
         Raises Invalid (the password is easy to guess), Conflict (the name is taken), RateLimited.
         """
@@ -76,9 +73,9 @@ class Accounts:
         await asyncio.to_thread(check_password, request.password, names)
         if await self._store.find(request.username):
             raise Conflict(NAME_IS_TAKEN)
-        origin, device_id = address_group(address), _device_id(request.deviceId)
-        await self._limits.sign_ups.take(origin)
-        async with self._sign_ups.turn(origin):
+        client = Client.of(address, request.deviceId)
+        await self._limits.sign_ups.take(client.address)
+        async with self._sign_ups.turn(client.address):
             password_hash = await asyncio.get_running_loop().run_in_executor(
                 self._sign_up_threads, self._hasher.hash, request.password
             )
@@ -86,27 +83,21 @@ class Accounts:
             "_id": request.username,
             "displayName": request.displayName or request.username,
             "passwordHash": password_hash,
-            "knownFrom": latest_places(request.username, [device_id, origin], []),
+            "knownFrom": latest_places(request.username, client, []),
             "createdAt": now(),
         }
         await self._store.add(user)
-        return await self._start_session(user, device_id)
+        return await self._start_session(user)
 
     async def log_in(self, request: LogIn, address: str) -> Document:
-        """Return the user, a new token and a device id. Raises Unauthenticated.
+        """Return the user and a new token. Raises Unauthenticated.
 
         Raises RateLimited after too many failed attempts.
         """
-        name, origin = request.username, address_group(address)
-        device_id = _device_id(request.deviceId)
+        name, client = request.username, Client.of(address, request.deviceId)
         user = await self._store.find(name)
         known_from = user.get("knownFrom", []) if user else []
-        if place_hash(name, device_id) in known_from:
-            attempt = self._limits.of_known_device(name, device_id)
-            turn = f"{origin} known"  # does not wait for guesses from the same address
-        else:
-            is_known = place_hash(name, origin) in known_from
-            attempt, turn = self._limits.of_address(name, origin, is_known=is_known), origin
+        attempt, turn = self._limits.of_log_in(name, client, known_from)
         await check_all(attempt)  # what is refused anyway takes no place in the queue
         async with self._log_ins.turn(turn):
             await take_all(attempt)
@@ -114,10 +105,10 @@ class Accounts:
         if not is_right or user is None:
             raise Unauthenticated("The name or the password is wrong.")
         await give_back_all(attempt)
-        places = latest_places(name, [device_id, origin], known_from)
+        places = latest_places(name, client, known_from)
         if places != known_from:
             await self._store.set_known_from(name, places)
-        return await self._start_session(user, device_id)
+        return await self._start_session(user)
 
     async def log_out(self, token: str) -> None:
         """End a session: here at once, in other processes within TOKEN_CACHE_S seconds."""
@@ -176,11 +167,11 @@ class Accounts:
                 raise NotFound("There is no such user.")
             _remember(self._users, user_id, None)
 
-    async def _start_session(self, user: Document, device_id: str) -> Document:
+    async def _start_session(self, user: Document) -> Document:
         token = secrets.token_urlsafe(32)
         user_id = UserId(user["_id"])
         await self._store.add_session(hash_token(token), user_id, self._session_days)
-        return {"user": public_profile(user), "token": token, "deviceId": device_id}
+        return {"user": public_profile(user), "token": token}
 
     async def _verify(self, user: Document | None, password: str) -> bool:
         if not self._dummy_hash:
@@ -196,11 +187,6 @@ def _run_last() -> None:
     """Let the event loop and log-ins have the cores first. Only Linux has priorities of threads."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
-def _device_id(given: str | None) -> str:
-    """Return the id that a client has from an earlier sign-up or log-in, or a new one."""
-    return given if given and DEVICE_ID.fullmatch(given) else secrets.token_urlsafe(16)
 
 
 def _remember(cache: OrderedDict[str, Any], key: str, value: object) -> None:

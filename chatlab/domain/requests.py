@@ -48,7 +48,7 @@ MessageId = Annotated[
 Emoji = Annotated[str, StringConstraints(max_length=32), AfterValidator(_emoji)]
 Password = Annotated[str, StringConstraints(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
 DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
-DeviceId = Annotated[str, StringConstraints(max_length=64)]
+DeviceId = Annotated[str, StringConstraints(min_length=16, max_length=64)]
 ClientId = Annotated[str, StringConstraints(max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER)]
 
@@ -84,7 +84,7 @@ class Request(BaseModel):
 
 
 class SignUp(Request):
-    """`deviceId` is what an earlier sign-up or log-in returned to this device."""
+    """`deviceId`: a random text that the client has chosen once and keeps."""
 
     username: Handle
     password: Password

@@ -1,9 +1,23 @@
 """Which limits a sign-up or a log-in counts for. `docs/security.md` explains each of them."""
 
-from chatlab.protect.rate_limit import Attempt, Execute, SharedLimit, short_hash
+from typing import NamedTuple, Self
+
+from chatlab.protect.rate_limit import Attempt, Execute, SharedLimit, address_group, short_hash
 from chatlab.settings import Settings
 
 MAX_KNOWN = 16  # devices and addresses of a user that are remembered
+
+
+class Client(NamedTuple):
+    """Who asks: the address as the limits count it, and the device if the client has named one."""
+
+    address: str
+    device: str
+
+    @classmethod
+    def of(cls, address: str, device_id: str | None) -> Self:
+        """Return the client. A device id must not pass as an address."""
+        return cls(f"address {address_group(address)}", f"device {device_id}" if device_id else "")
 
 
 class AccountLimits:
@@ -22,30 +36,27 @@ class AccountLimits:
         self._address = limit("address", by_address, "failed log-ins from this address")
         self.sign_ups = limit("signup", settings.signup_limit, "sign-ups from this address")
 
-    def of_known_device(self, name: str, device_id: str) -> Attempt:
-        """Return the limit of a device that has logged in to this account before.
+    def of_log_in(self, name: str, client: Client, known_from: list[str]) -> tuple[Attempt, str]:
+        """Return the limits of a log-in, and the key of its turn in the queue.
 
-        It is counted for itself, so neither guesses from elsewhere nor those of its neighbours
-        behind the same address can lock it out.
+        A device that has logged in to this account before is counted for itself, and does not wait
+        for other log-ins from its address: neither guesses from elsewhere nor those of its
+        neighbours behind the same address can lock it out. An address that has logged in to this
+        account before is not locked out by guesses from other addresses.
         """
-        return [(self._known, f"{name} {device_id}")]
-
-    def of_address(self, name: str, origin: str, *, is_known: bool) -> Attempt:
-        """Return the limits of any other client.
-
-        An address that has logged in to this account before is not locked out by guesses from other
-        addresses.
-        """
-        by_name = (self._known, f"{name} {origin}") if is_known else (self._name, name)
-        return [(self._address, origin), by_name]
+        if client.device and place_hash(name, client.device) in known_from:
+            return [(self._known, f"{name} {client.device}")], f"{client.address} known"
+        is_known = place_hash(name, client.address) in known_from
+        by_name = (self._known, f"{name} {client.address}") if is_known else (self._name, name)
+        return [(self._address, client.address), by_name], client.address
 
 
 def place_hash(name: str, place: str) -> str:
-    """Return the hash that is stored instead of a device id or an address of a user."""
+    """Return the hash that is stored instead of a device or an address of a user."""
     return short_hash(f"{name} {place}")
 
 
-def latest_places(name: str, used: list[str], known_from: list[str]) -> list[str]:
-    """Return the hashes of the known places, beginning with those that have just been used."""
-    first = [place_hash(name, place) for place in used]
-    return [*first, *(known for known in known_from if known not in first)][:MAX_KNOWN]
+def latest_places(name: str, client: Client, known_from: list[str]) -> list[str]:
+    """Return the hashes of the known places, beginning with those of this client."""
+    here = [place_hash(name, place) for place in (client.device, client.address) if place]
+    return [*here, *(known for known in known_from if known not in here)][:MAX_KNOWN]

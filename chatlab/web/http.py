@@ -50,7 +50,7 @@ routes = APIRouter(prefix="/api", dependencies=[Depends(forbid_storing)], respon
 async def sign_up(
     asked: Annotated[SignUp, body_of(SignUp)], address: ClientAddress, accounts: AccountsDep
 ) -> Document:
-    """Create a user and a session. `deviceId` is for later log-ins from the same device."""
+    """Create a user and a session."""
     return await accounts.sign_up(asked, address)
 
 
@@ -60,7 +60,8 @@ async def log_in(
 ) -> Document:
     """Create a session for an existing user.
 
-    With the `deviceId` of an earlier log-in, failed log-ins from elsewhere do not delay this one.
+    With a `deviceId` that was part of an earlier sign-up or log-in to this account, failed log-ins
+    from elsewhere do not delay this one.
     """
     return await accounts.log_in(asked, address)
 

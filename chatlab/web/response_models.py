@@ -29,7 +29,6 @@ class User(BaseModel):
 class Session(BaseModel):
     user: User
     token: str
-    deviceId: str
 
 
 class Contact(User):

@@ -5,7 +5,7 @@
 /** @import { Session } from "./session.js" */
 
 import { ChatError } from "./format.js";
-import { deviceId, saveDeviceId } from "./session.js";
+import { deviceId } from "./session.js";
 
 const REQUEST_TIMEOUT_MS = 15_000;
 
@@ -57,7 +57,7 @@ async function errorOf(response) {
 export const signUp = (username, password, displayName) =>
   request("POST", "api/auth/signup", {
     body: { username, password, ...(displayName && { displayName }), deviceId: deviceId() },
-  }).then(begin);
+  });
 
 /**
  * @param {string} username
@@ -67,18 +67,7 @@ export const signUp = (username, password, displayName) =>
 export const logIn = (username, password) =>
   request("POST", "api/auth/login", {
     body: { username, password, deviceId: deviceId() },
-  }).then(begin);
-
-/**
- * Keep the id of this device for the next log-in.
- *
- * @param {Session & {deviceId: string}} answer
- * @returns {Session}
- */
-function begin({ user, token, deviceId }) {
-  saveDeviceId(deviceId);
-  return { user, token };
-}
+  });
 
 /** The requests of a user who is logged in. */
 export class Api {

@@ -9,8 +9,8 @@
    pane: `?pane=left` and `?pane=right` are two users in one window. The token is never part of a
    URL.
 
-   The id of this device stays after a log-out: with it, guesses of others do not delay the next
-   log-in. It opens no account. */
+   The id of this device is part of each sign-up and log-in, and stays after a log-out: guesses of
+   others do not delay a log-in from a device that the account knows. It opens no account. */
 
 /** @typedef {{id: string, displayName: string}} User */
 /** @typedef {{user: User, token: string}} Session */
@@ -43,18 +43,12 @@ export function clear() {
   localStorage.removeItem(KEY);
 }
 
-/** The id that the service gave this device at an earlier log-in, or null. */
+/** The id of this device: chosen at random at the first sign-up or log-in. */
 export function deviceId() {
-  try {
-    return localStorage.getItem(DEVICE_KEY);
-  } catch {
-    return null;
-  }
-}
-
-/** @param {string} id */
-export function saveDeviceId(id) {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  const id = localStorage.getItem(DEVICE_KEY) ?? btoa(String.fromCharCode(...bytes));
   localStorage.setItem(DEVICE_KEY, id);
+  return id;
 }
 
 /**

@@ -166,7 +166,12 @@ def _pick_replies(commands: Sequence[Command], replies: Iterator[Any]) -> Iterat
     """Yield the reply to each command.
 
     The reply to a transaction is the one to EXEC. Before it come OK, and QUEUED for each command.
+    If Redis has refused one of the commands, EXEC fails, and the reply is the first error.
     """
     for command in commands:
-        is_transaction = command[0] is TRANSACTION
-        yield next(itertools.islice(replies, len(command), None) if is_transaction else replies)
+        if command[0] is TRANSACTION:
+            *before, executed = itertools.islice(replies, len(command) + 1)
+            errors = (one for one in before if isinstance(one, hiredis.ReplyError))
+            yield executed if type(executed) is list else next(errors, executed)
+        else:
+            yield next(replies)

@@ -2,9 +2,13 @@
 
 Each process publishes the list of its users every second and after each change. A process that has
 been silent for SILENCE_S seconds, for example after a crash, no longer counts.
+
+Clients receive the whole list with each change, so one user who comes and goes all the time, or
+many who come at the same time, cost all others something. Three limits bound this.
 """
 
 import asyncio
+import bisect
 import secrets
 import time
 from collections import Counter
@@ -19,7 +23,9 @@ from chatlab.realtime.task_set import TaskSet
 REPORT_INTERVAL_S = 1.0  # between two reports of a process about its users
 SILENCE_S = 3.0  # three missed reports: the process has stopped
 PEER_MEMORY_S = 60.0  # how long the cache still expects other processes after their last report
-NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients as one event
+NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients and processes together
+ANNOUNCE_INTERVAL_S = 1.0  # between two changes of the same user that reach the clients
+NOTIFIED_NAMES_PER_S = 1_000_000  # in the lists to all clients together: with 1,000 users, one list
 
 
 class Presence:
@@ -36,8 +42,9 @@ class Presence:
         # process id -> (time of its last report, its users)
         self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
         self._last_report_at = float("-inf")  # of any other process
-        self._notified: list[UserId] = []  # the list that the clients received last
-        self._changed = asyncio.Event()
+        self._announced: list[UserId] = []  # the sorted list that the clients received last
+        self._announced_at: dict[UserId, float] = {}  # last changes, for ANNOUNCE_INTERVAL_S
+        self._changed, self._must_report = asyncio.Event(), False
         self._tasks = TaskSet()
 
     def open(self) -> None:
@@ -77,14 +84,15 @@ class Presence:
 
     def changed_here(self) -> None:
         """Notify the clients and the other processes that a user has come or gone."""
+        self._must_report = True
         self._changed.set()
-        self.report()
 
     def report(self, *, is_new: bool = False) -> None:
         """Publish the users of this process.
 
         `is_new` asks the other processes to answer with a report at once.
         """
+        self._must_report = False
         report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
         self._pipe.execute("PUBLISH", self.channel, report)
 
@@ -94,6 +102,17 @@ class Presence:
         """Return all users with a socket in any process, sorted."""
         everywhere = set(self._here).union(*(users for _, users in self._peers.values()))
         return sorted(everywhere)
+
+    def announced_to(self, user: UserId) -> list[UserId]:
+        """Return the list for a new socket of this user.
+
+        It is the one that all clients have, and this user: later events contain changes of it.
+        """
+        users = list(self._announced)
+        place = bisect.bisect_left(users, user)
+        if users[place : place + 1] != [user]:
+            users.insert(place, user)
+        return users
 
     def has_live_peers(self) -> bool:
         """Return whether other processes run: events must be published for them."""
@@ -142,7 +161,27 @@ class Presence:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if (online := self.online()) != self._notified:
-                self._notified = online
-                await self._sockets.emit("onlineUsers", online)
-            await asyncio.sleep(NOTIFY_INTERVAL_S)
+            if self._must_report:
+                self.report()
+            if self._announce_changes():
+                await self._sockets.emit("onlineUsers", self._announced)
+            names = len(self._announced) * self._here.total()
+            await asyncio.sleep(max(NOTIFY_INTERVAL_S, names / NOTIFIED_NAMES_PER_S))
+
+    def _announce_changes(self) -> bool:
+        """Take over changes of users that may be announced now. Return whether there are any.
+
+        The others are looked at again at the next notification.
+        """
+        now = time.monotonic()
+        self._announced_at = {
+            user: at for user, at in self._announced_at.items() if now - at < ANNOUNCE_INTERVAL_S
+        }
+        announced = set(self._announced)
+        changed = announced.symmetric_difference(self.online())
+        due = changed - self._announced_at.keys()
+        if due != changed:
+            self._changed.set()
+        self._announced = sorted(announced ^ due)
+        self._announced_at |= dict.fromkeys(due, now)
+        return bool(due)

@@ -20,7 +20,9 @@ from chatlab.store.read_batching import ReadBatcher
 from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
 
 MAX_BATCHED_MESSAGES = 100  # of one conversation in a batched read: the reply is one document
-CHUNK_MESSAGES = 1000  # read at a time from a long history, which is never in memory as a whole
+CHUNK_MESSAGES = 1000  # the most that one query reads; a longer history is streamed
+# Of a streamed history. One chunk keeps the event loop busy for about 5 ms.
+STREAMED_MESSAGES = 250
 CONCURRENT_CHUNK_READS = 4  # so that long histories leave connections for other requests
 DUPLICATE_KEY = 11000  # MongoDB's error code
 
@@ -78,16 +80,22 @@ class MessageStore:
         return {}
 
     async def change(
-        self, message_id: str, condition: Document, change: Document
+        self, message_id: str, condition: Document, change: Document | list[Document]
     ) -> Message | None:
         """Change a message that is not deleted and meets the condition, and raise its version.
 
-        Return the changed message, or None if there is no such message.
+        `change` is an update or an aggregation pipeline. Return the changed message, or None if
+        there is no such message.
         """
         wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
+        update = (
+            [*change, {"$set": {"version": {"$add": ["$version", 1]}}}]
+            if isinstance(change, list)
+            else change | {"$inc": {"version": 1}}
+        )
         found = await self._mongo.execute(
             self._collection.find_one_and_update(
-                wanted, change | {"$inc": {"version": 1}}, return_document=ReturnDocument.AFTER
+                wanted, update, return_document=ReturnDocument.AFTER
             )
         )
         return from_document(found) if found else None
@@ -136,19 +144,19 @@ class MessageStore:
     async def read_chunks(
         self, conversation: Conversation, lowest: int, highest: int | None
     ) -> AsyncIterator[list[Message]]:
-        """Yield a range of any length, CHUNK_MESSAGES at a time, oldest first."""
+        """Yield a range of any length, STREAMED_MESSAGES at a time, oldest first."""
         while highest is None or lowest <= highest:
             chunk = await self._read_chunk(conversation, lowest, highest)
             if chunk:
                 yield chunk
-            if len(chunk) < CHUNK_MESSAGES:
+            if len(chunk) < STREAMED_MESSAGES:
                 return
             lowest = chunk[-1].seq + 1
 
     async def _read_chunk(
         self, conversation: Conversation, lowest: int, highest: int | None
     ) -> list[Message]:
-        cursor = self._range(conversation, lowest, highest, CHUNK_MESSAGES)
+        cursor = self._range(conversation, lowest, highest, STREAMED_MESSAGES)
         await self._chunk_reads.acquire()
         return _messages(await self._mongo.find_all(cursor, slots=self._chunk_reads))
 

@@ -205,6 +205,19 @@ async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.Mo
     assert store.session_queries == 2
 
 
+async def test_many_tokens_share_a_query() -> None:
+    """Clients that reconnect at the same time are authenticated together, and each gets its own user or error."""
+    valid = {f"token {number}": f"user{number}" for number in range(300)}
+    store = StubStore({}, {hash_token(token): user for token, user in valid.items()})
+    process = accounts_on(store)
+    tokens = [*valid, "unknown", "token 0"]
+    found = await asyncio.gather(*map(process.authenticate, tokens), return_exceptions=True)
+    assert found[:300] == list(valid.values())
+    assert isinstance(found[300], Unauthenticated)
+    assert found[301] == "user0"
+    assert store.session_queries == 1
+
+
 async def test_log_in_attempts_are_limited(
     start: ServiceMaker, sign_up: SignUp, database: Any
 ) -> None:

@@ -235,9 +235,15 @@ async def test_no_invalid_reply_from_redis_fails_a_request_or_loses_a_message(
         await talk.reach_hits()
 
 
-def times_lost(service: Service) -> int:
+def times_lost(service: Service) -> str:
     """Return how often this process has opened the breaker of Redis."""
-    return service.log.read_text().count("Redis is unavailable")
+    metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    (line,) = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith('chatlab_breaker_opened_total{part="redis"}')
+    ]
+    return line
 
 
 def readiness(service: Service) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
 from chatlab.cache.keys import Keys
-from chatlab.connections.refusals import Refusals, is_refusal
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import Command, RedisConnection
 from chatlab.domain.trace import EventBus
 from chatlab.settings import Settings
@@ -51,7 +51,6 @@ class Sweeper:
         self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
         self._redis_is_away, self._is_sweeping = False, True
-        self._refusals = Refusals()
 
     async def run(self) -> None:
         """Sweep until cancelled, then let another process take over at once."""
@@ -170,7 +169,7 @@ class Sweeper:
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
                 if is_refusal(reply):
-                    self._refusals.note(command[0], reply)
+                    note_refusal(command[0], reply)
                 raise reply
         return replies
 

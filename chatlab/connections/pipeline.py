@@ -10,7 +10,7 @@ import redis
 from redis.asyncio import Redis
 
 from chatlab.connections import resp
-from chatlab.connections.refusals import Refusals, is_refusal
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import TRANSACTION, Command, RedisConnection, is_error, transaction
 from chatlab.metrics import CACHE_SECONDS, OWN_LOAD_TIMEOUTS
 from chatlab.protect.batcher import Batcher, Callers, Waiting
@@ -32,7 +32,7 @@ class AutoPipeline:
 
     def __init__(self, redis: Redis, breaker: CircuitBreaker, lag: LoopLag) -> None:
         self._redis, self._breaker, self._lag = redis, breaker, lag
-        self._connection, self._refusals = RedisConnection(redis), Refusals()
+        self._connection = RedisConnection(redis)
         self._evalsha_is_refused = False
         self._scripts: dict[str, str] = {}  # source of each Lua script, by SHA-1 digest
         self._waiting: list[Waiting[Command, Any]] = []
@@ -113,7 +113,7 @@ class AutoPipeline:
             for one in reply if type(reply) is list else [reply]:
                 if isinstance(one, hiredis.ReplyError):
                     if is_refusal(one):
-                        self._refusals.note(command[0], one)
+                        note_refusal(command[0], one)
                     raise one
         return replies
 
@@ -145,7 +145,7 @@ class AutoPipeline:
     def _note_refused_evalsha(self, *, refused: Any, repeated: Any) -> None:
         """Use EVAL from now on if Redis refused EVALSHA, but not EVAL."""
         if is_refusal(refused) and not isinstance(repeated, hiredis.ReplyError):
-            self._refusals.note("EVALSHA", refused)
+            note_refusal("EVALSHA", refused)
             self._evalsha_is_refused = True
 
     def _with_source(self, command: Command) -> Command:
@@ -169,7 +169,7 @@ class AutoPipeline:
             return reply
         refused = is_refusal(reply)
         if refused:
-            self._refusals.note(command[0], reply)
+            note_refusal(command[0], reply)
         if not is_error(reply, "WRONGTYPE") and (command[0] in SCRIPTS or not refused):
             self._breaker.trip(reply)
         return None

@@ -22,29 +22,26 @@ def is_refusal(reply: object) -> bool:
     return isinstance(reply, Exception) and bool(_REFUSAL.search(str(reply)))
 
 
-class Refusals:
-    """Logs each refused command once."""
+_logged: set[str] = set()  # names of commands
 
-    def __init__(self) -> None:
-        self._logged: set[str] = set()
 
-    def note(self, command: str, reply: Exception) -> None:
-        """Log which command Redis refuses and what to do.
+def note_refusal(command: str, reply: Exception) -> None:
+    """Log which command Redis refuses and what to do, once for each command.
 
-        The reply may name another command than `command`, which was sent: one in a script.
-        """
-        text = str(reply)
-        found = _NAME.search(text)
-        name = (found[1] if found else command).upper()
-        if name in self._logged:
-            return
-        self._logged.add(name)
-        rule = "&*" if "channel" in text else "~*" if " key" in text else f"+{name.lower()}"
-        log.error(
-            "Redis refuses the command %s (%s). chatlab works without it, but more slowly or "
-            "without events between processes. Allow it (ACL SETUSER <user of the URL> %s), or use "
-            "Redis 6.2 or newer; docs/operations.md lists all commands",
-            name,
-            text,
-            rule,
-        )
+    The reply may name another command than `command`, which was sent: one in a script.
+    """
+    text = str(reply)
+    found = _NAME.search(text)
+    name = (found[1] if found else command).upper()
+    if name in _logged:
+        return
+    _logged.add(name)
+    rule = "&*" if "channel" in text else "~*" if " key" in text else f"+{name.lower()}"
+    log.error(
+        "Redis refuses the command %s (%s). chatlab works without it, but more slowly or without "
+        "events between processes. Allow it (ACL SETUSER <user of the URL> %s), or use Redis 6.2 "
+        "or newer; docs/operations.md lists all commands",
+        name,
+        text,
+        rule,
+    )

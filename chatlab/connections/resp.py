@@ -171,7 +171,10 @@ def _pick_replies(commands: Sequence[Command], replies: Iterator[Any]) -> Iterat
     for command in commands:
         if command[0] is TRANSACTION:
             *before, executed = itertools.islice(replies, len(command) + 1)
-            errors = (one for one in before if isinstance(one, hiredis.ReplyError))
-            yield executed if type(executed) is list else next(errors, executed)
+            yield executed if type(executed) is list else _first_error(before) or executed
         else:
             yield next(replies)
+
+
+def _first_error(replies: list[Any]) -> Any:
+    return next((reply for reply in replies if isinstance(reply, hiredis.ReplyError)), None)

@@ -14,13 +14,18 @@ FREE_MESSAGES = 100  # of each read: a page of this size is charged as one reque
 MESSAGES_PER_TOKEN = 500  # further messages that cost a user as much as a request
 
 # Queries for more than FREE_MESSAGES messages: each keeps the event loop busy for up to 30 ms.
-QUERIES, QUERIES_PER_USER = 4, 2
-WAITING_QUERIES, WAITING_QUERIES_PER_USER = 2000, 32
+QUERIES = 4
+QUERIES_PER_USER = 2
+WAITING_QUERIES = 2000
+WAITING_QUERIES_PER_USER = 32
 # Histories that are streamed: each has one chunk in memory until its client has taken it.
-STREAMS, STREAMS_PER_USER = 64, 4
-WAITING_STREAMS, WAITING_STREAMS_PER_USER = 400, 16
+STREAMS = 64
+STREAMS_PER_USER = 4
+WAITING_STREAMS = 400
+WAITING_STREAMS_PER_USER = 16
 # Chunks of them that are read from MongoDB at the same time.
-CHUNKS, CHUNKS_PER_USER = 2, 1
+CHUNKS = 2
+CHUNKS_PER_USER = 1
 
 
 class ReadLimits:

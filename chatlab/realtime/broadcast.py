@@ -18,7 +18,7 @@ from redis.asyncio.client import PubSub
 
 from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import AutoPipeline
-from chatlab.connections.refusals import Refusals, is_refusal
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
 from chatlab.realtime.task_set import TaskSet
@@ -52,7 +52,7 @@ class Broadcast:
         self._pubsub: PubSub | None = None  # while subscribed
         self._calls = DriverCalls(SUBSCRIBE_TIMEOUT_S)
         self._subscribed = asyncio.Event()
-        self._tasks, self._refusals = TaskSet(), Refusals()
+        self._tasks = TaskSet()
 
     async def open(self) -> None:
         """Subscribe before the first client can connect.
@@ -115,7 +115,7 @@ class Broadcast:
                 await self._listen()
             except Exception as error:  # noqa: BLE001 - Redis is down or sends nonsense
                 if is_refusal(error):
-                    self._refusals.note("SUBSCRIBE", error)
+                    note_refusal("SUBSCRIBE", error)
                 log.debug("Subscribing again after %s", type(error).__name__)
             await asyncio.sleep(RETRY_INTERVAL_S)
 

@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import socketio
+from bson import ObjectId
 from live import Service, User
 from raw_socket import raw_socket
 from shared_service import SharedService, create_user, start_shared_service, store_messages
 from waiting import LIMIT_S, wait_until
 
+from chatlab.domain.ids import conversation_of
 from chatlab.errors import RateLimited
 from chatlab.local.engines import Engines
 from chatlab.protect.fair_slots import FairSlots
@@ -28,7 +30,7 @@ from chatlab.realtime.presence import ANNOUNCE_INTERVAL_S
 from chatlab.store.messages import STREAMED_MESSAGES
 from chatlab.store.reactions import MAX_REACTION_KINDS
 
-LONG = 20_000  # messages
+LONG = 5_000  # messages
 LARGE_TEXT = "x" * 4000
 LARGE = 10_000  # messages of this size: 40 MB, more than the buffers between a service and a client
 SOCKETS = 3
@@ -38,8 +40,7 @@ SOCKETS = 3
 def limited(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """Return a service with the default rate limit, and few sockets for each user."""
     log = tmp_path_factory.mktemp("fairness") / "service.log"
-    given = {"RATE_LIMIT": "100", "USER_SOCKETS": str(SOCKETS)}
-    with start_shared_service(engines, log, **given) as service:
+    with start_shared_service(engines, log, RATE_LIMIT="100", USER_SOCKETS=str(SOCKETS)) as service:
         yield service
 
 
@@ -161,9 +162,9 @@ async def test_many_long_reads_of_one_account_fail_for_nobody_else(
             await asyncio.sleep(0.2)
         assert set(outcomes) == {200}, outcomes
         answers = [read.result() for read in reads]
-        assert {answer.status_code for answer in answers} <= {200, 429}
+        assert {answer.status_code for answer in answers} == {200, 429}
         complete = [answer for answer in answers if answer.status_code == 200]
-        assert STREAMS_PER_USER <= len(complete) <= STREAMS_PER_USER + WAITING_STREAMS_PER_USER + 32
+        assert len(complete) >= STREAMS_PER_USER
         for answer in complete:
             assert len(answer.json()) == LONG
         for answer in answers:
@@ -175,7 +176,7 @@ async def test_a_stream_reads_on_when_its_client_has_read(limited: SharedService
     """MongoDB is asked for a few chunks of a history that the client does not read, and for the rest when it reads."""
     ann, bob = limited.create_user(), limited.create_user()
     store_messages(limited.database, ann.id, bob.id, (LARGE_TEXT for _ in range(LARGE)))
-    count_chunks = chunk_counter(limited, f"{min(ann.id, bob.id)}:{max(ann.id, bob.id)}")
+    count_chunks = chunk_counter(limited, conversation_of(ann.id, bob.id))
     path = f"/api/messages/{bob.id}"
     async with ann.http.stream("GET", path, headers={"cache-control": "no-cache"}) as answer:
         pieces = answer.aiter_raw(65_536)
@@ -351,8 +352,8 @@ async def test_an_emptied_kind_is_removed(shared: SharedService) -> None:
         message = await ann.send(bob, "react to this")
         path = f"/api/messages/{message['_id']}/reactions/"
         await ann.http.put(path + EMOJI[0])
-        emptied = {f"reactions.{emoji}": [] for emoji in EMOJI[1:]}
-        shared.database["messages"].update_one({"text": "react to this"}, {"$set": emptied})
+        emptied: dict[str, list[str]] = {f"reactions.{emoji}": [] for emoji in EMOJI[1:]}
+        shared.database["messages"].update_one({"_id": ObjectId(message["_id"])}, {"$set": emptied})
         assert (await bob.http.put(path + EMOJI[1])).status_code == 200
         answer = (await ann.http.delete(path + EMOJI[0])).json()
         assert answer["reactions"] == {EMOJI[1]: [bob.id]}
@@ -361,7 +362,6 @@ async def test_an_emptied_kind_is_removed(shared: SharedService) -> None:
 
 def kinds(service: SharedService, message: Any) -> dict[str, list[str]]:
     """Return the stored reactions of a message."""
-    wanted = {
-        "conversation": f"{min(message['senderId'], message['receiverId'])}:{max(message['senderId'], message['receiverId'])}"
-    }
-    return dict(service.database["messages"].find_one(wanted)["reactions"])  # type: ignore[index]
+    stored = service.database["messages"].find_one({"_id": ObjectId(message["_id"])})
+    assert stored
+    return dict(stored["reactions"])

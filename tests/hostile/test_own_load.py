@@ -193,7 +193,8 @@ async def narrow(
     url = f"{deployment.engines.mongo.url}&maxPoolSize=1"
     mongo = MongoDatabase(url, deployment.database.name, create_indexes)
     await mongo.open()
-    await mongo.execute(mongo.database["slow"].insert_one({"_id": 1}))
+    document = {"_id": 1}
+    await mongo.execute(mongo.database["slow"].replace_one(document, document, upsert=True))
     yield mongo
     await mongo.close()
 
@@ -318,8 +319,8 @@ async def test_the_documented_commands_are_enough(
             lambda: deployment.keys.pttl("minimal:message:leaked") != -1, "the key to get an expiry"
         )
     for service in (one, two):
-        assert "refuses" not in service.log.read_text()
-        assert outages(service, "redis") == 0
+        logged = service.log.read_text()
+        assert "refuses" not in logged, logged
 
 
 async def test_without_scripts_the_circuit_stays_open_and_closes_when_they_are_allowed(

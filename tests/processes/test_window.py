@@ -548,10 +548,10 @@ def a_fence_that_its_process_gave_up(world: World) -> None:
     """The fence for a missed change gets no reply either. Its process then trusts no window."""
     world.send().finish()
     world.exact = False  # for the other process
-    world.processes[0].required = {1: 2}
     world.edit(1).step()
     with world.silence():
         world.processes[0].give_up()
+    world.processes[0].required = {1: 2}
     world.read().finish()
 
 

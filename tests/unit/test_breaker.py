@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 from waiting import wait_until
 
-from chatlab.protect import breaker as breaker_module
 from chatlab.protect import log_limit
 from chatlab.protect.breaker import CircuitBreaker
 
@@ -18,7 +17,7 @@ class Server:
         self.is_up, self.pauses = False, list[float]()
         self.breaker = CircuitBreaker("Redis", self.probe)
         self._sleep = asyncio.sleep
-        monkeypatch.setattr(breaker_module.asyncio, "sleep", self.sleep)
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
 
     async def probe(self) -> None:
         if not self.is_up:

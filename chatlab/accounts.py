@@ -27,7 +27,10 @@ from chatlab.protect.rate_limit import TokenBucket
 from chatlab.store.users import UserStore
 
 TOKEN_CACHE_S = 5.0
-MAX_TOKENS_PER_QUERY = 500  # when many clients reconnect at the same time
+# When many clients reconnect at the same time. The requests of one query continue together, so it
+# must not be too large.
+MAX_TOKENS_PER_QUERY = 50
+MAX_TOKENS_PER_CHECK = 500  # of open sockets
 MAX_CACHED = 100_000  # tokens, and users, in the caches of a process
 MAX_CONCURRENT_HASHES = 2  # each needs 64 MiB and about 50 ms of a core
 MAX_QUEUED_HASHES = 256
@@ -131,8 +134,8 @@ class Accounts:
         """Return the tokens whose session has ended. Asks MongoDB, not the cache."""
         hashes = {hash_token(token): token for token in tokens}
         asked, valid = list(hashes), dict[str, UserId]()
-        for start in range(0, len(asked), MAX_TOKENS_PER_QUERY):
-            valid |= await self._store.find_sessions(asked[start : start + MAX_TOKENS_PER_QUERY])
+        for start in range(0, len(asked), MAX_TOKENS_PER_CHECK):
+            valid |= await self._store.find_sessions(asked[start : start + MAX_TOKENS_PER_CHECK])
         return {token for token_hash, token in hashes.items() if token_hash not in valid}
 
     async def profile(self, user_id: UserId) -> Document:

@@ -25,6 +25,7 @@ SILENCE_S = 3.0  # three missed reports: the process has stopped
 PEER_MEMORY_S = 60.0  # how long the cache still expects other processes after their last report
 NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients and processes together
 ANNOUNCE_INTERVAL_S = 1.0  # between two changes of the same user that reach the clients
+NOTIFIED_AT_ONCE = 50  # users; 2,000 at once would keep the event loop busy for half a second
 NOTIFIED_NAMES_PER_S = 1_000_000  # in the lists to all clients together: with 1,000 users, one list
 
 
@@ -164,9 +165,17 @@ class Presence:
             if self._must_report:
                 self.report()
             if self._announce_changes():
-                await self._sockets.emit("onlineUsers", self._announced)
+                await self._send_list()
             names = len(self._announced) * self._here.total()
             await asyncio.sleep(max(NOTIFY_INTERVAL_S, names / NOTIFIED_NAMES_PER_S))
+
+    async def _send_list(self) -> None:
+        """Send the list to all clients of this process. Other tasks run in between."""
+        users = self.users_here()
+        for start in range(0, len(users), NOTIFIED_AT_ONCE):
+            group = users[start : start + NOTIFIED_AT_ONCE]
+            await self._sockets.emit("onlineUsers", self._announced, room=group)
+            await asyncio.sleep(0)
 
     def _announce_changes(self) -> bool:
         """Take over changes of users that may be announced now. Return whether there are any.

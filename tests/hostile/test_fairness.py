@@ -189,7 +189,6 @@ async def test_a_stream_reads_on_when_its_client_has_read(limited: SharedService
         assert 0 < seen[-1] < LARGE / STREAMED_MESSAGES / 2, seen
         size = len(first) + sum([len(piece) async for piece in pieces])
         assert size > LARGE * len(LARGE_TEXT)
-    assert count_chunks() >= LARGE / STREAMED_MESSAGES - 4
     await asyncio.gather(ann.close(), bob.close())
 
 

@@ -43,9 +43,11 @@ class Presence:
         # process id -> (time of its last report, its users)
         self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
         self._last_report_at = float("-inf")  # of any other process
-        self._announced: list[UserId] = []  # the sorted list that the clients received last
+        self._announced: list[UserId] = []  # the sorted list for the clients
         self._announced_at: dict[UserId, float] = {}  # last changes, for ANNOUNCE_INTERVAL_S
-        self._changed, self._must_report = asyncio.Event(), False
+        self._pending: set[UserId] = set()  # have come or gone since they were announced
+        self._changed = asyncio.Event()
+        self._must_report = self._must_notify = False
         self._tasks = TaskSet()
 
     def open(self) -> None:
@@ -73,7 +75,10 @@ class Presence:
     def add(self, user: UserId) -> bool:
         """Count one more socket of this user. Return whether it is the first one here."""
         self._here[user] += 1
-        return self._here[user] == 1
+        is_first = self._here[user] == 1
+        if is_first:
+            self._pending.add(user)
+        return is_first
 
     def remove(self, user: UserId) -> bool:
         """Count one socket less. Return whether it was the user's last one here."""
@@ -81,6 +86,7 @@ class Presence:
         is_last = self._here[user] <= 0
         if is_last:
             del self._here[user]
+            self._pending.add(user)
         return is_last
 
     def changed_here(self) -> None:
@@ -107,12 +113,14 @@ class Presence:
     def announced_to(self, user: UserId) -> list[UserId]:
         """Return the list for a new socket of this user.
 
-        It is the one that all clients have, and this user: later events contain changes of it.
+        It is the one that all clients have or are about to receive, and this user.
         """
+        if self._announce_changes():
+            self._must_notify = True
+            self._changed.set()
         users = list(self._announced)
-        place = bisect.bisect_left(users, user)
-        if users[place : place + 1] != [user]:
-            users.insert(place, user)
+        if not self._is_announced(user):
+            bisect.insort(users, user)
         return users
 
     def has_live_peers(self) -> bool:
@@ -133,7 +141,8 @@ class Presence:
         before = self._peers.get(process_id, (0.0, frozenset()))[1]
         self._last_report_at = time.monotonic()
         self._peers[process_id] = (self._last_report_at, frozenset(users))
-        if before != self._peers[process_id][1]:
+        if differences := before ^ self._peers[process_id][1]:
+            self._pending |= differences
             self._changed.set()
         if is_new:
             self.report()
@@ -154,7 +163,7 @@ class Presence:
             if now - reported_at > SILENCE_S
         ]
         for process_id in silent:
-            del self._peers[process_id]
+            self._pending |= self._peers.pop(process_id)[1]
         if silent:
             self._changed.set()
 
@@ -164,33 +173,52 @@ class Presence:
             self._changed.clear()
             if self._must_report:
                 self.report()
-            if self._announce_changes():
+            if self._announce_changes() or self._must_notify:
+                self._must_notify = False
                 await self._send_list()
             names = len(self._announced) * self._here.total()
             await asyncio.sleep(max(NOTIFY_INTERVAL_S, names / NOTIFIED_NAMES_PER_S))
+            if self._pending:  # changes that may be announced later
+                self._changed.set()
+
+    def _announce_changes(self) -> bool:
+        """Take the changes that may be announced now over into the list.
+
+        Return whether there are any.
+        """
+        now = time.monotonic()
+        has_changed = False
+        for user in list(self._pending):
+            if self._is_online(user) == self._is_announced(user):
+                self._pending.discard(user)
+            elif now - self._announced_at.get(user, float("-inf")) >= ANNOUNCE_INTERVAL_S:
+                self._pending.discard(user)
+                self._announce(user)
+                self._announced_at[user] = now
+                has_changed = True
+        return has_changed
+
+    def _is_online(self, user: UserId) -> bool:
+        return user in self._here or any(user in users for _, users in self._peers.values())
+
+    def _is_announced(self, user: UserId) -> bool:
+        place = bisect.bisect_left(self._announced, user)
+        return self._announced[place : place + 1] == [user]
+
+    def _announce(self, user: UserId) -> None:
+        """Add a user to the list, or remove the user from it."""
+        if self._is_announced(user):
+            self._announced.remove(user)
+        else:
+            bisect.insort(self._announced, user)
 
     async def _send_list(self) -> None:
         """Send the list to all clients of this process. Other tasks run in between."""
-        users = self.users_here()
+        now, users = time.monotonic(), self.users_here()
+        self._announced_at = {
+            user: at for user, at in self._announced_at.items() if now - at < ANNOUNCE_INTERVAL_S
+        }
         for start in range(0, len(users), NOTIFIED_AT_ONCE):
             group = users[start : start + NOTIFIED_AT_ONCE]
             await self._sockets.emit("onlineUsers", self._announced, room=group)
             await asyncio.sleep(0)
-
-    def _announce_changes(self) -> bool:
-        """Take over changes of users that may be announced now. Return whether there are any.
-
-        The others are looked at again at the next notification.
-        """
-        now = time.monotonic()
-        self._announced_at = {
-            user: at for user, at in self._announced_at.items() if now - at < ANNOUNCE_INTERVAL_S
-        }
-        announced = set(self._announced)
-        changed = announced.symmetric_difference(self.online())
-        due = changed - self._announced_at.keys()
-        if due != changed:
-            self._changed.set()
-        self._announced = sorted(announced ^ due)
-        self._announced_at |= dict.fromkeys(due, now)
-        return bool(due)

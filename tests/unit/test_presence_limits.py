@@ -40,18 +40,39 @@ def test_a_user_is_announced_at_most_once_a_second(presence: Presence, now: Any)
     presence.add(BOB)  # another user is announced at once
     assert presence._announce_changes()
     assert presence._announced == [ANN, BOB]
-    assert presence._changed.is_set(), "the change of Ann is looked at again"
+    assert presence._pending == {ANN}, "looked at again"
     now.s += 1
     assert presence._announce_changes()
     assert presence._announced == [BOB]
 
 
-def test_a_new_socket_gets_the_list_that_all_clients_have(presence: Presence, now: Any) -> None:
-    """It would otherwise miss the end of a change that was never announced to the others."""
+def test_the_list_of_a_new_socket_has_what_all_clients_will_receive(
+    presence: Presence, now: Any
+) -> None:
+    """It has everyone who is announced by then, and its own user. Everybody else receives the same list."""
     presence.add(BOB)
-    presence._announce_changes()
     presence.add(ANN)
-    assert presence.announced_to(CAT) == [BOB, CAT]
     assert presence.announced_to(ANN) == [ANN, BOB]
-    presence._announce_changes()
-    assert presence.announced_to(ANN) == [ANN, BOB]
+    assert presence._must_notify
+    presence.remove(BOB)  # is announced later, so a new socket sees Bob as all others do
+    presence.add(CAT)
+    assert presence.announced_to(CAT) == [ANN, BOB, CAT]
+    presence.remove(CAT)
+    presence.add(CAT)
+    now.s += 1
+    assert presence.announced_to(CAT) == [ANN, CAT]
+
+
+def test_users_of_other_processes_are_announced(presence: Presence, now: Any) -> None:
+    """A user goes offline when no process reports the user any more."""
+    presence.receive_report("one", [ANN, BOB], is_new=False)
+    presence.receive_report("two", [BOB], is_new=False)
+    assert presence._announce_changes()
+    now.s += 1
+    presence.receive_report("one", [], is_new=False)
+    assert presence._announce_changes()
+    assert presence._announced == [BOB]
+    now.s += presence_module.SILENCE_S + 1
+    presence._forget_silent_processes()
+    assert presence._announce_changes()
+    assert presence._announced == []

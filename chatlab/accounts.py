@@ -8,6 +8,7 @@ query. A log-out in another process therefore takes effect here within that time
 
 import asyncio
 import hashlib
+import itertools
 import os
 import secrets
 import sys
@@ -27,6 +28,7 @@ from chatlab.domain.passwords import check_password
 from chatlab.domain.requests import LogIn, SignUp
 from chatlab.errors import Conflict, NotFound, Unauthenticated
 from chatlab.protect.account_limits import AccountLimits, Client, latest_places
+from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.fair_queue import FairQueue
 from chatlab.protect.rate_limit import (
     Execute,
@@ -39,6 +41,10 @@ from chatlab.settings import Settings
 from chatlab.store.users import NAME_IS_TAKEN, UserStore
 
 TOKEN_CACHE_S = 5.0
+# When many clients reconnect at the same time. The requests of one query continue together, so it
+# must not be too large.
+MAX_TOKENS_PER_QUERY = 50
+MAX_TOKENS_PER_CHECK = 500  # of open sockets
 MAX_CACHED = 100_000  # tokens, and users, in the caches of a process
 # Passwords that are hashed at a time: of log-ins and of sign-ups, so that neither wait for the
 # other. Each needs 64 MiB and about 50 ms of a core.
@@ -61,6 +67,10 @@ class Accounts:
         self._hasher = PasswordHasher()
         self._dummy_hash = ""  # for unknown names, which must take as long as a wrong password
         self._sessions: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
+        self._asked: dict[
+            str, Callers[UserId | None]
+        ] = {}  # hashes of tokens that wait for a query
+        self._queries = Batcher(self._take_asked, self._find_sessions)
         self._logged_out: OrderedDict[str, None] = OrderedDict()
         self._users: OrderedDict[str, None] = OrderedDict()
 
@@ -132,8 +142,9 @@ class Accounts:
         return await self._find_session(token_hash)
 
     async def _find_session(self, token_hash: str) -> UserId:
+        """Return the user of a session, by a query that other tokens share."""
         started_at = time.monotonic()
-        user_id = (await self._store.find_sessions([token_hash])).get(token_hash)
+        user_id = await self._queries.join(self._asked.setdefault(token_hash, []))
         # A log-out during the query must not be undone by its result.
         if user_id is None or token_hash in self._logged_out:
             self._sessions.pop(token_hash, None)
@@ -142,10 +153,20 @@ class Accounts:
         _remember(self._users, user_id, None)
         return user_id
 
+    def _take_asked(self) -> list[Waiting[str, UserId | None]]:
+        hashes = list(itertools.islice(self._asked, MAX_TOKENS_PER_QUERY))
+        return [(token_hash, self._asked.pop(token_hash)) for token_hash in hashes]
+
+    async def _find_sessions(self, batch: list[Waiting[str, UserId | None]]) -> list[UserId | None]:
+        found = await self._store.find_sessions([token_hash for token_hash, _ in batch])
+        return [found.get(token_hash) for token_hash, _ in batch]
+
     async def ended_tokens(self, tokens: set[str]) -> set[str]:
         """Return the tokens whose session has ended. Asks MongoDB, not the cache."""
         hashes = {hash_token(token): token for token in tokens}
-        valid = await self._store.find_sessions(list(hashes)) if hashes else {}
+        asked, valid = list(hashes), dict[str, UserId]()
+        for start in range(0, len(asked), MAX_TOKENS_PER_CHECK):
+            valid |= await self._store.find_sessions(asked[start : start + MAX_TOKENS_PER_CHECK])
         return {token for token_hash, token in hashes.items() if token_hash not in valid}
 
     async def profile(self, user_id: UserId) -> Document:

@@ -4,17 +4,20 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from chatlab.cache.cache import Cache
 from chatlab.cache.window import WindowSnapshot
-from chatlab.domain.ids import Conversation
+from chatlab.domain.ids import Conversation, UserId
 from chatlab.domain.message import Message
 from chatlab.domain.requests import Page
+from chatlab.protect.read_limits import FREE_MESSAGES, ReadLimits
 from chatlab.store.messages import CHUNK_MESSAGES, MessageStore
 
-Pieces = bytes | AsyncIterator[bytes]
+Stream = AsyncGenerator[bytes, None]  # whoever iterates it closes it, which frees its slot
+Pieces = bytes | Stream
 
 
 class History(NamedTuple):
@@ -47,41 +50,49 @@ class SharedQuery(NamedTuple):
 class HistoryReader:
     """Choose where a page comes from, and fill the window with what MongoDB returned.
 
-    Identical reads share a query.
+    Identical reads share a query. A large read waits for a slot of its reader, and is charged to
+    the reader.
     """
 
-    def __init__(self, messages: MessageStore, cache: Cache) -> None:
-        self._messages, self._cache = messages, cache
+    def __init__(self, messages: MessageStore, cache: Cache, limits: ReadLimits) -> None:
+        self._messages, self._cache, self._limits = messages, cache, limits
         self._queries: dict[tuple[Conversation, Page], SharedQuery] = {}
 
     async def read(
-        self, conversation: Conversation, page: Page, snapshot: WindowSnapshot | None
+        self,
+        reader: UserId,
+        conversation: Conversation,
+        page: Page,
+        snapshot: WindowSnapshot | None,
     ) -> History:
         """Return a page.
 
-        Without a snapshot of the window only MongoDB is asked. Raises StoreUnavailable.
+        Without a snapshot of the window only MongoDB is asked. Raises StoreUnavailable, and
+        RateLimited if the reader reads too much. A stream raises RateLimited at its first piece
+        only.
         """
         if snapshot is None:
-            return await self._read_store(conversation, page, "bypass")
+            return await self._read_store(reader, conversation, page, "bypass")
         if snapshot.covers_page:
             return History("hit", snapshot.joined)
         if snapshot.exists:
-            return await self._read_older_part(conversation, snapshot)
-        return await self._read_and_fill(conversation, page, snapshot)
+            return await self._read_older_part(reader, conversation, snapshot)
+        return await self._read_and_fill(reader, conversation, page, snapshot)
 
     async def _read_older_part(
-        self, conversation: Conversation, snapshot: WindowSnapshot
+        self, reader: UserId, conversation: Conversation, snapshot: WindowSnapshot
     ) -> History:
         """Put the messages that the window lacks in front of those that it has."""
         outcome = "partial" if snapshot.joined else "miss"
         missing = Page(after=snapshot.lowest - 1, before=min(snapshot.highest + 1, snapshot.oldest))
         if snapshot.oldest - snapshot.lowest > CHUNK_MESSAGES:  # too large to buffer and to cache
-            return History(outcome, self._stream_before(conversation, missing, snapshot.joined))
-        older = await self._query_once(conversation, missing, snapshot, widen=True)
+            pieces = self._stream_before(reader, conversation, missing, snapshot.joined)
+            return History(outcome, pieces)
+        older = await self._query_once(reader, (conversation, missing), snapshot, widen=True)
         return History(outcome, b",".join(filter(None, (_joined(older), snapshot.joined))))
 
     async def _read_and_fill(
-        self, conversation: Conversation, page: Page, snapshot: WindowSnapshot
+        self, reader: UserId, conversation: Conversation, page: Page, snapshot: WindowSnapshot
     ) -> History:
         """Read MongoDB because there is no window.
 
@@ -89,33 +100,53 @@ class HistoryReader:
         """
         is_newest = page.before is None
         if not is_newest or (page.limit or 0) > CHUNK_MESSAGES:
-            return await self._read_store(conversation, page, "miss")
-        messages = await self._query_once(conversation, page, snapshot, widen=False)
-        return History("miss", self._complete(conversation, page, messages))
+            return await self._read_store(reader, conversation, page, "miss")
+        messages = await self._query_once(reader, (conversation, page), snapshot, widen=False)
+        return History("miss", self._complete(reader, conversation, page, messages))
 
-    async def _read_store(self, conversation: Conversation, page: Page, outcome: str) -> History:
+    async def _read_store(
+        self, reader: UserId, conversation: Conversation, page: Page, outcome: str
+    ) -> History:
         """Read MongoDB alone, in bounded memory.
 
         The first query runs here, so that an outage can still become a 503.
         """
         if (page.limit or 0) <= CHUNK_MESSAGES:
-            messages = await self._query(conversation, page)
-            return History(outcome, self._complete(conversation, page, messages))
-        pieces = self._stream(conversation, *await self._seq_range(conversation, page))
+            async with self._slot(reader, page):
+                messages = await self._query(conversation, page)
+            self._limits.charge(reader, len(messages) - FREE_MESSAGES)
+            return History(outcome, self._complete(reader, conversation, page, messages))
+        pieces = self._stream(reader, conversation, *await self._seq_range(conversation, page))
         return History(outcome, _chain(await anext(pieces, b""), pieces))
 
     # --- request coalescing ------------------------------------------------------------------
 
     async def _query_once(
-        self, conversation: Conversation, page: Page, snapshot: WindowSnapshot, *, widen: bool
+        self,
+        reader: UserId,
+        key: tuple[Conversation, Page],
+        snapshot: WindowSnapshot,
+        *,
+        widen: bool,
     ) -> list[Message]:
         """Query MongoDB and fill the window, or join an identical query that is in flight."""
-        key = (conversation, page)
+        if query := self._joinable(key, snapshot):
+            return await asyncio.shield(query.messages)
+        async with self._slot(reader, key[1]):
+            query = self._joinable(key, snapshot) or self._start_query(key, snapshot, widen=widen)
+            messages = await asyncio.shield(query.messages)
+        self._limits.charge(reader, len(messages) - FREE_MESSAGES)
+        return messages
+
+    def _joinable(
+        self, key: tuple[Conversation, Page], snapshot: WindowSnapshot
+    ) -> SharedQuery | None:
+        """Return a query in flight that may serve the reader of this snapshot."""
         query = self._queries.get(key)
         clock, grace_period_ms = self._cache.clock, self._cache.grace_period_ms
-        if query is None or not query.may_serve(snapshot, clock.trusted_since, grace_period_ms):
-            query = self._start_query(key, snapshot, widen=widen)
-        return await asyncio.shield(query.messages)
+        if query and query.may_serve(snapshot, clock.trusted_since, grace_period_ms):
+            return query
+        return None
 
     def _start_query(
         self, key: tuple[Conversation, Page], snapshot: WindowSnapshot, *, widen: bool
@@ -143,6 +174,11 @@ class HistoryReader:
 
     # --- MongoDB -----------------------------------------------------------------------------
 
+    def _slot(self, reader: UserId, page: Page) -> contextlib.AbstractAsyncContextManager[object]:
+        """Return the slot of a query for this page. A small page needs none."""
+        is_small = page.limit is not None and page.limit <= FREE_MESSAGES
+        return contextlib.nullcontext() if is_small else self._limits.query(reader)
+
     async def _query(self, conversation: Conversation, page: Page) -> list[Message]:
         """Return at most CHUNK_MESSAGES: the first ones after `after`, or the newest ones."""
         limit = page.limit or CHUNK_MESSAGES
@@ -151,15 +187,18 @@ class HistoryReader:
         highest = None if page.before is None else page.before - 1
         return await self._messages.find_range(conversation, page.after + 1, highest, limit)
 
-    def _complete(self, conversation: Conversation, page: Page, messages: list[Message]) -> Pieces:
+    def _complete(
+        self, reader: UserId, conversation: Conversation, page: Page, messages: list[Message]
+    ) -> Pieces:
         """Return the whole page, of which `_query` has returned these messages."""
         if page.limit is not None or len(messages) < CHUNK_MESSAGES:  # there are no more
             return _joined(messages)
         if page.after is None:
             older = Page(after=0, before=messages[0].seq)
-            return self._stream_before(conversation, older, _joined(messages))
+            return self._stream_before(reader, conversation, older, _joined(messages))
         highest = None if page.before is None else page.before - 1
-        return _chain(_joined(messages), self._stream(conversation, messages[-1].seq + 1, highest))
+        rest = self._stream(reader, conversation, messages[-1].seq + 1, highest)
+        return _chain(_joined(messages), rest)
 
     async def _seq_range(self, conversation: Conversation, page: Page) -> tuple[int, int]:
         """Return the lowest and the highest seq of a limited page."""
@@ -171,19 +210,32 @@ class HistoryReader:
         return page.after + 1, min(highest, page.after + limit)
 
     async def _stream(
-        self, conversation: Conversation, lowest: int, highest: int | None
-    ) -> AsyncIterator[bytes]:
-        async for chunk in self._messages.read_chunks(conversation, lowest, highest):
-            yield _joined(chunk)
+        self, reader: UserId, conversation: Conversation, lowest: int, highest: int | None
+    ) -> Stream:
+        """Stream a range of seqs. The next chunk is read when the previous one has been taken."""
+        chunks = self._messages.read_chunks(conversation, lowest, highest)
+        async with self._limits.stream(reader):
+            while True:
+                async with self._limits.chunk(reader):
+                    chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                    piece = _joined(chunk)
+                await self._limits.charge_chunk(reader, len(chunk))
+                yield piece
 
     async def _stream_before(
-        self, conversation: Conversation, older: Page, newest: bytes
-    ) -> AsyncIterator[bytes]:
+        self, reader: UserId, conversation: Conversation, older: Page, newest: bytes
+    ) -> Stream:
         """Stream the messages of the page `older`, then those that are here already."""
         assert older.after is not None
         assert older.before is not None
-        async for piece in self._stream(conversation, older.after + 1, older.before - 1):
-            yield piece
+        lowest, highest = older.after + 1, older.before - 1
+        async with contextlib.aclosing(
+            self._stream(reader, conversation, lowest, highest)
+        ) as pieces:
+            async for piece in pieces:
+                yield piece
         yield newest
 
 
@@ -191,7 +243,8 @@ def _joined(messages: list[Message]) -> bytes:
     return b",".join(message.json for message in messages)
 
 
-async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
+async def _chain(first: bytes, rest: Stream) -> Stream:
+    async with contextlib.aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece

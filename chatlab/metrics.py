@@ -54,6 +54,14 @@ _breaker = Gauge(
     multiprocess_mode="livemax",
 )
 BREAKERS = {part: _breaker.labels(part) for part in ("mongodb", "redis")}
+_opened = Counter("chatlab_breaker_opened", "How often the circuit breaker has opened", ["part"])
+BREAKERS_OPENED = {part: _opened.labels(part) for part in BREAKERS}
+_own_load = Counter(
+    "chatlab_own_load_timeouts",
+    "Timeouts that did not open the circuit breaker, because this process was overloaded",
+    ["part"],
+)
+OWN_LOAD_TIMEOUTS = {part: _own_load.labels(part) for part in BREAKERS}
 CALLS_UNDER_WAY = Gauge(
     "chatlab_mongodb_calls",
     "Calls to MongoDB that have not returned",
@@ -82,7 +90,7 @@ CLOSED = Counter(
 SOCKETS = Gauge("chatlab_sockets", "Authenticated sockets", multiprocess_mode="livesum")
 LOOP_LAG_SECONDS = Histogram(
     "chatlab_event_loop_lag_seconds",
-    "Delay of the event loop, measured twice a second",
+    "Delay of the event loop, measured 20 times a second",
     buckets=_SECONDS,
 )
 

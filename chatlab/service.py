@@ -18,10 +18,10 @@ from chatlab.domain.trace import SILENT, Trace
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
 from chatlab.history import History, HistoryReader
 from chatlab.metrics import READS
+from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import Broadcast
+from chatlab.store.reactions import MAX_REACTION_KINDS, add_reaction, remove_reaction
 from chatlab.store.store import Store
-
-MAX_REACTION_KINDS = 50  # per message: every version of a message carries all its reactions
 
 
 class Service:
@@ -31,11 +31,16 @@ class Service:
     """
 
     def __init__(
-        self, store: Store, cache: Cache, broadcast: Broadcast, accounts: Accounts
+        self,
+        store: Store,
+        cache: Cache,
+        broadcast: Broadcast,
+        accounts: Accounts,
+        read_limits: ReadLimits,
     ) -> None:
         self._store, self._cache = store, cache
         self._broadcast, self._accounts = broadcast, accounts
-        self._history = HistoryReader(store.messages, cache)
+        self._history = HistoryReader(store.messages, cache, read_limits)
 
     # --- send --------------------------------------------------------------------------------
 
@@ -80,7 +85,7 @@ class Service:
     ) -> History:
         """Return a page of the conversation with another user. `fresh` asks MongoDB only.
 
-        Raises NotFound (no such user), StoreUnavailable.
+        Raises NotFound (no such user), RateLimited (the reader reads too much), StoreUnavailable.
         """
         await self._accounts.require_user(other)
         conversation = conversation_of(reader, other)
@@ -89,7 +94,7 @@ class Service:
         if snapshot:
             trace.record("read_cache", key=self._cache.keys.window(conversation))
 
-        history = await self._history.read(conversation, page, snapshot)
+        history = await self._history.read(reader, conversation, page, snapshot)
         if history.outcome != "hit":
             trace.record("read_store")
 
@@ -122,15 +127,14 @@ class Service:
 
         Adding it twice is allowed. Raises NotFound, Conflict (deleted, too many kinds).
         """
-        message = await self._authorize(user, message_id)
-        if emoji not in message.reactions and len(message.reactions) >= MAX_REACTION_KINDS:
+        await self._authorize(user, message_id)
+        message = await self._change(message_id, *add_reaction(emoji, user), trace)
+        if user not in message.reactions.get(emoji, ()):
             raise Conflict(
                 f"The message has {MAX_REACTION_KINDS} kinds of reactions already; "
                 "add to one of these."
             )
-        field = f"reactions.{emoji}"
-        lacks_it, add_it = {field: {"$ne": user}}, {"$push": {field: user}}
-        return await self._change(message_id, lacks_it, add_it, trace)
+        return message
 
     async def unreact(
         self, user: UserId, message_id: str, emoji: str, trace: Trace = SILENT
@@ -140,9 +144,7 @@ class Service:
         Removing it twice is allowed. Raises NotFound, Conflict (deleted).
         """
         await self._authorize(user, message_id)
-        field = f"reactions.{emoji}"
-        has_it, remove_it = {field: user}, {"$pull": {field: user}}
-        return await self._change(message_id, has_it, remove_it, trace)
+        return await self._change(message_id, *remove_reaction(emoji, user), trace)
 
     async def _authorize(
         self, user: UserId, message_id: str, *, as_sender: bool = False
@@ -163,7 +165,7 @@ class Service:
         self,
         message_id: str,
         condition: Document,
-        change: Document,
+        change: Document | list[Document],
         trace: Trace,
         *,
         allow_deleted: bool = False,

@@ -145,6 +145,14 @@ class Settings(BaseSettings):
             description="requests and events per second for each user in each process, with bursts of twice as many; 0: no limit",
         ),
     ] = 100
+    user_sockets: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="sockets that one user may have open in each process",
+        ),
+    ] = 50
     login_limit: Annotated[
         int,
         Field(

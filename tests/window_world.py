@@ -8,11 +8,12 @@ read is checked.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -38,6 +39,7 @@ from chatlab.domain.trace import EventBus
 from chatlab.history import History
 from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.breaker import CircuitBreaker
+from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import Broadcast
 from chatlab.service import Service
 from chatlab.settings import load_settings
@@ -239,8 +241,11 @@ class SimulatedClock(RedisClock):
     """The clock of the world instead of the clock of Redis."""
 
     def __init__(self, world: "World") -> None:
-        self.trusted_since = 0
+        self.trusted_since, self._times_distrusted = 0, 0
         self._world = world
+
+    async def fetch_us(self) -> int | None:
+        return None if self._world.is_silent else self._world.now()
 
     def now_us(self) -> int:
         return self._world.now()
@@ -266,7 +271,7 @@ class InMemoryMessages(MessageStore):
         return from_document(draft.document(len(self.world.messages) + 1))
 
     async def change(
-        self, message_id: str, condition: Document, change: Document
+        self, message_id: str, condition: Document, change: Document | list[Document]
     ) -> Message | None:
         def changed() -> Message:
             old = next(message for message in self.world.messages if message.id == message_id)
@@ -297,7 +302,7 @@ class InMemoryMessages(MessageStore):
         self, conversation: str, lowest: int, highest: int | None
     ) -> list[Message]:
         return await self.find_range(
-            conversation, lowest, highest, chatlab.store.messages.CHUNK_MESSAGES
+            conversation, lowest, highest, chatlab.store.messages.STREAMED_MESSAGES
         )
 
     async def find_newest(
@@ -338,7 +343,11 @@ class Process:
         stand_in = SilentStandIn()
         store = cast(Store, SimpleNamespace(messages=InMemoryMessages(world)))
         self.service = Service(
-            store, self.cache, cast(Broadcast, stand_in), cast(Accounts, stand_in)
+            store,
+            self.cache,
+            cast(Broadcast, stand_in),
+            cast(Accounts, stand_in),
+            ReadLimits(0),
         )
         self.cache.clock.trusted_since = world.now()
 
@@ -349,6 +358,10 @@ class Process:
     def lose_redis(self) -> None:
         """Open the breaker. Commands in flight get no reply, but may still run later."""
         self.cache.breaker.is_open = True
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Get no reply to commands in flight, which may still run later. The breaker does not change."""
         for step in self.world.steps:
             if step.actor.process is self and step.script and not step.answer.done():
                 step.answer.set_result(None)
@@ -393,7 +406,7 @@ class World:
             -1,
         )  # the clock; when the window expires, -1 for never
         self.scripts = dict[str, str]()  # digest: name
-        self._texts = itertools.count(1)
+        self._texts, self.is_silent = itertools.count(1), False
         self._thaw, self._freeze = self.redis.script_load(THAW), self.redis.script_load(FREEZE)
         self.processes = [
             Process(self, on_world_clock(self.source), self.window_size) for _ in range(2)
@@ -466,6 +479,8 @@ class World:
         self.check_key()
 
     def command(self, command: Command) -> Any:
+        if self.is_silent:
+            return None
         if (
             command[0] == TRANSACTION
         ):  # an error reply is one of them; as in `AutoPipeline`, somebody else's value is None
@@ -492,6 +507,15 @@ class World:
         if left_after != left:
             self.expires_ms = self._now_us // 1000 + left_after if left_after >= 0 else -1
         return replies
+
+    @contextlib.contextmanager
+    def silence(self) -> Iterator[None]:
+        """Let commands that would run at once get no reply, and do nothing."""
+        self.is_silent = True
+        try:
+            yield
+        finally:
+            self.is_silent = False
 
     def lose(self, step: Step) -> None:
         assert step.script in WRITES

@@ -17,7 +17,6 @@ from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.cache.missed_windows import MissedWindows
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
-from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
@@ -25,16 +24,18 @@ from chatlab.domain.message import Message, from_json
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import EventBus
 from chatlab.protect.breaker import CircuitBreaker
+from chatlab.protect.loop_lag import LoopLag
 from chatlab.settings import CacheMode, Settings
 
-CALL_LIMIT_S = 1.0  # for one call of redis-py; commands of requests have shorter limits
+HANDSHAKE_TIMEOUT_S = 1.0  # for a reply while a connection is made
+REPAIR_INTERVAL_S = 0.25  # between two attempts to fence the windows that missed a write
 
 
 class Cache:
     """Read and write both kinds of keys.
 
-    `has_peers` says if other processes use this Redis. `on_cached` is called with the key and the
-    TTL in milliseconds of each message entry that was written.
+    `has_peers` says if other processes use this Redis. `lag` measures the event loop. `on_cached`
+    is called with the key and the TTL in milliseconds of each message entry that was written.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Cache:
         events: EventBus,
         *,
         has_peers: Callable[[], bool] = lambda: False,
+        lag: LoopLag | None = None,
         on_cached: Callable[[str, int], None] | None = None,
         source: str = window.SOURCE,
     ) -> None:
@@ -51,13 +53,13 @@ class Cache:
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
         self.has_peers = has_peers
         self.breaker = CircuitBreaker("Redis", self._probe, on_recovery=self._fence_missed_windows)
-        self.pipe = AutoPipeline(redis, self.breaker)
+        self.pipe = AutoPipeline(redis, self.breaker, lag or LoopLag())
         self.clock = RedisClock(self.pipe, has_peers)
         self._redis, self._events, self._on_cached = redis, events, on_cached
         self._window_size = settings.window_size
-        self._calls = DriverCalls(CALL_LIMIT_S)
         self._scripts = Scripts(self.pipe, source)
         self._watching: asyncio.Task[None] | None = None
+        self._repairing: asyncio.Task[None] | None = None
         self._reconfiguring = asyncio.Lock()
         self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
         self._missed = MissedWindows()
@@ -65,7 +67,7 @@ class Cache:
     # --- start, stop, settings ---------------------------------------------------------------
 
     async def open(self) -> None:
-        """Load the scripts and learn Redis time. If Redis is away, the cache opens all the same."""
+        """Learn Redis time. If Redis is away, the cache opens all the same."""
         if self.mode is not CacheMode.OFF:
             await self._connect()
 
@@ -78,12 +80,12 @@ class Cache:
 
     async def close(self) -> None:
         """Wait for the commands that were already given, and close the connections."""
-        if self._watching:
-            self._watching.cancel()
+        for task in (self._watching, self._repairing):
+            if task:
+                task.cancel()
         await self.breaker.close()
         await self.pipe.drain()
         await self.pipe.disconnect()
-        await self._calls.drain()
         await self._redis.aclose()
 
     async def reconfigure(self, ttl_ms: int | None = None, mode: CacheMode | None = None) -> None:
@@ -96,15 +98,11 @@ class Cache:
         """
         async with self._reconfiguring:
             if self.mode is CacheMode.OFF and mode not in (None, CacheMode.OFF):
-                await (self._distrust_windows() if self._watching else self._connect())
+                # Without a reply, the regular check or the probe trusts windows again later.
+                self.clock.distrust()
+                await (self.clock.trust_again() if self._watching else self._connect())
             self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
             self._smallest_grace_period_ms = self.grace_period_ms
-
-    async def _distrust_windows(self) -> None:
-        now_us = await self.clock.fetch_us()
-        # Without a reply the breaker is open, and the probe that closes it does the same.
-        if now_us is not None:
-            self.clock.restart(now_us)
 
     @property
     def grace_period_ms(self) -> int:
@@ -118,18 +116,24 @@ class Cache:
     # --- outages -----------------------------------------------------------------------------
 
     async def _probe(self) -> None:
-        """Check that Redis accepts a write on a new connection.
+        """Check that Redis accepts the commands of requests, on a new connection.
 
         Windows from before this moment are not trusted.
 
-        A full or read-only Redis still answers reads. A new connection carries no late replies to
-        old commands.
+        A full or read-only Redis still answers reads, and a fence needs no memory if it replaces
+        the key of the probe before, so this writes a key as well.
         """
-        await self.pipe.disconnect()
-        await self._calls.run(self._redis.connection_pool.disconnect())
-        await self._calls.run(self._redis.set(self.keys.probe, 1, px=1000))
-        await self._scripts.load(self._redis, self._calls)
-        seconds, microseconds = await self._calls.run(self._redis.time())
+        key, common = self.keys.probe, self._common()
+        read = self._scripts.command(window.read(key, Page()), common)
+        written, fenced, _, time = await self.pipe.ask_on_new_connection(
+            ("SET", key, 1, "PX", 1000),
+            self._scripts.command(window.fence(key), common),
+            transaction(read, ("LRANGE", key, 1, -1)),
+            ("TIME",),
+        )
+        if (written, fenced) != (b"OK", b"fence"):
+            raise ValueError("Redis sent an unexpected reply")
+        seconds, microseconds = map(int, time)
         self.clock.restart(seconds * 1_000_000 + microseconds)
 
     def _fence_missed_windows(self) -> None:
@@ -198,9 +202,9 @@ class Cache:
         Returns None if windows are not read or Redis cannot be asked.
         """
         trusted_since, key = self.clock.trusted_since, self.keys.window(conversation)
-        command = self._scripts.command(window.read(key, page), self._common())
-        if command is None or self.mode is not CacheMode.WINDOW:
+        if self.mode is not CacheMode.WINDOW:
             return None
+        command = self._scripts.command(window.read(key, page), self._common())
         is_newest = page.before is None and page.after is None
         first = -page.limit if page.limit and is_newest else 1  # no more of the list than needed
         reply = await self.pipe.execute_coalesced(*transaction(command, ("LRANGE", key, first, -1)))
@@ -270,19 +274,32 @@ class Cache:
         """
         reply = self._run(call)
         if self.mode is not CacheMode.OFF:
-            reply.add_done_callback(lambda done: self._note_missed(call.script, conversation, done))
+            reply.add_done_callback(lambda done: self._note_missed(conversation, done))
         return reply
 
-    def _note_missed(
-        self, script: str, conversation: Conversation, reply: "asyncio.Future[Any]"
-    ) -> None:
+    def _note_missed(self, conversation: Conversation, reply: "asyncio.Future[Any]") -> None:
         answer = None if reply.cancelled() else reply.result()
         if answer in window.WRITTEN:
             return
         if answer is not None:
             self.breaker.trip(ValueError("Redis sent an unexpected reply"))
         self._missed.add(conversation, self.ttl_ms)
-        if not self.breaker.is_open and script != "fence":  # the breaker has closed again meanwhile
+        if not self.breaker.is_open:  # otherwise the windows are fenced when it closes
+            self.clock.distrust()
+            if self._repairing is None or self._repairing.done():
+                self._fence_missed_windows()
+                self._repairing = asyncio.get_running_loop().create_task(self._repair())
+
+    async def _repair(self) -> None:
+        """Finish after a missed write what the end of an outage does, while the breaker is closed.
+
+        A write is missed with a closed breaker if the event loop was late, or if the breaker has
+        just closed.
+        """
+        while not await self.clock.trust_again() or self._missed:
+            await asyncio.sleep(REPAIR_INTERVAL_S)
+            if self.breaker.is_open:  # the probe that closes it does the rest
+                return
             self._fence_missed_windows()
 
 

@@ -12,13 +12,15 @@ CHECK_INTERVAL_WITH_PEERS_S = 0.05
 # (0.13 s) must stay below the time after which a process gives up on Redis (0.15 s). So no process
 # gives up unless all others notice.
 LATE_REPLY_S = 0.08
+NEVER = 1 << 53  # a `trusted_since` that no window reaches. A number in Lua is exact up to here
 
 
 class RedisClock:
     """Estimate the time of the Redis server, and remember when the last outage ended.
 
     All times are microseconds. `trusted_since` is the Redis time at which the last outage ended: a
-    window that was born before it may lack writes. `has_peers` says if other processes write to
+    window that was born before it may lack writes. It is NEVER while this process does not know
+    yet which windows it may trust. `has_peers` says if other processes write to
     this Redis.
     """
 
@@ -26,6 +28,7 @@ class RedisClock:
         self.trusted_since = 0
         self._pipe, self._has_peers = pipe, has_peers
         self._offset_us: int | None = None  # Redis time minus the monotonic clock of this process
+        self._times_distrusted = 0
 
     def now_us(self) -> int:
         """Return Redis time, or a little less, never more.
@@ -43,6 +46,23 @@ class RedisClock:
         self.trusted_since = redis_time_us
         self.learn(redis_time_us)
 
+    def distrust(self) -> None:
+        """Trust no window until `trust_again`: one may lack a write that was made until now."""
+        self.trusted_since = NEVER
+        self._times_distrusted += 1
+
+    async def trust_again(self) -> bool:
+        """Trust the windows that are born from now on.
+
+        Return False if Redis does not answer, or `distrust` was called meanwhile.
+        """
+        times_before = self._times_distrusted
+        redis_time_us = await self.fetch_us()
+        if redis_time_us is None or self._times_distrusted != times_before:
+            return False
+        self.restart(redis_time_us)
+        return True
+
     async def fetch_us(self) -> int | None:
         """Ask Redis for its time. Returns None if Redis does not answer."""
         match await self._pipe.execute("TIME"):
@@ -59,9 +79,14 @@ class RedisClock:
             await self._check()
 
     async def _check(self) -> None:
+        if self.trusted_since == NEVER:
+            await self.trust_again()
+            return
         asked_us, asked_at = self.now_us(), time.monotonic()
         redis_time_us = await self.fetch_us()
         if redis_time_us is None:
+            if self._pipe.is_usable:  # otherwise the probe that closes the breaker sets it
+                self.distrust()
             return
         # The smaller of two delays: the time until Redis answered, and the time until this process
         # got the answer.

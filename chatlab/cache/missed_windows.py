@@ -22,6 +22,9 @@ class MissedWindows:
         while now - next(iter(self._missed_at.values())) > ttl_ms / 1000:
             self._missed_at.popitem(last=False)
 
+    def __bool__(self) -> bool:
+        return bool(self._missed_at)
+
     def take_all(self) -> list[Conversation]:
         """Return the conversations and forget them."""
         missed, self._missed_at = list(self._missed_at), OrderedDict()

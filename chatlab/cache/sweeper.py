@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
 from chatlab.cache.keys import Keys
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import Command, RedisConnection
 from chatlab.domain.trace import EventBus
 from chatlab.settings import Settings
@@ -28,6 +29,10 @@ log = logging.getLogger("chatlab.sweeper")  # the name that the contract promise
 MANY_KEYS = 20  # above this number per sweep, lines about single keys are DEBUG
 KEYS_PER_ROUND_TRIP = 500  # few enough that requests of other clients hardly wait
 PAUSE_S = 0.002  # between two round trips if there are many keys: 100,000 keys take half a second
+# Redis 6.2 does not have PEXPIRE with NX.
+EXPIRE_LEAKED = (
+    "if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end"
+)
 
 
 class Sweeper:
@@ -71,9 +76,8 @@ class Sweeper:
             result = await self.sweep()
         except Exception as error:  # noqa: BLE001 - refused, silent or nonsense: try again at the next tick
             if not self._redis_is_away:
-                log.warning(
-                    "Redis does not answer (%s); sweeping again when it does", type(error).__name__
-                )
+                kind = type(error).__name__
+                log.warning("Redis does not answer (%s); sweeping again when it does", kind)
             self._redis_is_away = True
             return None
         self._redis_is_away = False
@@ -128,7 +132,7 @@ class Sweeper:
         for start in range(0, len(not_found), KEYS_PER_ROUND_TRIP):
             await self._look_at(not_found[start : start + KEYS_PER_ROUND_TRIP], result)
         for key in result.leaked:
-            await self._execute([("PEXPIRE", _as_bytes(key), self._ttl_ms, "NX")])
+            await self._execute([("EVAL", EXPIRE_LEAKED, 1, _as_bytes(key), self._ttl_ms)])
         self._report(result, len(self._tracker), (time.perf_counter() - started) * 1000)
         return result
 
@@ -162,8 +166,10 @@ class Sweeper:
     async def _execute(self, commands: list[Command]) -> list[Any]:
         """Return the replies. Raises the first error among them."""
         replies = await self._connection.execute(commands)
-        for reply in replies:
+        for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
+                if is_refusal(reply):
+                    note_refusal(command[0], reply)
                 raise reply
         return replies
 

@@ -9,6 +9,7 @@ the driver returns or reaches its own timeout.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ class DriverCalls:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self.answered_at = float("-inf")  # when the server answered a call last, monotonic
         self._under_way: set[asyncio.Future[Any]] = set()
         self._overdue: set[asyncio.Future[Any]] = set()
 
@@ -71,5 +73,6 @@ class DriverCalls:
     def _returned(self, task: "asyncio.Future[Any]") -> None:
         self._under_way.discard(task)
         self._overdue.discard(task)
-        if not task.cancelled():
-            task.exception()  # Mark it as retrieved, because the caller may be gone.
+        # This marks the exception as retrieved, because the caller may be gone.
+        if not task.cancelled() and task.exception() is None:
+            self.answered_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -21,7 +22,10 @@ from pymongo.monitoring import (
 
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
+from chatlab.metrics import OWN_LOAD_TIMEOUTS
 from chatlab.protect.breaker import CircuitBreaker
+from chatlab.protect.log_limit import LogLimit
+from chatlab.protect.loop_lag import LoopLag
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +36,24 @@ REQUEST_TIMEOUT_MS = 2000  # the longest time that one request waits for MongoDB
 CALL_LIMIT_S = REQUEST_TIMEOUT_MS / 1000 + 1  # for a driver that does not respect its own timeout
 
 
+MAX_CONNECTIONS = 100
+MAX_CONNECTING = 2  # connections that the driver makes at the same time
+
+
 class PoolUsage(ConnectionPoolListener):
-    """Counts the connections of a client that are in use, and the operations that wait for one."""
+    """Counts the connections of a client that are in use, and the operations that wait for one.
+
+    `queued_at` is the last time (monotonic) at which an operation had to wait for another one.
+    """
 
     def __init__(self) -> None:
         self.in_use = self.waiting = 0
+        self.queued_at = float("-inf")
 
     def connection_check_out_started(self, _event: ConnectionCheckOutStartedEvent) -> None:
         self.waiting += 1
+        if self.waiting > MAX_CONNECTING or self.in_use >= MAX_CONNECTIONS:
+            self.queued_at = time.monotonic()
 
     def connection_check_out_failed(self, _event: ConnectionCheckOutFailedEvent) -> None:
         self.waiting -= 1
@@ -66,14 +80,21 @@ class MongoDatabase:
     """
 
     def __init__(
-        self, url: str, name: str, prepare: Callable[["MongoDatabase"], Awaitable[None]]
+        self,
+        url: str,
+        name: str,
+        prepare: Callable[["MongoDatabase"], Awaitable[None]],
+        lag: LoopLag | None = None,
     ) -> None:
         self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
+        self._lag, self._log_limit = lag or LoopLag(), LogLimit()
         self._client: AsyncMongoClient[Document] = AsyncMongoClient(
             url,
             timeoutMS=REQUEST_TIMEOUT_MS,
             serverSelectionTimeoutMS=REQUEST_TIMEOUT_MS,
             connectTimeoutMS=REQUEST_TIMEOUT_MS,
+            maxPoolSize=MAX_CONNECTIONS,
+            maxConnecting=MAX_CONNECTING,
             appname="chatlab",
             event_listeners=[self.pool],
         )
@@ -121,12 +142,25 @@ class MongoDatabase:
             if slots:
                 slots.release()
             raise StoreUnavailable
+        began, lag_before_s = time.monotonic(), self._lag.sum_s
         try:
             return await self.calls.run(call, slots=slots)
         except (DuplicateKeyError, BulkWriteError):
             raise
         except (PyMongoError, CallOverdueError) as error:
+            if _is_timeout(error) and self._was_overloaded(began, lag_before_s):
+                OWN_LOAD_TIMEOUTS["mongodb"].inc()
+                raise StoreUnavailable from error
             raise self.unavailable(error) from error
+
+    def _was_overloaded(self, began: float, lag_before_s: float) -> bool:
+        """Return whether a call may have timed out because of this process, not of MongoDB.
+
+        The event loop was late, or operations waited for a connection while MongoDB answered
+        others.
+        """
+        queued = self.pool.queued_at >= began and self.calls.answered_at > began
+        return queued or self._lag.was_late(lag_before_s, REQUEST_TIMEOUT_MS / 1000)
 
     async def find_all(
         self, cursor: AsyncCursor[Document], *, slots: asyncio.Semaphore | None = None
@@ -144,11 +178,15 @@ class MongoDatabase:
 
     def unavailable(self, error: PyMongoError | CallOverdueError) -> StoreUnavailable:
         """Return the error for the caller. A connection failure or a timeout opens the breaker."""
-        if isinstance(error, CallOverdueError | ConnectionFailure) or error.timeout:
+        if isinstance(error, ConnectionFailure) or _is_timeout(error):
             self.breaker.trip(error)
-        else:
+        elif self._log_limit.allows((type(error), getattr(error, "code", None))):
             log.error("MongoDB rejected a call: %s", type(error).__name__, exc_info=error)
         return StoreUnavailable()
+
+
+def _is_timeout(error: PyMongoError | CallOverdueError) -> bool:
+    return isinstance(error, CallOverdueError) or error.timeout
 
 
 async def _read_all(

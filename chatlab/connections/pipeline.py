@@ -6,29 +6,43 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+import redis
 from redis.asyncio import Redis
 
+from chatlab.connections import resp
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import TRANSACTION, Command, RedisConnection, is_error, transaction
-from chatlab.metrics import CACHE_SECONDS
+from chatlab.metrics import CACHE_SECONDS, OWN_LOAD_TIMEOUTS
 from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.breaker import CircuitBreaker
+from chatlab.protect.loop_lag import LoopLag
 
 MAX_PIPELINE_COMMANDS = 500
+SCRIPTS = ("EVALSHA", TRANSACTION)  # commands without which there is no cache
 
 
 class AutoPipeline:
     """Collects the commands that arrive while a pipeline is in flight, and sends them in the next.
 
     Commands are sent in the order in which they were given. No method raises because of Redis: a
-    command that was not answered has the reply None, and the failure opens the breaker.
+    command that was not answered has the reply None, and the failure opens the breaker. Two
+    failures do not open it: a timeout while the event loop was late, and a command that Redis
+    refuses to this user.
     """
 
-    def __init__(self, redis: Redis, breaker: CircuitBreaker) -> None:
-        self._connection, self._breaker = RedisConnection(redis), breaker
+    def __init__(self, redis: Redis, breaker: CircuitBreaker, lag: LoopLag) -> None:
+        self._redis, self._breaker, self._lag = redis, breaker, lag
+        self._connection = RedisConnection(redis)
+        self._evalsha_is_refused = False
         self._scripts: dict[str, str] = {}  # source of each Lua script, by SHA-1 digest
         self._waiting: list[Waiting[Command, Any]] = []
         self._coalesced: dict[Command, Callers[Any]] = {}  # those of `_waiting` that may be shared
         self._batcher = Batcher(self._take_batch, self._send)
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether Redis is asked at all: the breaker is closed."""
+        return not self._breaker.is_open
 
     def register_script(self, digest: str, source: str) -> None:
         """Remember a script, to send it again if Redis has forgotten it."""
@@ -66,29 +80,73 @@ class AutoPipeline:
         if self._breaker.is_open:
             return [None] * len(batch)
         commands = [command for command, _ in batch]
+        started, lag_before_s = time.perf_counter(), self._lag.sum_s
         try:
-            started = time.perf_counter()
-            replies = await self._send_with_scripts(commands)
+            replies = await self._send_with_scripts(self._connection, commands)
             CACHE_SECONDS.observe(time.perf_counter() - started)
             return list(map(self._check, commands, replies))
         except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
-            self._breaker.trip(error)
+            self._judge(error, lag_before_s)
             return [None] * len(batch)
 
-    async def _send_with_scripts(self, commands: list[Command]) -> list[Any]:
+    def _judge(self, error: Exception, lag_before_s: float) -> None:
+        """Open the breaker, unless it may be our own fault that no reply arrived in time."""
+        is_timeout = isinstance(error, TimeoutError | redis.TimeoutError)
+        if is_timeout and self._lag.was_late(lag_before_s, resp.PIPELINE_TIMEOUT_S):
+            OWN_LOAD_TIMEOUTS["redis"].inc()
+        else:
+            self._breaker.trip(error)
+
+    async def ask_on_new_connection(self, *commands: Command) -> list[Any]:
+        """Return the reply to each command, and raise the first error reply.
+
+        Other commands use a new connection afterwards too, so that none gets a late reply to an
+        earlier one as its own. The owner of the breaker calls this while it is open.
+        """
+        await self._connection.close()
+        connection = RedisConnection(self._redis)
+        try:
+            replies = await self._send_with_scripts(connection, list(commands))
+        finally:
+            await connection.close()
+        for command, reply in zip(commands, replies, strict=True):
+            for one in reply if type(reply) is list else [reply]:
+                if isinstance(one, hiredis.ReplyError):
+                    if is_refusal(one):
+                        note_refusal(command[0], one)
+                    raise one
+        return replies
+
+    async def _send_with_scripts(
+        self, connection: RedisConnection, commands: list[Command]
+    ) -> list[Any]:
         """Return the reply to each command.
 
         If Redis has forgotten a script (SCRIPT FLUSH), its command is repeated at once with the
-        source of the script, so that no write is lost.
+        source of the script, so that no write is lost. If Redis refuses EVALSHA, EVAL is used from
+        then on.
         """
-        replies = await self._connection.execute(commands)
-        forgotten = [place for place, reply in enumerate(replies) if _lacks_script(reply)]
-        if forgotten:
-            repeated = [self._with_source(commands[place]) for place in forgotten]
-            again = await self._connection.execute(repeated)
-            for place, reply in zip(forgotten, again, strict=True):
+        if self._evalsha_is_refused:
+            commands = list(map(self._with_source, commands))
+        replies = await connection.execute(commands)
+        lacking = [
+            place
+            for place, reply in enumerate(replies)
+            if _lacks_script(reply) and commands[place][0] in SCRIPTS
+        ]
+        if lacking:
+            repeated = [self._with_source(commands[place]) for place in lacking]
+            again = await connection.execute(repeated)
+            for place, reply in zip(lacking, again, strict=True):
+                self._note_refused_evalsha(refused=replies[place], repeated=reply)
                 replies[place] = reply
         return replies
+
+    def _note_refused_evalsha(self, *, refused: Any, repeated: Any) -> None:
+        """Use EVAL from now on if Redis refused EVALSHA, but not EVAL."""
+        if is_refusal(refused) and not isinstance(repeated, hiredis.ReplyError):
+            note_refusal("EVALSHA", refused)
+            self._evalsha_is_refused = True
 
     def _with_source(self, command: Command) -> Command:
         """Return the command with the source of the script instead of its digest."""
@@ -102,13 +160,17 @@ class AutoPipeline:
         """Return the reply, or None for an error reply.
 
         An error reply (Redis is full or read-only) means that a write did not happen, so it opens
-        the breaker. WRONGTYPE does not: another program has stored a value under the key.
+        the breaker. WRONGTYPE does not: another program has stored a value under the key. Nor does
+        a command that Redis refuses, unless it is a script: without scripts there is no cache.
         """
         if command[0] is TRANSACTION and type(reply) is list:
             return [self._check(*pair) for pair in zip(command[1:], reply, strict=False)]
         if not isinstance(reply, hiredis.ReplyError):
             return reply
-        if not is_error(reply, "WRONGTYPE"):
+        refused = is_refusal(reply)
+        if refused:
+            note_refusal(command[0], reply)
+        if not is_error(reply, "WRONGTYPE") and (command[0] in SCRIPTS or not refused):
             self._breaker.trip(reply)
         return None
 
@@ -122,8 +184,14 @@ class AutoPipeline:
 
 
 def _lacks_script(reply: Any) -> bool:
-    """Return whether Redis does not know the script of a command, or the first of a transaction."""
-    return is_error(reply[0] if type(reply) is list and reply else reply, "NOSCRIPT")
+    """Return whether Redis does not know the script of a command, or refuses to look it up.
+
+    In a transaction, the script is the first command.
+    """
+    first = reply[0] if type(reply) is list and reply else reply
+    return isinstance(first, hiredis.ReplyError) and (
+        is_error(first, "NOSCRIPT") or is_refusal(first)
+    )
 
 
 def no_reply() -> asyncio.Future[Any]:

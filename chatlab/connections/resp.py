@@ -166,7 +166,15 @@ def _pick_replies(commands: Sequence[Command], replies: Iterator[Any]) -> Iterat
     """Yield the reply to each command.
 
     The reply to a transaction is the one to EXEC. Before it come OK, and QUEUED for each command.
+    If Redis has refused one of the commands, EXEC fails, and the reply is the first error.
     """
     for command in commands:
-        is_transaction = command[0] is TRANSACTION
-        yield next(itertools.islice(replies, len(command), None) if is_transaction else replies)
+        if command[0] is TRANSACTION:
+            *before, executed = itertools.islice(replies, len(command) + 1)
+            yield executed if type(executed) is list else _first_error(before) or executed
+        else:
+            yield next(replies)
+
+
+def _first_error(replies: list[Any]) -> Any:
+    return next((reply for reply in replies if isinstance(reply, hiredis.ReplyError)), None)

@@ -6,19 +6,27 @@ circuit as soon as a probe succeeds.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
-from chatlab.metrics import BREAKERS
+from chatlab.metrics import BREAKERS, BREAKERS_OPENED
+from chatlab.protect.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
+
+SHORTEST_PAUSE_S = 0.25  # after a failed probe; the next pauses are twice as long each
+LONGEST_PAUSE_S = 1.0
+# A circuit that opens again within this time waits before its first probe, and with the next pause:
+# the probe succeeds although requests fail.
+CALM_S = 10.0
 
 
 class CircuitBreaker:
     """Knows whether one server (`name`) can be used. The circuit is open while it cannot.
 
     `probe` raises while the server is unavailable. An open circuit calls it with a timeout of
-    `probe_timeout_s`, and waits `probe_interval_s` after each failure. `on_recovery` is called when
-    the circuit closes, before any other task can use the server.
+    `probe_timeout_s`. `on_recovery` is called when the circuit closes, before any other task can
+    use the server.
     """
 
     def __init__(
@@ -27,38 +35,62 @@ class CircuitBreaker:
         probe: Callable[[], Awaitable[None]],
         *,
         on_recovery: Callable[[], None] = lambda: None,
-        probe_interval_s: float = 0.25,
         probe_timeout_s: float = 1.0,
     ) -> None:
         self.name, self.is_open = name, False
         self._probe, self._on_recovery = probe, on_recovery
-        self._probe_interval_s, self._probe_timeout_s = probe_interval_s, probe_timeout_s
+        self._probe_timeout_s = probe_timeout_s
         self._recovery: asyncio.Task[None] | None = None
+        self._pause_s, self._closed_at = 0.0, float("-inf")
+        self._log_limit, self._is_logged = LogLimit(), False
 
     def trip(self, reason: BaseException) -> None:
-        """Open the circuit after a failure. Logs once per outage."""
+        """Open the circuit after a failure."""
         if not self.is_open:
-            self.is_open = True
+            self.is_open, self._is_logged = True, False
             BREAKERS[self.name.lower()].set(1)
-            log.warning(
-                "%s is unavailable (%s: %s); its circuit breaker is open",
-                self.name,
-                type(reason).__name__,
-                reason,
-            )
-            self._recovery = asyncio.get_running_loop().create_task(self._recover())
+            BREAKERS_OPENED[self.name.lower()].inc()
+            self._log_open(reason)
+            self._recovery = asyncio.get_running_loop().create_task(self._recover(reason))
 
-    async def _recover(self) -> None:
+    async def _recover(self, reason: BaseException) -> None:
+        if time.monotonic() - self._closed_at < CALM_S:
+            await self._pause()
+        else:
+            self._pause_s = 0.0
         while self.is_open:
             try:
-                await asyncio.wait_for(self._probe(), self._probe_timeout_s)
+                # Not wait_for, which can swallow the cancellation of `close` in Python 3.11.
+                async with asyncio.timeout(self._probe_timeout_s):
+                    await self._probe()
             except Exception:  # noqa: BLE001 - any error means that the server is still unavailable
-                await asyncio.sleep(self._probe_interval_s)
+                await self._pause()
+                self._log_open(reason)
             else:
-                self.is_open = False
-                self._on_recovery()
-                BREAKERS[self.name.lower()].set(0)
-                log.warning("%s is available again; its circuit breaker is closed", self.name)
+                self._close()
+
+    async def _pause(self) -> None:
+        self._pause_s = min(max(2 * self._pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
+        await asyncio.sleep(self._pause_s)
+
+    def _close(self) -> None:
+        self.is_open, self._closed_at = False, time.monotonic()
+        self._on_recovery()
+        BREAKERS[self.name.lower()].set(0)
+        if self._is_logged:
+            log.warning("%s is available again; its circuit breaker is closed", self.name)
+
+    def _log_open(self, reason: BaseException) -> None:
+        """Log once per outage, and once a minute for each kind of failure.
+
+        An outage that lasts longer than that is logged in any case.
+        """
+        kind = type(reason).__name__
+        if not self._is_logged and self._log_limit.allows(kind):
+            self._is_logged = True
+            log.warning(
+                "%s is unavailable (%s: %s); its circuit breaker is open", self.name, kind, reason
+            )
 
     async def close(self) -> None:
         """Stop probing."""

@@ -45,15 +45,42 @@ class TokenBucket:
         if not self._per_second:
             return
         now = self._clock()
-        tokens, filled_at = self._buckets.pop(key, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - filled_at) * self._per_second)
+        tokens = self._tokens(key, now)
         allowed = tokens >= 1
-        self._buckets[key] = (tokens - allowed, now)
+        self._store(key, tokens - allowed, now)
+        if not allowed:
+            self._refuse(1 - tokens)
+
+    def spend(self, key: str, cost: float) -> float:
+        """Take tokens of `key`, even those that it does not have yet.
+
+        For work whose cost is known afterwards. Return the seconds until the debt is paid.
+        """
+        if not self._per_second:
+            return 0.0
+        now = self._clock()
+        tokens = self._tokens(key, now) - cost
+        self._store(key, tokens, now)
+        return max(0.0, -tokens / self._per_second)
+
+    def require(self, key: str) -> None:
+        """Raise RateLimited while `key` is in debt. Takes no token."""
+        if self._per_second and (tokens := self._tokens(key, self._clock())) < 0:
+            self._refuse(-tokens)
+
+    def _tokens(self, key: str, now: float) -> float:
+        tokens, filled_at = self._buckets.get(key, (self._burst, now))
+        return min(self._burst, tokens + (now - filled_at) * self._per_second)
+
+    def _store(self, key: str, tokens: float, now: float) -> None:
+        self._buckets[key] = (tokens, now)
+        self._buckets.move_to_end(key)
         if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
-        if not allowed:
-            retry_after_s = (1 - tokens) / self._per_second
-            raise RateLimited("Too many requests. Wait a moment and try again.", retry_after_s)
+
+    def _refuse(self, missing: float) -> None:
+        retry_after_s = missing / self._per_second
+        raise RateLimited("Too many requests. Wait a moment and try again.", retry_after_s)
 
 
 # Return 0 if another attempt is allowed, otherwise the ms until the next one is. ARGV: the limit,

@@ -18,6 +18,7 @@ from redis.asyncio.client import PubSub
 
 from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
 from chatlab.realtime.task_set import TaskSet
@@ -113,6 +114,8 @@ class Broadcast:
             try:
                 await self._listen()
             except Exception as error:  # noqa: BLE001 - Redis is down or sends nonsense
+                if is_refusal(error):
+                    note_refusal("SUBSCRIBE", error)
                 log.debug("Subscribing again after %s", type(error).__name__)
             await asyncio.sleep(RETRY_INTERVAL_S)
 

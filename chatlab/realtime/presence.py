@@ -2,9 +2,13 @@
 
 Each process publishes the list of its users every second and after each change. A process that has
 been silent for SILENCE_S seconds, for example after a crash, no longer counts.
+
+Clients receive the whole list with each change, so one user who comes and goes all the time, or
+many who come at the same time, cost all others something. Three limits bound this.
 """
 
 import asyncio
+import bisect
 import secrets
 import time
 from collections import Counter
@@ -19,7 +23,10 @@ from chatlab.realtime.task_set import TaskSet
 REPORT_INTERVAL_S = 1.0  # between two reports of a process about its users
 SILENCE_S = 3.0  # three missed reports: the process has stopped
 PEER_MEMORY_S = 60.0  # how long the cache still expects other processes after their last report
-NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients as one event
+NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients and processes together
+ANNOUNCE_INTERVAL_S = 1.0  # between two changes of the same user that reach the clients
+NOTIFIED_AT_ONCE = 50  # users; 2,000 at once would keep the event loop busy for half a second
+NOTIFIED_NAMES_PER_S = 1_000_000  # in the lists to all clients together: with 1,000 users, one list
 
 
 class Presence:
@@ -36,8 +43,11 @@ class Presence:
         # process id -> (time of its last report, its users)
         self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
         self._last_report_at = float("-inf")  # of any other process
-        self._notified: list[UserId] = []  # the list that the clients received last
+        self._announced: list[UserId] = []  # the sorted list for the clients
+        self._announced_at: dict[UserId, float] = {}  # last changes, for ANNOUNCE_INTERVAL_S
+        self._pending: set[UserId] = set()  # have come or gone since they were announced
         self._changed = asyncio.Event()
+        self._must_report = self._must_notify = False
         self._tasks = TaskSet()
 
     def open(self) -> None:
@@ -65,7 +75,10 @@ class Presence:
     def add(self, user: UserId) -> bool:
         """Count one more socket of this user. Return whether it is the first one here."""
         self._here[user] += 1
-        return self._here[user] == 1
+        is_first = self._here[user] == 1
+        if is_first:
+            self._pending.add(user)
+        return is_first
 
     def remove(self, user: UserId) -> bool:
         """Count one socket less. Return whether it was the user's last one here."""
@@ -73,18 +86,20 @@ class Presence:
         is_last = self._here[user] <= 0
         if is_last:
             del self._here[user]
+            self._pending.add(user)
         return is_last
 
     def changed_here(self) -> None:
         """Notify the clients and the other processes that a user has come or gone."""
+        self._must_report = True
         self._changed.set()
-        self.report()
 
     def report(self, *, is_new: bool = False) -> None:
         """Publish the users of this process.
 
         `is_new` asks the other processes to answer with a report at once.
         """
+        self._must_report = False
         report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
         self._pipe.execute("PUBLISH", self.channel, report)
 
@@ -94,6 +109,19 @@ class Presence:
         """Return all users with a socket in any process, sorted."""
         everywhere = set(self._here).union(*(users for _, users in self._peers.values()))
         return sorted(everywhere)
+
+    def announced_to(self, user: UserId) -> list[UserId]:
+        """Return the list for a new socket of this user.
+
+        It is the one that all clients have or are about to receive, and this user.
+        """
+        if self._announce_changes():
+            self._must_notify = True
+            self._changed.set()
+        users = list(self._announced)
+        if not self._is_announced(user):
+            bisect.insort(users, user)
+        return users
 
     def has_live_peers(self) -> bool:
         """Return whether other processes run: events must be published for them."""
@@ -113,7 +141,8 @@ class Presence:
         before = self._peers.get(process_id, (0.0, frozenset()))[1]
         self._last_report_at = time.monotonic()
         self._peers[process_id] = (self._last_report_at, frozenset(users))
-        if before != self._peers[process_id][1]:
+        if differences := before ^ self._peers[process_id][1]:
+            self._pending |= differences
             self._changed.set()
         if is_new:
             self.report()
@@ -134,7 +163,7 @@ class Presence:
             if now - reported_at > SILENCE_S
         ]
         for process_id in silent:
-            del self._peers[process_id]
+            self._pending |= self._peers.pop(process_id)[1]
         if silent:
             self._changed.set()
 
@@ -142,7 +171,54 @@ class Presence:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if (online := self.online()) != self._notified:
-                self._notified = online
-                await self._sockets.emit("onlineUsers", online)
-            await asyncio.sleep(NOTIFY_INTERVAL_S)
+            if self._must_report:
+                self.report()
+            if self._announce_changes() or self._must_notify:
+                self._must_notify = False
+                await self._send_list()
+            names = len(self._announced) * self._here.total()
+            await asyncio.sleep(max(NOTIFY_INTERVAL_S, names / NOTIFIED_NAMES_PER_S))
+            if self._pending:  # changes that may be announced later
+                self._changed.set()
+
+    def _announce_changes(self) -> bool:
+        """Take the changes that may be announced now over into the list.
+
+        Return whether there are any.
+        """
+        now = time.monotonic()
+        has_changed = False
+        for user in list(self._pending):
+            if self._is_online(user) == self._is_announced(user):
+                self._pending.discard(user)
+            elif now - self._announced_at.get(user, float("-inf")) >= ANNOUNCE_INTERVAL_S:
+                self._pending.discard(user)
+                self._announce(user)
+                self._announced_at[user] = now
+                has_changed = True
+        return has_changed
+
+    def _is_online(self, user: UserId) -> bool:
+        return user in self._here or any(user in users for _, users in self._peers.values())
+
+    def _is_announced(self, user: UserId) -> bool:
+        place = bisect.bisect_left(self._announced, user)
+        return self._announced[place : place + 1] == [user]
+
+    def _announce(self, user: UserId) -> None:
+        """Add a user to the list, or remove the user from it."""
+        if self._is_announced(user):
+            self._announced.remove(user)
+        else:
+            bisect.insort(self._announced, user)
+
+    async def _send_list(self) -> None:
+        """Send the list to all clients of this process. Other tasks run in between."""
+        now, users = time.monotonic(), self.users_here()
+        self._announced_at = {
+            user: at for user, at in self._announced_at.items() if now - at < ANNOUNCE_INTERVAL_S
+        }
+        for start in range(0, len(users), NOTIFIED_AT_ONCE):
+            group = users[start : start + NOTIFIED_AT_ONCE]
+            await self._sockets.emit("onlineUsers", self._announced, room=group)
+            await asyncio.sleep(0)

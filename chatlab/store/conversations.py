@@ -7,7 +7,8 @@ from pymongo.errors import DuplicateKeyError
 from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.domain.ids import Conversation, UserId
 from chatlab.domain.message import Message, from_document
-from chatlab.store.messages import MessageStore
+from chatlab.protect.fair_slots import FairSlots
+from chatlab.store.messages import CONCURRENT_CHANGES, WAITING_CHANGES, MessageStore
 
 
 class ConversationStore:
@@ -15,16 +16,21 @@ class ConversationStore:
 
     def __init__(self, mongo: MongoDatabase, messages: MessageStore) -> None:
         self._mongo, self._messages = mongo, messages
+        self._marking = FairSlots(CONCURRENT_CHANGES, 1, waiting_per_key=WAITING_CHANGES)
         self._message_documents, self._reads = mongo.database["messages"], mongo.database["reads"]
 
     async def mark_read(self, user_id: UserId, conversation: Conversation, seq: int) -> bool:
-        """Move a user's read mark forward. Return False if it was already there or further."""
+        """Move a user's read mark forward. Return False if it was already there or further.
+
+        Raises RateLimited if too many other marks of this user wait.
+        """
         mark = {"userId": user_id, "conversation": conversation}
         lower = mark | {"seq": {"$lt": seq}}
         try:
-            result = await self._mongo.execute(
-                self._reads.update_one(lower, {"$set": {"seq": seq}}, upsert=True)
-            )
+            async with self._marking.hold(user_id):
+                result = await self._mongo.execute(
+                    self._reads.update_one(lower, {"$set": {"seq": seq}}, upsert=True)
+                )
         except DuplicateKeyError:  # the mark exists and is not lower
             return False
         return bool(result.modified_count or result.upserted_id)

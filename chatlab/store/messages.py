@@ -15,13 +15,20 @@ from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Draft, Message, from_document, text_digest
 from chatlab.errors import Conflict, StoreUnavailable
+from chatlab.protect.fair_slots import FairSlots
 from chatlab.store.group_commit import GroupCommitter, Rejection, Saved
 from chatlab.store.read_batching import ReadBatcher
 from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
 
 MAX_BATCHED_MESSAGES = 100  # of one conversation in a batched read: the reply is one document
-CHUNK_MESSAGES = 1000  # read at a time from a long history, which is never in memory as a whole
+CHUNK_MESSAGES = 1000  # the most that one query reads; a longer history is streamed
+# Of a streamed history at a time. They keep the event loop busy for up to 10 ms.
+STREAMED_MESSAGES = 100
 CONCURRENT_CHUNK_READS = 4  # so that long histories leave connections for other requests
+# Changes of one message wait for each other: MongoDB repeats those that conflict, and a hundred at
+# once took longer than a call may take. This is a user's burst of requests.
+WAITING_CHANGES = 200
+CONCURRENT_CHANGES = 50  # of different messages
 DUPLICATE_KEY = 11000  # MongoDB's error code
 
 
@@ -31,6 +38,7 @@ class MessageStore:
     def __init__(self, mongo: MongoDatabase, clock: Callable[[], int], on_found: OnFound) -> None:
         self._mongo, self._collection = mongo, mongo.database["messages"]
         self._chunk_reads = asyncio.Semaphore(CONCURRENT_CHUNK_READS)
+        self._changes = FairSlots(CONCURRENT_CHANGES, 1, waiting_per_key=WAITING_CHANGES)
         self._reads = ReadBatcher(self.query_newest, self.query_newest_of_each)
         self._uncertain = UncertainWriteReconciler(self.find_many, clock, on_found)
         self._commits = GroupCommitter(
@@ -78,18 +86,25 @@ class MessageStore:
         return {}
 
     async def change(
-        self, message_id: str, condition: Document, change: Document
+        self, message_id: str, condition: Document, change: Document | list[Document]
     ) -> Message | None:
         """Change a message that is not deleted and meets the condition, and raise its version.
 
-        Return the changed message, or None if there is no such message.
+        `change` is an update or an aggregation pipeline. Return the changed message, or None if
+        there is no such message. Raises RateLimited if too many other changes of it wait.
         """
         wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
-        found = await self._mongo.execute(
-            self._collection.find_one_and_update(
-                wanted, change | {"$inc": {"version": 1}}, return_document=ReturnDocument.AFTER
-            )
+        update = (
+            [*change, {"$set": {"version": {"$add": ["$version", 1]}}}]
+            if isinstance(change, list)
+            else change | {"$inc": {"version": 1}}
         )
+        async with self._changes.hold(message_id):
+            found = await self._mongo.execute(
+                self._collection.find_one_and_update(
+                    wanted, update, return_document=ReturnDocument.AFTER
+                )
+            )
         return from_document(found) if found else None
 
     # --- finding ---------------------------------------------------------------------------------
@@ -136,19 +151,19 @@ class MessageStore:
     async def read_chunks(
         self, conversation: Conversation, lowest: int, highest: int | None
     ) -> AsyncIterator[list[Message]]:
-        """Yield a range of any length, CHUNK_MESSAGES at a time, oldest first."""
+        """Yield a range of any length, STREAMED_MESSAGES at a time, oldest first."""
         while highest is None or lowest <= highest:
             chunk = await self._read_chunk(conversation, lowest, highest)
             if chunk:
                 yield chunk
-            if len(chunk) < CHUNK_MESSAGES:
+            if len(chunk) < STREAMED_MESSAGES:
                 return
             lowest = chunk[-1].seq + 1
 
     async def _read_chunk(
         self, conversation: Conversation, lowest: int, highest: int | None
     ) -> list[Message]:
-        cursor = self._range(conversation, lowest, highest, CHUNK_MESSAGES)
+        cursor = self._range(conversation, lowest, highest, STREAMED_MESSAGES)
         await self._chunk_reads.acquire()
         return _messages(await self._mongo.find_all(cursor, slots=self._chunk_reads))
 

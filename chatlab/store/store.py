@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from chatlab.connections.mongo import MongoDatabase
+from chatlab.protect.loop_lag import LoopLag
 from chatlab.store.conversations import ConversationStore
 from chatlab.store.messages import MessageStore
 from chatlab.store.migrations import create_indexes
@@ -21,9 +22,14 @@ class Store:
     """
 
     def __init__(
-        self, url: str, database: str, clock: Callable[[], int], on_found: OnFound
+        self,
+        url: str,
+        database: str,
+        clock: Callable[[], int],
+        on_found: OnFound,
+        lag: LoopLag | None = None,
     ) -> None:
-        self.mongo = MongoDatabase(url, database, create_indexes)
+        self.mongo = MongoDatabase(url, database, create_indexes, lag)
         self.messages = MessageStore(self.mongo, clock, on_found)
         self.conversations = ConversationStore(self.mongo, self.messages)
         self.users = UserStore(self.mongo)

@@ -16,11 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
-from chatlab.cache.cache import CALL_LIMIT_S, Cache
+from chatlab.cache.cache import HANDSHAKE_TIMEOUT_S, Cache
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
+from chatlab.protect.loop_lag import LoopLag
+from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
 from chatlab.realtime.presence import Presence
 from chatlab.service import Service, finish_send
@@ -105,16 +107,18 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         metrics.remove_dead_processes()
         mongo_url, redis_url = await _server_urls(settings, stack)
 
-        events = _event_bus(settings)
+        events, lag = _event_bus(settings), LoopLag()
+        stack.callback(asyncio.create_task(lag.run()).cancel)
         sweeper = None
         if settings.sweeper:
             sweeper = Sweeper(connect(redis_url, reply_timeout_s=None), settings, events)
         cache = Cache(
-            connect(redis_url, reply_timeout_s=CALL_LIMIT_S),
+            connect(redis_url, reply_timeout_s=HANDSHAKE_TIMEOUT_S),
             settings,
             events,
             # A lambda, because `presence` is created below: it needs the pipeline of the cache.
             has_peers=lambda: presence.had_peers_recently(),  # noqa: PLW0108
+            lag=lag,
             on_cached=sweeper.expect if sweeper else None,
         )
         sockets = create_socket_server(settings.max_body)
@@ -124,9 +128,10 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         )
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
-        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found)
+        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)
         accounts = Accounts(store.users, settings, cache.pipe.execute)
-        service = Service(store, cache, broadcast, accounts)
+        read_limits = ReadLimits(settings.rate_limit)
+        service = Service(store, cache, broadcast, accounts, read_limits)
         app.state.store, app.state.cache, app.state.events = store, cache, events
         app.state.accounts, app.state.service = accounts, service
 
@@ -135,11 +140,11 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         stack.push_async_callback(close_within, STORE_CLOSE_LIMIT_S, store.close)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, broadcast.close)
         await asyncio.gather(cache.open(), store.open())
-        watching = asyncio.create_task(Watchdog(store.mongo.calls, store.mongo.pool).run())
+        watching = asyncio.create_task(Watchdog(store.mongo.calls, store.mongo.pool, lag).run())
         stack.callback(watching.cancel)
         await broadcast.open()
 
-        app.state.sessions = sessions = SocketSessions(sockets, accounts)
+        app.state.sessions = sessions = SocketSessions(sockets, accounts, settings.user_sockets)
         socket_api = SocketApi(sockets, sessions, service, broadcast, events)
         socket_api.open()
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, socket_api.close)

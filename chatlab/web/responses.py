@@ -1,11 +1,13 @@
 """Build the responses of the two busiest routes: one message, or a history."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from chatlab import metrics
-from chatlab.history import History
+from chatlab.history import History, Stream
 
 MAX_JOINED_PIECES = 2  # a history of more pieces is streamed
 JSON_HEADERS = [(b"cache-control", b"no-store"), (b"content-type", b"application/json")]
@@ -41,14 +43,23 @@ async def history_response(history: History) -> Response:
     if len(first) <= MAX_JOINED_PIECES:
         body = b"[%b]" % b",".join(filter(None, first))
         return FastJsonResponse(body, X_CACHE_HEADERS[history.outcome])
-    return StreamingResponse(
+    return HistoryStream(
         _json_array(first, history.pieces),
         headers={"x-cache": history.outcome, "cache-control": "no-store"},
         media_type="application/json",
     )
 
 
-async def _take(pieces: AsyncIterator[bytes], count: int) -> list[bytes]:
+class HistoryStream(StreamingResponse):
+    """A streamed history. It ends the stream when the client is gone, which frees its slot."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert isinstance(self.body_iterator, AsyncGenerator)
+        async with contextlib.aclosing(self.body_iterator):
+            await super().__call__(scope, receive, send)
+
+
+async def _take(pieces: Stream, count: int) -> list[bytes]:
     """Return the next pieces, at most `count`."""
     taken: list[bytes] = []
     while len(taken) < count:
@@ -59,14 +70,21 @@ async def _take(pieces: AsyncIterator[bytes], count: int) -> list[bytes]:
     return taken
 
 
-async def _json_array(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield a JSON array of the elements in these pieces. A piece may be empty."""
+async def _json_array(first: list[bytes], rest: Stream) -> Stream:
+    """Yield a JSON array of the elements in these pieces. A piece may be empty.
+
+    After each piece comes an empty one: the server sends nothing for it, but waits there until the
+    client has taken most of what was sent. Only then is the next piece read from MongoDB.
+    """
     separator = b"["
-    for piece in filter(None, first):
-        yield separator + piece
-        separator = b","
-    async for piece in rest:
-        if piece:
+    async with contextlib.aclosing(rest):
+        for piece in filter(None, first):
             yield separator + piece
             separator = b","
-    yield b"[]" if separator == b"[" else b"]"
+        yield b""
+        async for piece in rest:
+            if piece:
+                yield separator + piece
+                yield b""
+                separator = b","
+        yield b"[]" if separator == b"[" else b"]"

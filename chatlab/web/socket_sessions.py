@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from typing import Any, NamedTuple
 
 import socketio
@@ -10,7 +11,7 @@ from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 from chatlab import metrics
 from chatlab.accounts import TOKEN_CACHE_S, Accounts
 from chatlab.domain.ids import UserId
-from chatlab.errors import ChatlabError, StoreUnavailable, Unauthenticated
+from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, Unauthenticated
 from chatlab.realtime.task_set import TaskSet
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_guard import SCOPE_KEY, WatchedSocket
@@ -32,11 +33,14 @@ class SocketSession(NamedTuple):
 class SocketSessions:
     """The sessions of all open sockets of this process.
 
-    A websocket may have a socket in each namespace.
+    A websocket may have a socket in each namespace. One user may have `max_per_user` sockets.
     """
 
-    def __init__(self, sockets: socketio.AsyncServer, accounts: Accounts) -> None:
+    def __init__(
+        self, sockets: socketio.AsyncServer, accounts: Accounts, max_per_user: int
+    ) -> None:
         self._sockets, self._accounts = sockets, accounts
+        self._max_per_user, self._count = max_per_user, Counter[UserId]()
         # (namespace, socket id) -> session
         self._sessions: dict[tuple[str, str], SocketSession] = {}
         self._tasks = TaskSet()
@@ -54,13 +58,14 @@ class SocketSessions:
     ) -> UserId:
         """Store the session of `auth: {token}` and return its user.
 
-        Raises ConnectionRefused if the token is not valid.
+        Raises ConnectionRefused if the token is not valid or the user has too many sockets.
         """
         token = auth.get("token") if isinstance(auth, dict) else None
         try:
             if not isinstance(token, str):
                 raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
             user = await self._accounts.admit(token)
+            self._require_room(user)
         except ChatlabError as error:
             metrics.count_error("socket", error.code)
             problem = {"code": error.code, "detail": error.detail}
@@ -72,12 +77,24 @@ class SocketSessions:
         # The library keeps 2.5 KB for the request body, which a websocket does not have.
         environ.pop("wsgi.input", None)
         self._sessions[namespace, sid] = SocketSession(user, token, websocket)
+        self._count[user] += 1
         return user
+
+    def _require_room(self, user: UserId) -> None:
+        if self._count[user] >= self._max_per_user:
+            raise RateLimited(
+                f"You have {self._max_per_user} open connections. Close one, such as another tab."
+            )
 
     def disconnect(self, namespace: str, sid: str) -> UserId | None:
         """Remove the session of this socket and return its user."""
         session = self._sessions.pop((namespace, sid), None)
-        return session.user if session else None
+        if session is None:
+            return None
+        self._count[session.user] -= 1
+        if not self._count[session.user]:
+            del self._count[session.user]
+        return session.user
 
     async def authenticate(self, sid: str) -> UserId:
         """Return the user of a socket of the main namespace, for one event.

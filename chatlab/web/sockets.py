@@ -73,7 +73,7 @@ class SocketApi:
         await self._sockets.enter_room(sid, user)
         await self._broadcast.joined(user)
         metrics.SOCKETS.inc()
-        online = self._broadcast.presence.online()
+        online = self._broadcast.presence.announced_to(user)
         # In a task, because this handler must return before the connection is confirmed.
         self._tasks.start(self._sockets.emit("onlineUsers", online, to=sid))
 

@@ -1,24 +1,23 @@
-"""Measure how late the event loop is, and how many calls to MongoDB are stuck."""
+"""Report a late event loop and calls to MongoDB that are stuck."""
 
 import asyncio
 import logging
-import time
 
 from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.mongo import PoolUsage
 from chatlab.metrics import (
     CALLS_OVERDUE,
     CALLS_UNDER_WAY,
-    LOOP_LAG_SECONDS,
     POOL_IN_USE,
     POOL_WAITING,
 )
+from chatlab.protect.log_limit import LogLimit
+from chatlab.protect.loop_lag import LoopLag
 
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 0.5
 LAG_WARNING_S = 1.0  # the event loop is reported when it is later than this
-WARNING_INTERVAL_S = 60.0  # the same warning is logged at most once in this time
 
 
 class Watchdog:
@@ -27,20 +26,17 @@ class Watchdog:
     It logs a warning when the event loop is late or a call is overdue.
     """
 
-    def __init__(self, calls: DriverCalls, pool: PoolUsage) -> None:
-        self._calls, self._pool = calls, pool
-        self._warned_at: dict[str, float] = {}
+    def __init__(self, calls: DriverCalls, pool: PoolUsage, lag: LoopLag) -> None:
+        self._calls, self._pool, self._lag = calls, pool, lag
+        self._log_limit = LogLimit()
 
     async def run(self) -> None:
         """Check every CHECK_INTERVAL_S seconds until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + CHECK_INTERVAL_S
             await asyncio.sleep(CHECK_INTERVAL_S)
-            self._check(lag_s=max(0.0, loop.time() - due))
+            self._check(self._lag.take_worst_s())
 
     def _check(self, lag_s: float) -> None:
-        LOOP_LAG_SECONDS.observe(lag_s)
         CALLS_UNDER_WAY.set(self._calls.under_way)
         CALLS_OVERDUE.set(self._calls.overdue)
         POOL_IN_USE.set(self._pool.in_use)
@@ -61,8 +57,6 @@ class Watchdog:
             )
 
     def _warn(self, line: str, *values: object) -> None:
-        """Log a warning, at most once in WARNING_INTERVAL_S seconds for each `line`."""
-        now = time.monotonic()
-        if now - self._warned_at.get(line, float("-inf")) >= WARNING_INTERVAL_S:
-            self._warned_at[line] = now
+        """Log a warning, at most once a minute for each `line`."""
+        if self._log_limit.allows(line):
             log.warning(line, *values)

@@ -1,6 +1,7 @@
 """Sign-up, log-in and sessions: what is stored, what is rejected, when a log-out takes effect."""
 
 import asyncio
+import math
 import re
 import threading
 import time
@@ -16,7 +17,7 @@ from shared_service import SharedService, UserMaker, create_user
 from test_contract_http import TIME, assert_problem
 from waiting import LIMIT_S, wait_until
 
-from chatlab.accounts import TOKEN_CACHE_S, Accounts, hash_token
+from chatlab.accounts import MAX_TOKENS_PER_QUERY, TOKEN_CACHE_S, Accounts, hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import LogIn
 from chatlab.domain.requests import SignUp as SignUpRequest
@@ -294,6 +295,19 @@ async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.Mo
     with pytest.raises(Unauthenticated):
         await process.authenticate("token")
     assert store.session_queries == 2
+
+
+async def test_many_tokens_share_a_query() -> None:
+    """Clients that reconnect at the same time are authenticated together, and each gets its own user or error."""
+    valid = {f"token {number}": f"user{number}" for number in range(300)}
+    store = StubStore({}, {hash_token(token): user for token, user in valid.items()})
+    process = accounts_on(store)
+    tokens = [*valid, "unknown", "token 0"]
+    found = await asyncio.gather(*map(process.authenticate, tokens), return_exceptions=True)
+    assert found[:300] == list(valid.values())
+    assert isinstance(found[300], Unauthenticated)
+    assert found[301] == "user0"
+    assert store.session_queries == math.ceil(301 / MAX_TOKENS_PER_QUERY)
 
 
 async def test_log_in_attempts_are_limited(

@@ -21,7 +21,7 @@ Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
 
 
 class CountingProxy(Proxy):
-    """A proxy that counts the pipelines of requests, which are those that run a script."""
+    """A proxy that counts the pipelines of requests, which run a script and are no probe."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
@@ -29,7 +29,8 @@ class CountingProxy(Proxy):
 
     def _pass(self, received: bytes, to: socket.socket, *, is_reply: bool) -> None:
         super()._pass(received, to, is_reply=is_reply)
-        self.pipelines += not is_reply and b"EVALSHA" in received
+        is_of_requests = b"EVALSHA" in received and b"probe" not in received
+        self.pipelines += not is_reply and is_of_requests
 
 
 class Three:
@@ -234,9 +235,15 @@ async def test_no_invalid_reply_from_redis_fails_a_request_or_loses_a_message(
         await talk.reach_hits()
 
 
-def times_lost(service: Service) -> int:
+def times_lost(service: Service) -> str:
     """Return how often this process has opened the breaker of Redis."""
-    return service.log.read_text().count("Redis is unavailable")
+    metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    (line,) = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith('chatlab_breaker_opened_total{part="redis"}')
+    ]
+    return line
 
 
 def readiness(service: Service) -> tuple[int, str]:

@@ -24,6 +24,7 @@ WRONG = {
     "PORT": "65536",
     "WORKERS": "0",
     "RATE_LIMIT": "-1",
+    "USER_SOCKETS": "0",
     "LOGIN_LIMIT": "-1",
     "LOGIN_ADDRESS_LIMIT": "many",
     "SIGNUP_LIMIT": "-1",

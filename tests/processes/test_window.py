@@ -27,6 +27,7 @@ from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
 import chatlab.history
 import chatlab.store.messages
 from chatlab.cache.cache import Cache
+from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, WindowSnapshot
 from chatlab.domain.ids import Conversation
@@ -41,7 +42,7 @@ CHUNK_MESSAGES = 4  # small, so that histories of several chunks occur often
 def _small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chatlab.history, "CHUNK_MESSAGES", CHUNK_MESSAGES)
-        patch.setattr(chatlab.store.messages, "CHUNK_MESSAGES", CHUNK_MESSAGES)
+        patch.setattr(chatlab.store.messages, "STREAMED_MESSAGES", CHUNK_MESSAGES)
         yield
 
 
@@ -69,7 +70,10 @@ ANY = st.integers(0, 11)
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Two processes send, edit and read. Their steps are delayed and interleaved. Nothing is lost."""
+    """Two processes send, edit and read. Their steps are delayed and interleaved. Nothing is lost.
+
+    A process may give up on commands because its event loop was late, without an outage.
+    """
 
     redis: redis.Redis
     source = SOURCE
@@ -105,6 +109,10 @@ class Interleavings(RuleBasedStateMachine):
     @rule(which=ANY)
     def finish(self, which: int) -> None:
         self.world.actors[which % len(self.world.actors)].finish()
+
+    @rule(process=PROCESSES)
+    def give_up(self, process: int) -> None:
+        self.world.processes[process].give_up()
 
     @rule(milliseconds=WAITS_MS)
     def wait(self, milliseconds: int) -> None:
@@ -525,6 +533,46 @@ def test_a_missed_window_is_fenced_before_anything_else(
     monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
     with pytest.raises(AssertionError, match="stale messages"):
         play(a_change_between_probe_and_return)
+
+
+def a_change_that_its_process_gave_up(world: World) -> None:
+    """A change gets no reply in time because its process was late. The circuit stays closed."""
+    world.send().finish()
+    world.edit(1).step()
+    world.processes[0].give_up()
+    world.read(process=1).finish()
+    world.read().finish()
+
+
+def a_fence_that_its_process_gave_up(world: World) -> None:
+    """The fence for a missed change gets no reply either. Its process then trusts no window."""
+    world.send().finish()
+    world.exact = False  # for the other process
+    world.edit(1).step()
+    with world.silence():
+        world.processes[0].give_up()
+    world.processes[0].required = {1: 2}
+    world.read().finish()
+
+
+def test_a_write_that_was_given_up_is_fenced(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose write missed a window while the circuit stayed closed sends a fence at once."""
+    play(a_change_that_its_process_gave_up)
+    monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
+    with pytest.raises(AssertionError, match="stale messages"):
+        play(a_change_that_its_process_gave_up)
+
+
+def test_no_window_is_trusted_until_a_missed_write_is_fenced(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the fence misses the window too, the process that knows of it does not show the window."""
+    play(a_fence_that_its_process_gave_up)
+    monkeypatch.setattr(RedisClock, "distrust", lambda _: None)
+    with pytest.raises(AssertionError, match="stale messages"):
+        play(a_fence_that_its_process_gave_up)
 
 
 @pytest.mark.slow

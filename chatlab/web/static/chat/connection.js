@@ -6,7 +6,11 @@ import { io } from "../vendor/socket.io.esm.min.js";
 import { ChatError } from "./format.js";
 
 const ACK_TIMEOUT_MS = 10_000;
-const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refused the connection
+const RECONNECT_DELAY_MS = 1_000; // doubled after each failure, up to the maximum
+const RECONNECT_DELAY_MAX_MS = 5_000;
+// Each delay is between a quarter of this time and 1.75 times of it. After a restart of the service
+// its clients do not all come back in the same moment.
+const RECONNECT_JITTER = 0.75;
 
 /**
  * @typedef {object} Handlers - a function for each of EVENTS and for each change of the connection
@@ -38,8 +42,9 @@ export class Connection {
       path: new URL("socket.io", document.baseURI).pathname,
       transports: ["websocket"],
       auth: { token },
-      reconnectionDelay: 250,
-      reconnectionDelayMax: 3000,
+      reconnectionDelay: RECONNECT_DELAY_MS,
+      reconnectionDelayMax: RECONNECT_DELAY_MAX_MS,
+      randomizationFactor: RECONNECT_JITTER,
       timeout: 8000,
     });
     for (const event of EVENTS) this.socket.on(event, (payload) => handlers[event](payload));
@@ -111,8 +116,10 @@ export class Connection {
     }
   }
 
+  /** Reconnect after the service itself has closed or refused the connection. */
   #reconnectLater() {
     clearTimeout(this.reconnectTimer);
-    this.reconnectTimer = setTimeout(() => this.socket.connect(), RECONNECT_DELAY_MS);
+    const jitter = 1 + RECONNECT_JITTER * (2 * Math.random() - 1);
+    this.reconnectTimer = setTimeout(() => this.socket.connect(), RECONNECT_DELAY_MS * jitter);
   }
 }

@@ -41,6 +41,7 @@ class LimitedHeadProtocol(HttpToolsProtocol):
         body = problem_body(400, "invalid", msg)
         headers = [*self.server_state.default_headers, (b"content-type", PROBLEM_JSON.encode())]
         headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        headers += [(b"cache-control", b"no-store")]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + body)
         self.transport.close()

@@ -7,6 +7,8 @@
     ├── Forbidden          this user may see it, but not change it
     ├── Conflict           it contradicts what is already stored
     ├── TooLarge           the request has more bytes than allowed
+    ├── UnsupportedMediaType   the body of a request is not declared as JSON
+    ├── Misdirected        the request names a host that this service does not answer to
     ├── RateLimited        too many requests in a short time; a later one can succeed
     ├── StoreUnavailable   MongoDB cannot answer; nothing was acknowledged
     └── EngineError        a server or tool that chatlab needs on this machine does not work
@@ -47,6 +49,14 @@ class Conflict(ChatlabError):
 
 class TooLarge(ChatlabError):
     code = "too_large"
+
+
+class UnsupportedMediaType(ChatlabError):
+    code = "unsupported_media_type"
+
+
+class Misdirected(ChatlabError):
+    code = "misdirected_request"
 
 
 class RateLimited(ChatlabError):

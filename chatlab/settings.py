@@ -132,6 +132,28 @@ class Settings(BaseSettings):
         int,
         Field(ge=0, le=65_535, description="port the service listens on; 0 takes a free one"),
     ] = 8000
+    allowed_hosts: Annotated[
+        str,
+        Field(
+            pattern=r"^ *((\*|(\*\.)?[A-Za-z0-9._-]+) *(, *|$))*$",
+            description="names under which browsers may reach the service, besides localhost, IP addresses and CHATLAB_HOST, such as `chat.example.org, *.lan`; *: all names",
+        ),
+    ] = ""
+    allowed_origins: Annotated[
+        str,
+        Field(
+            pattern=r"^ *(https?://[A-Za-z0-9._:\[\]-]+ *(, *|$))*$",
+            description="origins whose pages may change something, besides that of the service, such as `https://chat.example.org`",
+        ),
+    ] = ""
+    docs: Annotated[
+        bool,
+        Field(description="serve the description of the API, at /docs and /openapi.json"),
+    ] = True
+    metrics: Annotated[
+        bool,
+        Field(description="serve the Prometheus metrics, at /metrics"),
+    ] = True
     workers: Annotated[
         int,
         Field(ge=1, le=64, description="number of processes that serve requests"),

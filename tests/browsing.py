@@ -30,6 +30,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A foreign site whose name points to this machine.
+    "--host-resolver-rules=MAP evil.test 127.0.0.1",
     # Without these popups of the address bar, a window needs a quarter less CPU.
     "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup",
 ]
@@ -48,7 +50,7 @@ WATCH = """
 def shared(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """The service that serves the pages. Its only users are those of the module."""
     log = tmp_path_factory.mktemp("shared") / "service.log"
-    with start_shared_service(engines, log, RATE_LIMIT="0") as shared:
+    with start_shared_service(engines, log, RATE_LIMIT="0", ALLOWED_HOSTS="chat.example") as shared:
         yield shared
 
 
@@ -205,7 +207,7 @@ def _logged_in(url: str, user: User) -> Any:
 
 @contextlib.asynccontextmanager
 async def reverse_proxy(service: Service, prefix: str) -> AsyncIterator[str]:
-    """Run a reverse proxy that removes a path prefix, as JupyterHub does.
+    """Run a reverse proxy that removes a path prefix and passes `Host` on, as JupyterHub does.
 
     Yield its URL, with the prefix.
     """
@@ -236,7 +238,7 @@ async def _forward(
     headers = {
         name: value
         for name, value in request.headers.items()
-        if name.lower() not in ("host", "connection", "if-none-match")
+        if name.lower() not in ("connection", "if-none-match")
     }
     async with client.request(
         request.method, target, headers=headers, data=await request.read(), allow_redirects=False
@@ -254,7 +256,8 @@ async def _forward_websocket(
 ) -> web.StreamResponse:
     here = web.WebSocketResponse()
     await here.prepare(request)
-    async with client.ws_connect(target) as there:
+    headers = {name: request.headers[name] for name in ("host", "origin")}
+    async with client.ws_connect(target, headers=headers) as there:
 
         async def copy(source: Any, sink: Any) -> None:
             async for message in source:

@@ -16,6 +16,7 @@ from waiting import LIMIT_S, block_until, wait_until
 
 PASSWORD = "correct horse battery"
 ANSWERED = "answered"
+JSON = {"content-type": "application/json"}  # for a body that a test writes itself
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
 )
 
 from chatlab.domain.ids import USER_ID
@@ -44,8 +45,14 @@ MessageId = Annotated[
     str,
     StringConstraints(min_length=24, max_length=24),
     AfterValidator(_message_id),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{24}$"}),
 ]
-Emoji = Annotated[str, StringConstraints(max_length=32), AfterValidator(_emoji)]
+Emoji = Annotated[
+    str,
+    StringConstraints(max_length=32),
+    AfterValidator(_emoji),
+    Field(description="one emoji, as listed by Unicode", examples=["\N{THUMBS UP SIGN}"]),
+]
 Password = Annotated[str, StringConstraints(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
 DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
 DeviceId = Annotated[str, StringConstraints(min_length=16, max_length=64)]
@@ -127,7 +134,7 @@ class Partner(Request):
 
 
 class ReadUpTo(Request):
-    seq: Seq
+    seq: Annotated[Seq, Field(description="not above that of the newest message")]
 
 
 class MarkRead(Partner):
@@ -143,7 +150,7 @@ class LabSettings(Request):
     """Settings to change at `/lab`. An absent field keeps its value. `cacheTtl` is in seconds."""
 
     cacheTtl: CacheTtl | None = None
-    cacheMode: CacheMode | None = None
+    cacheMode: Annotated[CacheMode, WithJsonSchema({"enum": list(CacheMode)})] | None = None
 
 
 class Page(Request):

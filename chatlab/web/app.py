@@ -30,11 +30,13 @@ from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
 from chatlab.web import health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
+from chatlab.web.dependencies import HEADERS
 from chatlab.web.descriptors import limit_connections
 from chatlab.web.exit_deadline import ExitDeadline
 from chatlab.web.fast_path import FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
-from chatlab.web.pages import add_pages
+from chatlab.web.origin_check import OriginCheck
+from chatlab.web.pages import DESCRIPTION, add_pages
 from chatlab.web.problems import add_error_handlers
 from chatlab.web.socket_guard import SocketGuard
 from chatlab.web.socket_server import create_socket_server
@@ -60,13 +62,23 @@ class Chatlab(FastAPI):
     _fast_path: FastPath | None = None
     _websockets: SocketGuard | None = None
 
+    def __init__(self, origin_check: OriginCheck, **options: Any) -> None:
+        super().__init__(**options)
+        self._origin_check = origin_check
+
     def add_shortcuts(self, fast_path: FastPath, websockets: SocketGuard) -> None:
         """Serve these without the layers from now on."""
         self._fast_path, self._websockets = fast_path, websockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        scope[HEADERS] = dict(scope["headers"])
         is_socket = scope["type"] == "websocket" and scope["path"].startswith(SOCKET_PATH)
-        if self._websockets and is_socket:
+        if refusal := self._origin_check.refuse(scope):
+            await refusal(scope, receive, send)
+        elif self._websockets and is_socket:
             await self._websockets(scope, receive, send)
         elif self._fast_path and (endpoint := self._fast_path.endpoint_of(scope)):
             await serve_directly(endpoint, scope, receive, send)
@@ -81,9 +93,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     app = Chatlab(
+        OriginCheck(settings),
         title="chatlab",
+        description=DESCRIPTION,
         version=__version__,
         lifespan=functools.partial(_lifespan, settings=settings),
+        openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -91,10 +106,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     add_error_handlers(app)
     app.include_router(health.routes)
+    if settings.metrics:
+        app.include_router(health.metrics_routes)
     app.include_router(http.routes)
     if settings.flow:
         app.include_router(projector_api.routes)
-    add_pages(app, lab=settings.flow)
+    add_pages(app, docs=settings.docs, lab=settings.flow)
     return app
 
 

@@ -3,14 +3,14 @@
 import asyncio
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from chatlab import metrics
 from chatlab.errors import StoreUnavailable
 from chatlab.store.store import Store
-from chatlab.web.dependencies import CacheDep, StoreDep
+from chatlab.web.dependencies import CacheDep, StoreDep, forbid_storing
 
 UpOrDown = Literal["up", "down"]
 
@@ -34,7 +34,8 @@ HEALTH: dict[str, Any] = {
     },
 }
 
-routes = APIRouter()
+routes = APIRouter(dependencies=[Depends(forbid_storing)])
+metrics_routes = APIRouter()
 
 
 @routes.get("/readyz", **HEALTH)
@@ -61,7 +62,8 @@ async def _answers(store: Store) -> bool:
     return True
 
 
-@routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+@metrics_routes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def _metrics() -> Response:
     media_type = "text/plain; version=0.0.4; charset=utf-8"
-    return Response(metrics.prometheus_text(), media_type=media_type)
+    headers = {"cache-control": "no-store"}
+    return Response(metrics.prometheus_text(), headers=headers, media_type=media_type)

@@ -116,7 +116,9 @@ async def read(
 ) -> Response:
     """Return a conversation, oldest message first; without `limit` the full history.
 
-    The header `X-Cache` says where the messages came from.
+    The messages of a conversation have the `seq` 1, 2, 3 and so on, without gaps; a deleted one
+    keeps its place. `before` and `after` are exclusive. The header
+    `X-Cache` says where the messages came from.
     """
     trace.record("request")
     fresh = "no-cache" in cache_control.lower()
@@ -179,7 +181,10 @@ async def mark_read(
     asked: Annotated[ReadUpTo, body_of(ReadUpTo)],
     service: ServiceDep,
 ) -> None:
-    """Mark all messages of a conversation up to `seq` as read."""
+    """Mark all messages of a conversation up to `seq` as read.
+
+    A `seq` above that of the newest message is invalid. A lower one than before changes nothing.
+    """
     trace.record("request")
     await service.mark_read(user, userId, asked.seq)
 

@@ -160,6 +160,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             body = problem_body(status, code, detail)
             headers = [*self.server_state.default_headers, (b"content-type", PROBLEM_JSON.encode())]
             headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+            headers += [(b"cache-control", b"no-store")]
             lines = b"".join(b"%b: %b\r\n" % header for header in headers)
             self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
         self.transport.close()

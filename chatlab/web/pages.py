@@ -20,7 +20,7 @@ SWAGGER = Path(str(files("fastapi_swagger") / "resources"))  # the official file
 
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",  # scripts and styles come from this server, never from within a page
-    "connect-src": "'self' ws: wss:",  # in some browsers 'self' does not include websockets
+    "connect-src": "'self'",  # includes websockets to this server
     "img-src": "'self' data:",  # Swagger UI has its icons in its style sheet
     "object-src": "'none'",
     "base-uri": "'none'",
@@ -38,6 +38,21 @@ HEADERS = {
 }
 
 
+# Of the API, for OpenAPI: what is not a JSON request.
+DESCRIPTION = """
+A body is JSON, with `Content-Type: application/json`. Every error is a problem (RFC 9457): `code`
+is fixed, `detail` is a sentence.
+
+Besides the requests below, the service has
+
+* the pages `/` (the chat), `/docs` (this one) and, with `CHATLAB_FLOW=1`, `/lab` (the live
+  diagram), with their files under `/static`. They accept `GET` and `HEAD`;
+* Socket.IO at `/socket.io/`, over websockets only, with `auth: {token}`. A client emits
+  `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead` and
+  `typing`, and receives `newMessage`, `messageUpdated`, `messagesRead`, `typing` and `onlineUsers`.
+"""
+
+
 class PageFiles(StaticFiles):
     """Static files with an ETag and the headers above."""
 
@@ -47,12 +62,13 @@ class PageFiles(StaticFiles):
         return response
 
 
-def add_pages(app: FastAPI, *, lab: bool) -> None:
-    """Add the pages and their files under `/static`; `/lab` only if `lab` is true."""
+def add_pages(app: FastAPI, *, docs: bool, lab: bool) -> None:
+    """Add the chat, the pages `/docs` and `/lab` if wanted, and their files under `/static`."""
     # Some Windows registries map .js to text/plain, which browsers reject because of `nosniff`.
     mimetypes.add_type("text/javascript", ".js")
     add_page(app, "/", "chat/index.html")
-    add_page(app, "/docs", "docs/index.html")
+    if docs:
+        add_page(app, "/docs", "docs/index.html")
     if lab:
         add_page(app, "/lab", "projector/index.html")
     app.mount("/static/swagger", PageFiles(directory=SWAGGER))

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 
 from chatlab import metrics
 from chatlab.domain.requests import invalid
@@ -22,6 +23,7 @@ from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge
 log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 STATUS_OF_CODE = {
     "invalid": 422,
     "unauthenticated": 401,
@@ -29,6 +31,8 @@ STATUS_OF_CODE = {
     "forbidden": 403,
     "conflict": 409,
     "too_large": 413,
+    "unsupported_media_type": 415,
+    "misdirected_request": 421,
     "rate_limited": 429,
     "store_unavailable": 503,
 }
@@ -73,6 +77,7 @@ def problem_response(
     status: int, code: str, detail: str, headers: dict[str, str] | None = None
 ) -> Response:
     body = problem_body(status, code, detail)
+    headers = {"cache-control": "no-store", **(headers or {})}
     return Response(body, status, headers=headers, media_type=PROBLEM_JSON)
 
 
@@ -107,11 +112,28 @@ async def _service_error(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _routing_error(_: Request, error: Exception) -> Response:
+async def _routing_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
     detail = "This server has no route with this path and method."
-    return problem_response(error.status_code, code, detail, dict(error.headers or {}))
+    return problem_response(error.status_code, code, detail, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes with this path.
+
+    The router itself names only those of the first one, and Starlette's static files name none.
+    """
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] == Match.FULL for route in routes)
+    ] or ["GET", "HEAD"]
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:

@@ -23,8 +23,11 @@ from chatlab.web.dependencies import (
     SettingsDep,
     body_of,
     current_user,
+    describe_body,
     forbid_storing,
 )
+from chatlab.web.problems import ERROR_RESPONSES
+from chatlab.web.response_models import LabKeys, LabState
 
 MAX_KEYS = 5_000  # keys in one response: more than a page can show
 
@@ -48,12 +51,12 @@ async def require_loopback(address: ClientAddress) -> None:
 
 routes = APIRouter(
     prefix="/api/lab",
-    include_in_schema=False,
+    responses=ERROR_RESPONSES,
     dependencies=[Depends(current_user), Depends(forbid_storing)],
 )
 
 
-@routes.get("/settings")
+@routes.get("/settings", response_model=LabState)
 async def current_settings(
     address: ClientAddress, cache: CacheDep, settings: SettingsDep
 ) -> dict[str, Any]:
@@ -67,7 +70,12 @@ async def current_settings(
     }
 
 
-@routes.put("/settings", dependencies=[Depends(require_loopback)])
+@routes.put(
+    "/settings",
+    response_model=LabState,
+    dependencies=[Depends(require_loopback)],
+    openapi_extra=describe_body(LabSettings),
+)
 async def update_settings(
     wanted: Annotated[LabSettings, body_of(LabSettings)],
     address: ClientAddress,
@@ -88,7 +96,7 @@ async def update_settings(
     return await current_settings(address, cache, settings)
 
 
-@routes.get("/keys", dependencies=[Depends(require_loopback)])
+@routes.get("/keys", response_model=LabKeys, dependencies=[Depends(require_loopback)])
 async def keys(
     cache: CacheDep, settings: Annotated[dict[str, Any], Depends(current_settings)]
 ) -> dict[str, Any]:

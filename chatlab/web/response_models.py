@@ -9,6 +9,7 @@ import msgspec
 from pydantic import BaseModel, InstanceOf, PlainSerializer, WithJsonSchema
 
 from chatlab.domain.message import Message
+from chatlab.settings import CacheMode
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
@@ -38,3 +39,22 @@ class Contact(User):
     unread: int
     lastMessage: MessageModel | None
     readUpTo: int
+
+
+class LabState(BaseModel):
+    """Current settings, those at start-up, and whether this client may change them."""
+
+    cacheTtl: float
+    cacheMode: CacheMode
+    usualTtl: float
+    usualMode: CacheMode
+    canTurn: bool
+
+
+class LabKeys(BaseModel):
+    """Live keys with their remaining milliseconds; `at` is in milliseconds since 1970."""
+
+    at: float
+    keys: dict[str, int] | None
+    live: int
+    settings: LabState

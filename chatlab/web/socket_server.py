@@ -52,16 +52,15 @@ class RoomsOfSockets(socketio.AsyncManager):  # type: ignore[misc]  # the librar
 def create_socket_server(max_body: int) -> socketio.AsyncServer:
     """Return a server for text packets of up to `max_body` bytes over websockets.
 
-    Long polling is off: it would need sticky sessions. Pages of any origin may connect, because a
-    client identifies itself with a token, not with a cookie that a browser adds to foreign
-    requests.
+    Long polling is off: it would need sticky sessions. The library does not check the origin of a
+    page, because `OriginCheck` does.
     """
     return socketio.AsyncServer(
         client_manager=RoomsOfSockets(),
         async_mode="asgi",
         async_handlers=False,  # a socket's messages keep their order
         transports=["websocket"],
-        cors_allowed_origins="*",
+        cors_allowed_origins=[],
         max_http_buffer_size=max_body,
         ping_timeout=PING_TIMEOUT_S,
         serializer=TextPacket,

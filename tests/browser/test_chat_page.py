@@ -632,9 +632,131 @@ async def test_texts_of_users_are_never_executed(
     await tab.page.locator("textarea").fill(PAYLOADS[1])
     for number in (0, 1, 7, 99):
         await tab.open_conversation(f"p{number}")
-        await expect(tab.page.locator(".bar h2")).to_have_text(names[number])
+        await expect(tab.page.locator(".bar .name")).to_have_text(names[number])
     await tab.page.evaluate("(text) => (document.location.hash = text)", PAYLOADS[1])
     await expect(tab.page.get_by_text("Choose a user to chat with")).to_be_visible()
+
+
+EXTREME_TEXTS = {
+    "1,000 joined emoji": "\u200d".join("\U0001f469" * 1000),
+    "combining marks": "".join(f"{letter}{chr(0x30D) * 60}{chr(0x323) * 60}" for letter in "Zalgo"),
+    "zero-width characters": "\u200b\u2060\ufeff" * 1000,
+    "a wide word": "\ufdfd" * 200,
+    "another direction": "\u202e\u2069" * 50 + "moc.elpmaxe",
+    "many lines": "|\n" * 60,
+}
+
+
+HOLDS_ITS_TEXT = """() => Array.from(document.querySelectorAll(".bubble, .name, .preview"), (box) => {
+    const { overflowX, overflowY } = getComputedStyle(box);
+    const { left, right } = box.getBoundingClientRect();
+    const around = box.closest(".scroller, .contacts, .who").getBoundingClientRect();
+    const cuts = [overflowX, overflowY].every((value) => value === "clip" || value === "hidden");
+    return cuts && around.left <= left && right <= around.right;
+})"""
+
+
+async def test_extreme_texts_stay_inside_their_bubbles(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> None:
+    """A bubble, a name and a preview cut off what does not fit, and are themselves within the page."""
+    ann, bob, eve = create_users("ann", "bob", "eve")
+    for name, user in (("combining marks", bob), ("1,000 joined emoji", eve)):
+        shared.database["users"].update_one(
+            {"_id": user.id}, {"$set": {"displayName": EXTREME_TEXTS[name][:64]}}
+        )
+    await eve.send(ann, EXTREME_TEXTS["combining marks"])
+    for text in EXTREME_TEXTS.values():
+        await (ann.send(bob, text) if text.startswith("|") else bob.send(ann, text))
+    for size in ({"viewport": {"width": 1280, "height": 720}}, PHONE):
+        tab = await (await open_browser(ann, **size)).open_conversation(bob)
+        await expect(tab.messages).to_have_count(len(EXTREME_TEXTS))
+        boxes = await tab.page.evaluate(HOLDS_ITS_TEXT)
+        assert len(boxes) > len(EXTREME_TEXTS)
+        assert all(boxes), (size, boxes)
+        scroller = tab.page.locator(".scroller")
+        assert await scroller.evaluate("(node) => node.scrollWidth - node.clientWidth") == 0
+
+
+DECEPTIVE_NAMES = {
+    "of another user": "{bob}",
+    "with a letter of another script": "B\u043eb",
+    "with invisible characters": "{bob}\u200b",
+    "only of invisible characters": "\u2060\u200b",
+    "that ends its line": "\u2069\u202e{bob}",
+    "with a handle": "{bob} @{bob_id}",
+    "of 64 wide letters": "\ufdfd" * 64,
+}
+
+
+async def test_a_name_that_could_deceive_shows_its_handle(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> None:
+    """The handle is visible next to every name that does not spell it."""
+    ann, bob = create_users("ann", "bob")
+    impostors = create_users(*[f"eve{number}" for number in range(len(DECEPTIVE_NAMES))])
+    for eve, name in zip(impostors, DECEPTIVE_NAMES.values(), strict=True):
+        shown = name.format(bob=bob.id.title(), bob_id=bob.id)
+        shared.database["users"].update_one({"_id": eve.id}, {"$set": {"displayName": shown}})
+    tab = await (await open_browser(ann)).open()
+    await expect(tab.row(bob).locator(".name")).to_have_text(bob.id.title())
+    await expect(tab.row(bob).locator(".handle")).to_have_count(0)
+    for eve in impostors:
+        await expect(tab.row(eve).locator(".handle")).to_have_text(f"@{eve.id}")
+        row = await tab.row(eve).bounding_box()
+        handle = await tab.row(eve).locator(".handle").bounding_box()
+        assert row
+        assert handle
+        assert row["x"] <= handle["x"]
+        assert handle["x"] + handle["width"] <= row["x"] + row["width"]
+    await tab.open_conversation(impostors[0])
+    for place in (".bar", ".top"):
+        await expect(tab.page.locator(f"{place} .handle")).to_have_text(f"@{impostors[0].id}")
+    field = tab.page.locator("textarea")
+    await expect(field).to_have_attribute(
+        "aria-label", f"Message to {bob.id.title()} @{impostors[0].id}"
+    )
+
+
+# --- other sites ----------------------------------------------------------------------------------
+
+ATTACK = """async ({ service, body }) => {
+    const post = (url, options) =>
+        fetch(url, { method: "POST", body, ...options }).then((answer) => answer.status, () => "failed");
+    const json = { headers: { "content-type": "application/json" } };
+    const socketOpened = () => new Promise((done) => {
+        const socket = new WebSocket(service.replace("http", "ws") + "/socket.io/?EIO=4&transport=websocket");
+        socket.onopen = () => done("open");
+        socket.onerror = () => done("failed");
+    });
+    return {
+        "of its own name": await post("/api/auth/signup", json),
+        "without asking": await post(`${service}/api/auth/signup`, { mode: "no-cors" }),
+        "after asking": await post(`${service}/api/auth/signup`, json),
+        "websocket": await socketOpened(),
+    };
+}"""
+
+
+async def test_a_page_of_another_site_changes_nothing(
+    browser: Browser, shared: SharedService
+) -> None:
+    """A foreign name points to this machine (DNS rebinding), and its page attacks the service."""
+    users = shared.everything()["users"]
+    page = await browser.new_page()
+    answer = await page.goto(f"http://evil.test:{shared.service.port}/")
+    assert answer
+    assert answer.status == 421
+    body = json.dumps({"username": f"evil-{secrets.token_hex(4)}", "password": PASSWORD})
+    done = await page.evaluate(ATTACK, {"service": shared.service.url, "body": body})
+    assert done == {
+        "of its own name": 421,
+        "without asking": 0,  # the page does not see the 403
+        "after asking": "failed",
+        "websocket": "failed",
+    }
+    assert shared.everything()["users"] == users
+    await page.close()
 
 
 # --- proxies and policies -------------------------------------------------------------------------
@@ -670,7 +792,8 @@ async def test_works_behind_tls(
     async def forward(route: Route) -> None:
         await route.fulfill(
             response=await route.fetch(
-                url=route.request.url.replace(front, f"{shared.service.url}/")
+                url=route.request.url.replace(front, f"{shared.service.url}/"),
+                headers={**route.request.headers, "host": "chat.example"},
             )
         )
 
@@ -690,7 +813,8 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
     address = urlsplit(page_side.url)
     async with aiohttp.ClientSession() as client:
         there = await client.ws_connect(
-            f"{service.url}{address.path.removeprefix('/lab')}?{address.query}"
+            f"{service.url}{address.path.removeprefix('/lab')}?{address.query}",
+            headers={"host": "chat.example", "origin": "https://chat.example"},
         )
         page_side.on_message(lambda text: asyncio.ensure_future(there.send_str(str(text))))
         async for message in there:
@@ -700,7 +824,7 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
 async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
     """The API page loads everything from the service, lists every route and can send a request."""
     page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
-    await expect(page.locator(".opblock")).to_have_count(15)
+    await expect(page.locator(".opblock")).to_have_count(18)
     await page.locator("#operations-default-me_api_auth_me_get .opblock-summary-control").click()
     await page.get_by_role("button", name="Try it out").click()
     await page.get_by_role("button", name="Execute").click()

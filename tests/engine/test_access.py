@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import User
+from live import JSON, User
 from raw_socket import unauthenticated
 from shared_service import SharedService, UserMaker
 from waiting import wait_until
@@ -143,7 +143,7 @@ async def test_every_request_requires_a_valid_token(chat: Chat, request_name: st
     before = chat.shared.everything()["messages"]
     for client in clients[:2]:
         valid = await client.request(method, url, json=body)
-        malformed = await client.request(method, url, content=b"\xff{")
+        malformed = await client.request(method, url, content=b"\xff{", headers=JSON)
         assert [valid.status_code, malformed.status_code] == [401, 401]
         assert valid.content == malformed.content
     assert chat.shared.everything()["messages"] == before

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from live import User
+from live import JSON, User
 from patient import TTL_S
 from patient_chatlab import GRACE_MS
 from shared_service import SharedService, UserMaker
@@ -216,7 +216,7 @@ async def by_http(user: User, event: str, payload: Any) -> dict[str, Any]:
     """Send the request over HTTP. Return the response in the shape of an acknowledgement."""
     method, path, body = REQUESTS[event](payload)
     content = None if event in (DELETE, ADD, REMOVE) else json.dumps(body)
-    answer = await user.http.request(method, path, content=content)
+    answer = await user.http.request(method, path, content=content, headers=JSON)
     if answer.status_code == 204:
         return {"ok": True}
     if answer.status_code == 200:

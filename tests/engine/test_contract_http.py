@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import PASSWORD, User
+from live import JSON, PASSWORD, User
 from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
@@ -227,7 +227,34 @@ ERRORS: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("DELETE", "/api/messages/short", {}, 422, "invalid"),
     ("POST", "/api/messages/somebody/read", {"json": {"seq": None}}, 422, "invalid"),
     ("POST", "/api/messages/send", {"content": b"x" * 65_537}, 413, "too_large"),
+    (
+        "POST",
+        "/api/messages/send",
+        {"content": "{}", "headers": {"content-type": "text/plain"}},
+        415,
+        "unsupported_media_type",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/messages/somebody", "DELETE, GET, PATCH"),
+        ("POST", "/api/messages/somebody/reactions/x", "DELETE, PUT"),
+        ("TRACE", "/api/auth/login", "POST"),
+        ("DELETE", "/healthz", "GET"),
+        ("PUT", "/static/chat/chat.js", "GET, HEAD"),
+        ("PUT", "/", "GET, HEAD"),
+    ],
+)
+async def test_a_405_lists_all_methods_of_the_path(
+    new_user: UserMaker, method: str, path: str, allowed: str
+) -> None:
+    """`Allow` has the methods of every route with this path, not only those of the first one."""
+    answer = await new_user().http.request(method, path)
+    assert_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize(("method", "path", "more", "status", "code"), ERRORS)
@@ -238,8 +265,10 @@ async def test_an_error_is_a_problem(
 
     A 401 names the authentication scheme; a 405 lists the allowed methods.
     """
-    answer = await new_user().http.request(method, path, **more)
+    headers = more.get("headers", JSON if method == "POST" else {})
+    answer = await new_user().http.request(method, path, **{**more, "headers": headers})
     assert_problem(answer, status, code)
+    assert answer.headers["cache-control"] == "no-store"
     assert ("www-authenticate" in answer.headers) == (status == 401)
     assert ("allow" in answer.headers) == (status == 405)
 
@@ -249,16 +278,18 @@ async def test_the_largest_body_is_64_kb(new_user: UserMaker) -> None:
     ann, bob = new_user(), new_user()
     body = f'{{"receiverId": "{bob.id}", "text": "hello"'.encode()
     fits = body + b" " * (65_535 - len(body)) + b"}"
-    assert (await ann.http.post("/api/messages/send", content=fits)).status_code == 200
+
+    async def send(content: Any) -> httpx.Response:
+        return await ann.http.post("/api/messages/send", content=content, headers=JSON)
+
+    assert (await send(fits)).status_code == 200
 
     async def pieces() -> Any:
         for start in range(0, 2**20, 4096):
             yield b" " * 4096 if start else fits[:4096]
 
-    assert_problem(
-        await ann.http.post("/api/messages/send", content=fits[:-1] + b" }"), 413, "too_large"
-    )
-    assert_problem(await ann.http.post("/api/messages/send", content=pieces()), 413, "too_large")
+    assert_problem(await send(fits[:-1] + b" }"), 413, "too_large")
+    assert_problem(await send(pieces()), 413, "too_large")
 
 
 async def test_health_metrics_and_docs_need_no_token(shared: SharedService) -> None:

@@ -139,7 +139,7 @@ def prints(*programs: str) -> Way:
     return way
 
 
-TOKEN = r"""token=$(curl -s $api/auth/signup -d '{"username": "alice", "password": "correct horse"}' | sed 's/.*"token": *"\([^"]*\)".*/\1/')"""
+TOKEN = r"""token=$(curl -s $api/auth/signup --json '{"username": "alice", "password": "correct horse"}' | sed 's/.*"token": *"\([^"]*\)".*/\1/')"""
 BENCHMARKS = "processes/test_benchmarks.py::test_each_benchmark_gives_figures"
 LOCK = "unit/test_packaging.py::test_everything_is_pinned_with_hashes"
 WHEEL = "unit/test_packaging.py::test_the_wheel_holds_the_whole_package"
@@ -158,9 +158,9 @@ WAYS: dict[str, Way] = {
     "make test-slow": prints("python -m pytest"),
     # the API
     "api=http://127.0.0.1:8000/api": begins,
-    """curl -s $api/auth/signup -d '{"username": "bob", "password": "correct horse"}'""": begins,
+    """curl -s $api/auth/signup --json '{"username": "bob", "password": "correct horse"}'""": begins,
     TOKEN: begins,
-    """curl -s $api/messages/send -H "Authorization: Bearer $token" -d '{"receiverId": "bob", "text": "Hello"}'""": begins,
+    """curl -s $api/messages/send -H "Authorization: Bearer $token" --json '{"receiverId": "bob", "text": "Hello"}'""": begins,
     """curl -si $api/messages/bob -H "Authorization: Bearer $token\"""": runs("x-cache: hit"),
     "curl -s http://127.0.0.1:8000/readyz": runs('"status": ?"ok"'),
     "curl -s http://127.0.0.1:8000/metrics": runs("chatlab_breaker_open"),

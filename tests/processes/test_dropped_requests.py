@@ -45,7 +45,7 @@ async def drop(service: Service, request: bytes, after_s: float, *, answered: bo
 def spelled(person: User, method: str, path: str, body: object = None) -> bytes:
     """Return an HTTP request as bytes."""
     content = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {person.token}\r\nCache-Control: no-cache\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {person.token}\r\nCache-Control: no-cache\r\n"
     return (
         f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
         + content

@@ -100,7 +100,7 @@ def request_without_reading(user: User, other: User) -> socket.socket:
     address = urlsplit(user.service.url)
     client = socket.create_connection((address.hostname, address.port), LIMIT_S)
     client.sendall(
-        f"GET /api/messages/{other.id} HTTP/1.1\r\nHost: x\r\n"
+        f"GET /api/messages/{other.id} HTTP/1.1\r\nHost: localhost\r\n"
         f"Authorization: Bearer {user.token}\r\n\r\n".encode()
     )
     assert client.recv(12) == b"HTTP/1.1 200"

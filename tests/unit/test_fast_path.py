@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from live import JSON
 
 from chatlab import create_app
 from chatlab.domain.ids import UserId
@@ -75,13 +76,27 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "a client id": SEND | {"json": {"receiverId": "bob", "text": "x", "clientId": "\U0001f408"}},
     "another content type": SEND
     | {"content": '{"receiverId": "bob", "text": "x"}', "headers": TOKEN | {"content-type": "x"}},
-    "no body": SEND,
-    "no JSON": SEND | {"content": "{"},
-    "NaN": SEND | {"content": '{"receiverId": "bob", "text": NaN}'},
-    "a lone surrogate": SEND | {"content": r'{"receiverId": "bob", "text": "\ud800"}'},
+    "no content type": SEND | {"content": "{}"},
+    "no content type and no token": SEND | {"content": "{}", "headers": {}},
+    "a content type with parameters": SEND
+    | {
+        "content": '{"receiverId": "bob", "text": "x"}',
+        "headers": TOKEN | {"content-type": "Application/JSON ; charset=utf-8"},
+    },
+    "a foreign origin": SEND
+    | {
+        "json": {"receiverId": "bob", "text": "x"},
+        "headers": TOKEN | {"origin": "http://evil.test"},
+    },
+    "a foreign name": READ | {"headers": TOKEN | {"host": "evil.test"}},
+    "no body": SEND | {"headers": TOKEN | JSON},
+    "no JSON": SEND | {"content": "{", "headers": TOKEN | JSON},
+    "NaN": SEND | {"content": '{"receiverId": "bob", "text": NaN}', "headers": TOKEN | JSON},
+    "a lone surrogate": SEND
+    | {"content": r'{"receiverId": "bob", "text": "\ud800"}', "headers": TOKEN | JSON},
     "wrong fields": SEND | {"json": {"receiverId": 1, "text": ""}},
-    "a large body": SEND | {"content": b" " * 70_000},
-    "a large body without a token": SEND | {"content": b" " * 70_000, "headers": {}},
+    "a large body": SEND | {"content": b" " * 70_000, "headers": TOKEN | JSON},
+    "a large body without a token": SEND | {"content": b" " * 70_000, "headers": JSON},
     "no such receiver": SEND | {"json": {"receiverId": "absent", "text": "x"}},
     "no MongoDB": SEND | {"json": {"receiverId": "away", "text": "x"}},
     "a read": READ,
@@ -125,7 +140,7 @@ async def test_the_fast_path_answers_as_fastapi_does(case: str) -> None:
 async def answer_of(app: Chatlab, case: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Return the status, the headers and the body of the response to this request."""
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://chatlab"
+        transport=httpx.ASGITransport(app), base_url="http://localhost"
     ) as http:
         answer = await http.request(**REQUESTS[case])
     return answer.status_code, sorted(answer.headers.multi_items()), answer.content

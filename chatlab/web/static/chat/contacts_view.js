@@ -2,12 +2,12 @@
 
 /** @import { Contact, Contacts } from "./contacts.js" */
 /** @import { Message } from "./conversation.js" */
+/** @import { Named } from "./names.js" */
 /** @import { User } from "./session.js" */
 
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, formatBriefTime, initials } from "./format.js";
-
-/** @typedef {User & {self?: boolean}} Named */
+import { showName } from "./names.js";
 
 /** @param {Named} user */
 export function avatar(user) {
@@ -17,9 +17,6 @@ export function avatar(user) {
     user.self ? icon("note") : initials(user.displayName),
   );
 }
-
-export const labelOf = (/** @type {Named} */ user) =>
-  user.self ? `${user.displayName} (you)` : user.displayName;
 
 export class ContactsView {
   /** @type {Map<string, Row>} */
@@ -101,7 +98,7 @@ class Row {
   /** @param {Contact} user */
   constructor(user) {
     this.dot = el("span.dot", { hidden: true }, el("span.unseen", {}, "online"));
-    this.name = el("span.name");
+    this.name = el("span.whose");
     this.time = el("time");
     this.preview = el("span.preview");
     this.badge = el("span.badge", { hidden: true });
@@ -126,8 +123,7 @@ class Row {
     const { lastMessage: last, unread } = user;
     const typing = contacts.typing.has(user.id);
     this.dot.hidden = !user.online || Boolean(user.self);
-    setText(this.name, labelOf(user));
-    this.name.title = labelOf(user);
+    showName(this.name, user);
     setText(this.time, last ? formatBriefTime(last.createdAt) : "");
     setText(this.preview, typing ? "typing…" : preview(last, user, contacts.me));
     this.preview.classList.toggle("typing", typing);
@@ -148,7 +144,7 @@ class Row {
  * @param {User} me
  */
 function preview(last, user, me) {
-  if (!last) return user.self ? "Notes to yourself" : `@${user.id}`;
+  if (!last) return user.self ? "Notes to yourself" : "No messages yet";
   const text = last.deletedAt ? "Message deleted" : last.text.slice(0, 120);
   return last.senderId === me.id && !user.self ? `You: ${text}` : text;
 }

@@ -5,11 +5,12 @@
 /** @import { Workspace } from "./workspace.js" */
 
 import { Composer } from "./composer.js";
-import { avatar, labelOf } from "./contacts_view.js";
+import { avatar } from "./contacts_view.js";
 import { el, icon, setChildren, setText } from "./dom.js";
 import { describeError, formatDay, isSameDay } from "./format.js";
 import { MessageRow } from "./message_row.js";
 import { confirmDialog, MessageTools } from "./message_tools.js";
+import { nameTag, nameText, showName } from "./names.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
 const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
@@ -59,7 +60,7 @@ export class ConversationView {
       displayName: conversation.other,
     };
     this.unreadAtFirst = this.partner.unread ?? 0;
-    this.composer = new Composer(this.partner.displayName, {
+    this.composer = new Composer(nameText(this.partner), {
       send: (text) => this.#send(text),
       edit: (message, text) => workspace.edit(message, text),
       typing: (typing) => workspace.typing(conversation, typing),
@@ -128,7 +129,7 @@ export class ConversationView {
   }
 
   #drawHeader() {
-    if (this.name.textContent !== labelOf(this.partner)) this.#drawPartner();
+    if (showName(this.name, this.partner)) this.#drawPartner();
     const typing = this.contacts.typing.has(this.partner.id);
     const self = this.partner.self;
     setText(
@@ -146,15 +147,14 @@ export class ConversationView {
   }
 
   /**
-   * Show the name and the avatar. They are known at once, or when the list of users has been
-   * loaded.
+   * Show the avatar, and name the partner for screen readers. The name is known at once, or when the
+   * list of users has been loaded.
    */
   #drawPartner() {
-    const { displayName } = this.partner;
-    setText(this.name, labelOf(this.partner));
+    const name = nameText(this.partner);
     this.face.replaceChildren(avatar(this.partner));
-    this.list.setAttribute("aria-label", `Messages with ${displayName}`);
-    this.composer.input.setAttribute("aria-label", `Message to ${displayName}`);
+    this.list.setAttribute("aria-label", `Messages with ${name}`);
+    this.composer.input.setAttribute("aria-label", `Message to ${name}`);
   }
 
   #drawTop() {
@@ -171,11 +171,15 @@ export class ConversationView {
       );
     else if (loading) setText(this.top, "Loading…");
     else if (complete && (messages.length || pending.length))
-      setText(this.top, `This is where your conversation with ${labelOf(this.partner)} begins.`);
+      this.top.replaceChildren(
+        "This is where your conversation with ",
+        nameTag(this.partner),
+        " begins.",
+      );
     else if (complete)
       this.top.replaceChildren(
         avatar(this.partner),
-        el("p", {}, `Say hello to ${this.partner.displayName}.`),
+        el("p", {}, "Say hello to ", nameTag(this.partner), "."),
       );
     else setText(this.top, "");
     this.top.classList.toggle(
@@ -258,14 +262,15 @@ export class ConversationView {
     );
     const read =
       mine && !this.partner.self && (item.seq ?? Infinity) <= (this.partner.readUpTo ?? 0);
-    const names = (/** @type {string} */ id) => this.contacts.get(id)?.displayName ?? id;
+    const names = (/** @type {string} */ id) =>
+      nameText(this.contacts.get(id) ?? { id, displayName: id });
     row.draw(item, {
       mine,
       read,
       follows,
       names,
       me: this.contacts.me.id,
-      sender: this.partner.displayName,
+      sender: nameText(this.partner),
     });
     return row;
   }

@@ -59,6 +59,7 @@ class Attack(NamedTuple):
 
 
 ATTACKS = (
+    Attack("no attack", LOG_IN, "one", 0),
     Attack("300 log-ins at a time from one address", LOG_IN, "one", 300),
     Attack("300 log-ins at a time from one address, another name each time", LOG_IN, "many", 300),
     Attack("60 sign-ups at a time", SIGN_UP, "many", 60),
@@ -132,6 +133,8 @@ async def _attack(url: str, victim: str, attack: Attack) -> Statuses:
     sys.stdout.flush()
     addresses = [f"127.0.1.{1 + n % attack.addresses}" for n in range(attack.connections)]
     await asyncio.gather(*map(client, addresses))
+    if not attack.requests:
+        await asyncio.sleep(ends_at - time.monotonic())
     return statuses
 
 

@@ -67,9 +67,7 @@ class Accounts:
         self._hasher = PasswordHasher()
         self._dummy_hash = ""  # for unknown names, which must take as long as a wrong password
         self._sessions: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
-        self._asked: dict[
-            str, Callers[UserId | None]
-        ] = {}  # hashes of tokens that wait for a query
+        self._asked: dict[str, Callers[UserId | None]] = {}  # by the hash of a token
         self._queries = Batcher(self._take_asked, self._find_sessions)
         self._logged_out: OrderedDict[str, None] = OrderedDict()
         self._users: OrderedDict[str, None] = OrderedDict()

@@ -51,6 +51,10 @@ class FairSlots:
 
     def _require_room(self, key: str) -> None:
         if self._max_per_key is not None and self._inside[key] >= self._max_per_key:
-            raise RateLimited("You read too much at the same time. Wait a moment.", RETRY_AFTER_S)
+            raise RateLimited(
+                "You do too much of this at the same time. Wait a moment.", RETRY_AFTER_S
+            )
         if self._max_inside is not None and self._inside.total() >= self._max_inside:
-            raise RateLimited("Too many long reads at the same time. Wait a moment.", RETRY_AFTER_S)
+            raise RateLimited(
+                "Too many users do this at the same time. Wait a moment.", RETRY_AFTER_S
+            )

@@ -6,6 +6,8 @@ slot of their user and for one of all users.
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 
 from chatlab.protect.fair_slots import FairSlots
 from chatlab.protect.rate_limit import TokenBucket
@@ -33,11 +35,11 @@ class ReadLimits:
 
     `rate_limit` is the number of tokens for each user per second, with bursts of twice as many; 0
     means no charge. These tokens are not those of requests: after a long read a user can still
-    send.
+    send. `clock` returns seconds.
     """
 
-    def __init__(self, rate_limit: float) -> None:
-        self._tokens = TokenBucket(rate_limit, 2 * rate_limit)
+    def __init__(self, rate_limit: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = TokenBucket(rate_limit, 2 * rate_limit, clock=clock)
         self._queries = FairSlots(
             QUERIES,
             QUERIES_PER_USER,

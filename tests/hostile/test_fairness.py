@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,24 +16,32 @@ from raw_socket import raw_socket
 from shared_service import SharedService, create_user, start_shared_service, store_messages
 from waiting import LIMIT_S, wait_until
 
-from chatlab.domain.ids import conversation_of
+from chatlab.cache.cache import Cache
+from chatlab.connections.mongo import MongoDatabase
+from chatlab.domain.ids import UserId, conversation_of
+from chatlab.domain.message import Message
+from chatlab.domain.requests import Page
 from chatlab.errors import RateLimited
+from chatlab.history import HistoryReader
 from chatlab.local.engines import Engines
 from chatlab.protect.fair_slots import FairSlots
 from chatlab.protect.rate_limit import TokenBucket
 from chatlab.protect.read_limits import (
+    FREE_MESSAGES,
     MESSAGES_PER_TOKEN,
     STREAMS_PER_USER,
-    WAITING_STREAMS_PER_USER,
+    ReadLimits,
 )
 from chatlab.realtime.presence import ANNOUNCE_INTERVAL_S
-from chatlab.store.messages import STREAMED_MESSAGES
+from chatlab.store.messages import STREAMED_MESSAGES, MessageStore
+from chatlab.store.migrations import create_indexes
 from chatlab.store.reactions import MAX_REACTION_KINDS
 
 LONG = 5_000  # messages
 LARGE_TEXT = "x" * 4000
 LARGE = 10_000  # messages of this size: 40 MB, more than the buffers between a service and a client
 SOCKETS = 3
+FRESH = {"cache-control": "no-cache"}
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +154,8 @@ async def test_many_long_reads_of_one_account_fail_for_nobody_else(
             limits=httpx.Limits(max_connections=60),
         ) as http,
     ):
-        fresh = {"cache-control": "no-cache"}
         reads = [
-            asyncio.create_task(http.get(f"/api/messages/{history[1]}", headers=fresh))
+            asyncio.create_task(http.get(f"/api/messages/{history[1]}", headers=FRESH))
             for _ in range(60)
         ]
         outcomes = Counter[int]()
@@ -172,13 +179,21 @@ async def test_many_long_reads_of_one_account_fail_for_nobody_else(
     await greedy.close()
 
 
-async def test_a_stream_reads_on_when_its_client_has_read(limited: SharedService) -> None:
+@pytest.fixture(scope="module")
+def large(limited: SharedService) -> tuple[str, str]:
+    """Return the ids of two users with a history that no buffer can hold."""
+    ann, bob = limited.create_user().id, limited.create_user().id
+    store_messages(limited.database, ann, bob, (LARGE_TEXT for _ in range(LARGE)))
+    return ann, bob
+
+
+async def test_a_stream_reads_on_when_its_client_has_read(
+    limited: SharedService, large: tuple[str, str]
+) -> None:
     """MongoDB is asked for a few chunks of a history that the client does not read, and for the rest when it reads."""
-    ann, bob = limited.create_user(), limited.create_user()
-    store_messages(limited.database, ann.id, bob.id, (LARGE_TEXT for _ in range(LARGE)))
-    count_chunks = chunk_counter(limited, conversation_of(ann.id, bob.id))
-    path = f"/api/messages/{bob.id}"
-    async with ann.http.stream("GET", path, headers={"cache-control": "no-cache"}) as answer:
+    ann, bob = log_in_again(limited, large[0]), log_in_again(limited, large[1])
+    count_chunks = chunk_counter(limited, conversation_of(*large))
+    async with ann.http.stream("GET", f"/api/messages/{bob.id}", headers=FRESH) as answer:
         pieces = answer.aiter_raw(65_536)
         first = await anext(pieces)
         seen = [-1, count_chunks()]
@@ -205,34 +220,62 @@ def chunk_counter(service: SharedService, conversation: str) -> Any:
 
 
 async def test_a_client_that_is_gone_frees_its_slot(
-    limited: SharedService, history: tuple[str, str]
+    limited: SharedService, large: tuple[str, str]
 ) -> None:
-    """Dropped reads do not use up the slots of their user: the next one is served."""
-    reader = log_in_again(limited, history[0])
-    path, fresh = f"/api/messages/{history[1]}", {"cache-control": "no-cache"}
-    for _ in range(STREAMS_PER_USER + WAITING_STREAMS_PER_USER + 1):
+    """Reads that are dropped in the middle do not use up the slots of their user: the next one is served."""
+    reader = log_in_again(limited, large[0])
+
+    async def begin() -> int:
+        """Begin to read on a connection of its own, and close it without reading on."""
         async with (
             httpx.AsyncClient(
                 base_url=limited.service.url, headers=reader.http.headers, timeout=LIMIT_S
             ) as http,
-            http.stream("GET", path, headers=fresh) as answer,
+            http.stream("GET", f"/api/messages/{large[1]}", headers=FRESH) as answer,
         ):
-            assert answer.status_code in (200, 429)
+            return answer.status_code
 
-    async def read() -> httpx.Response:
-        return await reader.http.get(path, headers=fresh)
-
-    answer = await wait_until(
-        read, "the history to be read", is_reached=lambda answer: answer.status_code == 200
-    )
-    assert len(answer.json()) == LONG
+    for _ in range(STREAMS_PER_USER + 1):
+        await wait_until(begin, "a slot", is_reached=lambda status: status == 200)
     await reader.close()
 
 
-async def test_pages_of_mongodb_are_charged(
+async def test_messages_of_mongodb_are_charged_to_their_reader(
+    engines: Engines, limited: SharedService, history: tuple[str, str]
+) -> None:
+    """After large pages for all tokens of a user, the next one is refused. Small pages and other users are not."""
+    ann, bob = map(UserId, history)
+    now_s = 0.0
+    limits = ReadLimits(2, clock=lambda: now_s)  # 4 tokens, and 1.8 for each of these pages
+    mongo = MongoDatabase(engines.mongo.url, limited.database.name, create_indexes)
+    reader = HistoryReader(MessageStore(mongo, lambda: 0, ignore), cast(Cache, None), limits)
+
+    async def read(user: UserId, **page: int) -> bytes | None:
+        """Read without the cache, and return nothing if that is refused."""
+        try:
+            history = await reader.read(user, conversation_of(ann, bob), Page(**page), None)
+        except RateLimited:
+            return None
+        return history.pieces if isinstance(history.pieces, bytes) else b"stream"
+
+    pages = [await read(ann, limit=1000, before=2000) for _ in range(4)]
+    assert [page is None for page in pages] == [False, False, False, True]
+    assert await read(ann) is None
+    assert await read(ann, limit=FREE_MESSAGES)
+    assert await read(bob, limit=1000, before=2000)
+    now_s = 1.0
+    assert await read(ann, limit=1000, before=2000)
+    await mongo.close()
+
+
+async def ignore(_message: Message, _began: int) -> None:
+    """Ignore an uncertain write that was found."""
+
+
+async def test_many_large_pages_at_once_wait_or_are_refused(
     limited: SharedService, history: tuple[str, str]
 ) -> None:
-    """An account that reads large pages at once without the cache gets 429 with Retry-After, and can still send."""
+    """An account that reads a hundred large pages at once gets 429 with Retry-After for some, and can still send."""
     reader = log_in_again(limited, history[0])
     path = f"/api/messages/{history[1]}?limit=1000&before="
     async with httpx.AsyncClient(

@@ -274,6 +274,12 @@ def restricted(deployment: Deployment) -> Iterator[Restricted]:
     proxy.close()
 
 
+def refused_evalsha(deployment: Deployment) -> int:
+    """Return how often Redis has refused the command EVALSHA."""
+    calls = deployment.keys.info("commandstats")
+    return int(calls.get("cmdstat_evalsha", {}).get("rejected_calls", 0))
+
+
 @pytest.mark.parametrize("command", ["publish", "get", "script", "evalsha"])
 async def test_a_forbidden_command_is_logged_once_and_opens_no_circuit(
     deployment: Deployment, restricted: Restricted, command: str
@@ -282,6 +288,7 @@ async def test_a_forbidden_command_is_logged_once_and_opens_no_circuit(
     service = restricted.service
     before = outages(service, "redis")
     restricted.allow(f"-{command}")
+    deployment.keys.config_resetstat()
     try:
         if command == "script":
             deployment.keys.script_flush()
@@ -294,6 +301,7 @@ async def test_a_forbidden_command_is_logged_once_and_opens_no_circuit(
         assert outages(service, "redis") == before
         lines = restricted.logged(f"Redis refuses the command {command.upper()} ")
         assert lines == (command != "script")
+        assert refused_evalsha(deployment) <= 5, "EVAL is used from the first refusal on"
     finally:
         restricted.allow("+@all")
 

@@ -229,6 +229,31 @@ async def test_leaked_keys_get_an_expiry_and_cannot_forge_log_lines(
     assert all(message.isprintable() and "message:x\\n12:00" in message for message in about)
 
 
+async def test_a_leaked_key_is_repaired_without_options_of_new_servers(
+    make_sweeper: SweeperMaker,
+    keys: redis.Redis,
+    space: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis 6.2 has no PEXPIRE with NX. A key that has got a TTL meanwhile keeps it."""
+    leaked, other = f"{space}:message:leaked", f"{space}:message:other"
+    keys.set(leaked, "x")
+    keys.set(other, "x", px=100_000_000)
+    sent: list[Any] = []
+    execute = resp.RedisConnection.execute
+
+    async def recorded(self: resp.RedisConnection, commands: Any) -> Any:
+        sent.extend(commands)
+        return await execute(self, commands)
+
+    monkeypatch.setattr(resp.RedisConnection, "execute", recorded)
+    await make_sweeper().tick()
+    assert 0 < keys.pttl(leaked) <= 1_000_000
+    assert all(len(command) == 3 for command in sent if command[0] == "PEXPIRE")
+    keys.eval(sweeper.EXPIRE_LEAKED, 1, other, 1000)
+    assert keys.pttl(other) > 1_000_000
+
+
 async def test_a_key_that_no_sweep_has_seen_is_reported_too(
     make_sweeper: SweeperMaker, space: str, clock: Clock, caplog: Any
 ) -> None:

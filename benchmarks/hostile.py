@@ -220,14 +220,16 @@ def _unread(server: Server) -> socket.socket:
     parts = urlsplit(server.url)
     connection.settimeout(TIMEOUT_S)
     connection.connect((parts.hostname, parts.port))
-    connection.sendall(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(
+        b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
     return connection
 
 
 EMPTY = b"\x80\0\0\0\0"  # the rest of a frame without data, with a mask of zeros
 FINAL, TEXT_FRAME, CONTINUATION, PING, PONG = 0x80, 0x81, 0x00, 0x89, 0x8A
-CHUNKED = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-TRICKLED = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
+CHUNKED = "POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+TRICKLED = "POST /api/auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
 
 ATTACKS: dict[str, Attack] = {
     "pings": _flood(_websocket, bytes([PING]) + EMPTY),
@@ -236,8 +238,8 @@ ATTACKS: dict[str, Attack] = {
     "pings of an account": _flood(_authenticated, bytes([PING]) + EMPTY),
     "packets of an account": _flood(_authenticated, encode_frame(b"3")),
     "one-byte chunks": _flood(_request(CHUNKED), b"1\r\nx\r\n"),
-    "pipelined requests": _flood(_connect, b"GET /api/auth/me HTTP/1.1\r\nHost: x\r\n\r\n"),
-    "unfinished heads": _hold(_request("GET / HTTP/1.1\r\nHost: x\r\n"), b"X"),
+    "pipelined requests": _flood(_connect, b"GET /api/auth/me HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "unfinished heads": _hold(_request("GET / HTTP/1.1\r\nHost: localhost\r\n"), b"X"),
     "trickled bodies": _hold(_request(TRICKLED), b" "),
     "unread responses": _hold(_unread, b""),
 }

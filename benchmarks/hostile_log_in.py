@@ -39,6 +39,7 @@ class Row(NamedTuple):
     attack: Statuses
     bystander: Statuses
     p50: float
+    p95: float
     worst: float
 
 
@@ -96,6 +97,7 @@ def measure_attack(server: Server, attack: Attack) -> Row:
         Counter(attacked),
         Counter(status for status, _ in answers),
         latencies[len(latencies) // 2],
+        latencies[len(latencies) * 95 // 100],
         latencies[-1],
     )
 

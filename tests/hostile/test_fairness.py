@@ -196,15 +196,21 @@ async def test_a_stream_reads_on_when_its_client_has_read(
     async with ann.http.stream("GET", f"/api/messages/{bob.id}", headers=FRESH) as answer:
         pieces = answer.aiter_raw(65_536)
         first = await anext(pieces)
-        seen = [-1, count_chunks()]
-        while seen[-1] != seen[-2]:  # until no chunk was read during these requests
-            for _ in range(20):
-                assert (await bob.read(ann, limit=1)).status_code == 200
-            seen.append(count_chunks())
-        assert 0 < seen[-1] < LARGE / STREAMED_MESSAGES / 2, seen
+        chunks = await chunks_until_it_waits(count_chunks, bob, ann)
+        assert 0 < chunks < LARGE / STREAMED_MESSAGES / 2
         size = len(first) + sum([len(piece) async for piece in pieces])
         assert size > LARGE * len(LARGE_TEXT)
     await asyncio.gather(ann.close(), bob.close())
+
+
+async def chunks_until_it_waits(count_chunks: Any, reader: User, other: User) -> int:
+    """Wait until a stream reads no chunk while 20 other requests are answered. Return its chunks."""
+    seen = [-1, count_chunks()]
+    while seen[-1] != seen[-2]:
+        for _ in range(20):
+            assert (await reader.read(other, limit=1)).status_code == 200
+        seen.append(count_chunks())
+    return int(seen[-1])
 
 
 def chunk_counter(service: SharedService, conversation: str) -> Any:
@@ -222,22 +228,19 @@ def chunk_counter(service: SharedService, conversation: str) -> Any:
 async def test_a_client_that_is_gone_frees_its_slot(
     limited: SharedService, large: tuple[str, str]
 ) -> None:
-    """Reads that are dropped in the middle do not use up the slots of their user: the next one is served."""
-    reader = log_in_again(limited, large[0])
-
-    async def begin() -> int:
-        """Begin to read on a connection of its own, and close it without reading on."""
+    """Streams that wait for a client which is gone do not use up the slots of their user."""
+    ann, bob = log_in_again(limited, large[0]), log_in_again(limited, large[1])
+    count_chunks = chunk_counter(limited, conversation_of(*large))
+    for _ in range(STREAMS_PER_USER + 1):
         async with (
             httpx.AsyncClient(
-                base_url=limited.service.url, headers=reader.http.headers, timeout=LIMIT_S
+                base_url=limited.service.url, headers=ann.http.headers, timeout=LIMIT_S
             ) as http,
-            http.stream("GET", f"/api/messages/{large[1]}", headers=FRESH) as answer,
+            http.stream("GET", f"/api/messages/{bob.id}", headers=FRESH) as answer,
         ):
-            return answer.status_code
-
-    for _ in range(STREAMS_PER_USER + 1):
-        await wait_until(begin, "a slot", is_reached=lambda status: status == 200)
-    await reader.close()
+            assert answer.status_code == 200
+            await chunks_until_it_waits(count_chunks, bob, ann)
+    await asyncio.gather(ann.close(), bob.close())
 
 
 async def test_messages_of_mongodb_are_charged_to_their_reader(

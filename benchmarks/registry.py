@@ -6,6 +6,8 @@ from typing import NamedTuple
 from benchmarks.environment import CONNECTIONS, Environment
 from benchmarks.footprint import measure_idle, measure_start, measure_sweep
 from benchmarks.hostile import MAX_P95_MS, measure_hostile
+from benchmarks.hostile_log_in import MAX_P95_MS as MAX_LOG_IN_MS
+from benchmarks.hostile_log_in import measure_log_ins
 from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
 from benchmarks.result import Result
 from benchmarks.throughput import (
@@ -78,5 +80,10 @@ BENCHMARKS = {
         "Hostile clients",
         f"no failed request of a bystander, and a p95 of at most {MAX_P95_MS} ms",
         measure_hostile,
+    ),
+    "log-ins": Benchmark(
+        "Log-ins during attacks on them",
+        f"no failed log-in of a user, and a p95 of at most {MAX_LOG_IN_MS} ms",
+        measure_log_ins,
     ),
 }

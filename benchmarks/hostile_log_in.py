@@ -25,6 +25,7 @@ from chatlab.bench.samples import percentile
 PASSWORD = "the bystander logs in"  # noqa: S105 - of a user that exists for a minute
 TIMEOUT_S = 60
 MAX_P95_MS = 500
+NO_ANSWER = 0  # instead of a status
 SIGN_UP, LOG_IN = "/api/auth/signup", "/api/auth/login"
 
 Statuses = Counter[int]  # how often the server answered with each status
@@ -141,7 +142,10 @@ async def _attack(url: str, victim: str, attack: Attack) -> Statuses:
             for _ in _turns(attack, ends_at):
                 name = victim if attack.names == "one" else next(names)
                 account = {"username": name, "password": "a wrong guess " + secrets.token_hex(4)}
-                statuses[(await http.post(attack.path, json=account)).status_code] += 1
+                try:
+                    statuses[(await http.post(attack.path, json=account)).status_code] += 1
+                except httpx.TransportError:
+                    statuses[NO_ANSWER] += 1
 
     sys.stdout.write("begin\n")
     sys.stdout.flush()

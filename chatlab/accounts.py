@@ -9,13 +9,9 @@ query. A log-out in another process therefore takes effect here within that time
 import asyncio
 import hashlib
 import itertools
-import os
 import secrets
-import sys
-import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -63,7 +59,6 @@ class Accounts:
         self._limits = AccountLimits(settings, execute)
         self._log_ins = FairQueue(LOG_IN_SLOTS, settings.hash_queue)
         self._sign_ups = FairQueue(SIGN_UP_SLOTS, settings.hash_queue)
-        self._sign_up_threads = ThreadPoolExecutor(SIGN_UP_SLOTS, initializer=_run_last)
         self._hasher = PasswordHasher()
         self._dummy_hash = ""  # for unknown names, which must take as long as a wrong password
         self._sessions: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
@@ -84,9 +79,7 @@ class Accounts:
         client = Client.of(address, request.deviceId)
         await self._limits.sign_ups.take(client.address)
         async with self._sign_ups.turn(client.address):
-            password_hash = await asyncio.get_running_loop().run_in_executor(
-                self._sign_up_threads, self._hasher.hash, request.password
-            )
+            password_hash = await asyncio.to_thread(self._hasher.hash, request.password)
         user = {
             "_id": request.username,
             "displayName": request.displayName or request.username,
@@ -200,12 +193,6 @@ class Accounts:
             return await asyncio.to_thread(self._hasher.verify, password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
-
-
-def _run_last() -> None:
-    """Let the event loop and log-ins have the cores first. Only Linux has priorities of threads."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _remember(cache: OrderedDict[str, Any], key: str, value: object) -> None:

@@ -27,7 +27,7 @@ SERVICE = (
     *("aiohttp", "argon2-cffi", "emoji", "fastapi", "fastapi-swagger", "hiredis", "httptools"),
     *("httpx", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
     *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette", "typer"),
-    *("uvicorn", "uvloop", "websockets"),
+    *("uvicorn", "uvloop", "websockets", "zxcvbn"),
 )
 NOT_ON_WINDOWS = {"httptools", "uvloop"}
 NOTEBOOKS = (

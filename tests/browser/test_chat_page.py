@@ -110,7 +110,9 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await page.get_by_role("button", name="Log out").click()
     await page.get_by_label("User name").fill("nora")
     assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http:
+    async with httpx.AsyncClient(
+        headers={"authorization": f"Bearer {token}"}, timeout=LIMIT_S
+    ) as http:
         assert (await http.get(f"{shared.service.url}/api/auth/me")).status_code == 401
     assert not [url for url in here.requests if token in url]
 
@@ -835,7 +837,7 @@ async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
 
 async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedService) -> None:
     """Every page and file has a content security policy. An unchanged file is answered with 304."""
-    async with httpx.AsyncClient(base_url=shared.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
         for path in (
             "/",
             "/docs",
@@ -868,7 +870,7 @@ async def test_pages_have_no_inline_scripts_and_only_relative_addresses(
     shared: SharedService,
 ) -> None:
     """The pages contain no inline script or style, and every address in them is relative."""
-    async with httpx.AsyncClient(base_url=shared.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
         for path in ("/", "/docs"):
             page = (await http.get(path)).text
             assert re.findall(r"<script(?![^>]*\ssrc=)", page) == []

@@ -13,7 +13,7 @@ import pytest
 from live import JSON, User
 from raw_socket import unauthenticated
 from shared_service import SharedService, UserMaker
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
 MISSING = "f" * 24
 EMOJI = "\N{THUMBS UP SIGN}"
@@ -73,7 +73,7 @@ class Chat:
     def clients(self) -> list[httpx.AsyncClient]:
         """Return an HTTP client for each of ROLES."""
         url = self.shared.service.url
-        no_token = httpx.AsyncClient(base_url=url)
+        no_token = httpx.AsyncClient(base_url=url, timeout=LIMIT_S)
         wrong_token = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": "Bearer " + "x" * 43},

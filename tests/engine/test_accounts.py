@@ -59,7 +59,7 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
     tokens = [answer.json()["token"] for answer in (signed_up, logged_in)]
     assert len(set(tokens)) == 2
     assert all(len(token) >= 43 for token in tokens)
-    async with httpx.AsyncClient(base_url=shared.service.url) as http:
+    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
         first, second = (
             {"authorization": f"{scheme} {token}"}
             for scheme, token in zip(("Bearer", "bearer"), tokens, strict=True)
@@ -340,7 +340,7 @@ async def test_a_forged_client_address_does_not_evade_the_limit(
     """A client can write anything into X-Forwarded-For, so the service ignores it."""
     service = start(LOGIN_LIMIT="3")
     guess = {"username": "ann", "password": "wrong"}
-    async with httpx.AsyncClient(base_url=service.url) as http:
+    async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as http:
         answers = [
             await http.post(
                 "/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}

@@ -100,7 +100,9 @@ def serves(*paths: str) -> Way:
         try:
             wait_until_answered(f"http://127.0.0.1:{port}/readyz", process)
             for path in paths:
-                assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+                assert (
+                    httpx.get(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_S).status_code == 200
+                )
         finally:
             stop(process)
 

@@ -63,7 +63,7 @@ def _marked(mark: str, text: str) -> str:
 async def send(sender: User, body: Json, token: str = "") -> Exchange:
     """POST a body with the sender's token, or with another one."""
     place, began = urlsplit(sender.url), time.time() * 1000
-    head = f"Host: chatlab\r\nAuthorization: Bearer {token or sender.token}\r\n"
+    head = f"Host: localhost\r\nAuthorization: Bearer {token or sender.token}\r\n"
     request = encode_request("POST", PATH, head, json.dumps(body).encode())
     begin, answer = await asyncio.wait_for(
         _answer(place.hostname or "", place.port or 80, request), PATIENCE

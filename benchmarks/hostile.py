@@ -6,6 +6,7 @@ on a new connection.
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ CONNECTIONS = 1100  # that an attack keeps open: more than that
 FLOOD_BYTES_PER_S = 2_000_000
 FLOOD_INTERVAL_S = 0.01
 BYSTANDER_INTERVAL_S = 0.02
+UNREAD_PER_S = 50  # more would be a flood of large responses, which is another attack
 MAX_P95_MS = 500
 TIMEOUT_S = 20.0
 
@@ -180,22 +182,25 @@ def _receive(connection: socket.socket) -> bytes:
 # --- many connections ------------------------------------------------------------------------------
 
 
-def _hold(connect: Callable[[Server], socket.socket], drip: bytes) -> Attack:
+def _hold(
+    connect: Callable[[Server], socket.socket], drip: bytes, per_second: float = math.inf
+) -> Attack:
     """Return an attack that keeps CONNECTIONS connections open and sends `drip` on each.
 
-    It opens those again that the service closes.
+    It opens those again that the service closes, but not more than `per_second`.
     """
 
     def run(server: Server, stop: threading.Event) -> None:
         connections: list[socket.socket] = []
-        while not stop.wait(FLOOD_INTERVAL_S):
-            while len(connections) < CONNECTIONS and not stop.is_set():
-                with contextlib.suppress(OSError):
+        while not stop.is_set():
+            wanted = min(CONNECTIONS - len(connections), per_second)
+            until = time.monotonic() + 1
+            with contextlib.suppress(OSError):
+                while wanted > 0 and not stop.is_set():
                     connections.append(connect(server))
-                    continue
-                break
+                    wanted -= 1
             connections = [one for one in connections if _still_open(one, drip)]
-            stop.wait(1)
+            stop.wait(max(0.0, until - time.monotonic()))
         for connection in connections:
             connection.close()
 
@@ -241,5 +246,5 @@ ATTACKS: dict[str, Attack] = {
     "pipelined requests": _flood(_connect, b"GET /api/auth/me HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     "unfinished heads": _hold(_request("GET / HTTP/1.1\r\nHost: localhost\r\n"), b"X"),
     "trickled bodies": _hold(_request(TRICKLED), b" "),
-    "unread responses": _hold(_unread, b""),
+    "unread responses": _hold(_unread, b"", UNREAD_PER_S),
 }

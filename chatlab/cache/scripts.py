@@ -1,6 +1,6 @@
 """Run the scripts of `window.lua`.
 
-Nothing is loaded beforehand: the pipeline sends the source of a script that Redis does not know.
+The pipeline loads them whenever it connects, and sends the source of one that Redis has forgotten.
 """
 
 import asyncio

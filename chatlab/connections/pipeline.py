@@ -102,11 +102,16 @@ class AutoPipeline:
 
         Other commands use a new connection afterwards too, so that none gets a late reply to an
         earlier one as its own. The owner of the breaker calls this while it is open.
+
+        Redis gets the scripts before the commands, so that the first request with one needs no
+        second round trip. It may refuse them: a script is sent with its source when it is missing.
         """
         await self._connection.close()
+        scripts = [("SCRIPT", "LOAD", source) for source in self._scripts.values()]
         connection = RedisConnection(self._redis)
         try:
-            replies = await self._send_with_scripts(connection, list(commands))
+            replies = await self._send_with_scripts(connection, [*scripts, *commands])
+            del replies[: len(scripts)]
         finally:
             await connection.close()
         for command, reply in zip(commands, replies, strict=True):

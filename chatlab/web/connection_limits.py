@@ -47,15 +47,15 @@ class RemoteClient:
     It has no reference to the connection, which would then not be freed when it ends.
     """
 
-    __slots__ = ("_limits", "address", "authenticated")
+    __slots__ = ("address", "authenticated", "limits")
 
     def __init__(self, limits: "ConnectionLimits") -> None:
-        self._limits, self.address, self.authenticated = limits, "", False
+        self.limits, self.address, self.authenticated = limits, "", False
 
     def authenticate(self) -> None:
         """Note that the client has shown a valid token."""
         self.authenticated = True
-        self._limits.forget_stranger(self)
+        self.limits.forget_stranger(self)
 
 
 def note_authenticated(scope: Scope) -> None:
@@ -93,10 +93,13 @@ class LimitedConnection(asyncio.Protocol):
     def __init__(
         self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
-        self.limits: ConnectionLimits = app_state[LIMITS_KEY]
-        self.remote = RemoteClient(self.limits)
-        state = app_state | {CLIENT_KEY: self.remote}
-        super().__init__(config, server_state, state, _loop)  # type: ignore[call-arg]
+        self.remote = RemoteClient(app_state[LIMITS_KEY])
+        super().__init__(config, server_state, app_state, _loop)  # type: ignore[call-arg]
+
+    @property
+    def limits(self) -> "ConnectionLimits":
+        """The limits of this process."""
+        return self.remote.limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

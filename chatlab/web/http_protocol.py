@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from chatlab.web.connection_limits import LimitedConnection, Reason, Step
+from chatlab.web.connection_limits import CLIENT_KEY, LimitedConnection, Reason, Step
 from chatlab.web.problems import PROBLEM_JSON, problem_body
 
 # uvicorn logs each invalid request of a client as a warning. This logger is not below `uvicorn` or
@@ -37,7 +37,8 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     """
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]  # None until the first request
-    _in_head, _head_bytes, _body_bytes, _chunks = False, 0, 0, 0
+    scope: Any  # the same; uvicorn adds the method when the head is complete
+    _head_bytes = _body_bytes = _chunks = 0
     _measured: object = None  # the headers of the request that `_head_bytes` is about
     _chunked: object = None  # the same for `_chunks`
     _earlier: Sequence[RequestResponseCycle] = ()  # pipelined requests without the newest one
@@ -49,18 +50,14 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
 
     # --- calls of the parser ---
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
         hosts = 0
         for name, _ in self.headers:
             if name == b"host":
                 hosts += 1
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             self._reject("A request needs one Host header, and not more.")
+        self.scope["state"][CLIENT_KEY] = self.remote
         earlier = self.cycle
         super().on_headers_complete()
         if self.pipeline:
@@ -90,9 +87,9 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse the data; reject the request if its head is too large."""
         super().data_received(data)
-        if self._in_head:
+        if not self.scope or "method" not in self.scope:
             self._limit_head(len(data))
-        elif self.headers and len(self.headers) > MAX_HEADER_LINES:
+        elif len(self.headers) > MAX_HEADER_LINES:
             self._close_as_invalid(f"The request has more than {MAX_HEADER_LINES} header lines.")
 
     def _limit_head(self, more_bytes: int) -> None:
@@ -127,7 +124,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
 
     def _next_part(self) -> Step | None:
         limits, cycle = self.limits, self.cycle
-        if self._in_head:
+        if self.scope and "method" not in self.scope:
             return Step(self.headers, 0, limits.head_timeout, Reason.HEAD)
         if cycle is None:
             return Step(None, 0, limits.head_timeout, Reason.IDLE)

@@ -74,8 +74,10 @@ class SocketSessions:
         websocket: WatchedSocket = scope[SCOPE_KEY]
         websocket.accept_token()
         note_authenticated(scope)
-        # The library keeps 2.5 KB for the request body, which a websocket does not have.
+        # The library keeps 2.5 KB for the request body, which a websocket does not have, and the
+        # state of the request, which nothing else needs.
         environ.pop("wsgi.input", None)
+        scope.pop("state", None)
         self._sessions[namespace, sid] = SocketSession(user, token, websocket)
         self._count[user] += 1
         return user

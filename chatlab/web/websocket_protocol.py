@@ -9,9 +9,10 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
 from websockets.protocol import State
 
-from chatlab.web.connection_limits import LimitedConnection, Reason
+from chatlab.web.connection_limits import CLIENT_KEY, LimitedConnection, Reason
 
 PIECE_BYTES = 2048  # at most 341 frames, which take 4 ms
 MAX_FRAMES_PER_S = 1000  # of one socket; more would wait for MongoDB anyway
@@ -25,6 +26,7 @@ class LimitedWebSocketProtocol(LimitedConnection, WebSocketsSansIOProtocol):
     """Limit the frames of a client: text, pings, pongs and empty fragments alike."""
 
     _unparsed = b""  # has arrived, but must wait
+    _is_held_back = False  # reading is paused because of that
     _frames = 0  # since the last check; before a valid token, since the beginning
     _first_bytes = 0  # before a valid token
 
@@ -44,11 +46,18 @@ class LimitedWebSocketProtocol(LimitedConnection, WebSocketsSansIOProtocol):
             if not self.remote.authenticated:
                 self._first_bytes += len(piece)
             super().data_received(piece)
-        if self._unparsed:
-            self._pause()
-        elif self.read_paused and self.queue.empty() and not self.transport.is_closing():
-            self.read_paused = False
-            self.transport.resume_reading()
+        if self.transport.is_closing():
+            self._unparsed = b""
+        elif self._unparsed:
+            self._is_held_back = True
+            self.read_paused = False  # otherwise uvicorn would resume reading after a message
+            self.transport.pause_reading()
+        elif self._is_held_back:
+            self._is_held_back = False
+            if self.queue.empty():
+                self.transport.resume_reading()
+            else:
+                self.read_paused = True  # uvicorn resumes reading after the last message
 
     def _may_parse(self) -> bool:
         if self.queue.qsize() and not self.close_sent:
@@ -59,18 +68,14 @@ class LimitedWebSocketProtocol(LimitedConnection, WebSocketsSansIOProtocol):
             self._end(CloseCode.POLICY_VIOLATION, "too much before a valid token", Reason.FRAMES)
         return bool(self._unparsed)
 
-    def _pause(self) -> None:
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
+    def receive(self) -> Any:
+        """Return the next message, when it is awaited, and continue to parse after the last one.
 
-    async def receive(self) -> Any:
-        """Return the next message, and continue to parse after the last one."""
-        message = await super().receive()
+        It is no coroutine, which would cost each idle socket 500 bytes.
+        """
         if self._unparsed and self.queue.empty():
-            self._pause()
             self.loop.call_soon(self._parse)
-        return message
+        return super().receive()
 
     def check(self, now_s: float) -> None:
         """Allow frames for another second."""
@@ -85,6 +90,12 @@ class LimitedWebSocketProtocol(LimitedConnection, WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     # --- events of the parser ---
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            self.scope["state"][CLIENT_KEY] = self.remote
+        self.request = None  # type: ignore[assignment]  # uvicorn keeps 1 KB that it does not need
 
     def handle_events(self) -> None:
         self._frames += len(self.conn.events)

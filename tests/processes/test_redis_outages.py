@@ -301,6 +301,19 @@ async def test_redis_may_lose_its_scripts(three: Three) -> None:
         await talk.reach_hits()
 
 
+async def test_a_process_that_starts_loads_its_scripts(three: Three) -> None:
+    """No request of a new process meets a Redis that does not know a script."""
+    keys = three.deployment.keys
+    keys.script_flush()
+    before = keys.info("errorstats").get("errorstat_NOSCRIPT")
+    service = three.deployment.start()
+    async with talk_between(three, service, service) as talk:
+        await talk.send(talk.alice)
+        await talk.edit()
+        await talk.reach_hits()
+    assert keys.info("errorstats").get("errorstat_NOSCRIPT") == before
+
+
 async def test_redis_may_lose_everything(three: Three) -> None:
     """After FLUSHALL, and after a restart with an empty Redis, reads are right and there are hits again."""
     async with talk_between(three, three.one, three.two) as talk:

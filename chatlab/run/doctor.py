@@ -85,7 +85,7 @@ def _run_check(check: Callable[..., Iterator[Finding]], *arguments: object) -> l
 def python() -> Iterator[Finding]:
     """Check the version of Python."""
     version = ".".join(map(str, sys.version_info[:3]))
-    fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+    fits = (3, 11) <= sys.version_info[:2] < (3, 16)
     fix = "" if fits else "make PYTHON=/path/to/python3.12"
     yield Finding("Python", fits, f"{version} ({sys.executable})", fix)
 

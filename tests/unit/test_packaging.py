@@ -218,14 +218,14 @@ def test_the_command_can_be_called() -> None:
 
 
 def test_the_supported_pythons_are_the_same_everywhere() -> None:
-    """pyproject.toml, the Makefile and the linters agree on the supported Python versions."""
+    """pyproject.toml, the Makefile, the doctor and the linters agree on the supported Python versions."""
     range_ = SpecifierSet(PROJECT["project"]["requires-python"])
     assert [
         version for version in ("3.10", *SUPPORTED_PYTHONS, "3.16") if version in range_
     ] == SUPPORTED_PYTHONS
-    assert "(3, 11) <= sys.version_info[:2] < (3, 16)" in (ROOT / "Makefile").read_text(
-        encoding="utf-8"
-    )
+    for name in ("Makefile", "chatlab/run/doctor.py"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "(3, 11) <= sys.version_info[:2] < (3, 16)" in text, name
     assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
     assert PROJECT["tool"]["ruff"]["target-version"] == "py311"
 

@@ -150,9 +150,7 @@ def _websocket(server: Server) -> socket.socket:
     """Return a websocket that has not shown a token."""
     head = UPGRADE_HEADERS.format(host=urlsplit(server.url).netloc)
     connection = _request(f"GET {UPGRADE_PATH} HTTP/1.1\r\n{head}\r\n")(server)
-    answer = b""
-    while b"pingInterval" not in answer:
-        answer += _receive(connection)
+    _receive_until(connection, b"pingInterval")
     return connection
 
 
@@ -160,9 +158,7 @@ def _authenticated(server: Server) -> socket.socket:
     connection = _websocket(server)
     token = json.dumps({"token": server.users[2].token})
     connection.sendall(encode_frame(b"40" + token.encode()))
-    answer = b""
-    while b"40{" not in answer:
-        answer += _receive(connection)
+    _receive_until(connection, b"40{")
     return connection
 
 
@@ -170,6 +166,12 @@ def _unfinished_message(server: Server) -> socket.socket:
     connection = _websocket(server)
     connection.sendall(bytes([TEXT_FRAME & ~FINAL]) + EMPTY)
     return connection
+
+
+def _receive_until(connection: socket.socket, end: bytes) -> None:
+    answer = b""
+    while end not in answer:
+        answer += _receive(connection)
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -21,7 +21,7 @@ CLOSE_LIMIT_S = 4  # to close all connections, after `shutdown_timeout` seconds 
 
 
 class CacheMode(StrEnum):
-    """How a conversation is read. With `off`, nothing is written to Redis either."""
+    """How a conversation is read. With `off`, no message is written to Redis either."""
 
     WINDOW = "window"
     DRAWN = "drawn"

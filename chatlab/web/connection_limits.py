@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from starlette.types import Scope
 
 from chatlab import metrics
+from chatlab.protect.log_limit import LogLimit
 from chatlab.protect.rate_limit import address_group
 from chatlab.settings import Settings
 from chatlab.web.descriptors import HEALTH_CHECKS
@@ -24,7 +25,6 @@ LIMITS_KEY = "connection_limits"  # of the state of the application: the Connect
 CLIENT_KEY = "client"  # of the state of a request: the RemoteClient
 LOOPBACK = ("127.0.0.1", "::/64")  # the addresses of this machine
 CHECK_INTERVAL_S = 1.0
-LOG_INTERVAL_S = 60.0
 MIN_BYTES_PER_S = 1000  # a phone with a bad connection has more
 
 
@@ -68,7 +68,7 @@ def note_authenticated(scope: Scope) -> None:
 class Step(NamedTuple):
     """What a client must do next: move bytes, and enough of them every `limit_s` seconds.
 
-    Another object `of` with another reason is another step, with a new time limit.
+    With another `of` or another reason it is another step, and has a new time limit.
     """
 
     of: object
@@ -158,7 +158,7 @@ class ConnectionLimits:
         self._strangers: dict[str, dict[RemoteClient, LimitedConnection]] = {}
         self._closed: Counter[Reason] = Counter()  # since the last line in the log
         self._last_address: dict[Reason, str] = {}
-        self._logged_at: dict[Reason, float] = {}
+        self._log_limit = LogLimit()
 
     def add(self, connection: LimitedConnection) -> None:
         """Add a new connection, and end the oldest one without a token if there are too many."""
@@ -205,7 +205,7 @@ class ConnectionLimits:
             clock_s += min(now - before, 2 * CHECK_INTERVAL_S)
             before = now
             self._check_all(clock_s)
-            self._log(now)
+            self._log()
 
     def _check_all(self, now_s: float) -> None:
         for connection in list(self._open):
@@ -215,13 +215,12 @@ class ConnectionLimits:
                 log.exception("unexpected error")
                 connection.transport.abort()
 
-    def _log(self, now: float) -> None:
+    def _log(self) -> None:
         """Log what was closed and why, at most once a minute for each reason."""
         for reason, count in list(self._closed.items()):
-            if now - self._logged_at.get(reason, -LOG_INTERVAL_S) >= LOG_INTERVAL_S:
+            if self._log_limit.allows(reason):
                 level = logging.INFO if reason is Reason.IDLE else logging.WARNING
                 address = self._last_address[reason]
                 line = "closed connections: %d, because %s; the last from %s"
                 log.log(level, line, count, reason, address)
-                self._logged_at[reason] = now
                 del self._closed[reason]

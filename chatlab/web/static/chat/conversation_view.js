@@ -10,7 +10,7 @@ import { el, icon, setChildren, setText } from "./dom.js";
 import { describeError, formatDay, isSameDay } from "./format.js";
 import { MessageRow } from "./message_row.js";
 import { confirmDialog, MessageTools } from "./message_tools.js";
-import { nameTag, nameText, showName } from "./names.js";
+import { nameOf, nameTag, nameText, showName } from "./names.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
 const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
@@ -262,8 +262,7 @@ export class ConversationView {
     );
     const read =
       mine && !this.partner.self && (item.seq ?? Infinity) <= (this.partner.readUpTo ?? 0);
-    const names = (/** @type {string} */ id) =>
-      nameText(this.contacts.get(id) ?? { id, displayName: id });
+    const names = (/** @type {string} */ id) => nameOf(this.contacts, id);
     row.draw(item, {
       mine,
       read,

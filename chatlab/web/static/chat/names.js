@@ -39,6 +39,14 @@ export function nameText(user) {
 }
 
 /**
+ * The name of this user as text. Someone who is not in the list yet has only a handle.
+ *
+ * @param {{get(id: string): User | undefined}} contacts
+ * @param {string} id
+ */
+export const nameOf = (contacts, id) => nameText(contacts.get(id) ?? { id, displayName: id });
+
+/**
  * Show the name of a user in this element, and return whether it has changed.
  *
  * @param {HTMLElement} node

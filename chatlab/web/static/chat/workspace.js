@@ -14,7 +14,7 @@ import { Conversation } from "./conversation.js";
 import { ConversationView } from "./conversation_view.js";
 import { announce, el, notice, setText } from "./dom.js";
 import { describeError } from "./format.js";
-import { nameText } from "./names.js";
+import { nameOf } from "./names.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
@@ -148,8 +148,7 @@ export class Workspace {
   /** @param {Message} message */
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
-    const { senderId: id } = message;
-    const name = nameText(this.contacts.get(id) ?? { id, displayName: id });
+    const name = nameOf(this.contacts, message.senderId);
     announce(
       message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`,
     );

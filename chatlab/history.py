@@ -16,7 +16,7 @@ from chatlab.domain.requests import Page
 from chatlab.protect.read_limits import FREE_MESSAGES, ReadLimits
 from chatlab.store.messages import CHUNK_MESSAGES, MessageStore
 
-Stream = AsyncGenerator[bytes, None]  # whoever iterates it closes it, which frees its slot
+Stream = AsyncGenerator[bytes, None]  # must be closed, which frees its slot
 Pieces = bytes | Stream
 
 

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE_S = 0.25  # after a failed probe; the next pauses are twice as long each
 LONGEST_PAUSE_S = 1.0
-# A circuit that opens again within this time waits before its first probe, and with the next pause:
-# the probe succeeds although requests fail.
+# If a circuit opens again within this time, the probe succeeds although requests fail. There is
+# then a pause before the first probe too, and each pause is still longer than the one before.
 CALM_S = 10.0
 
 

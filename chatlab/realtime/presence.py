@@ -3,8 +3,8 @@
 Each process publishes the list of its users every second and after each change. A process that has
 been silent for SILENCE_S seconds, for example after a crash, no longer counts.
 
-Clients receive the whole list with each change, so one user who comes and goes all the time, or
-many who come at the same time, cost all others something. Three limits bound this.
+Clients receive the whole list with each change. One user who reconnects all the time, or many who
+connect at once, would therefore keep all clients busy. Three limits prevent this.
 """
 
 import asyncio

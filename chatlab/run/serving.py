@@ -31,8 +31,8 @@ from chatlab.web.exit_deadline import ExitDeadline
 # Python looks for reference cycles after this many new objects. A read of 50 messages creates about
 # 300 short-lived ones; Python's own threshold of 700 cost such reads a fifth of their time.
 GC_THRESHOLD = 10_000
-# Of the system, for each connection. With its own 4 MB, a thousand clients that do not read
-# would fill its memory.
+# The operating system keeps this much for a client that does not read. Linux would keep up to 4 MB,
+# so a thousand such clients could fill the memory.
 SEND_BUFFER_BYTES = 131_072
 
 

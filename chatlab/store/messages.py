@@ -22,7 +22,7 @@ from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
 
 MAX_BATCHED_MESSAGES = 100  # of one conversation in a batched read: the reply is one document
 CHUNK_MESSAGES = 1000  # the most that one query reads; a longer history is streamed
-# Of a streamed history at a time. They keep the event loop busy for up to 10 ms.
+# Read at a time while a history is streamed. They keep the event loop busy for up to 10 ms.
 STREAMED_MESSAGES = 100
 CONCURRENT_CHUNK_READS = 4  # so that long histories leave connections for other requests
 # Changes of one message wait for each other: MongoDB repeats those that conflict, and a hundred at

@@ -16,7 +16,7 @@ from chatlab.web.connection_limits import CLIENT_KEY, LimitedConnection, Reason
 
 PIECE_BYTES = 2048  # at most 341 frames, which take 4 ms
 MAX_FRAMES_PER_S = 1000  # of one socket; more would wait for MongoDB anyway
-# Before a valid token: the packet with the token, and a few more of a client that is slow to learn.
+# Before a valid token. A client needs one frame to send it; the others are room for a second try.
 MAX_FIRST_FRAMES = 32
 MAX_FIRST_BYTES = 16_384
 MAX_FRAGMENTS = 100  # of a message; browsers send a message in one frame

@@ -138,7 +138,7 @@ async def test_log_in_and_stay_logged_in(
 async def test_a_password_that_is_easy_to_guess_is_explained(
     open_browser: BrowserOpener, shared: SharedService
 ) -> None:
-    """The rule is shown beside the field, and the error names what would be right."""
+    """The rule is shown below the field, and the error names what would be right."""
     page = (await (await open_browser(ignore=(REFUSED,))).open()).page
     await page.get_by_role("button", name="Create an account").click()
     await expect(page.get_by_label("Password")).to_have_accessible_description(

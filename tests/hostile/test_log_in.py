@@ -146,7 +146,7 @@ async def test_a_known_device_can_log_in_behind_the_address_of_an_attacker(
 
 
 async def test_guesses_from_a_known_device_are_limited(clients: Clients) -> None:
-    """Whoever uses the device of a user cannot try any number of passwords."""
+    """Someone who uses the device of a user cannot try any number of passwords."""
     home = clients.new_address()
     name, device_id = await signed_up(clients, home)
     wrong = [

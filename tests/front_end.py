@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 from browsing import FLAGS, LIMIT_MS
 from find_browser import chromium_path
+from http_clients import open_client
 from live import free_port
 from playwright.async_api import Page, async_playwright, expect
 from waiting import wait_until
@@ -94,7 +95,7 @@ async def jupyterlab(home: Path, folder: Path, **chatlab: str) -> AsyncIterator[
 
 async def wait_until_ready(url: str) -> None:
     """Wait until JupyterLab answers."""
-    async with httpx.AsyncClient() as client:
+    async with open_client() as client:
 
         async def answers() -> bool:
             try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import socketio
+from http_clients import fetch, open_client
 from waiting import LIMIT_S, block_until, wait_until
 
 PASSWORD = "correct horse battery"
@@ -65,7 +66,7 @@ class Service:
         """Return ANSWERED, or the log of the service so far."""
         assert self.process.poll() is None, f"the service ended: {self.log.read_text()}"
         try:
-            httpx.get(f"{self.url}/healthz", timeout=LIMIT_S)
+            fetch(f"{self.url}/healthz")
         except httpx.TransportError:
             return self.log.read_text()
         return ANSWERED
@@ -112,7 +113,7 @@ class User:
     @classmethod
     async def sign_up(cls, service: Service, name: str) -> "User":
         """Sign up over HTTP."""
-        http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S)
+        http = open_client(service.url)
         answer = await http.post("/api/auth/signup", json={"username": name, "password": PASSWORD})
         assert answer.status_code == 201, answer.text
         token = answer.json()["token"]
@@ -121,9 +122,7 @@ class User:
 
     async def at(self, service: Service) -> "User":
         """Return the same user, with the same token, as a client of another process of the service."""
-        http = httpx.AsyncClient(
-            base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {self.token}"}
-        )
+        http = open_client(service.url, headers={"authorization": f"Bearer {self.token}"})
         return User(service, self.id, self.token, http)
 
     async def connect(self, events: list[tuple[str, Any]] | None = None) -> socketio.AsyncClient:

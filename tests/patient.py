@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-import httpx
+from http_clients import fetch
 from live import Service
-from waiting import LIMIT_S, block_until
+from waiting import block_until
 
 TTL_S = 300  # longer than any test takes
 PROGRAM = Path(__file__).with_name("patient_chatlab.py")
@@ -27,4 +27,4 @@ class PatientService(Service):
         return self
 
     def _status(self) -> str:
-        return str(httpx.get(f"{self.url}/readyz", timeout=LIMIT_S).json()["status"])
+        return str(fetch(f"{self.url}/readyz").json()["status"])

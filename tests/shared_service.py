@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pymongo
 import redis
+from http_clients import open_client
 from live import Service, User
 from pymongo.database import Database
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 from chatlab.accounts import hash_token
 from chatlab.domain.ids import UserId
@@ -83,9 +83,7 @@ def create_user(
     database["sessions"].insert_one(
         {"_id": hash_token(token), "userId": name, "expiresAt": today + timedelta(days=1)}
     )
-    http = httpx.AsyncClient(
-        base_url=service.url, timeout=LIMIT_S, headers={"authorization": f"Bearer {token}"}
-    )
+    http = open_client(service.url, headers={"authorization": f"Bearer {token}"})
     return User(service, name, token, http)
 
 

@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
-import httpx
 import pytest
 import pytest_asyncio
 from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
+from http_clients import open_client
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 from shared_service import SharedService, store_messages
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
@@ -110,9 +110,7 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await page.get_by_role("button", name="Log out").click()
     await page.get_by_label("User name").fill("nora")
     assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
-    async with httpx.AsyncClient(
-        headers={"authorization": f"Bearer {token}"}, timeout=LIMIT_S
-    ) as http:
+    async with open_client(headers={"authorization": f"Bearer {token}"}) as http:
         assert (await http.get(f"{shared.service.url}/api/auth/me")).status_code == 401
     assert not [url for url in here.requests if token in url]
 
@@ -158,7 +156,7 @@ async def test_too_many_failed_log_ins_show_the_seconds_until_the_next_try(
 ) -> None:
     """After ten failed log-ins with a name, the page says how long to wait."""
     guess = {"username": "nobody-at-all", "password": "a wrong guess"}
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         statuses = {(await http.post("/api/auth/login", json=guess)).status_code for _ in range(10)}
     assert statuses == {401}
     page = (await (await open_browser(ignore=(REFUSED,))).open()).page
@@ -837,7 +835,7 @@ async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
 
 async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedService) -> None:
     """Every page and file has a content security policy. An unchanged file is answered with 304."""
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         for path in (
             "/",
             "/docs",
@@ -870,7 +868,7 @@ async def test_pages_have_no_inline_scripts_and_only_relative_addresses(
     shared: SharedService,
 ) -> None:
     """The pages contain no inline script or style, and every address in them is relative."""
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         for path in ("/", "/docs"):
             page = (await http.get(path)).text
             assert re.findall(r"<script(?![^>]*\ssrc=)", page) == []

@@ -12,11 +12,12 @@ import httpx
 import pytest
 import pytest_asyncio
 from browsing import BrowserSession, browser, reverse_proxy, shared
+from http_clients import fetch, open_client
 from live import PASSWORD, User
 from playwright.async_api import Browser, Page, Route, expect
 from shared_service import SharedService
 from starlette.requests import Request
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 from chatlab.errors import Forbidden
 from chatlab.web.dependencies import client_address
@@ -303,7 +304,7 @@ async def test_settings_are_checked(shared: SharedService, teacher: User, tmp_pa
     }
     for wrong in ({"cacheTtl": 0}, {"cacheTtl": "9"}, {"cacheTtl": 1e9}, {"cacheMode": "fast"}):
         assert (await change_settings(teacher, **wrong)).status_code == 422
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as stranger:
+    async with open_client(shared.service.url) as stranger:
         assert (
             await stranger.put("/api/lab/settings", json={"cacheMode": "off"})
         ).status_code == 401
@@ -311,7 +312,7 @@ async def test_settings_are_checked(shared: SharedService, teacher: User, tmp_pa
     with shared.another_process(tmp_path / "second.log", KEY_PREFIX=shared.prefix):
         address, headers = f"{shared.service.url}/api/lab/settings", dict(teacher.http.headers)
         await wait_until(
-            lambda: not httpx.get(address, headers=headers, timeout=LIMIT_S).json()["canTurn"],
+            lambda: not fetch(address, headers=headers).json()["canTurn"],
             "the service to notice the second process",
         )
         assert (await change_settings(teacher, cacheMode="off")).status_code == 409

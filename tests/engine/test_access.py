@@ -10,10 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
+from http_clients import open_client
 from live import JSON, User
 from raw_socket import unauthenticated
 from shared_service import SharedService, UserMaker
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 MISSING = "f" * 24
 EMOJI = "\N{THUMBS UP SIGN}"
@@ -73,9 +74,9 @@ class Chat:
     def clients(self) -> list[httpx.AsyncClient]:
         """Return an HTTP client for each of ROLES."""
         url = self.shared.service.url
-        no_token = httpx.AsyncClient(base_url=url, timeout=LIMIT_S)
-        wrong_token = httpx.AsyncClient(
-            base_url=url,
+        no_token = open_client(url)
+        wrong_token = open_client(
+            url,
             headers={"authorization": "Bearer " + "x" * 43},
         )
         return [no_token, wrong_token, self.outsider.http, self.participant.http, self.sender.http]

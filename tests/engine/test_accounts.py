@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import pytest
 from argon2 import PasswordHasher, extract_parameters
+from http_clients import open_client
 from live import PASSWORD, Service, ServiceMaker, SignUp
 from shared_service import SharedService, UserMaker, create_user
 from test_contract_http import TIME, assert_problem
@@ -36,7 +37,7 @@ def shared(patient_shared: SharedService) -> SharedService:
 
 async def post(service: Service, path: str, body: Any) -> httpx.Response:
     """Send a request without a token."""
-    async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as http:
+    async with open_client(service.url) as http:
         return await http.post(f"/api/auth/{path}", json=body)
 
 
@@ -59,7 +60,7 @@ async def test_sign_up_log_in_me_log_out(shared: SharedService) -> None:
     tokens = [answer.json()["token"] for answer in (signed_up, logged_in)]
     assert len(set(tokens)) == 2
     assert all(len(token) >= 43 for token in tokens)
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         first, second = (
             {"authorization": f"{scheme} {token}"}
             for scheme, token in zip(("Bearer", "bearer"), tokens, strict=True)
@@ -340,7 +341,7 @@ async def test_a_forged_client_address_does_not_evade_the_limit(
     """A client can write anything into X-Forwarded-For, so the service ignores it."""
     service = start(LOGIN_LIMIT="3")
     guess = {"username": "ann", "password": "wrong"}
-    async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as http:
+    async with open_client(service.url) as http:
         answers = [
             await http.post(
                 "/api/auth/login", json=guess, headers={"x-forwarded-for": f"203.0.113.{number}"}

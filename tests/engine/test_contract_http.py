@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from http_clients import open_client
 from live import JSON, PASSWORD, User
 from shared_service import SharedService, UserMaker
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 EMOJI = "\N{THUMBS UP SIGN}"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -294,7 +295,7 @@ async def test_the_largest_body_is_64_kb(new_user: UserMaker) -> None:
 
 async def test_health_metrics_and_docs_need_no_token(shared: SharedService) -> None:
     """Health, metrics and OpenAPI need no token. OpenAPI has every request of the contract."""
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         for path in ("/healthz", "/readyz"):
             answer = await http.get(path)
             assert (answer.status_code, answer.json()) == (
@@ -331,7 +332,7 @@ async def test_openapi_describes_the_responses(shared: SharedService) -> None:
     429 and 503 declare `Retry-After`, a history declares `X-Cache`, and a message declares the
     format of its times.
     """
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         api = (await http.get("/openapi.json")).json()
     declared = {
         f"{method.upper()} {path}": found["responses"]

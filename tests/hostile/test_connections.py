@@ -9,8 +9,8 @@ import select
 import socket
 from collections.abc import Iterator
 
-import httpx
 import pytest
+from http_clients import fetch
 from live import Service, ServiceMaker, User
 from raw_socket import raw_socket, unauthenticated
 from shared_service import SharedService, start_shared_service, store_messages
@@ -83,7 +83,7 @@ def service(impatient: SharedService) -> Iterator[Service]:
 
 def assert_unharmed(service: Service) -> None:
     """Check that the service answers a bystander, and that its log has no traceback."""
-    assert httpx.get(f"{service.url}/healthz", timeout=LIMIT_S).status_code == 200
+    assert fetch(f"{service.url}/healthz").status_code == 200
     assert "Traceback" not in service.log.read_text()
 
 
@@ -114,7 +114,7 @@ def problem_of(connection: socket.socket) -> tuple[int, str]:
 
 def closed(service: Service, reason: str) -> int:
     """Return how many connections the service has closed for this reason."""
-    text = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    text = fetch(f"{service.url}/metrics").text
     name = f'chatlab_connections_closed_total{{reason="{reason}"}} '
     return sum(
         int(float(line.removeprefix(name))) for line in text.splitlines() if line.startswith(name)
@@ -174,7 +174,7 @@ def test_frames_of_a_user_wait(impatient: SharedService, service: Service, frame
                 sent += flood.send(data)
             except BlockingIOError:
                 for _ in range(20):
-                    assert httpx.get(f"{service.url}/healthz", timeout=LIMIT_S).status_code == 200
+                    assert fetch(f"{service.url}/healthz").status_code == 200
                 is_held_back = not select.select([], [flood], [], 0)[1]
         assert is_held_back
     assert sent < 4 << 20
@@ -294,7 +294,7 @@ def test_a_response_that_is_not_read_is_dropped(service: Service) -> None:
             "the connection to be closed",
             is_reached=lambda count: count == before + 1,
         )
-        size = len(httpx.get(service.url + path.decode(), timeout=LIMIT_S).content)
+        size = len(fetch(service.url + path.decode()).content)
         assert len(answer_of(connection)) < 8 * size
 
 
@@ -339,7 +339,7 @@ def test_one_address_has_few_connections_without_a_token(crowded: SharedService)
         connections = [
             stack.enter_context(connect(service, b"GET / HTTP/1.1")) for _ in range(FILES)
         ]
-        assert httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200
+        assert fetch(f"{service.url}/readyz").status_code == 200
         last = block_until(
             lambda: open_ones(connections),
             "all but the newest connections to be closed",

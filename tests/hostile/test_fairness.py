@@ -11,6 +11,7 @@ import httpx
 import pytest
 import socketio
 from bson import ObjectId
+from http_clients import open_client
 from live import Service, User
 from raw_socket import raw_socket
 from shared_service import SharedService, create_user, start_shared_service, store_messages
@@ -147,8 +148,8 @@ async def test_many_long_reads_of_one_account_fail_for_nobody_else(
     greedy = log_in_again(limited, history[0])
     async with (
         users(limited, 4) as others,
-        httpx.AsyncClient(
-            base_url=limited.service.url,
+        open_client(
+            limited.service.url,
             headers=greedy.http.headers,
             timeout=LIMIT_S * 5,
             limits=httpx.Limits(max_connections=60),
@@ -233,9 +234,7 @@ async def test_a_client_that_is_gone_frees_its_slot(
     count_chunks = chunk_counter(limited, conversation_of(*large))
     for _ in range(STREAMS_PER_USER + 1):
         async with (
-            httpx.AsyncClient(
-                base_url=limited.service.url, headers=ann.http.headers, timeout=LIMIT_S
-            ) as http,
+            open_client(limited.service.url, headers=ann.http.headers) as http,
             http.stream("GET", f"/api/messages/{bob.id}", headers=FRESH) as answer,
         ):
             assert answer.status_code == 200
@@ -281,9 +280,7 @@ async def test_many_large_pages_at_once_wait_or_are_refused(
     """An account that reads a hundred large pages at once gets 429 with Retry-After for some, and can still send."""
     reader = log_in_again(limited, history[0])
     path = f"/api/messages/{history[1]}?limit=1000&before="
-    async with httpx.AsyncClient(
-        base_url=limited.service.url, headers=reader.http.headers, timeout=LIMIT_S
-    ) as http:
+    async with open_client(limited.service.url, headers=reader.http.headers) as http:
         answers = [await http.get(path + str(2000 + number)) for number in range(20)]
         assert {answer.status_code for answer in answers} == {200}
         burst = await asyncio.gather(*(http.get(path + str(2000 + n)) for n in range(100)))

@@ -13,11 +13,12 @@ from typing import Any, Self
 
 import httpx
 import pytest
+from http_clients import open_client
 from live import PASSWORD, Service, ServiceMaker
 from patient import PatientService
 from patient_chatlab import LIMIT_S as WINDOW_S
 from shared_service import SharedService, start_shared_service
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 from chatlab.local.engines import Engines
 
@@ -43,7 +44,7 @@ class Clients:
     """Clients of one service with any addresses. `new_address` returns one that no test has used."""
 
     def __init__(self, service: Service) -> None:
-        self._http = httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S)
+        self._http = open_client(service.url)
 
     async def __aenter__(self) -> Self:
         return self

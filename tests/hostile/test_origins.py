@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from http_clients import open_client
 from live import JSON, PASSWORD
 from shared_service import SharedService, UserMaker
-from waiting import LIMIT_S
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -52,7 +52,7 @@ def has_user(shared: SharedService, name: str) -> bool:
 async def post(shared: SharedService, headers: dict[str, Any]) -> tuple[httpx.Response, bool]:
     """Sign a user up with these headers. Return the response, and whether the user exists."""
     name, body = sign_up()
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         answer = await http.post("/api/auth/signup", content=body, headers=headers)
     return answer, has_user(shared, name)
 
@@ -166,7 +166,7 @@ HOSTS = [
 @pytest.mark.parametrize("path", ["/", "/api/messages/bob", "/api/lab/settings", "/healthz"])
 async def test_a_name_of_another_site_is_not_served(shared: SharedService, path: str) -> None:
     """With DNS rebinding, a page of another site is of the same origin; its name gives it away."""
-    async with httpx.AsyncClient(base_url=shared.service.url, timeout=LIMIT_S) as http:
+    async with open_client(shared.service.url) as http:
         for host, status in HOSTS:
             answer = await http.get(path, headers={"host": host})
             assert (answer.status_code == 421) == (status == 421), (host, answer.text)
@@ -191,7 +191,7 @@ async def test_the_settings_of_the_lab_are_safe_from_dns_rebinding(
 
 async def test_the_names_of_the_setting_are_served(strict: SharedService) -> None:
     """A star stands for names below a domain, not for the domain itself."""
-    async with httpx.AsyncClient(base_url=strict.service.url, timeout=LIMIT_S) as http:
+    async with open_client(strict.service.url) as http:
         for host, status in [
             ("chat.example.org", 200),
             ("Chat.Example.ORG:443", 200),
@@ -273,7 +273,7 @@ async def test_a_page_of_the_service_opens_a_websocket(
 
 async def test_docs_and_metrics_can_be_switched_off(strict: SharedService) -> None:
     """With CHATLAB_DOCS=0 and CHATLAB_METRICS=0 they are not found."""
-    async with httpx.AsyncClient(base_url=strict.service.url, timeout=LIMIT_S) as http:
+    async with open_client(strict.service.url) as http:
         paths = ("/docs", "/openapi.json", "/metrics", "/", "/healthz")
         answers = await asyncio.gather(*(http.get(path) for path in paths))
     assert [answer.status_code for answer in answers] == [404, 404, 404, 200, 200]

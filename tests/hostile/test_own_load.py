@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx
 import psutil
 import pytest
 from documents import ROOT
 from faults import Deployment, Proxy, frozen
+from http_clients import fetch
 from live import Service, User
 from pymongo.errors import PyMongoError
 from shared_service import meet
 from slow_motion import FACTOR
-from waiting import LIMIT_S, block_until, wait_until
+from waiting import block_until, wait_until
 
 from chatlab.connections import mongo as mongo_module
 from chatlab.connections.mongo import MongoDatabase
@@ -86,7 +86,7 @@ async def let_time_limit_pass(proxy: DroppingProxy, service: Service, seconds: f
 
 def metric(service: Service, name: str, part: str) -> float:
     """Return the value of a metric of this process."""
-    text = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    text = fetch(f"{service.url}/metrics").text
     found = re.search(rf'^{name}{{part="{part}"}} (\S+)$', text, re.MULTILINE)
     assert found, name
     return float(found[1])

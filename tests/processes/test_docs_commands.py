@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from documents import PAGES, ROOT, Block, read_page
+from http_clients import fetch
 from live import free_port
 from patient import TTL_S, PatientService
 from shared_service import SharedService, start_shared_service
@@ -100,9 +101,7 @@ def serves(*paths: str) -> Way:
         try:
             wait_until_answered(f"http://127.0.0.1:{port}/readyz", process)
             for path in paths:
-                assert (
-                    httpx.get(f"http://127.0.0.1:{port}{path}", timeout=LIMIT_S).status_code == 200
-                )
+                assert fetch(f"http://127.0.0.1:{port}{path}").status_code == 200
         finally:
             stop(process)
 
@@ -244,7 +243,7 @@ def wait_until_answered(url: str, process: "subprocess.Popen[str]") -> None:
     def status() -> int | str:
         assert process.poll() is None, process.communicate()[0]
         try:
-            return httpx.get(url, timeout=LIMIT_S, follow_redirects=True).status_code
+            return fetch(url, follow_redirects=True).status_code
         except httpx.TransportError as error:
             return str(error)
 

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from faults import Deployment
+from http_clients import fetch, open_client
 from live import Service, User
 from raw_socket import raw_socket
 from shared_service import store_messages
@@ -57,7 +57,7 @@ async def still_works(service: Service, sender: User, receiver: User) -> None:
 
     They may be answered with 503 first: a slow machine reaches the time limit of MongoDB.
     """
-    async with httpx.AsyncClient(base_url=service.url, timeout=LIMIT_S) as client:
+    async with open_client(service.url) as client:
 
         async def answers() -> tuple[str, str, str]:
             ready = await client.get("/readyz")
@@ -168,7 +168,7 @@ async def test_sockets_whose_handler_is_running(deployment: Deployment, service:
 
 
 def _sockets(service: Service) -> float:
-    lines = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text.splitlines()
+    lines = fetch(f"{service.url}/metrics").text.splitlines()
     return float(next(line for line in lines if line.startswith("chatlab_sockets ")).split()[1])
 
 

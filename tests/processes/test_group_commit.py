@@ -6,11 +6,11 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from faults import Deployment
+from http_clients import fetch
 from live import Service, User
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId, conversation_of
@@ -235,7 +235,7 @@ def inserts(deployment: Deployment) -> int:
 
 def tried(service: Service) -> int:
     """Return the number of messages that this process has put into inserts, including those that an index rejected."""
-    metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    metrics = fetch(f"{service.url}/metrics").text
     found = re.search(r"^chatlab_save_batch_messages_sum (\S+)$", metrics, re.MULTILINE)
     assert found
     return int(float(found[1]))

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from faults import Deployment, frozen
+from http_clients import fetch, open_client
 from live import Service, User
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 Outage = Callable[[Deployment], contextlib.AbstractContextManager[None]]
 
@@ -25,7 +26,7 @@ def service(deployment: Deployment) -> Service:
 async def pair(deployment: Deployment, service: Service) -> AsyncIterator[tuple[User, User]]:
     """Two users with sockets and one message between them. MongoDB has recovered from the outage of the previous test."""
     await wait_until(
-        lambda: httpx.get(f"{service.url}/readyz", timeout=LIMIT_S).status_code == 200,
+        lambda: fetch(f"{service.url}/readyz").status_code == 200,
         "MongoDB to be up",
     )
     alice, bob = deployment.create_user(service), deployment.create_user(service)
@@ -88,7 +89,7 @@ async def sends_again(sender: User, receiver: User, text: str, client_id: str | 
 
 def is_open(service: Service) -> bool:
     """Return whether the circuit breaker of MongoDB is open: requests are rejected without asking MongoDB."""
-    metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    metrics = fetch(f"{service.url}/metrics").text
     return bool(re.search(r'^chatlab_breaker_open\{part="mongodb"\} 1\.0$', metrics, re.MULTILINE))
 
 
@@ -162,13 +163,13 @@ async def test_a_service_starts_without_mongodb(deployment: Deployment) -> None:
     """A service that starts without MongoDB answers 503 until MongoDB is up, and creates the indexes before it saves a message."""
     with stopped(deployment):
         late = deployment.start(DATABASE=f"{deployment.space}late")
-        async with httpx.AsyncClient(base_url=late.url, timeout=LIMIT_S) as client:
+        async with open_client(late.url) as client:
             answer = await client.post(
                 "/api/auth/signup", json={"username": "alice", "password": "correct horse"}
             )
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     await wait_until(
-        lambda: httpx.get(f"{late.url}/readyz", timeout=LIMIT_S).status_code == 200,
+        lambda: fetch(f"{late.url}/readyz").status_code == 200,
         "the service to find MongoDB",
     )
     database = deployment.database.client[f"{deployment.space}late"]

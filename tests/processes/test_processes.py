@@ -9,10 +9,10 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 from faults import Deployment, frozen
+from http_clients import fetch
 from live import Service, User
 from load import Account, check, write
 from shared_service import meet
@@ -124,7 +124,7 @@ def metric(service: Service, name: str) -> float:
     """Return one value of /metrics, requested on a new connection: any worker may answer."""
     found = re.search(
         rf"^{re.escape(name)} (\S+)$",
-        httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text,
+        fetch(f"{service.url}/metrics").text,
         re.MULTILINE,
     )
     return float(found[1]) if found else 0.0

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from faults import Deployment, Proxy, frozen
+from http_clients import fetch
 from live import Service, User
 from slow_motion import FACTOR
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
 
@@ -237,7 +237,7 @@ async def test_no_invalid_reply_from_redis_fails_a_request_or_loses_a_message(
 
 def times_lost(service: Service) -> str:
     """Return how often this process has opened the breaker of Redis."""
-    metrics = httpx.get(f"{service.url}/metrics", timeout=LIMIT_S).text
+    metrics = fetch(f"{service.url}/metrics").text
     (line,) = [
         line
         for line in metrics.splitlines()
@@ -248,7 +248,7 @@ def times_lost(service: Service) -> str:
 
 def readiness(service: Service) -> tuple[int, str]:
     """Return the status and the state that a load balancer sees."""
-    answer = httpx.get(f"{service.url}/readyz", timeout=LIMIT_S)
+    answer = fetch(f"{service.url}/readyz")
     return answer.status_code, answer.json()["status"]
 
 

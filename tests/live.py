@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import prefork
 import socketio
 from http_clients import fetch, open_client
 from waiting import LIMIT_S, block_until, wait_until
@@ -49,11 +50,14 @@ class Service:
         self.log = log
         self.process = self._start()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def _start(self) -> "prefork.ForkedProcess | subprocess.Popen[bytes]":
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
         }
         environment |= {f"CHATLAB_{name}": value for name, value in self.settings.items()}
+        program, *arguments = self.command
+        if program == sys.executable:
+            return prefork.start(arguments, environment, self.log)
         with self.log.open("ab") as log:
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
 

@@ -30,18 +30,20 @@ from chatlab.local.binaries import Name
 from chatlab.settings import Settings
 
 MAX_SOCKET_PATH_BYTES = 100  # systems allow 103 to 107
-# Before it answers, mongod creates a journal of 300 MiB in a new folder (measured).
-NEW_FOLDER_DISK_BYTES, USED_FOLDER_DISK_BYTES = 400 * 2**20, 64 * 2**20
+# Before it answers, mongod creates a journal of three files in a new folder.
+JOURNAL_FILE_MB = 16
+NEW_FOLDER_DISK_BYTES, USED_FOLDER_DISK_BYTES = 128 * 2**20, 64 * 2**20
 FIX_DISK = "free some disk space, or set CHATLAB_DATA_DIR to a folder on another disk"
 FIX_FOLDER = "set CHATLAB_DATA_DIR to a folder that you can write to"
 
 # mongod runs in run/ and knows itself, the only member of the replica set, by the relative path of
 # its socket. So a folder that is moved is still the same replica set. `--nounixsocket` turns off
 # the other socket, in /tmp. Network compression is off because of its known security holes, and
-# diagnostic data because it fills the disk.
-MONGOD_OPTIONS = """
+# diagnostic data because it fills the disk, as would MongoDB's usual journal of 300 MB.
+MONGOD_OPTIONS = f"""
     --bind_ip ./mongod.sock --nounixsocket --replSet rs0 --networkMessageCompressors disabled
     --wiredTigerCacheSizeGB 0.25 --setParameter diagnosticDataCollectionEnabled=false
+    --wiredTigerEngineConfigString log=(file_max={JOURNAL_FILE_MB}MB)
     --quiet --logappend --logRotate reopen
 """
 REDIS_OPTIONS = """

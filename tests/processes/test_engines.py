@@ -534,7 +534,10 @@ def test_too_little_disk_space_is_noticed_before_the_start(
 
 def test_a_limit_on_files(folder: Path) -> None:
     """When mongod ends during its start, every client that waits gets an error with the cause."""
-    clients = [ClientProcess(folder, "prlimit", f"--fsize={50 * 2**20}") for _ in range(2)]
+    clients = [
+        ClientProcess(folder, "prlimit", f"--fsize={data_folder.JOURNAL_FILE_MB * 2**19}")
+        for _ in range(2)
+    ]
     results = [client.result() for client in clients]
     for client in clients:
         client.close()
@@ -551,7 +554,7 @@ def too_little_disk(folder: Path) -> Iterator[None]:
             yield
     else:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50 * 2**20, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (data_folder.JOURNAL_FILE_MB * 2**19, hard))
         yield
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -481,9 +481,9 @@ def away(shared: SharedService, tmp_path: Path) -> Iterator[Service]:
 
 
 async def test_catches_up_after_a_restart(
-    open_browser: BrowserOpener, create_users: UserMaker, away: Service
+    open_browser: BrowserOpener, create_users: UserMaker, away: Service, shared: SharedService
 ) -> None:
-    """The service is killed and restarted while messages are sent.
+    """The service is killed and restarted while messages are sent, through another process too.
 
     The page then has each message once, in order and as edited.
     """
@@ -494,9 +494,12 @@ async def test_catches_up_after_a_restart(
 
     away.kill()
     await expect(tab.page.get_by_text("No connection. Trying again…")).to_be_visible()
+    # More than the page requests at once.
+    others = (f"number {number}" for number in range(6, 246))
+    store_messages(shared.database, bob.id, ann.id, others, first_seq=6)
     await asyncio.to_thread(away.restart)
     await bob.http.patch(f"/api/messages/{sent[2]['_id']}", json={"text": "number three"})
-    for number in range(6, 256):
+    for number in range(246, 256):
         await bob.send(ann, f"number {number}")
     await expect(tab.page.get_by_text("No connection. Trying again…")).to_be_hidden()
     await expect(tab.messages).to_have_count(255)

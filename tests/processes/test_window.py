@@ -152,6 +152,9 @@ class Faults(Interleavings):
             self.world.processes[process].short_outage()
 
 
+SCHEDULES = [60, pytest.param(1000, marks=pytest.mark.slow)]
+
+
 def search(
     machine: type[Interleavings], client: redis.Redis, examples: int, steps: int = 30
 ) -> None:
@@ -169,14 +172,16 @@ def search(
     run_state_machine_as_test(machine, settings=budget)
 
 
-def test_without_faults_reads_are_exact(client: redis.Redis) -> None:
+@pytest.mark.parametrize("schedules", SCHEDULES)
+def test_without_faults_reads_are_exact(client: redis.Redis, schedules: int) -> None:
     """Every read that begins after an acknowledged send or change shows it, in order and without gaps, through any process."""
-    search(Interleavings, client, 200)
+    search(Interleavings, client, schedules)
 
 
-def test_with_faults_no_read_is_older_than_one_ttl(client: redis.Redis) -> None:
+@pytest.mark.parametrize("schedules", SCHEDULES)
+def test_with_faults_no_read_is_older_than_one_ttl(client: redis.Redis, schedules: int) -> None:
     """Whatever is lost, no read lacks anything older than one TTL, or than an outage that its process noticed."""
-    search(Faults, client, 200)
+    search(Faults, client, schedules)
 
 
 # --- the guards of the scripts --------------------------------------------------------------------------------------------------------

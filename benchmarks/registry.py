@@ -8,6 +8,7 @@ from benchmarks.footprint import measure_idle, measure_start, measure_sweep
 from benchmarks.hostile import MAX_P95_MS, measure_hostile
 from benchmarks.hostile_log_in import MAX_P95_MS as MAX_LOG_IN_MS
 from benchmarks.hostile_log_in import measure_log_ins
+from benchmarks.hostile_reconnect import MAX_P99_MS, MAX_SECONDS, SOCKETS, measure_reconnects
 from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
 from benchmarks.result import Result
 from benchmarks.throughput import (
@@ -85,5 +86,10 @@ BENCHMARKS = {
         "Log-ins during attacks on them",
         f"no failed log-in of a user, and a p95 of at most {MAX_LOG_IN_MS} ms",
         measure_log_ins,
+    ),
+    "reconnects": Benchmark(
+        f"{SOCKETS:,} sockets that reconnect at once",
+        f"all within {MAX_SECONDS} s, no refusal, and a p99 of a bystander's send of at most {MAX_P99_MS} ms",
+        measure_reconnects,
     ),
 }

@@ -107,13 +107,12 @@ class Sessions:
         """Return the sessions of a user, the newest first, for the owner of this token."""
         current, lifetime = hash_token(token), timedelta(days=self._days)
         rows = await self._store.list_sessions(user_id)
-        for row in rows:  # older versions stored only until when it is valid
-            row.setdefault("createdAt", row["expiresAt"] - lifetime)
         return [
             {
                 "id": row["_id"],
-                "createdAt": rfc3339(row["createdAt"]),
-                "lastUsedAt": rfc3339(row.get("lastUsedAt", row["createdAt"])),
+                # Older versions stored only until when a session is valid.
+                "createdAt": rfc3339(row.get("createdAt") or row["expiresAt"] - lifetime),
+                "lastUsedAt": rfc3339(row.get("lastUsedAt") or row["expiresAt"] - lifetime),
                 "userAgent": row.get("userAgent", ""),
                 "current": row["_id"] == current,
             }

@@ -295,6 +295,27 @@ async def test_a_log_in_does_not_wait_for_sign_ups(monkeypatch: pytest.MonkeyPat
         await asyncio.gather(*sign_ups, return_exceptions=True)
 
 
+async def test_a_log_in_does_not_outlive_a_change_of_the_password() -> None:
+    """The password is changed, and all sessions end, just before this log-in starts its session."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+    class ChangingStore(StubStore):
+        ended: str | None = None
+
+        async def add_session(self, *fields: object) -> None:
+            self._users["ann"]["passwordHash"] = quick.hash("the new one")
+            self.started = fields[0]
+
+        async def end_session(self, token_hash: str, _: str) -> bool:
+            self.ended = token_hash
+            return True
+
+    store = ChangingStore({"ann": quick.hash(PASSWORD)}, {})
+    with pytest.raises(Unauthenticated):
+        await accounts_on(store).log_in(LogIn(username="ann", password=PASSWORD), "192.0.2.1")
+    assert store.ended == store.started
+
+
 async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log-out in another process takes effect within TOKEN_CACHE_S."""
     now_s = 1000.0

@@ -3,6 +3,7 @@
 import asyncio
 import unicodedata
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -317,7 +318,10 @@ async def test_a_deletion_that_was_interrupted_can_be_repeated(
 ) -> None:
     """If MongoDB fails after the account is gone and before its sessions are, a repeat ends them."""
     ann = with_password()
-    change = [{"$set": {"deletedAt": "$createdAt"}}, {"$unset": "passwordHash"}]
+    change: list[dict[str, Any]] = [
+        {"$set": {"deletedAt": "$createdAt"}},
+        {"$unset": "passwordHash"},
+    ]
     shared.database["users"].update_one({"_id": ann.id}, change)
     assert (await delete_account(ann)).status_code == 204
     assert await status(ann) == 401

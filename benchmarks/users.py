@@ -15,9 +15,9 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from chatlab.accounts import hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import create_draft
+from chatlab.sessions import hash_token
 
 TEXT = "It is a truth universally acknowledged, that a message in want of a reader must be about as long as this one is, more or less."
 SEED = 5  # for the order of requests

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from chatlab import __version__
-from chatlab.errors import EngineError
+from chatlab.errors import ChatlabError, EngineError
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -69,9 +69,9 @@ def main() -> None:
     except SettingsError as error:
         console.print(f"[red]Invalid settings[/red]\n{escape(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except EngineError as error:
+    except ChatlabError as error:
         console.print(f"[red]{escape(error.detail)}[/red]", soft_wrap=True)
-        if error.fix:
+        if isinstance(error, EngineError) and error.fix:
             console.print(f"Fix: [bold]{escape(error.fix)}[/bold]", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -186,6 +186,22 @@ def doctor() -> None:
     from chatlab.run.doctor import main as check
 
     raise typer.Exit(check())
+
+
+user_commands = typer.Typer(no_args_is_help=True, help="Manage the users of the service.")
+app.add_typer(user_commands, name="user")
+UserName = Annotated[str, typer.Argument(help="The user name, such as alice.", show_default=False)]
+
+
+@user_commands.command()
+def reset_password(name: UserName) -> None:
+    """Give a user a new random password, print it, and end all sessions of this user.
+
+    Open pages of the user log out within 5 seconds. Exits with 1 if there is no such user.
+    """
+    from chatlab.run.users import reset_password as run
+
+    print(run(load_settings(), name))
 
 
 LabPort = Annotated[int, typer.Option(help="Port of JupyterLab.")]

@@ -20,6 +20,7 @@ from chatlab.history import History, HistoryReader
 from chatlab.metrics import READS
 from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import Broadcast
+from chatlab.receivers import Receivers
 from chatlab.store.reactions import MAX_REACTION_KINDS, add_reaction, remove_reaction
 from chatlab.store.store import Store
 
@@ -36,10 +37,12 @@ class Service:
         cache: Cache,
         broadcast: Broadcast,
         accounts: Accounts,
+        receivers: Receivers,
         read_limits: ReadLimits,
     ) -> None:
         self._store, self._cache = store, cache
-        self._broadcast, self._accounts = broadcast, accounts
+        self._broadcast = broadcast
+        self._accounts, self._receivers = accounts, receivers
         self._history = HistoryReader(store.messages, cache, read_limits)
 
     # --- send --------------------------------------------------------------------------------
@@ -56,10 +59,10 @@ class Service:
 
         A repeat with the same client id returns the first message and emits nothing.
 
-        Raises NotFound (no such receiver), Conflict (the client id was used for another text),
-        StoreUnavailable.
+        Raises NotFound (no such receiver, or the receiver has blocked the sender), Conflict (the
+        client id was used for another text), StoreUnavailable.
         """
-        await self._accounts.require_user(receiver)
+        await self._receivers.require(sender, receiver)
         draft = create_draft(sender, UserId(receiver), text, client_id)
         trace.record("create", messageId=str(draft.id))
 
@@ -107,7 +110,7 @@ class Service:
         self, user: UserId, message_id: str, text: str, trace: Trace = SILENT
     ) -> Message:
         """Replace the text. Raises NotFound, Forbidden (not the sender), Conflict (deleted)."""
-        await self._authorize(user, message_id, as_sender=True)
+        await self._require_receiver(user, await self._authorize(user, message_id, as_sender=True))
         change = {"$set": {"text": text, "editedAt": now()}}
         return await self._change(message_id, {}, change, trace)
 
@@ -127,7 +130,7 @@ class Service:
 
         Adding it twice is allowed. Raises NotFound, Conflict (deleted, too many kinds).
         """
-        await self._authorize(user, message_id)
+        await self._require_receiver(user, await self._authorize(user, message_id))
         message = await self._change(message_id, *add_reaction(emoji, user), trace)
         if user not in message.reactions.get(emoji, ()):
             raise Conflict(
@@ -160,6 +163,12 @@ class Service:
         if as_sender and message.sender_id != user:
             raise Forbidden("Only the sender may change this message.")
         return message
+
+    async def _require_receiver(self, user: UserId, message: Message) -> None:
+        """Raise NotFound if the other participant does not receive what this user writes."""
+        for receiver in participants_of(message.conversation):
+            if receiver != user:
+                await self._receivers.require(user, receiver)
 
     async def _change(
         self,
@@ -215,16 +224,18 @@ class Service:
     # --- contacts, read marks, typing --------------------------------------------------------
 
     async def contacts(self, user: UserId) -> list[Document]:
-        """Return the other users with `online`, `unread`, `lastMessage` and `readUpTo`.
+        """Return the other users with the state of the conversation with each of them.
 
-        Those with the most recent last message come first, the others follow by id.
+        Those with the most recent last message come first, the others follow by id. Users who are
+        deleted are there only if there is a conversation.
         """
         others = await self._accounts.other_users(user)
         conversations = {other["id"]: conversation_of(user, other["id"]) for other in others}
-        latest, own_marks, their_marks = await asyncio.gather(
+        latest, own_marks, their_marks, (blocked, muted) = await asyncio.gather(
             self._store.conversations.find_latest(list(conversations.values())),
             self._store.conversations.find_marks(user),
             self._store.conversations.find_marks_of_others(conversations),
+            self._store.users.find_lists(user),
         )
         read_up_to = {name: own_marks.get(name, 0) for name in latest}
         behind = {name: seq for name, seq in read_up_to.items() if latest[name].seq > seq}
@@ -234,7 +245,9 @@ class Service:
             other
             | {"online": other["id"] in online, "unread": unread.get(name, 0)}
             | {"lastMessage": latest.get(name), "readUpTo": their_marks.get(name, 0)}
+            | {"muted": other["id"] in muted, "blocked": other["id"] in blocked}
             for other, name in zip(others, conversations.values(), strict=True)
+            if name in latest or not other["deleted"]
         ]
         return sorted(rows, key=_last_message_at, reverse=True)
 
@@ -254,9 +267,30 @@ class Service:
 
     async def typing(self, user: UserId, receiver: str, *, typing: bool) -> None:
         """Emit to the receiver that the user types, or has stopped. Raises NotFound."""
-        await self._accounts.require_user(receiver)
+        await self._receivers.require(user, receiver)
         payload = msgspec.json.encode({"userId": user, "typing": typing})
         await self._broadcast.emit("typing", payload, [UserId(receiver)])
+
+    async def block(self, user: UserId, other: str) -> None:
+        """Refuse what another user writes to this one. Raises NotFound, Invalid, Conflict."""
+        await self._accounts.require_user(other)
+        await self._receivers.block(user, other)
+
+    async def unblock(self, user: UserId, other: str) -> None:
+        await self._accounts.require_user(other)
+        await self._receivers.unblock(user, other)
+
+    async def mute(self, user: UserId, other: str) -> None:
+        """Store that this user wants no notices of another one's messages.
+
+        Raises NotFound, Invalid, Conflict.
+        """
+        await self._accounts.require_user(other)
+        await self._receivers.mute(user, other)
+
+    async def unmute(self, user: UserId, other: str) -> None:
+        await self._accounts.require_user(other)
+        await self._receivers.unmute(user, other)
 
 
 def _last_message_at(row: Document) -> str:

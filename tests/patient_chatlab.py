@@ -5,13 +5,13 @@ that stalls, both change the result of a request. Tests that are not about these
 """
 
 import chatlab.run.server_only  # noqa: I001 - before python-socketio is imported
-import chatlab.accounts
 import chatlab.cache.cache
 import chatlab.cache.clock
 import chatlab.connections.mongo
 import chatlab.connections.redis
 import chatlab.connections.resp
 import chatlab.protect.rate_limit
+import chatlab.sessions
 import chatlab.web.socket_server
 from chatlab.cli import main
 
@@ -27,7 +27,7 @@ def raise_limits() -> None:
         (chatlab.cache.clock, "LATE_REPLY_S", LIMIT_S),
         (chatlab.connections.mongo, "REQUEST_TIMEOUT_MS", LIMIT_S * 1000),
         (chatlab.connections.mongo, "CALL_LIMIT_S", LIMIT_S),
-        (chatlab.accounts, "TOKEN_CACHE_S", LIMIT_S),
+        (chatlab.sessions, "TOKEN_CACHE_S", LIMIT_S),
         (chatlab.protect.rate_limit, "WINDOW_S", LIMIT_S),
         (chatlab.web.socket_server, "PING_TIMEOUT_S", LIMIT_S),
     ):

@@ -18,10 +18,10 @@ from live import Service, User
 from pymongo.database import Database
 from waiting import wait_until
 
-from chatlab.accounts import hash_token
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import create_draft
 from chatlab.local.engines import Engines
+from chatlab.sessions import hash_token
 
 Documents = dict[str, list[dict[str, Any]]]
 
@@ -81,7 +81,14 @@ def create_user(
         {"_id": name, "displayName": name.title(), "passwordHash": "none", "createdAt": today}
     )
     database["sessions"].insert_one(
-        {"_id": hash_token(token), "userId": name, "expiresAt": today + timedelta(days=1)}
+        {
+            "_id": hash_token(token),
+            "userId": name,
+            "expiresAt": today + timedelta(days=1),
+            "createdAt": today,
+            "lastUsedAt": today,
+            "userAgent": "",
+        }
     )
     http = open_client(service.url, headers={"authorization": f"Bearer {token}"})
     return User(service, name, token, http)

@@ -41,6 +41,7 @@ from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.breaker import CircuitBreaker
 from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import Broadcast
+from chatlab.receivers import Receivers
 from chatlab.service import Service
 from chatlab.settings import load_settings
 from chatlab.store.group_commit import Saved
@@ -325,12 +326,15 @@ class InMemoryMessages(MessageStore):
 
 
 class SilentStandIn:
-    """A broadcast without sockets, and accounts that know every user."""
+    """A broadcast without sockets, accounts that know every user, and receivers that block nobody."""
 
     async def emit(self, event: str, payload: bytes, users: object) -> None:
         pass
 
     async def require_user(self, user: str) -> None:
+        pass
+
+    async def require(self, sender: str, receiver: str) -> None:
         pass
 
 
@@ -347,6 +351,7 @@ class Process:
             self.cache,
             cast(Broadcast, stand_in),
             cast(Accounts, stand_in),
+            cast(Receivers, stand_in),
             ReadLimits(0),
         )
         self.cache.clock.trusted_since = world.now()

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from bson import ObjectId
 
+from chatlab.domain.emoji_spelling import one_spelling
 from chatlab.domain.ids import Conversation, UserId, conversation_of
 
 Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
@@ -99,7 +100,8 @@ def now() -> datetime:
 
 
 def from_document(document: Mapping[str, Any]) -> Message:
-    """Return the message of a MongoDB document, without emoji that have no users any more."""
+    """Return the message of a MongoDB document."""
+    reactions = document["reactions"]
     return Message(
         id=str(document["_id"]),
         seq=document["seq"],
@@ -108,11 +110,24 @@ def from_document(document: Mapping[str, Any]) -> Message:
         receiver_id=document["receiverId"],
         text=document["text"],
         client_id=document.get("clientId"),
-        reactions={emoji: users for emoji, users in document["reactions"].items() if users},
+        reactions=_users_by_emoji(reactions) if reactions else {},
         created_at=rfc3339(document["createdAt"]),
         edited_at=document["editedAt"] and rfc3339(document["editedAt"]),
         deleted_at=document["deletedAt"] and rfc3339(document["deletedAt"]),
     )
+
+
+def _users_by_emoji(reactions: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the reactions without emoji that have no users, and with one spelling of each emoji.
+
+    Older versions stored both.
+    """
+    merged: dict[str, list[str]] = {}
+    for emoji, users in reactions.items():
+        if users:
+            known = merged.setdefault(one_spelling(emoji), [])
+            known.extend(user for user in users if user not in known)
+    return merged
 
 
 def from_json(raw: bytes) -> Message | None:

@@ -4,6 +4,7 @@ There are no rules of composition: they make passwords harder to remember, not h
 """
 
 import runpy
+import unicodedata
 from functools import cache
 from importlib.metadata import distribution
 
@@ -14,23 +15,32 @@ LIST = "zxcvbn/frequency_lists.py"
 SHORT_NAME = 2  # characters: such a name is part of many words
 
 
-def check_password(password: str, names: list[str | None]) -> None:
+def normalize(password: str) -> str:
+    """Return the form of a password that is hashed: the same for each way to type it (NFKC).
+
+    One keyboard writes `é` as one character, another as two.
+    """
+    return unicodedata.normalize("NFKC", password)
+
+
+def check_password(password: str, names: list[str | None], field: str = "password") -> None:
     """Raise Invalid for a password that is easy to guess.
 
     `names` are the names of the user. Neither they nor repetitions count towards the length.
+    `field` is the name of the password in the request.
     """
-    rest = _without_repetition(password.casefold())
+    rest = _without_repetition(normalize(password).casefold())
     for name in sorted(filter(None, names), key=len, reverse=True):  # one may contain the other
         if len(name) > SHORT_NAME:
-            rest = rest.replace(name.casefold(), "")
+            rest = rest.replace(normalize(name).casefold(), "")
     if len(rest) < MIN_LENGTH:
         raise Invalid(
-            f"password: should have at least {MIN_LENGTH} characters besides your name and "
+            f"{field}: should have at least {MIN_LENGTH} characters besides your name and "
             "repetitions; take a few words that do not belong together"
         )
     if rest in common_passwords():
         raise Invalid(
-            "password: should not be one of the most common passwords; take a few words that do "
+            f"{field}: should not be one of the most common passwords; take a few words that do "
             "not belong together"
         )
 

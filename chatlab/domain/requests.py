@@ -4,6 +4,7 @@ Unknown fields are ignored, so a `senderId` in a payload has no effect. An error
 that are wrong and what is allowed. It never contains the input.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
@@ -19,11 +20,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from chatlab.domain.emoji_spelling import one_spelling
 from chatlab.domain.ids import USER_ID
 from chatlab.domain.passwords import MAX_LENGTH, MIN_LENGTH
+from chatlab.domain.visible_text import clean_name, has_visible
 from chatlab.errors import Invalid
 from chatlab.settings import CacheMode, CacheTtl
 
+SESSION_ID = "^[0-9a-f]{64}$"
 MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript cannot represent larger integers exactly
 
 
@@ -33,28 +37,64 @@ def _message_id(text: str) -> str:
     return text
 
 
-def _emoji(text: str) -> str:
-    if not emojis.is_emoji(text):
-        raise ValueError("should be one emoji")
+def _session_id(text: str) -> str:
+    if not re.fullmatch(SESSION_ID, text):
+        raise ValueError("should be the id of a session, 64 hexadecimal digits")
     return text
 
 
+def _emoji(text: str) -> str:
+    emoji = one_spelling(text)
+    if not emojis.is_emoji(emoji):
+        raise ValueError("should be one emoji")
+    return emoji
+
+
+def _visible(text: str) -> str:
+    if not has_visible(text):
+        raise ValueError("should have at least 1 character that can be seen")
+    return text
+
+
+def _name(text: str) -> str:
+    return _visible(clean_name(text))
+
+
 Handle = Annotated[str, StringConstraints(pattern=USER_ID)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=4000),
+    AfterValidator(_visible),
+]
 MessageId = Annotated[
     str,
     StringConstraints(min_length=24, max_length=24),
     AfterValidator(_message_id),
     WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{24}$"}),
 ]
+SessionId = Annotated[
+    str,
+    StringConstraints(min_length=64, max_length=64),
+    AfterValidator(_session_id),
+    WithJsonSchema({"type": "string", "pattern": SESSION_ID}),
+]
 Emoji = Annotated[
     str,
     StringConstraints(max_length=32),
     AfterValidator(_emoji),
-    Field(description="one emoji, as listed by Unicode", examples=["\N{THUMBS UP SIGN}"]),
+    Field(
+        description="one emoji, as listed by Unicode, with or without variation selectors",
+        examples=["\N{THUMBS UP SIGN}"],
+    ),
 ]
 Password = Annotated[str, StringConstraints(min_length=MIN_LENGTH, max_length=MAX_LENGTH)]
-DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+GivenPassword = Annotated[str, StringConstraints(max_length=MAX_LENGTH)]  # to be compared
+DisplayName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=64),
+    AfterValidator(_name),
+    Field(description="invisible characters, such as those that change a direction, are removed"),
+]
 DeviceId = Annotated[str, StringConstraints(min_length=16, max_length=64)]
 ClientId = Annotated[str, StringConstraints(max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER)]
@@ -103,8 +143,21 @@ class LogIn(Request):
     """Accepts any strings: a name that is not a valid user id matches no user."""
 
     username: Annotated[str, StringConstraints(max_length=256)]
-    password: Annotated[str, StringConstraints(max_length=MAX_LENGTH)]
+    password: GivenPassword
     deviceId: DeviceId | None = None
+
+
+class Profile(Request):
+    displayName: DisplayName
+
+
+class ChangePassword(Request):
+    current: GivenPassword
+    new: Password
+
+
+class DeleteAccount(Request):
+    password: GivenPassword
 
 
 class Send(Request):

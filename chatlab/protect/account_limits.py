@@ -34,6 +34,7 @@ class AccountLimits:
         self._name = limit("name", by_name, "failed log-ins with this name")
         self._known = limit("known", by_name, "failed log-ins with this name", is_forgiving=True)
         self._address = limit("address", by_address, "failed log-ins from this address")
+        self._confirmation = limit("password", by_name, "wrong passwords")
         self.sign_ups = limit("signup", settings.signup_limit, "sign-ups from this address")
 
     def of_log_in(self, name: str, client: Client, known_from: list[str]) -> tuple[Attempt, str]:
@@ -49,6 +50,14 @@ class AccountLimits:
         is_known = place_hash(name, client.address) in known_from
         by_name = (self._known, f"{name} {client.address}") if is_known else (self._name, name)
         return [(self._address, client.address), by_name], client.address
+
+    def of_confirmation(self, user_id: str, client: Client) -> tuple[Attempt, str]:
+        """Return the limits of a password that a user with a token gives, and the key of its turn.
+
+        It counts apart from log-ins: whoever has stolen a token can neither guess the password nor
+        keep its user from logging in.
+        """
+        return [(self._confirmation, user_id)], f"{client.address} known"
 
 
 def place_hash(name: str, place: str) -> str:

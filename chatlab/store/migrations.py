@@ -16,7 +16,10 @@ INDEXES: dict[str, list[IndexModel]] = {
             partialFilterExpression={"clientId": {"$type": "string"}},
         ),
     ],
-    "sessions": [IndexModel([("expiresAt", ASCENDING)], expireAfterSeconds=0, name="expiry")],
+    "sessions": [
+        IndexModel([("expiresAt", ASCENDING)], expireAfterSeconds=0, name="expiry"),
+        IndexModel([("userId", ASCENDING), ("expiresAt", ASCENDING)], name="user"),
+    ],
     "reads": [
         IndexModel([("userId", ASCENDING), ("conversation", ASCENDING)], unique=True, name="mark")
     ],

@@ -25,10 +25,12 @@ from chatlab.protect.loop_lag import LoopLag
 from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
 from chatlab.realtime.presence import Presence
+from chatlab.receivers import Receivers
 from chatlab.service import Service, finish_send
+from chatlab.sessions import Sessions
 from chatlab.settings import Settings, load_settings
 from chatlab.store.store import Store
-from chatlab.web import health, http, projector_api
+from chatlab.web import account_routes, health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
 from chatlab.web.dependencies import HEADERS
 from chatlab.web.descriptors import limit_connections
@@ -108,6 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.routes)
     if settings.metrics:
         app.include_router(health.metrics_routes)
+    app.include_router(account_routes.routes)
     app.include_router(http.routes)
     if settings.flow:
         app.include_router(projector_api.routes)
@@ -146,11 +149,13 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
         store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)
-        accounts = Accounts(store.users, settings, cache.pipe.execute)
+        receivers = Receivers(store.users)
+        sessions = Sessions(store.users, receivers, settings)
+        accounts = Accounts(store.users, sessions, receivers, settings, cache.pipe.execute)
         read_limits = ReadLimits(settings.rate_limit)
-        service = Service(store, cache, broadcast, accounts, read_limits)
+        service = Service(store, cache, broadcast, accounts, receivers, read_limits)
         app.state.store, app.state.cache, app.state.events = store, cache, events
-        app.state.accounts, app.state.service = accounts, service
+        app.state.accounts, app.state.sessions, app.state.service = accounts, sessions, service
 
         stack.callback(metrics.remove_this_process)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, cache.close)
@@ -161,16 +166,17 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         stack.callback(watching.cancel)
         await broadcast.open()
 
-        app.state.sessions = sessions = SocketSessions(sockets, accounts, settings.user_sockets)
-        socket_api = SocketApi(sockets, sessions, service, broadcast, events)
+        socket_sessions = SocketSessions(sockets, sessions, settings.user_sockets)
+        app.state.socket_sessions = socket_sessions
+        socket_api = SocketApi(sockets, socket_sessions, service, broadcast, events)
         socket_api.open()
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, socket_api.close)
 
         if settings.flow:
-            sockets.register_namespace(FlowNamespace(events, sessions))
+            sockets.register_namespace(FlowNamespace(events, socket_sessions))
         websockets = _guarded(sockets, settings)
         app.mount(SOCKET_PATH.rstrip("/"), websockets)
-        fast_path = FastPath(service, accounts, events, max_body_bytes=settings.max_body)
+        fast_path = FastPath(service, sessions, events, max_body_bytes=settings.max_body)
         app.add_shortcuts(fast_path, websockets)
 
         if sweeper:

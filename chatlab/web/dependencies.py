@@ -16,6 +16,7 @@ from chatlab.domain.requests import Request as RequestModel
 from chatlab.domain.trace import EventBus, Trace
 from chatlab.errors import TooLarge, Unauthenticated, UnsupportedMediaType
 from chatlab.service import Service
+from chatlab.sessions import Sessions
 from chatlab.settings import Settings
 from chatlab.store.store import Store
 from chatlab.web.connection_limits import note_authenticated
@@ -46,8 +47,9 @@ AccountsDep = Annotated[Accounts, _part("accounts")]
 CacheDep = Annotated[Cache, _part("cache")]
 EventsDep = Annotated[EventBus, _part("events")]
 ServiceDep = Annotated[Service, _part("service")]
-SessionsDep = Annotated[SocketSessions, _part("sessions")]
+SessionsDep = Annotated[Sessions, _part("sessions")]
 SettingsDep = Annotated[Settings, _part("settings")]
+SocketSessionsDep = Annotated[SocketSessions, _part("socket_sessions")]
 StoreDep = Annotated[Store, _part("store")]
 
 
@@ -85,12 +87,12 @@ class BearerScheme(SecurityBase):
 Token = Annotated[str, Depends(BearerScheme())]
 
 
-async def current_user(request: Request, token: Token, accounts: AccountsDep) -> UserId:
+async def current_user(request: Request, token: Token, sessions: SessionsDep) -> UserId:
     """Return the user of the bearer token; the request counts towards the user's rate limit.
 
     Raises Unauthenticated, RateLimited.
     """
-    user = await accounts.admit(token)
+    user = await sessions.admit(token)
     note_authenticated(request.scope)
     return user
 
@@ -103,6 +105,13 @@ async def client_address(request: Request) -> str:
 
 
 ClientAddress = Annotated[str, Depends(client_address)]
+
+
+async def user_agent(request: Request) -> str:
+    return header(request, b"user-agent")
+
+
+UserAgent = Annotated[str, Depends(user_agent)]
 
 
 # --- the body -----------------------------------------------------------------------------------

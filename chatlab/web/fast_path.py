@@ -20,11 +20,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 from starlette.types import Send as SendFunction
 
-from chatlab.accounts import Accounts
 from chatlab.domain.requests import Page, Partner, Send
 from chatlab.domain.trace import EventBus
 from chatlab.errors import ChatlabError
 from chatlab.service import Service
+from chatlab.sessions import Sessions
 from chatlab.web import http
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.dependencies import bearer_token, header, read_body
@@ -43,9 +43,9 @@ class FastPath:
     """Parse the requests of the two routes and call their endpoints."""
 
     def __init__(
-        self, service: Service, accounts: Accounts, events: EventBus, *, max_body_bytes: int
+        self, service: Service, sessions: Sessions, events: EventBus, *, max_body_bytes: int
     ) -> None:
-        self._service, self._accounts, self._events = service, accounts, events
+        self._service, self._sessions, self._events = service, sessions, events
         self._max_body_bytes = max_body_bytes
 
     def endpoint_of(self, scope: Scope) -> Endpoint | None:
@@ -66,7 +66,7 @@ class FastPath:
     async def send(self, request: Request) -> Response:
         """Authenticate the request, parse its body, and send the message."""
         trace = self._events.start_trace("http")
-        user = await self._accounts.admit(bearer_token(request))
+        user = await self._sessions.admit(bearer_token(request))
         note_authenticated(request.scope)
         asked = Send.from_json(await read_body(request, self._max_body_bytes))
         message = await http.send(trace, user, asked, self._service)
@@ -75,7 +75,7 @@ class FastPath:
     async def read(self, request: Request) -> Response:
         """Authenticate the request, parse its path and query, and read the conversation."""
         trace = self._events.start_trace("http")
-        user = await self._accounts.admit(bearer_token(request))
+        user = await self._sessions.admit(bearer_token(request))
         note_authenticated(request.scope)
         partner = Partner.from_fields(**request.path_params)
         page = parse_page(request.scope["query_string"])

@@ -1,90 +1,68 @@
-"""The routes under `/api`. FastAPI parses the request and serializes what the endpoint returns.
+"""The routes of users and messages. FastAPI parses requests and serializes what endpoints return.
 
-`sockets` does the same for Socket.IO. Neither module uses the store or the cache directly.
+`sockets` does the same for Socket.IO, and `account_routes` has the routes of accounts. None of them
+uses the store or the cache directly.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from chatlab import metrics
 from chatlab.connections.mongo import Document
 from chatlab.domain.message import Message
-from chatlab.domain.requests import (
-    Emoji,
-    Handle,
-    LogIn,
-    MessageId,
-    NewText,
-    Page,
-    ReadUpTo,
-    Send,
-    SignUp,
-)
+from chatlab.domain.requests import Emoji, Handle, MessageId, NewText, Page, ReadUpTo, Send
 from chatlab.domain.trace import Trace
 from chatlab.web.dependencies import (
-    AccountsDep,
-    ClientAddress,
     CurrentUser,
     ServiceDep,
-    SessionsDep,
-    Token,
     TraceDep,
     body_of,
-    current_user,
     describe_body,
     forbid_storing,
 )
 from chatlab.web.problems import ERROR_RESPONSES
-from chatlab.web.response_models import Contact, MessageModel, Session, User
+from chatlab.web.response_models import Contact, MessageModel
 from chatlab.web.responses import X_CACHE, history_response
 
 routes = APIRouter(prefix="/api", dependencies=[Depends(forbid_storing)], responses=ERROR_RESPONSES)
+NO_CONTENT: dict[str, Any] = {"status_code": 204, "response_class": Response}
 
-# --- accounts -----------------------------------------------------------------------------------
-
-
-@routes.post(
-    "/auth/signup", status_code=201, response_model=Session, openapi_extra=describe_body(SignUp)
-)
-async def sign_up(
-    asked: Annotated[SignUp, body_of(SignUp)], address: ClientAddress, accounts: AccountsDep
-) -> Document:
-    """Create a user and a session."""
-    return await accounts.sign_up(asked, address)
-
-
-@routes.post("/auth/login", response_model=Session, openapi_extra=describe_body(LogIn))
-async def log_in(
-    asked: Annotated[LogIn, body_of(LogIn)], address: ClientAddress, accounts: AccountsDep
-) -> Document:
-    """Create a session for an existing user.
-
-    With a `deviceId` that was part of an earlier sign-up or log-in to this account, failed log-ins
-    from elsewhere do not delay this one.
-    """
-    return await accounts.log_in(asked, address)
-
-
-@routes.post(
-    "/auth/logout", status_code=204, response_class=Response, dependencies=[Depends(current_user)]
-)
-async def log_out(token: Token, accounts: AccountsDep, sessions: SessionsDep) -> None:
-    """End the session of the token, and close its sockets."""
-    await accounts.log_out(token)
-    await sessions.end(token)
-
-
-@routes.get("/auth/me", response_model=User)
-async def me(user: CurrentUser, accounts: AccountsDep) -> Document:
-    """Return the user that the token belongs to."""
-    return await accounts.profile(user)
+# --- users --------------------------------------------------------------------------------------
 
 
 @routes.get("/users", response_model=list[Contact])
 async def users(user: CurrentUser, service: ServiceDep) -> list[Document]:
     """Return the other users, the most recent conversation first."""
     return await service.contacts(user)
+
+
+@routes.put("/users/{userId}/block", **NO_CONTENT)
+async def block(user: CurrentUser, userId: Handle, service: ServiceDep) -> None:
+    """Refuse messages, edits, reactions and "typing" of a user.
+
+    For the blocked user you seem not to exist: a send gets 404. This holds at once in this process
+    and within 5 s in all others. Earlier messages stay.
+    """
+    await service.block(user, userId)
+
+
+@routes.delete("/users/{userId}/block", **NO_CONTENT)
+async def unblock(user: CurrentUser, userId: Handle, service: ServiceDep) -> None:
+    """Accept messages of a user again."""
+    await service.unblock(user, userId)
+
+
+@routes.put("/users/{userId}/mute", **NO_CONTENT)
+async def mute(user: CurrentUser, userId: Handle, service: ServiceDep) -> None:
+    """Store that you want no notices of new messages of a user. The messages still arrive."""
+    await service.mute(user, userId)
+
+
+@routes.delete("/users/{userId}/mute", **NO_CONTENT)
+async def unmute(user: CurrentUser, userId: Handle, service: ServiceDep) -> None:
+    """Store that you want notices of new messages of a user again."""
+    await service.unmute(user, userId)
 
 
 # --- messages: `fast_path` calls the first two endpoints directly -------------------------------
@@ -168,12 +146,7 @@ async def unreact(
     return respond(await service.unreact(user, messageId, emoji, trace), trace)
 
 
-@routes.post(
-    "/messages/{userId}/read",
-    status_code=204,
-    response_class=Response,
-    openapi_extra=describe_body(ReadUpTo),
-)
+@routes.post("/messages/{userId}/read", openapi_extra=describe_body(ReadUpTo), **NO_CONTENT)
 async def mark_read(
     trace: TraceDep,
     user: CurrentUser,

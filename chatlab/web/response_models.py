@@ -32,13 +32,30 @@ class Session(BaseModel):
     token: str
 
 
+class LogInSession(BaseModel):
+    """`lastUsedAt` is exact to ten minutes. `current`: the session of this request."""
+
+    id: str
+    createdAt: Time
+    lastUsedAt: Time
+    userAgent: str
+    current: bool
+
+
 class Contact(User):
-    """`readUpTo` is the `seq` up to which this user has read the conversation."""
+    """`readUpTo` is the `seq` up to which this user has read the conversation.
+
+    `muted` and `blocked`: whether you have muted or blocked this user. `deleted`: the user has
+    deleted the account.
+    """
 
     online: bool
     unread: int
     lastMessage: MessageModel | None
     readUpTo: int
+    muted: bool
+    blocked: bool
+    deleted: bool
 
 
 class LabState(BaseModel):

@@ -9,10 +9,10 @@ import socketio
 from socketio.exceptions import ConnectionRefusedError as ConnectionRefused
 
 from chatlab import metrics
-from chatlab.accounts import TOKEN_CACHE_S, Accounts
 from chatlab.domain.ids import UserId
 from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, Unauthenticated
 from chatlab.realtime.task_set import TaskSet
+from chatlab.sessions import TOKEN_CACHE_S, Sessions, hash_token
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_guard import SCOPE_KEY, WatchedSocket
 
@@ -37,9 +37,9 @@ class SocketSessions:
     """
 
     def __init__(
-        self, sockets: socketio.AsyncServer, accounts: Accounts, max_per_user: int
+        self, sockets: socketio.AsyncServer, sessions: Sessions, max_per_user: int
     ) -> None:
-        self._sockets, self._accounts = sockets, accounts
+        self._sockets, self._logged_in = sockets, sessions
         self._max_per_user, self._count = max_per_user, Counter[UserId]()
         # (namespace, socket id) -> session
         self._sessions: dict[tuple[str, str], SocketSession] = {}
@@ -64,7 +64,7 @@ class SocketSessions:
         try:
             if not isinstance(token, str):
                 raise Unauthenticated("Connect with auth: {token}; log in to get a token.")
-            user = await self._accounts.admit(token)
+            user = await self._logged_in.admit(token)
             self._require_room(user)
         except ChatlabError as error:
             metrics.count_error("socket", error.code)
@@ -108,10 +108,17 @@ class SocketSessions:
         if session is None:
             raise Unauthenticated("This socket has no session.")
         try:
-            return await self._accounts.admit(session.token)
+            return await self._logged_in.admit(session.token)
         except Unauthenticated:
             self._tasks.start(self.end(session.token))
             raise
+
+    async def end_hashes(self, user: UserId, hashes: list[str]) -> None:
+        """Disconnect every socket of these tokens of a user, given by their hashes."""
+        tokens = {session.token for session in self._sessions.values() if session.user == user}
+        for token in tokens:
+            if hash_token(token) in hashes:
+                await self.end(token)
 
     async def end(self, token: str) -> None:
         """Disconnect every socket of this token."""
@@ -132,7 +139,7 @@ class SocketSessions:
             await asyncio.sleep(SESSION_CHECK_INTERVAL_S)
             try:
                 tokens = {session.token for session in self._sessions.values()}
-                for token in await self._accounts.ended_tokens(tokens):
+                for token in await self._logged_in.ended_tokens(tokens):
                     await self.end(token)
             except StoreUnavailable:
                 continue  # while MongoDB is down, sockets stay connected

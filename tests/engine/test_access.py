@@ -10,14 +10,18 @@ from typing import Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from http_clients import open_client
-from live import JSON, User
+from live import JSON, PASSWORD, User
 from raw_socket import unauthenticated
 from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
+from chatlab.sessions import hash_token
+
 MISSING = "f" * 24
 EMOJI = "\N{THUMBS UP SIGN}"
+HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)  # quick to verify
 ROLES = ("no token", "a wrong token", "outsider", "participant", "sender")
 
 pytest_plugins = ["patient_plugin"]
@@ -49,6 +53,16 @@ OWN_REQUESTS: dict[str, tuple[str, str, Any]] = {
     "send": ("POST", "/api/messages/send", {"receiverId": "(the participant)", "text": "hello"}),
     "read": ("GET", "/api/messages/{participant}", None),
     "mark": ("POST", "/api/messages/{participant}/read", {"seq": 0}),
+    "rename": ("PATCH", "/api/auth/me", {"displayName": "Ann"}),
+    "sessions": ("GET", "/api/auth/sessions", None),
+    "end others": ("DELETE", "/api/auth/sessions", None),
+    "end one": ("DELETE", "/api/auth/sessions/{session}", None),
+    "block": ("PUT", "/api/users/{somebody}/block", None),
+    "unblock": ("DELETE", "/api/users/{somebody}/block", None),
+    "mute": ("PUT", "/api/users/{somebody}/mute", None),
+    "unmute": ("DELETE", "/api/users/{somebody}/mute", None),
+    "change": ("POST", "/api/auth/password", {"current": PASSWORD, "new": f"new {PASSWORD}"}),
+    "delete account": ("DELETE", "/api/auth/me", {"password": PASSWORD}),
     "log out": ("POST", "/api/auth/logout", None),
 }
 
@@ -134,23 +148,29 @@ async def test_an_event_is_allowed_by_role(chat: Chat, event: str, cache: str) -
 
 
 @pytest.mark.parametrize("request_name", OWN_REQUESTS)
-async def test_every_request_requires_a_valid_token(chat: Chat, request_name: str) -> None:
+async def test_every_request_requires_a_valid_token(
+    chat: Chat, new_user: UserMaker, request_name: str
+) -> None:
     """Without a valid token the reply is the same 401 for valid and for malformed input."""
     method, path, body = OWN_REQUESTS[request_name]
-    clients = chat.clients()
-    url = path.format(participant=chat.participant.id)
+    clients, users = chat.clients()[:2], (chat.outsider, chat.participant, chat.sender)
+    ids = {"participant": chat.participant.id, "somebody": new_user().id}
+    urls = [path.format(**ids, session=hash_token(user.token)) for user in users]
+    chat.shared.database["users"].update_many(
+        {"_id": {"$in": [user.id for user in users]}}, {"$set": {"passwordHash": HASH}}
+    )
     if body and "receiverId" in body:
         body = body | {"receiverId": chat.participant.id}
-    before = chat.shared.everything()["messages"]
-    for client in clients[:2]:
-        valid = await client.request(method, url, json=body)
-        malformed = await client.request(method, url, content=b"\xff{", headers=JSON)
+    before = chat.shared.everything()
+    for client in clients:
+        valid = await client.request(method, urls[0], json=body)
+        malformed = await client.request(method, urls[0], content=b"\xff{", headers=JSON)
         assert [valid.status_code, malformed.status_code] == [401, 401]
         assert valid.content == malformed.content
-    assert chat.shared.everything()["messages"] == before
-    for client in clients[2:]:
-        assert (await client.request(method, url, json=body)).is_success
-    await asyncio.gather(*(client.aclose() for client in clients[:2]))
+    assert chat.shared.everything() == before
+    for user, url in zip(users, urls, strict=True):
+        assert (await user.http.request(method, url, json=body)).is_success
+    await asyncio.gather(*(client.aclose() for client in clients))
 
 
 @pytest.mark.parametrize("cache", ["cold", "warm"])

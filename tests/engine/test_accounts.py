@@ -18,13 +18,15 @@ from shared_service import SharedService, UserMaker, create_user
 from test_contract_http import TIME, assert_problem
 from waiting import LIMIT_S, wait_until
 
-from chatlab.accounts import MAX_TOKENS_PER_QUERY, TOKEN_CACHE_S, Accounts, hash_token
+from chatlab.accounts import Accounts
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import LogIn
 from chatlab.domain.requests import SignUp as SignUpRequest
 from chatlab.errors import Unauthenticated
+from chatlab.receivers import Receivers
+from chatlab.sessions import MAX_TOKENS_PER_QUERY, TOKEN_CACHE_S, Sessions, hash_token
 from chatlab.settings import Settings, load_settings
-from chatlab.store.users import UserStore
+from chatlab.store.users import Changes, FoundSessions, UserStore
 
 pytest_plugins = ["patient_plugin"]
 
@@ -188,12 +190,16 @@ class StubStore:
     async def set_known_from(self, name: str, hashes: list[str]) -> None:
         self._users[name]["knownFrom"] = hashes
 
+    async def has_password(self, name: str, password_hash: str) -> bool:
+        return bool(self._users[name]["passwordHash"] == password_hash)
+
     async def add_session(self, *_: object) -> None:
         """Sessions are not stored."""
 
-    async def find_sessions(self, hashes: list[str]) -> dict[str, UserId]:
+    async def find_sessions(self, hashes: list[str]) -> FoundSessions:
         self.session_queries += 1
-        return {one: UserId(self.valid[one]) for one in hashes if one in self.valid}
+        users = {one: UserId(self.valid[one]) for one in hashes if one in self.valid}
+        return FoundSessions(users, Changes(0, []))
 
 
 NO_LIMITS = {"login_limit": 0, "login_address_limit": 0, "signup_limit": 0, "rate_limit": 0}
@@ -201,7 +207,15 @@ NO_LIMITS = {"login_limit": 0, "login_address_limit": 0, "signup_limit": 0, "rat
 
 def accounts_on(store: StubStore, **settings: int) -> Accounts:
     """Return an `Accounts` without limits, unless others are given."""
-    return Accounts(cast(UserStore, store), load_settings(**(settings or NO_LIMITS)), no_redis)
+    users, chosen = cast(UserStore, store), load_settings(**(settings or NO_LIMITS))
+    receivers = Receivers(users)
+    return Accounts(users, Sessions(users, receivers, chosen), receivers, chosen, no_redis)
+
+
+def sessions_on(store: StubStore) -> Sessions:
+    """Return a `Sessions` without limits."""
+    users = cast(UserStore, store)
+    return Sessions(users, Receivers(users), load_settings(**NO_LIMITS))
 
 
 async def no_redis(*_: object) -> None:
@@ -281,12 +295,33 @@ async def test_a_log_in_does_not_wait_for_sign_ups(monkeypatch: pytest.MonkeyPat
         await asyncio.gather(*sign_ups, return_exceptions=True)
 
 
+async def test_a_log_in_does_not_outlive_a_change_of_the_password() -> None:
+    """The password is changed, and all sessions end, just before this log-in starts its session."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+    class ChangingStore(StubStore):
+        ended: str | None = None
+
+        async def add_session(self, *fields: object) -> None:
+            self._users["ann"]["passwordHash"] = quick.hash("the new one")
+            self.started = fields[0]
+
+        async def end_session(self, token_hash: str, _: str) -> bool:
+            self.ended = token_hash
+            return True
+
+    store = ChangingStore({"ann": quick.hash(PASSWORD)}, {})
+    with pytest.raises(Unauthenticated):
+        await accounts_on(store).log_in(LogIn(username="ann", password=PASSWORD), "192.0.2.1")
+    assert store.ended == store.started
+
+
 async def test_a_valid_token_is_cached_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log-out in another process takes effect within TOKEN_CACHE_S."""
     now_s = 1000.0
-    monkeypatch.setattr("chatlab.accounts.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr("chatlab.sessions.time", SimpleNamespace(monotonic=lambda: now_s))
     store = StubStore({}, {hash_token("token"): "ann"})
-    process = accounts_on(store)
+    process = sessions_on(store)
     assert await process.authenticate("token") == "ann"
     store.valid.clear()  # a log-out in another process
     now_s += TOKEN_CACHE_S - 0.001
@@ -302,7 +337,7 @@ async def test_many_tokens_share_a_query() -> None:
     """Clients that reconnect at the same time are authenticated together, and each gets its own user or error."""
     valid = {f"token {number}": f"user{number}" for number in range(300)}
     store = StubStore({}, {hash_token(token): user for token, user in valid.items()})
-    process = accounts_on(store)
+    process = sessions_on(store)
     tokens = [*valid, "unknown", "token 0"]
     found = await asyncio.gather(*map(process.authenticate, tokens), return_exceptions=True)
     assert found[:300] == list(valid.values())

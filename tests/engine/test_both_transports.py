@@ -161,6 +161,12 @@ CASES: dict[str, list[Step]] = {
     "a reaction back that was not there": [
         ("bob", REMOVE, {"messageId": "<message>", "emoji": EMOJI})
     ],
+    "a reaction in two spellings": [
+        ("ann", ADD, {"messageId": "<message>", "emoji": "\u2764"}),
+        ("bob", ADD, {"messageId": "<message>", "emoji": "\u2764\ufe0f"}),
+        ("bob", ADD, {"messageId": "<message>", "emoji": "\u2764\ufe0e"}),
+        ("ann", REMOVE, {"messageId": "<message>", "emoji": "\u2764\ufe0f"}),
+    ],
     "a reaction to what is deleted": [
         (w, e, {"messageId": "<message>", "emoji": EMOJI})
         for w, e in (("ann", DELETE), ("bob", ADD))
@@ -175,6 +181,12 @@ REFUSED: dict[str, Step] = {
     "a longer text": send(text="x" * 4001),
     "no text": send(text=""),
     "only blanks": send(text=" \t\n\u3000 "),
+    "only invisible characters": send(text="\u200b\u2060 \u3164\ufe0f"),
+    "an edit to invisible characters": (
+        "ann",
+        EDIT,
+        {"messageId": "<message>", "text": "\u202e\u200d"},
+    ),
     "text missing": send(text=OUT),
     "text is a number": send(text=5),
     "text is null": send(text=None),

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from bson import ObjectId
 from http_clients import open_client
 from live import JSON, PASSWORD, User
 from shared_service import SharedService, UserMaker
@@ -159,7 +160,10 @@ async def test_users_are_sorted_by_their_last_message(new_user: UserMaker) -> No
     rows = (await ann.http.get("/api/users")).json()
     assert all(
         list(row)
-        == ["id", "displayName", "createdAt", "online", "unread", "lastMessage", "readUpTo"]
+        == [
+            *("id", "displayName", "createdAt", "online", "unread", "lastMessage", "readUpTo"),
+            *("muted", "blocked", "deleted"),
+        ]
         for row in rows
     )
     assert rows[0] | {"createdAt": ""} == {
@@ -170,6 +174,9 @@ async def test_users_are_sorted_by_their_last_message(new_user: UserMaker) -> No
         "unread": 2,
         "lastMessage": last,
         "readUpTo": 0,
+        "muted": False,
+        "blocked": False,
+        "deleted": False,
     }
     assert (rows[1]["id"], rows[1]["unread"], rows[1]["lastMessage"]["text"]) == (
         eve.id,
@@ -321,6 +328,16 @@ async def test_health_metrics_and_docs_need_no_token(shared: SharedService) -> N
         "PUT /api/messages/{messageId}/reactions/{emoji}",
         "DELETE /api/messages/{messageId}/reactions/{emoji}",
         "POST /api/messages/{userId}/read",
+        "PATCH /api/auth/me",
+        "DELETE /api/auth/me",
+        "POST /api/auth/password",
+        "GET /api/auth/sessions",
+        "DELETE /api/auth/sessions",
+        "DELETE /api/auth/sessions/{sessionId}",
+        "PUT /api/users/{userId}/block",
+        "DELETE /api/users/{userId}/block",
+        "PUT /api/users/{userId}/mute",
+        "DELETE /api/users/{userId}/mute",
         "GET /healthz",
         "GET /readyz",
     }
@@ -342,6 +359,14 @@ async def test_openapi_describes_the_responses(shared: SharedService) -> None:
     done = {
         "POST /api/auth/signup": "201",
         "POST /api/auth/logout": "204",
+        "DELETE /api/auth/me": "204",
+        "POST /api/auth/password": "204",
+        "DELETE /api/auth/sessions": "204",
+        "DELETE /api/auth/sessions/{sessionId}": "204",
+        "PUT /api/users/{userId}/block": "204",
+        "DELETE /api/users/{userId}/block": "204",
+        "PUT /api/users/{userId}/mute": "204",
+        "DELETE /api/users/{userId}/mute": "204",
         "POST /api/messages/{userId}/read": "204",
     }
     for request, answers in declared.items():
@@ -403,6 +428,26 @@ async def metrics_of(user: User) -> dict[str, float]:
     return {
         name: float(value)
         for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
+
+
+async def test_spellings_of_an_older_version_are_one_reaction(
+    shared: SharedService, new_user: UserMaker
+) -> None:
+    """Older versions stored an emoji with and without a variation selector as two."""
+    ann, bob = new_user(), new_user()
+    message = await ann.send(bob, "react!")
+    stored = {"\u2764": [bob.id], "\u2764\ufe0f": [ann.id, bob.id], EMOJI: []}
+    shared.database["messages"].update_one(
+        {"_id": ObjectId(message["_id"])}, {"$set": {"reactions": stored}}
+    )
+    (read,) = (await ann.read(bob, fresh=True)).json()
+    assert read["reactions"] == {"\u2764\ufe0f": [bob.id, ann.id]}
+    path = f"/api/messages/{message['_id']}/reactions"
+    again = (await bob.http.put(f"{path}/\u2764")).json()
+    assert (again["reactions"], again["version"]) == (read["reactions"], message["version"])
+    assert (await bob.http.delete(f"{path}/\u2764")).json()["reactions"] == {
+        "\u2764\ufe0f": [ann.id]
     }
 
 

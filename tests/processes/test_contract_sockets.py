@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import socketio
 from live import ServiceMaker, User
 from raw_socket import RawSocket, raw_socket, unauthenticated
 from shared_service import SharedService, UserMaker, create_user
@@ -50,9 +51,17 @@ async def test_a_connection_needs_a_valid_token(shared: SharedService, auth: Any
         assert (await stranger.receive() or "").startswith("44/nowhere,")
 
 
-async def test_long_polling_is_refused(new_user: UserMaker) -> None:
-    """Long polling is refused: it would need sticky sessions."""
-    assert (await new_user().http.get("/socket.io/?EIO=4&transport=polling")).status_code == 400
+async def test_long_polling_is_refused_with_a_sentence(new_user: UserMaker) -> None:
+    """It would need sticky sessions. A client of python-socketio tries it first by default."""
+    ann = new_user()
+    answer = await ann.http.get("/socket.io/?EIO=4&transport=polling")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+    assert "transports=['websocket']" in answer.json()["detail"]
+    client, refusals = socketio.AsyncClient(reconnection=False), list[Any]()
+    client.on("connect_error", refusals.append)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        await client.connect(ann.service.url, auth={"token": ann.token})
+    assert refusals == [answer.json()]
 
 
 async def test_an_unknown_event_is_invalid(new_user: UserMaker) -> None:

@@ -181,6 +181,9 @@ WAYS: dict[str, Way] = {
     "docker compose up --build": covered(COMPOSE),
     "docker compose --profile lab up --build": covered(COMPOSE_LAB),
     "chatlab demo": covered(DEMO),
+    "chatlab user reset-password alice": covered(
+        "processes/test_accounts_everywhere.py::test_an_operator_resets_a_password"
+    ),
     "chatlab bench": covered(
         "processes/test_bench.py::test_every_row_of_the_performance_table_is_measured"
     ),

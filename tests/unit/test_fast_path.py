@@ -23,7 +23,7 @@ READ = {"method": "GET", "url": "/api/messages/bob", "headers": TOKEN}
 ERRORS = {"absent": NotFound("There is no such user."), "away": StoreUnavailable()}
 
 
-class FakeAccounts:
+class FakeSessions:
     """Knows two tokens, and counts the requests."""
 
     def __init__(self) -> None:
@@ -125,16 +125,16 @@ async def test_the_fast_path_answers_as_fastapi_does(case: str) -> None:
     app = create_app()
     assert isinstance(app, Chatlab)
     websockets: Any = None
-    accounts: Any = FakeAccounts()
+    sessions: Any = FakeSessions()
     service: Any = FakeService()
-    app.state.accounts, app.state.service, app.state.events = accounts, service, EventBus()
+    app.state.sessions, app.state.service, app.state.events = sessions, service, EventBus()
     slow = await answer_of(app, case)
-    admitted = accounts.admitted
+    admitted = sessions.admitted
     max_body_bytes = app.state.settings.max_body
-    fast_path = FastPath(service, accounts, EventBus(), max_body_bytes=max_body_bytes)
+    fast_path = FastPath(service, sessions, EventBus(), max_body_bytes=max_body_bytes)
     app.add_shortcuts(fast_path, websockets)
     assert await answer_of(app, case) == slow
-    assert (admitted, accounts.admitted) in ((0, 0), (1, 2))
+    assert (admitted, sessions.admitted) in ((0, 0), (1, 2))
 
 
 async def answer_of(app: Chatlab, case: str) -> tuple[int, list[tuple[str, str]], bytes]:

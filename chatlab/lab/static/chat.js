@@ -123,7 +123,8 @@ function newPane(desk, side, model, tell, pressed) {
   });
   input.addEventListener("input", () => types(Boolean(input.value)));
   input.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.isComposing) return;
+    // 229: an input method has used the key. Safari ends the composition before this event.
+    if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
     event.preventDefault(); // in JupyterLab the browser does not submit the form by itself
     form.requestSubmit();
   });

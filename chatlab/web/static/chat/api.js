@@ -1,8 +1,9 @@
 /* The HTTP API. Every address is relative to the page, so it works under any path prefix. */
 
+/** @import { LogInSession } from "./account_dialog.js" */
 /** @import { Contact } from "./contacts.js" */
 /** @import { Message } from "./conversation.js" */
-/** @import { Session } from "./session.js" */
+/** @import { Session, User } from "./session.js" */
 
 import { ChatError } from "./format.js";
 import { deviceId } from "./session.js";
@@ -78,6 +79,61 @@ export class Api {
 
   logOut() {
     return request("POST", "api/auth/logout", { token: this.token });
+  }
+
+  /**
+   * @param {string} displayName
+   * @returns {Promise<User>}
+   */
+  rename(displayName) {
+    return this.#send("PATCH", "api/auth/me", { displayName });
+  }
+
+  /** @param {string} password */
+  deleteAccount(password) {
+    return this.#send("DELETE", "api/auth/me", { password });
+  }
+
+  /**
+   * @param {string} current
+   * @param {string} new_
+   */
+  changePassword(current, new_) {
+    return this.#send("POST", "api/auth/password", { current, new: new_ });
+  }
+
+  /** @returns {Promise<LogInSession[]>} */
+  sessions() {
+    return this.#send("GET", "api/auth/sessions");
+  }
+
+  /** @param {string} id */
+  endSession(id) {
+    return this.#send("DELETE", `api/auth/sessions/${id}`);
+  }
+
+  endOtherSessions() {
+    return this.#send("DELETE", "api/auth/sessions");
+  }
+
+  /**
+   * Block or mute a user, or end that.
+   *
+   * @param {string} userId
+   * @param {"block" | "mute"} what
+   * @param {boolean} on
+   */
+  setList(userId, what, on) {
+    return this.#send(on ? "PUT" : "DELETE", `api/users/${encodeURIComponent(userId)}/${what}`);
+  }
+
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {object} [body]
+   */
+  #send(method, path, body) {
+    return request(method, path, { token: this.token, body });
   }
 
   /** @returns {Promise<Contact[]>} */

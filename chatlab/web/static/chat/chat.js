@@ -19,7 +19,7 @@ let workspace = null;
  */
 function show(current, reason = "") {
   workspace?.close();
-  workspace = current && new Workspace(current, { leave, ended });
+  workspace = current && new Workspace(current, { leave, ended, deleted, renamed: session.save });
   app.replaceChildren(workspace ? workspace.element : welcomeCard(enter, reason));
   if (workspace) workspace.open();
   else document.title = "chatlab";
@@ -36,7 +36,7 @@ function enter(current) {
 async function leave() {
   const api = new Api(session.load()?.token);
   session.clear();
-  history.replaceState(null, "", document.location.pathname + document.location.search);
+  forgetAddress();
   show(null);
   await api.logOut().catch((error) => {
     if (error.code !== "unauthenticated")
@@ -50,5 +50,21 @@ function ended() {
   show(null, "Your session has ended. Log in again.");
 }
 
-session.onChangeInOtherTab(() => show(session.load()));
+/** The user has deleted the account. */
+function deleted() {
+  session.clear();
+  forgetAddress();
+  show(null, "Your account has been deleted.");
+}
+
+/** The address names the conversation that was open. */
+function forgetAddress() {
+  history.replaceState(null, "", document.location.pathname + document.location.search);
+}
+
+session.onChangeInOtherTab(() => {
+  const current = session.load();
+  if (workspace && current?.token === workspace.token) workspace.rename(current.user);
+  else show(current);
+});
 show(session.load());

@@ -1,7 +1,7 @@
 /* The text field for a new message, or for the new text of an existing one. */
 
 import { el, icon, iconButton, setText } from "./dom.js";
-import { countCharacters } from "./format.js";
+import { countCharacters, hasVisible } from "./format.js";
 
 /** @import { Message } from "./conversation.js" */
 
@@ -14,6 +14,7 @@ import { countCharacters } from "./format.js";
  */
 
 const MAX_CHARACTERS = 4000; // the service rejects longer messages
+const OF_INPUT_METHOD = 229; // the key code of a key that an input method has used, in all browsers
 const TYPING_INTERVAL_MS = 3000; // between two `typing` events while the user types
 
 export class Composer {
@@ -98,7 +99,7 @@ export class Composer {
   #changed({ isTyping = true } = {}) {
     const length = countCharacters(this.input.value);
     const left = MAX_CHARACTERS - length;
-    this.button.disabled = length === 0 || left < 0;
+    this.button.disabled = !hasVisible(this.input.value) || left < 0;
     setText(this.count, left < 0 ? `${-left} too many` : left < 400 ? `${left} left` : "");
     this.count.classList.toggle("over", left < 0);
     this.#fit();
@@ -126,8 +127,9 @@ export class Composer {
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const plain =
-      !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing;
+    // Safari ends a composition before the Enter that ended it: only the key code tells.
+    if (event.isComposing || event.keyCode === OF_INPUT_METHOD) return;
+    const plain = !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey;
     const touch = matchMedia("(pointer: coarse)").matches; // on a phone, Enter starts a new line
     if (event.key === "Enter" && plain && !touch) this.#submit(event);
     else if (event.key === "Escape" && this.editing) this.cancel();

@@ -15,6 +15,9 @@
  * @property {number} unread
  * @property {Message | null} lastMessage
  * @property {number} readUpTo - the seq up to which this user has read my messages
+ * @property {boolean} [muted] - by me: no notices of new messages
+ * @property {boolean} [blocked] - by me
+ * @property {boolean} [deleted] - the user has deleted the account
  * @property {boolean} [self] - I myself
  */
 
@@ -57,8 +60,21 @@ export class Contacts {
     return [...this.byId.values()].sort(order);
   }
 
+  /** The number of unread messages of users who are not muted. */
   get unread() {
-    return [...this.byId.values()].reduce((sum, user) => sum + user.unread, 0);
+    return [...this.byId.values()].reduce((sum, user) => sum + (user.muted ? 0 : user.unread), 0);
+  }
+
+  /**
+   * Change what is known of a user.
+   *
+   * @param {string} id
+   * @param {Partial<Contact>} changes
+   */
+  update(id, changes) {
+    const user = this.get(id);
+    if (user) this.byId.set(id, { ...user, ...changes });
+    this.changed();
   }
 
   async refresh() {

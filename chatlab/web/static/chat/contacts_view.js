@@ -6,8 +6,9 @@
 /** @import { User } from "./session.js" */
 
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
-import { colourClass, formatBriefTime, initials } from "./format.js";
+import { colourClass, fold, formatBriefTime, initials } from "./format.js";
 import { showName } from "./names.js";
+import { partnerSign } from "./partner_tools.js";
 
 /** @param {Named} user */
 export function avatar(user) {
@@ -25,9 +26,9 @@ export class ContactsView {
 
   /**
    * @param {Contacts} contacts
-   * @param {() => void} leave
+   * @param {{leave: () => void, openAccount: () => void}} actions
    */
-  constructor(contacts, leave) {
+  constructor(contacts, { leave, openAccount }) {
     this.contacts = contacts;
     this.list = el("ul.contacts", { role: "list" });
     this.filter = el("input", {
@@ -39,6 +40,7 @@ export class ContactsView {
     });
     this.hint = el("p.hint", { role: "status" });
     const me = contacts.me;
+    this.myName = el("strong", {}, me.displayName);
     this.element = el(
       "nav.side",
       { "aria-label": "Conversations" },
@@ -46,7 +48,8 @@ export class ContactsView {
         "header.me",
         {},
         avatar(me),
-        el("div.who", {}, el("strong", {}, me.displayName), el("small", {}, `@${me.id}`)),
+        el("div.who", {}, this.myName, el("small", {}, `@${me.id}`)),
+        iconButton("settings", "Account settings", openAccount),
         iconButton("leave", "Log out", leave),
       ),
       el("div.filter", {}, icon("search"), this.filter),
@@ -58,13 +61,11 @@ export class ContactsView {
   /** @param {string} openId */
   draw(openId) {
     this.#openId = openId;
-    const wanted = this.filter.value.trim().toLowerCase();
+    setText(this.myName, this.contacts.me.displayName);
+    const wanted = fold(this.filter.value.trim());
     const found = this.contacts
       .sorted()
-      .filter(
-        ({ id, displayName }) =>
-          !wanted || id.includes(wanted) || displayName.toLowerCase().includes(wanted),
-      );
+      .filter(({ id, displayName }) => id.includes(wanted) || fold(displayName).includes(wanted));
     setChildren(
       this.list,
       found.map((user) => this.#row(user)),
@@ -99,16 +100,18 @@ class Row {
   constructor(user) {
     this.dot = el("span.dot", { hidden: true }, el("span.unseen", {}, "online"));
     this.name = el("span.whose");
+    this.sign = partnerSign();
     this.time = el("time");
     this.preview = el("span.preview");
     this.badge = el("span.badge", { hidden: true });
+    const line = el("span.preview-line", {}, this.sign.element, this.preview);
     this.link = el(
       "a",
       { href: `#/${user.id}`, "data-user": user.id },
       el("span.face", {}, avatar(user), this.dot),
       this.name,
       this.time,
-      this.preview,
+      line,
       this.badge,
     );
     this.element = el("li", {}, this.link);
@@ -124,6 +127,7 @@ class Row {
     const typing = contacts.typing.has(user.id);
     this.dot.hidden = !user.online || Boolean(user.self);
     showName(this.name, user);
+    this.sign.draw(user);
     setText(this.time, last ? formatBriefTime(last.createdAt) : "");
     setText(this.preview, typing ? "typing…" : preview(last, user, contacts.me));
     this.preview.classList.toggle("typing", typing);
@@ -133,6 +137,7 @@ class Row {
       el("span.unseen", {}, " unread"),
     );
     this.link.classList.toggle("unread", unread > 0);
+    this.link.classList.toggle("muted", Boolean(user.muted));
     if (open) this.link.setAttribute("aria-current", "page");
     else this.link.removeAttribute("aria-current");
   }

@@ -11,6 +11,7 @@ import { describeError, formatDay, isSameDay } from "./format.js";
 import { MessageRow } from "./message_row.js";
 import { confirmDialog, MessageTools } from "./message_tools.js";
 import { nameOf, nameTag, nameText, showName } from "./names.js";
+import { PartnerTools } from "./partner_tools.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
 const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
@@ -71,6 +72,10 @@ export class ConversationView {
       edit: (message) => this.composer.edit(message),
       remove: (message) => this.#remove(message),
     });
+    this.partnerTools = new PartnerTools({
+      mute: (id, muted) => workspace.setList(id, "mute", muted),
+      block: (id, blocked) => workspace.setList(id, "block", blocked),
+    });
     this.element = el(
       "section.conversation",
       {},
@@ -84,9 +89,11 @@ export class ConversationView {
         ),
         this.face,
         el("div.who", {}, this.name, this.presence),
+        this.partnerTools.element,
       ),
       el("div.middle", {}, this.scroller, this.jump),
       this.composer.element,
+      this.partnerTools.bar,
     );
   }
 
@@ -130,6 +137,8 @@ export class ConversationView {
 
   #drawHeader() {
     if (showName(this.name, this.partner)) this.#drawPartner();
+    this.partnerTools.draw(this.partner);
+    this.composer.element.hidden = !this.partnerTools.bar.hidden;
     const typing = this.contacts.typing.has(this.partner.id);
     const self = this.partner.self;
     setText(

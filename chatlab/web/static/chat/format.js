@@ -1,4 +1,4 @@
-/* Texts for the user: errors, times, names. */
+/* Texts for the user: errors, times, names; and what of a text can be seen or found. */
 
 /**
  * An error of the service, or of the connection to it. `code` is one of the contract, or "offline".
@@ -26,6 +26,8 @@ const TEXTS = {
 const FIELDS = {
   username: "The user name",
   password: "The password",
+  current: "The current password",
+  new: "The new password",
   displayName: "The name",
   text: "The message",
   emoji: "The reaction",
@@ -128,6 +130,56 @@ export function colourClass(id) {
   for (const letter of id) sum = (sum * 31 + (letter.codePointAt(0) ?? 0)) % 9973;
   return `tint-${sum % 8}`;
 }
+
+/** @type {[RegExp, string][]} */
+const BROWSERS = [
+  [/Edg\//, "Edge"],
+  [/OPR\//, "Opera"],
+  [/Firefox\//, "Firefox"],
+  [/Chrom(e|ium)\//, "Chrome"],
+  [/Safari\//, "Safari"],
+];
+/** @type {[RegExp, string][]} */
+const SYSTEMS = [
+  [/iPhone|iPad/, "iOS"],
+  [/Android/, "Android"],
+  [/Windows/, "Windows"],
+  [/Mac OS X/, "macOS"],
+  [/CrOS/, "ChromeOS"],
+  [/Linux/, "Linux"],
+];
+
+/**
+ * The program of a session: "Firefox on Linux", or the first word of another user agent.
+ *
+ * @param {string} userAgent
+ */
+export function describeProgram(userAgent) {
+  const nameIn = (/** @type {[RegExp, string][]} */ list) =>
+    list.find(([pattern]) => pattern.test(userAgent))?.[1];
+  const browser = nameIn(BROWSERS) ?? (userAgent.split(/[\s/]/)[0].slice(0, 40) || "A program");
+  const system = nameIn(SYSTEMS);
+  return system ? `${browser} on ${system}` : browser;
+}
+
+/** Whether anything of a text can be seen. The service rejects other texts. */
+export const hasVisible = (/** @type {string} */ text) =>
+  /[^\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cc}\u2800\ufff9-\ufffb]/u.test(text);
+
+/** @type {Record<string, string>} */
+const WITHOUT_ACCENT = { ø: "o", ł: "l", đ: "d", ı: "i", ß: "ss", æ: "ae", œ: "oe" };
+
+/**
+ * A text as it is searched: without accents, capitals and invisible characters.
+ *
+ * @param {string} text
+ */
+export const fold = (text) =>
+  text
+    .normalize("NFKD")
+    .replace(/[\p{M}\p{Cf}]/gu, "")
+    .toLowerCase()
+    .replace(/[øłđıßæœ]/g, (letter) => WITHOUT_ACCENT[letter]);
 
 /** The length as the service counts it: characters, not UTF-16 units. */
 export const countCharacters = (/** @type {string} */ text) => [...text.trim()].length;

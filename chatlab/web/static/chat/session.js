@@ -12,6 +12,8 @@
    The id of this device is part of each sign-up and log-in, and stays after a log-out: guesses of
    others do not delay a log-in from a device that the account knows. It opens no account. */
 
+import { read, remove, write } from "./storage.js";
+
 /** @typedef {{id: string, displayName: string}} User */
 /** @typedef {{user: User, token: string}} Session */
 
@@ -27,7 +29,7 @@ const DEVICE_KEY = `chatlab-device ${PATH}`;
  */
 export function load() {
   try {
-    const session = JSON.parse(localStorage.getItem(KEY) ?? "null");
+    const session = JSON.parse(read(KEY) ?? "null");
     return session?.token && session.user?.id ? session : null;
   } catch {
     return null;
@@ -36,23 +38,23 @@ export function load() {
 
 /** @param {Session} session */
 export function save(session) {
-  localStorage.setItem(KEY, JSON.stringify(session));
+  write(KEY, JSON.stringify(session));
 }
 
 export function clear() {
-  localStorage.removeItem(KEY);
+  remove(KEY);
 }
 
 /** The id of this device: chosen at random at the first sign-up or log-in. */
 export function deviceId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
-  const id = localStorage.getItem(DEVICE_KEY) ?? btoa(String.fromCharCode(...bytes));
-  localStorage.setItem(DEVICE_KEY, id);
+  const id = read(DEVICE_KEY) ?? btoa(String.fromCharCode(...bytes));
+  write(DEVICE_KEY, id);
   return id;
 }
 
 /**
- * Call `changed` when another tab has logged in or out.
+ * Call `changed` when another tab has logged in or out, or has changed the name of the user.
  *
  * @param {() => void} changed
  */

@@ -13,11 +13,8 @@
 
 import * as api from "./api.js";
 import { el, setText } from "./dom.js";
-import { describeError } from "./format.js";
+import { displayNameField, field, makeForm, passwordField } from "./fields.js";
 
-// As in passwords.py.
-const PASSWORD_RULE =
-  "8 to 256 characters besides your name, and none of the most common passwords. A few words that do not belong together are good.";
 const HANDLE = "[a-z0-9][a-z0-9_\\-]{0,31}";
 
 /**
@@ -45,7 +42,7 @@ export function welcomeCard(enter, reason) {
   const loggingIn = () =>
     form({
       title: "Log in",
-      fields: [name("current"), password("current-password")],
+      fields: [name("current"), passwordField("Password", "password", "current-password")],
       submit: (given) => api.logIn(given.username, given.password),
       other: ["New here?", "Create an account", () => swap(signingUp)],
     });
@@ -53,62 +50,23 @@ export function welcomeCard(enter, reason) {
   const signingUp = () =>
     form({
       title: "Create account",
-      fields: [name("new"), displayName(), password("new-password")],
+      fields: [
+        name("new"),
+        displayNameField(),
+        passwordField("Password", "password", "new-password"),
+      ],
       submit: (given) => api.signUp(given.username, given.password, given.displayName.trim()),
       other: ["Already have an account?", "Log in", () => swap(loggingIn)],
     });
-  const form = (/** @type {Form} */ parts) => makeForm(parts, problem, enter);
+  const form = (/** @type {Form} */ { other: [question, answer, go], ...parts }) => {
+    const made = makeForm({ ...parts, done: enter }, problem);
+    const link = el("button.link", { type: "button", onclick: go }, answer);
+    made.append(el("p.aside", {}, `${question} `, link));
+    return made;
+  };
   card.append(problem, loggingIn());
   queueMicrotask(() => card.querySelector("input")?.focus());
   return el("div.welcome", {}, card);
-}
-
-/**
- * @param {Form} form
- * @param {HTMLElement} problem
- * @param {(session: Session) => void} enter
- */
-function makeForm({ title, fields, submit, other }, problem, enter) {
-  const button = el("button.primary", { type: "submit" }, title);
-  const [question, answer, go] = other;
-  const form = el(
-    "form",
-    { "aria-label": title },
-    ...fields,
-    button,
-    el("p.aside", {}, `${question} `, el("button.link", { type: "button", onclick: go }, answer)),
-  );
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    button.disabled = true;
-    setText(problem, "");
-    try {
-      enter(await submit(Object.fromEntries(new FormData(form))));
-    } catch (error) {
-      setText(problem, describeError(error));
-      button.disabled = false;
-    }
-  });
-  return form;
-}
-
-/**
- * @param {string} label
- * @param {Attributes} attributes
- * @param {string} hint
- */
-function field(label, attributes, hint = "") {
-  const id = `field-${attributes.name}`;
-  /** @type {Attributes} */
-  const described = hint ? { "aria-describedby": `${id}-hint` } : {};
-  const input = el("input", { id, required: true, ...described, ...attributes });
-  return el(
-    "div.field",
-    {},
-    el("label", { for: id }, label),
-    input,
-    ...(hint ? [el("small", { id: `${id}-hint` }, hint)] : []),
-  );
 }
 
 /** @param {"current" | "new"} kind */
@@ -130,26 +88,4 @@ function name(kind) {
     ...strict,
   };
   return field("User name", { name: "username", ...input }, kind === "new" ? hint : "");
-}
-
-function displayName() {
-  return field(
-    "Your name",
-    { name: "displayName", autocomplete: "name", maxlength: "64", required: false },
-    "As others see it (optional)",
-  );
-}
-
-/** @param {"current-password" | "new-password"} autocomplete */
-function password(autocomplete) {
-  /** @type {Attributes} */
-  const strict = autocomplete === "new-password" ? { minlength: "8" } : {};
-  const attributes = {
-    name: "password",
-    type: "password",
-    autocomplete,
-    maxlength: "256",
-    ...strict,
-  };
-  return field("Password", attributes, strict.minlength ? PASSWORD_RULE : "");
 }

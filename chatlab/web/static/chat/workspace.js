@@ -4,8 +4,9 @@
 /** @import { ChatError } from "./format.js" */
 /** @import { Handlers } from "./connection.js" */
 /** @import { Message, Pending } from "./conversation.js" */
-/** @import { Session } from "./session.js" */
+/** @import { Session, User } from "./session.js" */
 
+import { openAccountDialog } from "./account_dialog.js";
 import { Api } from "./api.js";
 import { Connection } from "./connection.js";
 import { Contacts } from "./contacts.js";
@@ -22,13 +23,19 @@ const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 export class Workspace {
   /**
    * @param {Session} session
-   * @param {{leave: () => void, ended: () => void}} handlers - `leave` logs out; `ended` is called
-   *   when the service has ended the session
+   * @param {object} handlers
+   * @param {() => void} handlers.leave - logs out
+   * @param {() => void} handlers.ended - the service has ended the session
+   * @param {() => void} handlers.deleted - the account has been deleted
+   * @param {(session: Session) => void} handlers.renamed
    */
-  constructor({ user, token }, { leave, ended }) {
+  constructor({ user, token }, { leave, ended, deleted, renamed }) {
     this.me = user;
+    this.token = token;
     this.api = new Api(token);
     this.ended = ended;
+    this.deleted = deleted;
+    this.renamed = renamed;
     /** @type {Map<string, Conversation>} */
     this.conversations = new Map();
     /** @type {Set<Conversation>} */
@@ -41,7 +48,10 @@ export class Workspace {
     this.closing = new AbortController();
 
     this.contacts = new Contacts(user, this.api, () => this.draw());
-    this.contactsView = new ContactsView(this.contacts, leave);
+    this.contactsView = new ContactsView(this.contacts, {
+      leave,
+      openAccount: () => this.#openAccount(),
+    });
     this.banner = el("div.connection", { role: "status", hidden: true });
     this.stage = el("main.stage", { "aria-label": "Conversation" });
     this.element = el("div.workspace", {}, this.banner, this.contactsView.element, this.stage);
@@ -66,6 +76,7 @@ export class Workspace {
     clearTimeout(this.bannerTimer);
     this.connection.close();
     this.view?.close();
+    this.dialog?.close();
   }
 
   /** @returns {Handlers} */
@@ -148,6 +159,7 @@ export class Workspace {
   /** @param {Message} message */
   #newMessage(message) {
     if (this.#take(message) === false || message.senderId === this.me.id) return;
+    if (this.contacts.get(message.senderId)?.muted) return;
     const name = nameOf(this.contacts, message.senderId);
     announce(
       message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`,
@@ -302,6 +314,43 @@ export class Workspace {
       if (error.code === "unauthenticated") this.ended();
       else notice(describeError(error));
       return false;
+    }
+  }
+
+  #openAccount() {
+    this.dialog = openAccountDialog(this.me, this.api, {
+      deleted: this.deleted,
+      renamed: (user) => {
+        this.rename(user);
+        this.renamed({ user, token: this.token });
+      },
+    });
+  }
+
+  /**
+   * Show a new display name of mine.
+   *
+   * @param {User} me
+   */
+  rename(me) {
+    this.me = this.contacts.me = me;
+    this.contacts.update(me.id, { displayName: me.displayName });
+  }
+
+  /**
+   * Block or mute a user, or end that.
+   *
+   * @param {string} id
+   * @param {"block" | "mute"} what
+   * @param {boolean} on
+   */
+  async setList(id, what, on) {
+    try {
+      await this.api.setList(id, what, on);
+      this.contacts.update(id, what === "block" ? { blocked: on } : { muted: on });
+    } catch (error) {
+      if (error.code === "unauthenticated") this.ended();
+      else notice(describeError(error));
     }
   }
 

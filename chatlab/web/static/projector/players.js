@@ -8,6 +8,7 @@
 /** @import { Session } from "../chat/session.js" */
 
 import { ChatError } from "../chat/format.js";
+import { read, write } from "../chat/storage.js";
 import { io } from "../vendor/socket.io.esm.min.js";
 import { request } from "./request.js";
 
@@ -59,7 +60,7 @@ async function sessionOf(pane) {
  */
 function stored(pane) {
   try {
-    return JSON.parse(localStorage.getItem(keyOf(pane)) ?? "null");
+    return JSON.parse(read(keyOf(pane)) ?? "null");
   } catch {
     return null;
   }
@@ -77,7 +78,7 @@ async function signUp(pane) {
   const { body } = await request("POST", "api/auth/signup", {
     body: { username, password: random(16), displayName: NAMES[pane] },
   });
-  localStorage.setItem(keyOf(pane), JSON.stringify(body));
+  write(keyOf(pane), JSON.stringify(body));
   return body;
 }
 

@@ -6,13 +6,14 @@ Passwords are stored as argon2id hashes and never logged.
 import asyncio
 import secrets
 from collections import OrderedDict
+from datetime import datetime
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from chatlab.connections.mongo import Document
 from chatlab.domain.ids import UserId
-from chatlab.domain.message import now, rfc3339
+from chatlab.domain.message import UNKNOWN_TIME, now, rfc3339
 from chatlab.domain.passwords import check_password, normalize
 from chatlab.domain.requests import ChangePassword, LogIn, SignUp
 from chatlab.errors import Conflict, Forbidden, NotFound, Unauthenticated
@@ -127,10 +128,10 @@ class Accounts:
     async def _matching_hash(self, user: Document, password: str) -> str | None:
         if not self._dummy_hash:
             self._dummy_hash = await self._hash(secrets.token_hex())
-        stored = user.get("passwordHash", self._dummy_hash)
+        stored = str(user.get("passwordHash", self._dummy_hash))
         normalized = normalize(password)
         if await self._is_hash_of(stored, normalized):
-            return str(stored)
+            return stored
         if password == normalized or not await self._is_hash_of(stored, password):
             return None
         # An older version has hashed this password as it was typed.
@@ -250,9 +251,10 @@ def is_deleted(user: Document) -> bool:
 
 
 def public_profile(user: Document) -> Document:
-    """Return the part of a user that every user may see."""
+    """Return the part of a user that every user may see. Damaged values have defaults."""
+    name, created_at = user.get("displayName"), user.get("createdAt")
     return {
         "id": user["_id"],
-        "displayName": user["displayName"],
-        "createdAt": rfc3339(user["createdAt"]),
+        "displayName": name if isinstance(name, str) else user["_id"],
+        "createdAt": rfc3339(created_at) if isinstance(created_at, datetime) else UNKNOWN_TIME,
     }

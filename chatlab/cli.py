@@ -120,6 +120,19 @@ def sweep() -> None:
     run(load_settings(), console)
 
 
+@app.command()
+def migrate() -> None:
+    """Prepare the database for this version: build the indexes that are missing.
+
+    The service does the same when it starts, but saves no message until it is done. With many
+    messages this takes minutes, so run it before you start a new version. May run while the old
+    version serves, and more than once.
+    """
+    from chatlab.run.migrating import migrate as run
+
+    run(load_settings(), console)
+
+
 Svg = Annotated[
     Path | None,
     typer.Option(help="Also save a picture of the result to this file.", show_default=False),

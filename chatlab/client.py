@@ -18,6 +18,7 @@ from chatlab.errors import ChatlabError
 Json = dict[str, Any]
 ERRORS = {kind.code: kind for kind in ChatlabError.__subclasses__()}
 REPLY_TIMEOUT_S = 10
+RESYNC_MESSAGES = 50  # read of a conversation of which the socket has received none
 
 
 class SendResult(NamedTuple):
@@ -45,7 +46,10 @@ class ReceivedEvent(NamedTuple):
 
 
 class ChatClient:
-    """One signed-up user. `received` holds the events of the chat socket, oldest first."""
+    """One signed-up user. `received` holds the events of the chat socket, oldest first.
+
+    After a `resync` it also holds the new messages that the socket has missed.
+    """
 
     def __init__(self, url: str, user: Json, token: str) -> None:
         self.url, self.user, self.token = url, user, token
@@ -54,6 +58,7 @@ class ChatClient:
         self.http = _open_http(url, headers={"authorization": f"Bearer {token}"})
         self.socket = _new_socket()
         self.socket.on("*", self._receive)
+        self.socket.on("resync", self._resync)
         self.connect_requested = False  # whether it succeeded is in `socket.connected`
         self._flow_sockets: list[socketio.AsyncClient] = []
 
@@ -124,6 +129,19 @@ class ChatClient:
     def _receive(self, event: str, *payload: Any) -> None:
         now_ms = time.time() * 1000
         self.received.append(ReceivedEvent(event, payload[0] if payload else None, now_ms))
+
+    async def _resync(self, lost: Json) -> None:
+        """Read the new messages that the socket may have missed, and add them to `received`."""
+        self._receive("resync", lost)
+        known = [event.payload for event in self.received if event.event == "newMessage"]
+        rows = _checked(await self.http.get("/api/users")).json()
+        for other in [self.id, *(row["id"] for row in rows if row["lastMessage"])]:
+            users = {self.id, other}
+            seqs = [one["seq"] for one in known if {one["senderId"], one["receiverId"]} == users]
+            page = {"after": max(seqs)} if seqs else {"limit": RESYNC_MESSAGES}
+            for message in (await self.read(other, **page)).messages:
+                if seqs or message["createdAt"] >= lost["since"]:
+                    self._receive("newMessage", message)
 
     async def disconnect(self) -> None:
         """Close the sockets. `connect` and `watch_flow` open them again."""

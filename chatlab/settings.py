@@ -266,6 +266,14 @@ class Settings(BaseSettings):
             description="maximum open connections without a valid token from one address; at most half of all",
         ),
     ] = 4_000
+    drain_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=600,
+            description="seconds the service still accepts connections after SIGTERM, while /readyz answers 503",
+        ),
+    ] = 0
     shutdown_timeout: Annotated[
         float,
         Field(
@@ -282,7 +290,7 @@ class Settings(BaseSettings):
     @property
     def exit_limit_s(self) -> float:
         """Seconds after SIGTERM after which a process that still runs is killed. 10 by default."""
-        return self.shutdown_timeout + CLOSE_LIMIT_S
+        return self.drain_seconds + self.shutdown_timeout + CLOSE_LIMIT_S
 
     @property
     def proxy_networks(self) -> list[str]:

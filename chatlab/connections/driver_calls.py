@@ -24,10 +24,10 @@ class DriverCalls:
     """The running calls to one server.
 
     `limit_s` must be longer than the driver's own timeout. It catches a driver that does not
-    respect that timeout.
+    respect that timeout. None means no limit.
     """
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
         self.answered_at = float("-inf")  # when the server answered a call last, monotonic
         self._under_way: set[asyncio.Future[Any]] = set()
@@ -62,7 +62,7 @@ class DriverCalls:
         done, _ = await asyncio.wait((task,), timeout=self._limit_s)
         if not done:
             self._overdue.add(task)
-            raise CallOverdueError(f"the driver did not return within {self._limit_s:g} s")
+            raise CallOverdueError(f"the driver did not return within {self._limit_s} s")
         return task.result()
 
     async def drain(self) -> None:

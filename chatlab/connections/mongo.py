@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from pymongo import AsyncMongoClient, WriteConcern
@@ -36,8 +36,15 @@ REQUEST_TIMEOUT_MS = 2000  # the longest time that one request waits for MongoDB
 CALL_LIMIT_S = REQUEST_TIMEOUT_MS / 1000 + 1  # for a driver that does not respect its own timeout
 
 
+START_WAIT_S = 2.0  # for a migration before the service starts without it
+PROBE_WAIT_S = 0.5
+
 MAX_CONNECTIONS = 100
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
+
+
+class MigratingError(Exception):
+    """The database is being migrated. No request may use it before."""
 
 
 class PoolUsage(ConnectionPoolListener):
@@ -75,18 +82,19 @@ class PoolUsage(ConnectionPoolListener):
 class MongoDatabase:
     """One MongoDB database, with a time limit and a circuit breaker for every call.
 
-    `prepare` runs each time MongoDB has become reachable, before the breaker closes. It raises
-    PyMongoError or CallOverdueError if MongoDB does not answer, and is then tried again.
+    `migrate` runs each time MongoDB has become reachable, before the breaker closes. It may take
+    any time. It raises PyMongoError if MongoDB does not answer, and is then tried again.
     """
 
     def __init__(
         self,
         url: str,
         name: str,
-        prepare: Callable[["MongoDatabase"], Awaitable[None]],
+        migrate: Callable[["MongoDatabase"], Coroutine[Any, Any, None]],
         lag: LoopLag | None = None,
     ) -> None:
         self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
+        self.long_calls = DriverCalls(None)  # of a migration
         self._lag, self._log_limit = lag or LoopLag(), LogLimit()
         self._client: AsyncMongoClient[Document] = AsyncMongoClient(
             url,
@@ -97,6 +105,10 @@ class MongoDatabase:
             maxConnecting=MAX_CONNECTING,
             appname="chatlab",
             event_listeners=[self.pool],
+            socketTimeoutMS=0,  # one in the URL would end a migration
+            # One damaged date or text must not make the other documents unreadable.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
         )
         # A write is confirmed when a majority of the replica set has it in its journal. Given
         # here, this overrides every weaker option in the URL.
@@ -104,22 +116,38 @@ class MongoDatabase:
         self.database: AsyncDatabase[Document] = self._client.get_database(
             name, write_concern=durable
         )
-        self._prepare = prepare
+        self._migrate = migrate
+        self._migrating: asyncio.Task[None] | None = None
         self.breaker = CircuitBreaker("MongoDB", self._probe)
 
     async def open(self) -> None:
-        """Prepare the database now, or in the background as soon as MongoDB is reachable."""
+        """Migrate the database now, or in the background if that takes long or MongoDB is away."""
         try:
-            await self._probe()
-        except (PyMongoError, CallOverdueError) as error:
+            await self._probe(START_WAIT_S)
+        except (PyMongoError, CallOverdueError, MigratingError) as error:
             self.breaker.trip(error)
 
-    async def _probe(self) -> None:
-        await self._prepare(self)
+    async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
+        """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
+        await self.calls.run(self._client.admin.command("ping"))
+        if self._migrating is None:
+            self._migrating = asyncio.create_task(self._migrate(self))
+        done, _ = await asyncio.wait([self._migrating], timeout=wait_s)
+        if not done:
+            raise MigratingError("its indexes are being built")
+        finished, self._migrating = self._migrating, None
+        finished.result()
+
+    @property
+    def is_migrating(self) -> bool:
+        return self._migrating is not None
 
     async def close(self) -> None:
         """Wait for the running calls, and close the connections."""
         await self.breaker.close()
+        if self._migrating:
+            self._migrating.cancel()
+            await asyncio.gather(self._migrating, return_exceptions=True)
         await self.calls.drain()
         await self.calls.run(self._client.close())
 

@@ -18,5 +18,5 @@ def conversation_of(one: str, other: str) -> Conversation:
 
 def participants_of(conversation: str) -> tuple[UserId, ...]:
     """Return the two users of a conversation, or the one user who writes to themself."""
-    one, other = conversation.split(":")
+    one, _, other = conversation.partition(":")
     return (UserId(one),) if one == other else (UserId(one), UserId(other))

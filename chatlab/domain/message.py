@@ -4,7 +4,9 @@ Creating a `Draft` is the stage "Create Message Object" of the diagram. The HTTP
 acknowledgement, the event and the Redis value of a message all contain the same JSON.
 """
 
+import functools
 import hashlib
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,6 +17,10 @@ from bson import ObjectId
 from chatlab.domain.emoji_spelling import one_spelling
 from chatlab.domain.ids import Conversation, UserId, conversation_of
 
+log = logging.getLogger(__name__)
+
+MAX_COUNT = 1 << 53  # JavaScript and Lua have no larger exact number
+UNKNOWN_TIME = "1970-01-01T00:00:00.000Z"
 Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
@@ -100,24 +106,106 @@ def now() -> datetime:
 
 
 def from_document(document: Mapping[str, Any]) -> Message:
-    """Return the message of a MongoDB document."""
-    reactions = document["reactions"]
+    """Return the message of a MongoDB document, without emoji that have no users any more.
+
+    A field that an older version did not store has its default, and one of a newer version is
+    ignored. A document with a wrong value becomes a message too, so that it cannot make all others
+    of its conversation unreadable.
+    """
+    try:
+        edited, deleted = document.get("editedAt"), document.get("deletedAt")
+        message = Message(
+            id=str(document["_id"]),
+            seq=document["seq"],
+            version=document.get("version", 0),  # the first change makes it 1
+            sender_id=document["senderId"],
+            receiver_id=document["receiverId"],
+            text=document["text"],
+            client_id=document.get("clientId"),
+            reactions=_reactions(document.get("reactions", {})),
+            created_at=rfc3339(document["createdAt"]),
+            edited_at=edited and rfc3339(edited),
+            deleted_at=deleted and rfc3339(deleted),
+        )
+    except (KeyError, TypeError, AttributeError):
+        return _from_unusual(document)
+    client = message.client_id
+    is_plain = (
+        type(message.seq) is type(message.version) is int
+        and type(message.sender_id) is type(message.receiver_id) is type(message.text) is str
+        and (client is None or type(client) is str)
+    )
+    return message if is_plain else _from_unusual(document)
+
+
+def _reactions(stored: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the users of each emoji. Raises TypeError for anything but lists of users."""
+    for users in stored.values():
+        if type(users) is not list or not all(type(user) is str for user in users):
+            raise TypeError
+    return _users_by_emoji(stored) if stored else {}
+
+
+def _from_unusual(document: Mapping[str, Any]) -> Message:
+    """Return the message of a document with values of other types than those of `Draft.document`.
+
+    Some tools restore numbers as Int64 or float. Every other value of a wrong type is damage: it is
+    replaced by a default. Without a readable text, the message looks deleted and keeps its place.
+    """
+    sender, receiver, text = (_text(document, name) for name in ("senderId", "receiverId", "text"))
+    if sender is None or receiver is None:
+        sender, _, receiver = (_text(document, "conversation") or "").partition(":")
+    times = (_time(document, name) for name in ("createdAt", "editedAt", "deletedAt"))
+    created, edited, deleted = times
+    if text is None or created is None:
+        _report_damage(str(document["_id"]))
+    created = created or UNKNOWN_TIME
+    try:
+        reactions = _reactions(document.get("reactions", {}))
+    except (TypeError, AttributeError):
+        reactions = {}
     return Message(
         id=str(document["_id"]),
-        seq=document["seq"],
-        version=document["version"],
-        sender_id=document["senderId"],
-        receiver_id=document["receiverId"],
-        text=document["text"],
-        client_id=document.get("clientId"),
-        reactions=_users_by_emoji(reactions) if reactions else {},
-        created_at=rfc3339(document["createdAt"]),
-        edited_at=document["editedAt"] and rfc3339(document["editedAt"]),
-        deleted_at=document["deletedAt"] and rfc3339(document["deletedAt"]),
+        seq=_count(document, "seq"),
+        version=_count(document, "version"),
+        sender_id=sender,
+        receiver_id=receiver,
+        text=text or "",
+        client_id=_text(document, "clientId"),
+        reactions=reactions,
+        created_at=created,
+        edited_at=edited,
+        deleted_at=deleted if text else deleted or created,
     )
 
 
-def _users_by_emoji(reactions: dict[str, list[str]]) -> dict[str, list[str]]:
+def _text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return value if type(value) is str else None
+
+
+def _time(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return rfc3339(value) if isinstance(value, datetime) else None
+
+
+def _count(document: Mapping[str, Any], name: str) -> int:
+    value = document.get(name)
+    is_count = isinstance(value, int | float) and 0 <= value < MAX_COUNT
+    return int(value) if is_count else 0
+
+
+@functools.lru_cache(maxsize=1000)
+def _report_damage(message_id: str) -> None:
+    """Log that a document is damaged, once for each."""
+    log.error(
+        "The document %s of the collection `messages` has a missing or wrong value, which is shown "
+        "as a default. Restore it from a backup, or correct it",
+        message_id,
+    )
+
+
+def _users_by_emoji(reactions: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Return the reactions without emoji that have no users, and with one spelling of each emoji.
 
     Older versions stored both.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dns.exception import DNSException
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from redis import Redis
@@ -83,15 +84,20 @@ def check_configured(name: Name, url: str) -> Engine:
             else _configured_mongo_version(url)
         )
     except (ConfigurationError, ValueError) as error:
+        if isinstance(error.__cause__, DNSException):  # of `mongodb+srv://`
+            return _not_answering(label, url)
         raise EngineError(
             f"CHATLAB_{name.upper()}_URL is not usable: {error}.",
             "correct the URL, or unset it to use a private server",
         ) from None
     except (PyMongoError, RedisError, OSError):
-        return Engine(
-            label, url, "", False, None, f"{label} does not answer yet at the URL in the settings"
-        )
+        return _not_answering(label, url)
     return Engine(label, url, version, False, None, old_version(name, version))
+
+
+def _not_answering(label: str, url: str) -> Engine:
+    warning = f"{label} does not answer yet at the URL in the settings"
+    return Engine(label, url, "", False, None, warning)
 
 
 def wait_until_running(client: SupervisorClient, names: list[Name]) -> dict[str, Any]:
@@ -186,7 +192,10 @@ def _wait_until_primary(url: str) -> str:
 def _configured_mongo_version(url: str) -> str:
     timeout_ms = VERSION_TIMEOUT_S * 1000
     with MongoClient[dict[str, Any]](
-        url, timeoutMS=timeout_ms, serverSelectionTimeoutMS=timeout_ms
+        url,
+        timeoutMS=timeout_ms,
+        serverSelectionTimeoutMS=timeout_ms,
+        connectTimeoutMS=timeout_ms,  # also for the DNS query of mongodb+srv://
     ) as client:
         return _mongo_version(client)
 

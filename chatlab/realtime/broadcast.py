@@ -1,15 +1,18 @@
 """Stage "Emit via Socket.IO": deliver events to the sockets of users, in all processes.
 
 Events are hints; MongoDB has the truth. No event is stored or repeated, and a send succeeds when
-Redis, which carries events to other processes, is down. Each user has a pub/sub channel, and a
-process subscribes only to the channels of users who have a socket in it.
+Redis, which carries events to other processes, is down; `resync` then tells the sockets to read.
+Each user has a pub/sub channel, and a process subscribes only to the channels of users who have a
+socket in it.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import socketio
@@ -21,6 +24,7 @@ from chatlab.connections.pipeline import AutoPipeline
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
+from chatlab.realtime.resync import NOT_READABLE, Resync
 from chatlab.realtime.task_set import TaskSet
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,7 @@ class Broadcast:
         self._pubsub: PubSub | None = None  # while subscribed
         self._calls = DriverCalls(SUBSCRIBE_TIMEOUT_S)
         self._subscribed = asyncio.Event()
+        self._resync = Resync(sockets, presence, self._publish)
         self._tasks = TaskSet()
 
     async def open(self) -> None:
@@ -61,6 +66,7 @@ class Broadcast:
         """
         self.presence.open()
         self._tasks.start(self._keep_listening())
+        self._tasks.start(self._resync.run())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RETRY_INTERVAL_S):
                 await self._subscribed.wait()
@@ -75,12 +81,19 @@ class Broadcast:
         for user in users:
             if self.presence.is_here(user):
                 await self._sockets.emit(event, msgspec.Raw(payload), room=user)
-            if self.presence.has_live_peers():
-                envelope = msgspec.json.encode(
-                    [self.presence.process_id, event, msgspec.Raw(payload)]
-                )
-                # The result is not awaited: events are hints.
-                self._pipe.execute("PUBLISH", self._user_channel + user, envelope)
+            # Without Redis, this process does not know whether there are others.
+            if self.presence.has_live_peers() or not self._pipe.is_usable:
+                published = self._publish(user, event, payload)  # not awaited: events are hints
+                if event != NOT_READABLE:
+                    published.add_done_callback(functools.partial(self._note_unpublished, user))
+
+    def _publish(self, user: UserId, event: str, payload: bytes) -> "asyncio.Future[Any]":
+        envelope = msgspec.json.encode([self.presence.process_id, event, msgspec.Raw(payload)])
+        return self._pipe.execute("PUBLISH", self._user_channel + user, envelope)
+
+    def _note_unpublished(self, user: UserId, published: "asyncio.Future[Any]") -> None:
+        if published.cancelled() or published.result() is None:
+            self._resync.note_unpublished(user)
 
     async def joined(self, user: UserId) -> None:
         """Register a new socket of this user. Returns once events of other processes reach it."""
@@ -121,25 +134,32 @@ class Broadcast:
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:
-            self._pubsub = pubsub
+            self._pubsub, resyncing = pubsub, TaskSet()
             try:
                 channels = [self._user_channel + user for user in self.presence.users_here()]
-                await pubsub.subscribe(self.presence.channel, *channels)
-                self.presence.report(is_new=True)
-                self._subscribed.set()
-                await self._receive_until_silence(pubsub)
+                # Redis confirms in this order, so the presence channel is confirmed last.
+                await pubsub.subscribe(*channels, self.presence.channel)
+                await self._receive_until_silence(pubsub, resyncing)
             finally:
                 self._pubsub = None
+                await resyncing.cancel()
 
-    async def _receive_until_silence(self, pubsub: PubSub) -> None:
+    async def _receive_until_silence(self, pubsub: PubSub, resyncing: TaskSet) -> None:
         received_at = time.monotonic()
-        while time.monotonic() - received_at < SILENCE_S:
-            message = await pubsub.get_message(
-                ignore_subscribe_messages=True, timeout=REPORT_INTERVAL_S
-            )
-            if message:
-                received_at = time.monotonic()
-                await self._receive(message["channel"].decode(), message["data"])
+        try:
+            while time.monotonic() - received_at < SILENCE_S:
+                message = await pubsub.get_message(timeout=REPORT_INTERVAL_S)
+                if message:
+                    received_at = time.monotonic()
+                    channel = message["channel"].decode()
+                    if message["type"] == "message":
+                        await self._receive(channel, message["data"])
+                    elif message["type"] == "subscribe" and channel == self.presence.channel:
+                        self.presence.report(is_new=True)
+                        self._subscribed.set()
+                        resyncing.start(self._resync.end_gap())
+        finally:
+            self._resync.begin_gap(time.monotonic() - received_at)
 
     async def _receive(self, channel: str, data: bytes) -> None:
         """Handle a message of any process.

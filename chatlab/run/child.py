@@ -118,7 +118,8 @@ def child_service(settings: Settings, *, flow: bool = True) -> Iterator[str]:
 
 def _environment(settings: Settings, *, flow: bool) -> dict[str, str]:
     """Return all settings as environment variables."""
-    changed = {"flow": flow, "port": settings.port if _is_port_free(settings) else 0}
+    port = settings.port if _is_port_free(settings) else 0
+    changed = {"flow": flow, "port": port, "drain_seconds": 0}  # no load balancer sends requests
     values = settings.model_copy(update=changed).model_dump(mode="json")
     return {
         f"{PREFIX}{name.upper()}": "" if value is None else str(value)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,9 @@ from chatlab.run.console import describe_engine, log_config
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
 from chatlab.web.descriptors import raise_limit
-from chatlab.web.exit_deadline import ExitDeadline
+from chatlab.web.exit_deadline import ExitDeadline, stop_at_hang_up
+
+log = logging.getLogger(__name__)
 
 # Python looks for reference cycles after this many new objects. A read of 50 messages creates about
 # 300 short-lived ones; Python's own threshold of 700 cost such reads a fifth of their time.
@@ -37,7 +40,7 @@ SEND_BUFFER_BYTES = 131_072
 
 
 def serve(settings: Settings, console: Console, *, attached: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM, then answer the requests in progress and close all sockets.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then answer open requests and close all sockets.
 
     With `attached`, the process belongs to the program that started it: it prints its URL as the
     first line of standard output, and stops when its standard input ends.
@@ -62,7 +65,7 @@ def serve(settings: Settings, console: Console, *, attached: bool = False) -> No
 def _run(settings: Settings, listener: socket.socket) -> None:
     config = _uvicorn_config(settings)
     if settings.workers > 1:
-        workers = Multiprocess(config, sockets=[listener])
+        workers = _Workers(config, sockets=[listener])
         ExitDeadline(settings.exit_limit_s, _kill_workers, on_signal=_stop_workers).watch_signals()
         workers.run()
     else:
@@ -105,6 +108,28 @@ def tuned_app(settings: Settings | None = None) -> FastAPI:
 
 
 # --- worker processes ---------------------------------------------------------------------------
+
+
+class _Workers(Multiprocess):
+    """The parent of the workers. It logs each worker that died, and stops at SIGHUP."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        stop_at_hang_up()
+        hang_up = getattr(signal, "SIGHUP", None)
+        handler = hang_up and signal.getsignal(hang_up)
+        super().__init__(config, sockets)  # sets its own handler, which restarts the workers
+        if hang_up:
+            signal.signal(hang_up, handler)
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace the workers that died or hang."""
+        dead = [worker for worker in self.processes if not worker.process.is_alive()]
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for worker in before:
+            if worker not in self.processes:
+                how = "died" if worker in dead else "did not respond and was killed"
+                log.error("Worker %s %s (exit code %s)", worker.pid, how, worker.exitcode)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from chatlab.local.engines import Engine, open_engines
 from chatlab.local.readiness import check_configured
 from chatlab.run.console import describe_engine, log_config
 from chatlab.settings import Settings
+from chatlab.web.exit_deadline import stop_at_hang_up
 
 
 def sweep(settings: Settings, console: Console) -> None:
@@ -48,6 +49,7 @@ async def _sweep(settings: Settings, url: str) -> None:
     assert task
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    stop_at_hang_up()
     async with connect(url, reply_timeout_s=None) as redis:
         with contextlib.suppress(asyncio.CancelledError):
             await Sweeper(redis, settings, EventBus()).run()

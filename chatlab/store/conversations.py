@@ -10,6 +10,9 @@ from chatlab.domain.message import Message, from_document
 from chatlab.protect.fair_slots import FairSlots
 from chatlab.store.messages import CONCURRENT_CHANGES, WAITING_CHANGES, MessageStore
 
+# One damaged document must not make the list of conversations unreadable.
+IS_VALID_MARK = {"conversation": {"$type": "string"}, "seq": {"$gt": 0}}
+
 
 class ConversationStore:
     """The collection `reads` (the read marks), and summaries of `messages`."""
@@ -37,8 +40,9 @@ class ConversationStore:
 
     async def find_marks(self, user_id: UserId) -> dict[Conversation, int]:
         """Return how far a user has read each conversation, as a seq."""
-        rows = await self._mongo.find_all(self._reads.find({"userId": user_id}))
-        return {row["conversation"]: row["seq"] for row in rows}
+        wanted = {"userId": user_id} | IS_VALID_MARK
+        rows = await self._mongo.find_all(self._reads.find(wanted))
+        return {row["conversation"]: int(row["seq"]) for row in rows}
 
     async def find_marks_of_others(
         self, conversations: Mapping[str, Conversation]
@@ -50,10 +54,11 @@ class ConversationStore:
         wanted = {
             "userId": {"$in": list(conversations)},
             "conversation": {"$in": list(conversations.values())},
+            "seq": IS_VALID_MARK["seq"],
         }
         rows = await self._mongo.find_all(self._reads.find(wanted))
         return {
-            row["conversation"]: row["seq"]
+            row["conversation"]: int(row["seq"])
             for row in rows
             if conversations[row["userId"]] == row["conversation"]
         }

@@ -30,6 +30,8 @@ CONCURRENT_CHUNK_READS = 4  # so that long histories leave connections for other
 WAITING_CHANGES = 200
 CONCURRENT_CHANGES = 50  # of different messages
 DUPLICATE_KEY = 11000  # MongoDB's error code
+# A damaged document without a number is in no conversation. As a text, it would be the newest one.
+IS_NUMBERED = {"seq": {"$gt": 0}}
 
 
 class MessageStore:
@@ -95,7 +97,7 @@ class MessageStore:
         """
         wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
         update = (
-            [*change, {"$set": {"version": {"$add": ["$version", 1]}}}]
+            [*change, {"$set": {"version": {"$add": [{"$ifNull": ["$version", 0]}, 1]}}}]
             if isinstance(change, list)
             else change | {"$inc": {"version": 1}}
         )
@@ -135,11 +137,12 @@ class MessageStore:
         found = await self._mongo.execute(self._collection.find_one(wanted))
         if found is None:  # the index rejected the draft, and then the first message was removed
             raise StoreUnavailable
-        if found["clientText"] != text_digest(draft.text):
+        message = from_document(found)
+        if found.get("clientText", text_digest(message.text)) != text_digest(draft.text):
             raise Conflict(
                 "clientId: this sender has already used it for another text in this conversation."
             )
-        return from_document(found)
+        return message
 
     async def find_range(
         self, conversation: Conversation, lowest: int, highest: int | None, limit: int
@@ -183,21 +186,21 @@ class MessageStore:
         else:
             wanted: Document = {"conversation": conversation}
             if below is not None:
-                wanted["seq"] = {"$lt": below}
+                wanted["seq"] = IS_NUMBERED["seq"] | {"$lt": below}
             found = await self.query_newest(wanted, limit)
         return [from_document(document) for document in reversed(found)]
 
     async def query_newest(self, wanted: Document, limit: int) -> list[Document]:
         """Return the documents with the highest seq, newest first."""
-        cursor = self._collection.find(wanted).sort("seq", -1).limit(limit).batch_size(limit)
-        return await self._mongo.find_all(cursor)
+        cursor = self._collection.find(IS_NUMBERED | wanted)
+        return await self._mongo.find_all(cursor.sort("seq", -1).limit(limit).batch_size(limit))
 
     async def query_newest_of_each(
         self, conversations: list[Conversation], limit: int
     ) -> dict[Conversation, list[Document]]:
         """Return the same for each of several conversations, with one query."""
         newest: list[Document] = [
-            {"$match": {"$expr": {"$eq": ["$conversation", "$$conversation"]}}},
+            {"$match": {"$expr": {"$eq": ["$conversation", "$$conversation"]}} | IS_NUMBERED},
             {"$sort": {"seq": -1}},
             {"$limit": limit},
         ]
@@ -217,13 +220,13 @@ class MessageStore:
     async def find_last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
         """Return the highest seq of each conversation that has a message."""
         pipeline: list[Document] = [
-            {"$match": {"conversation": {"$in": conversations}}},
+            {"$match": {"conversation": {"$in": conversations}} | IS_NUMBERED},
             # With this order and $first, MongoDB does one index seek for each conversation.
             {"$sort": {"conversation": -1, "seq": -1}},
             {"$group": {"_id": "$conversation", "seq": {"$first": "$seq"}}},
         ]
         rows = await self._mongo.aggregate_all(self._collection, pipeline)
-        return {row["_id"]: row["seq"] for row in rows}
+        return {row["_id"]: int(row["seq"]) for row in rows}
 
 
 def _messages(documents: list[Document]) -> list[Message]:

@@ -8,7 +8,7 @@ from chatlab.domain.ids import UserId
 
 MAX_REACTION_KINDS = 50  # per message: every version of a message carries all its reactions
 
-_KINDS = {"$objectToArray": "$reactions"}
+_KINDS = {"$objectToArray": {"$ifNull": ["$reactions", {}]}}  # documents may lack the field
 
 
 class ReactionUpdate(NamedTuple):

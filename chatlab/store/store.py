@@ -6,7 +6,7 @@ from chatlab.connections.mongo import MongoDatabase
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.store.conversations import ConversationStore
 from chatlab.store.messages import MessageStore
-from chatlab.store.migrations import create_indexes
+from chatlab.store.migrations import migrate_until_done
 from chatlab.store.reconcile import OnFound
 from chatlab.store.users import UserStore
 
@@ -29,13 +29,16 @@ class Store:
         on_found: OnFound,
         lag: LoopLag | None = None,
     ) -> None:
-        self.mongo = MongoDatabase(url, database, create_indexes, lag)
+        self.mongo = MongoDatabase(url, database, migrate_until_done, lag)
         self.messages = MessageStore(self.mongo, clock, on_found)
         self.conversations = ConversationStore(self.mongo, self.messages)
         self.users = UserStore(self.mongo)
 
     async def open(self) -> None:
-        """Create the indexes, now or as soon as MongoDB is reachable."""
+        """Migrate the database, now or as soon as MongoDB is reachable.
+
+        Until that is done, all parts raise StoreUnavailable.
+        """
         await self.mongo.open()
 
     async def close(self) -> None:

@@ -71,7 +71,8 @@ class UserStore:
 
     async def find_all(self) -> list[Document]:
         """Return all users without what only they themselves need, sorted by id."""
-        return await self._mongo.find_all(self._users.find({}, _PUBLIC).sort("_id", 1))
+        named = {"_id": {"$type": "string"}}
+        return await self._mongo.find_all(self._users.find(named, _PUBLIC).sort("_id", 1))
 
     async def set_known_from(self, user_id: str, hashes: list[str]) -> None:
         """Store the hashes of the devices and addresses from which the user has logged in."""
@@ -181,9 +182,10 @@ class UserStore:
     async def find_sessions(self, token_hashes: list[str]) -> FoundSessions:
         """Return those of these sessions that have not expired or ended, and the changes."""
         moment = now()
+        is_valid = {"expiresAt": {"$gt": moment}, "userId": {"$type": "string"}}
         wanted = {
             "_id": {"$in": [*token_hashes, CHANGES]},
-            "$or": [{"expiresAt": {"$gt": moment}}, {"_id": CHANGES}],
+            "$or": [is_valid, {"_id": CHANGES}],
         }
         rows = {row["_id"]: row for row in await self._mongo.find_all(self._sessions.find(wanted))}
         changes = rows.pop(CHANGES, {})

@@ -34,7 +34,7 @@ from chatlab.web import account_routes, health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
 from chatlab.web.dependencies import HEADERS
 from chatlab.web.descriptors import limit_connections
-from chatlab.web.exit_deadline import ExitDeadline
+from chatlab.web.exit_deadline import ExitDeadline, stop_at_hang_up
 from chatlab.web.fast_path import FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
 from chatlab.web.origin_check import OriginCheck
@@ -44,7 +44,7 @@ from chatlab.web.socket_guard import SocketGuard
 from chatlab.web.socket_server import create_socket_server
 from chatlab.web.socket_sessions import SocketSessions
 from chatlab.web.sockets import SocketApi
-from chatlab.web.stopping import close_within, stop_with_parent, unfinished_work
+from chatlab.web.stopping import Drain, close_within, stop_with_parent, unfinished_work
 from chatlab.web.watchdog import Watchdog
 
 SOCKET_PATH = "/socket.io/"
@@ -122,8 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str, Any]]:  # noqa: PLR0915 - one list of all parts
     """Create and open every part, serve, and close the parts in reverse order."""
     async with contextlib.AsyncExitStack() as stack:
-        stop_with_parent()
-        _limit_time_to_stop(app, settings)
+        _watch_signals(app, settings)
         metrics.remove_dead_processes()
         mongo_url, redis_url = await _server_urls(settings, stack)
 
@@ -187,9 +186,13 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         yield {LIMITS_KEY: connections}  # the state that uvicorn gives to each connection
 
 
-def _limit_time_to_stop(app: FastAPI, settings: Settings) -> None:
-    """End this process in time after SIGTERM, even if a part does not stop."""
+def _watch_signals(app: FastAPI, settings: Settings) -> None:
+    """Drain after a signal to stop, and end this process in time, even if a part does not stop."""
     loop = asyncio.get_running_loop()
+    app.state.drain = drain = Drain(settings.drain_seconds)
+    stop_with_parent(drain)
+    stop_at_hang_up()
+    drain.watch_signals()
 
     def describe() -> str:
         return unfinished_work(loop, getattr(app.state, "store", None))  # none during start-up

@@ -21,6 +21,7 @@ from chatlab.settings import Settings
 from chatlab.store.store import Store
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_sessions import SocketSessions
+from chatlab.web.stopping import Drain
 
 Model = TypeVar("Model", bound=RequestModel)
 
@@ -45,6 +46,7 @@ def _part(name: str) -> Any:
 
 AccountsDep = Annotated[Accounts, _part("accounts")]
 CacheDep = Annotated[Cache, _part("cache")]
+DrainDep = Annotated[Drain, _part("drain")]
 EventsDep = Annotated[EventBus, _part("events")]
 ServiceDep = Annotated[Service, _part("service")]
 SessionsDep = Annotated[Sessions, _part("sessions")]

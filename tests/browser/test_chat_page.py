@@ -18,7 +18,7 @@ from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
 from http_clients import open_client
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
-from shared_service import SharedService, store_messages
+from shared_service import SharedService, meet, store_messages
 from waiting import wait_until
 
 __all__ = ["browser", "shared"]  # fixtures
@@ -509,6 +509,26 @@ async def test_catches_up_after_a_restart(
     ]
     await ann.close()
     await bob.close()
+
+
+async def test_reads_again_when_events_were_lost(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService, tmp_path: Path
+) -> None:
+    """After a `resync`, the page shows a change of an old message whose event was lost."""
+    ann, bob = create_users("ann", "bob")
+    store_messages(shared.database, bob.id, ann.id, ["before", "last"])
+    with shared.another_process(tmp_path / "peer.log", KEY_PREFIX=shared.prefix) as peer:
+        there = await bob.at(peer.service)
+        await meet(ann, there)
+        tab = await (await open_browser(ann)).open_conversation(bob)
+        await expect(tab.messages).to_have_count(2)
+        changed = {"$set": {"text": "changed"}, "$inc": {"version": 1}}
+        shared.database["messages"].update_one({"senderId": bob.id, "text": "before"}, changed)
+        for key in shared.keys_of(f"messages:*{ann.id}*"):
+            shared.keys.delete(shared.prefix + key)
+        shared.keys.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await expect(tab.message("changed")).to_have_count(1)
+        await there.close()
 
 
 async def test_a_message_without_a_connection_is_sent_once_later(

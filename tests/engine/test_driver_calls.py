@@ -65,7 +65,7 @@ async def test_a_stuck_driver_is_an_outage(
 ) -> None:
     """A call that neither returns nor fails raises StoreUnavailable and opens the breaker, so `/readyz` answers 503."""
     monkeypatch.setattr("chatlab.connections.mongo.CALL_LIMIT_S", 0.05)
-    mongo = MongoDatabase(engines.mongo.url, space, _never_prepared)
+    mongo = MongoDatabase(engines.mongo.url, space, _never_migrated)
     with pytest.raises(StoreUnavailable):
         await mongo.execute(_never())
     assert mongo.breaker.is_open
@@ -79,7 +79,7 @@ async def _never() -> None:
     await asyncio.get_running_loop().create_future()
 
 
-async def _never_prepared(_mongo: MongoDatabase) -> None:
+async def _never_migrated(_mongo: MongoDatabase) -> None:
     await _never()
 
 

@@ -35,7 +35,7 @@ from chatlab.protect.read_limits import (
 )
 from chatlab.realtime.presence import ANNOUNCE_INTERVAL_S
 from chatlab.store.messages import STREAMED_MESSAGES, MessageStore
-from chatlab.store.migrations import create_indexes
+from chatlab.store.migrations import migrate
 from chatlab.store.reactions import MAX_REACTION_KINDS
 
 LONG = 5_000  # messages
@@ -249,7 +249,7 @@ async def test_messages_of_mongodb_are_charged_to_their_reader(
     ann, bob = map(UserId, history)
     now_s = 0.0
     limits = ReadLimits(2, clock=lambda: now_s)  # 4 tokens, and 1.8 for each of these pages
-    mongo = MongoDatabase(engines.mongo.url, limited.database.name, create_indexes)
+    mongo = MongoDatabase(engines.mongo.url, limited.database.name, migrate)
     reader = HistoryReader(MessageStore(mongo, lambda: 0, ignore), cast(Cache, None), limits)
 
     async def read(user: UserId, **page: int) -> bytes | None:

@@ -26,7 +26,7 @@ from chatlab.connections import mongo as mongo_module
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.errors import StoreUnavailable
 from chatlab.protect.loop_lag import LoopLag
-from chatlab.store.migrations import create_indexes
+from chatlab.store.migrations import migrate
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 LONG_TTL = "600"  # no window expires during a test
@@ -189,7 +189,7 @@ async def narrow(
 ) -> AsyncIterator[MongoDatabase]:
     """Return a database with a single connection."""
     url = f"{deployment.engines.mongo.url}&maxPoolSize=1"
-    mongo = MongoDatabase(url, deployment.database.name, create_indexes)
+    mongo = MongoDatabase(url, deployment.database.name, migrate)
     await mongo.open()
     document = {"_id": 1}
     await mongo.execute(mongo.database["slow"].replace_one(document, document, upsert=True))

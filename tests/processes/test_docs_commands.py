@@ -163,6 +163,7 @@ WAYS: dict[str, Way] = {
     TOKEN: begins,
     """curl -s $api/messages/send -H "Authorization: Bearer $token" --json '{"receiverId": "bob", "text": "Hello"}'""": begins,
     """curl -si $api/messages/bob -H "Authorization: Bearer $token\"""": runs("x-cache: hit"),
+    "curl -s http://127.0.0.1:8000/healthz": runs('"status": ?"ok"'),
     "curl -s http://127.0.0.1:8000/readyz": runs('"status": ?"ok"'),
     "curl -s http://127.0.0.1:8000/metrics": runs("chatlab_breaker_open"),
     # settings and operations
@@ -172,6 +173,7 @@ WAYS: dict[str, Way] = {
     "export CHATLAB_MONGO_URL='mongodb://db1,db2,db3/?replicaSet=rs0'": begins,
     "export CHATLAB_REDIS_URL='redis://cache:6379/0'": begins,
     "chatlab serve --host 0.0.0.0 --workers 2": serves("/"),
+    "chatlab migrate": covered("processes/test_migrations.py::test_chatlab_migrate"),
     "python3 -m venv .venv && . .venv/bin/activate": covered(LOCK),
     "pip install --require-hashes -r requirements.lock": covered(LOCK),
     "pip install --no-deps --no-build-isolation -e .": covered(WHEEL),

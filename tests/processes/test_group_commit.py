@@ -18,7 +18,7 @@ from chatlab.domain.message import Draft, Message, create_draft
 from chatlab.errors import Conflict, StoreUnavailable
 from chatlab.store.group_commit import Rejection
 from chatlab.store.messages import MessageStore
-from chatlab.store.migrations import create_indexes
+from chatlab.store.migrations import migrate
 
 SENDER = UserId("alice")
 RECEIVERS = [UserId(f"user{number}") for number in range(10)]
@@ -63,7 +63,7 @@ def service(deployment: Deployment) -> Service:
 async def mongo(deployment: Deployment) -> AsyncIterator[MongoDatabase]:
     """An empty database with the indexes of the service."""
     name = f"groups{secrets.token_hex(4)}"
-    mongo = MongoDatabase(deployment.engines.mongo.url, name, create_indexes)
+    mongo = MongoDatabase(deployment.engines.mongo.url, name, migrate)
     await mongo.open()
     yield mongo
     await mongo.close()

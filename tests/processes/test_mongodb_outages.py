@@ -110,6 +110,8 @@ async def test_an_outage_is_a_503_and_ends_by_itself(
             assert (await alice.read(bob, fresh=True)).status_code == 503
         ready = await alice.http.get("/readyz")
         assert (ready.status_code, ready.json()["mongodb"]) == (503, "down")
+        assert (await alice.http.head("/readyz")).status_code == 503
+        assert (await alice.http.get("/healthz")).status_code == 200
         assert is_open(service)
     after = await sends_again(alice, bob, "after")
     texts = [message["text"] for message in (await bob.read(alice, fresh=True)).json()]

@@ -183,6 +183,7 @@ async def test_a_killed_worker_comes_back(deployment: Deployment, service: Servi
         lambda: {worker.pid for worker in workers_of(service)} - {killed.pid, survivor.pid},
         "a new worker",
     )
+    assert f"Worker {killed.pid} died (exit code -9)" in service.log.read_text()
     await wait_until(
         lambda: metric(service, "chatlab_sockets"),
         "the sockets of the killed worker to go",

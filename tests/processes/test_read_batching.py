@@ -14,7 +14,7 @@ from chatlab.domain.ids import Conversation, UserId
 from chatlab.domain.message import Message, create_draft
 from chatlab.errors import StoreUnavailable
 from chatlab.store.messages import MessageStore
-from chatlab.store.migrations import create_indexes
+from chatlab.store.migrations import migrate
 from chatlab.store.read_batching import MAX_CONVERSATIONS
 
 GROUPS = 3
@@ -59,13 +59,16 @@ def database(deployment: Deployment) -> str:
         for conversation, length in LENGTHS.items()
         for seq in range(1, length + 1)
     )
+    # A damaged document is in no conversation: as a text, its number would be the highest one.
+    damaged = [{"conversation": name, "seq": "text"} for name in LENGTHS]
+    deployment.database.client[name]["messages"].insert_many(damaged)
     return name
 
 
 @pytest.fixture
 async def store(deployment: Deployment, database: str) -> AsyncIterator[WatchedStore]:
     """The messages of these conversations."""
-    mongo = MongoDatabase(deployment.engines.mongo.url, database, create_indexes)
+    mongo = MongoDatabase(deployment.engines.mongo.url, database, migrate)
     await mongo.open()
     store = WatchedStore(mongo)
     yield store

@@ -17,6 +17,8 @@ from live import Service, User
 from slow_motion import FACTOR
 from waiting import wait_until
 
+from chatlab.client import ChatClient
+
 Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
 
 
@@ -373,6 +375,52 @@ async def test_events_reach_the_own_process_without_redis(three: Three) -> None:
 
         await wait_until(send_and_look, "a message of one process at a socket of the other")
         await beside.close()
+
+
+# --- lost events: `resync` -----------------------------------------------------------------------
+
+
+async def test_a_process_that_could_not_publish_has_the_others_resync(three: Three) -> None:
+    """Only the process of the sender loses Redis. The receiver at another one is told, and reads.
+
+    The receiver is the client of the notebooks: it adds the messages that it reads to its events.
+    """
+    async with talk_between(three, three.behind, three.two) as talk:
+        bob = ChatClient(three.two.url, {"id": talk.bob.id}, talk.bob.token)
+        await bob.connect()
+        await talk.send(talk.alice)
+        await wait_until(lambda: messages_of(bob), "the first message")
+        three.proxy.garble = None
+        await talk.send(talk.alice)
+        await talk.send(talk.alice)
+        three.proxy.garble = bytes
+        lost = [talk.truth[seq] for seq in sorted(talk.truth)][-2:]
+        await wait_until(lambda: messages_of(bob)[-2:] == lost, "the lost messages")
+        await bob.close()
+
+
+def messages_of(client: ChatClient) -> list[Any]:
+    """Return the new messages that a client has received, or read after a `resync`."""
+    return [event.payload for event in client.received if event.event == "newMessage"]
+
+
+async def test_a_process_that_received_nothing_resyncs_its_own_sockets(three: Three) -> None:
+    """Redis closes the subscriptions. The sockets are told when the process has subscribed again."""
+    async with talk_between(three, three.one, three.two) as talk:
+        three.deployment.keys.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await talk.send(talk.alice)
+        for user in (talk.alice, talk.bob):
+            (lost,) = await user.wait_for_events("resync")
+            assert lost["since"] <= talk.truth[max(talk.truth)]["createdAt"]
+
+
+async def test_events_during_an_outage_are_read_afterwards(three: Three) -> None:
+    """Both processes lose Redis. Nobody gets the event at the other one, and everybody is told."""
+    async with talk_between(three, three.one, three.two) as talk:
+        with stopped(three):
+            await talk.send(talk.alice)
+        await talk.bob.wait_for_events("resync")
+        assert talk.truth[max(talk.truth)] not in talk.bob.received("newMessage")
 
 
 async def test_a_service_starts_without_redis_and_connects_later(three: Three) -> None:

@@ -42,6 +42,7 @@ WRONG = {
     "STALLED_TIMEOUT": "inf",
     "MAX_CONNECTIONS": "31",
     "CONNECTIONS_PER_ADDRESS": "0",
+    "DRAIN_SECONDS": "-1",
     "SHUTDOWN_TIMEOUT": "-5",
     "LOG_LEVEL": "LOUD",
 }

@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 import websockets
 from faults import Deployment, frozen
+from http_clients import fetch
 from live import Service, User
 from load import Account, check, write
 from shared_service import store_messages
@@ -54,7 +57,13 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
 
 @pytest.mark.parametrize(
     ("workers", "signal_number"),
-    [("1", signal.SIGTERM), ("1", signal.SIGINT), ("2", signal.SIGTERM)],
+    [
+        ("1", signal.SIGTERM),
+        ("1", signal.SIGINT),
+        ("1", signal.SIGHUP),
+        ("2", signal.SIGTERM),
+        ("2", signal.SIGHUP),
+    ],
 )
 async def test_stopping_loses_no_answered_message_and_closes_every_socket(
     deployment: Deployment, workers: str, signal_number: signal.Signals
@@ -93,6 +102,45 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
     check(account, (await reader.read(alice)).json())
     await asyncio.gather(*(user.close() for user in [alice, bob, reader, *senders]))
     assert after.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_service_that_drains_is_alive_but_not_ready(
+    deployment: Deployment, workers: str
+) -> None:
+    """From SIGTERM on, `/readyz` answers 503, while new connections are accepted and served.
+
+    The service stops at the second Ctrl-C, which reaches all its processes.
+    """
+    service = deployment.start(WORKERS=workers, DRAIN_SECONDS=str(LIMIT_S))
+    alice, bob = deployment.create_user(service), deployment.create_user(service)
+    parent = psutil.Process(service.process.pid)
+    family = [parent.pid, *(child.pid for child in parent.children())]
+    service.process.send_signal(signal.SIGTERM)
+
+    def readiness() -> list[tuple[int, str]]:
+        answers = [fetch(f"{service.url}/readyz") for _ in range(4)]  # of any worker
+        return [(answer.status_code, answer.json()["status"]) for answer in answers]
+
+    await wait_until(
+        readiness, "readiness to end", is_reached=lambda seen: set(seen) == {(503, "stopping")}
+    )
+    assert fetch(f"{service.url}/healthz").status_code == 200
+    async with bare_socket(bob) as bare:
+        assert (await alice.send(bob, "while draining"))["seq"] == 1
+        code = asyncio.create_task(close_code(bare))
+        for pid in family:
+            os.kill(pid, signal.SIGINT)
+        assert await asyncio.to_thread(service.process.wait, LIMIT_S) == 0
+        assert await code == 1012
+    await asyncio.gather(alice.close(), bob.close())
+
+
+async def test_the_drain_period_ends(deployment: Deployment) -> None:
+    """The service stops by itself after the drain period."""
+    service = deployment.start(DRAIN_SECONDS="0.5")
+    await stop(service)
+    assert "Stopping in 0.5 s" in service.log.read_text()
 
 
 def request_without_reading(user: User, other: User) -> socket.socket:

@@ -22,6 +22,7 @@ const RECONNECT_JITTER = 0.75;
  * @property {(read: {userId: string, seq: number, conversation: string}) => void} messagesRead
  * @property {(change: {userId: string, typing: boolean}) => void} typing
  * @property {(ids: string[]) => void} onlineUsers
+ * @property {(lost: {since: string}) => void} resync - events may have been lost
  */
 
 export const EVENTS = /** @type {const} */ ([
@@ -30,6 +31,7 @@ export const EVENTS = /** @type {const} */ ([
   "messagesRead",
   "typing",
   "onlineUsers",
+  "resync",
 ]);
 
 export class Connection {

@@ -18,6 +18,7 @@ import { describeError } from "./format.js";
 import { nameOf } from "./names.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
+const RESYNC_SPREAD_MS = 2000; // all clients of a process are told at the same time
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 
 export class Workspace {
@@ -74,6 +75,7 @@ export class Workspace {
     this.closing.abort();
     clearInterval(this.timer);
     clearTimeout(this.bannerTimer);
+    clearTimeout(this.resyncTimer);
     this.connection.close();
     this.view?.close();
     this.dialog?.close();
@@ -90,6 +92,7 @@ export class Workspace {
       messagesRead: (read) => this.contacts.takeRead(read),
       typing: ({ userId, typing }) => this.contacts.setTyping(userId, typing),
       onlineUsers: (ids) => this.contacts.setOnline(ids),
+      resync: () => this.#resync(),
     };
   }
 
@@ -106,6 +109,13 @@ export class Workspace {
     await this.#refresh();
     // not awaited: conversations are independent
     for (const conversation of this.conversations.values()) this.#sendPending(conversation);
+  }
+
+  /** Events may have been lost: update the list and the loaded messages, at a random moment soon. */
+  #resync() {
+    this.stale = new Set(this.conversations.values());
+    clearTimeout(this.resyncTimer);
+    this.resyncTimer = setTimeout(() => this.#refresh(), Math.random() * RESYNC_SPREAD_MS);
   }
 
   #lost() {

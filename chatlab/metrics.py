@@ -47,6 +47,11 @@ CACHE_SECONDS = Histogram(
     "Duration of a pipeline to Redis",
     buckets=_SECONDS,
 )
+REDIS_ROUND_TRIP_SECONDS = Gauge(
+    "chatlab_redis_round_trip_seconds",
+    "Fastest of the last round trips to Redis",
+    multiprocess_mode="livemax",
+)
 _breaker = Gauge(
     "chatlab_breaker_open",
     "1 while the circuit breaker is open, because the server is unavailable",

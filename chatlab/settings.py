@@ -66,6 +66,15 @@ class Settings(BaseSettings):
             description="URL of Redis; if unset, a private Redis is started",
         ),
     ] = None
+    redis_timeout: Annotated[
+        float,
+        Field(
+            ge=0.05,
+            le=3_600,
+            allow_inf_nan=False,
+            description="seconds that a request waits for Redis; must be the same in all processes, and at least four times as long as a round trip to Redis",
+        ),
+    ] = 0.2
     mongod: Annotated[
         Path | None,
         Field(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from http_clients import fetch
 from live import Service
+from patient_chatlab import LIMIT_S
 from waiting import block_until
 
 TTL_S = 300  # longer than any test takes
@@ -15,6 +16,10 @@ class PatientService(Service):
     """A `chatlab serve` that waits for a slow Redis or MongoDB."""
 
     command = (sys.executable, str(PROGRAM), "serve")
+
+    def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
+        given = {"REDIS_TIMEOUT": str(LIMIT_S), **settings}
+        super().__init__(mongo_url, redis_url, log, **given)
 
     def wait_until_ready(self) -> "PatientService":
         """Wait until the service answers and has reached both MongoDB and Redis."""

@@ -13,14 +13,12 @@ import pytest
 
 CHATLAB = ["-m", "chatlab"]
 PROGRAM = f"""
+import os
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
-import chatlab.run.server_only
-import chatlab.cache.cache
 import patient_chatlab
-grace_period_ms = chatlab.cache.cache.grace_period_ms
+os.environ["CHATLAB_REDIS_TIMEOUT"] = str(patient_chatlab.LIMIT_S)
 patient_chatlab.raise_limits()
-chatlab.cache.cache.grace_period_ms = grace_period_ms  # longer than a short TTL, it would keep windows from being complete
 patient_chatlab.main()
 """
 

@@ -2,9 +2,9 @@
 
 Real are the `Service` and the `Cache` of two processes, the scripts of `window.lua`, and Redis. MongoDB is replaced by a
 list of messages. Time is simulated: it advances by `World.wait`, and by a few microseconds whenever a process reads the
-clock. So neither the scripts nor the expiry of the window depend on the speed of the machine. Every query to the store and
-every command to the window waits in `World.steps` until the schedule runs it, loses it, or runs it too late. Each finished
-read is checked.
+clock. So neither the scripts nor the expiry of the window depend on the speed of the machine. The clock of Redis may step.
+Every query to the store and every command to the window waits in `World.steps` until the schedule runs it, loses it, or runs
+it too late. Each finished read is checked.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.connections.mongo import Document
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.connections.redis import connect
+from chatlab.connections.redis_limits import RedisLimits
 from chatlab.connections.resp import TRANSACTION, Command
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import Draft, Message, create_draft, from_document
@@ -226,33 +227,21 @@ class ScheduledCache(Cache):
         settings = load_settings(
             key_prefix=f"{world.prefix}:", cache_ttl=TTL_MS / 1000, window_size=window_size
         )
-        super().__init__(
-            connect("redis://nowhere", reply_timeout_s=None), settings, EventBus(), source=source
+        super().__init__(connect("redis://nowhere", 1), settings, EventBus(), source=source)
+        self.pipe = ScheduledPipeline(process, self.breaker)
+        self.clock = RedisClock(
+            self.pipe,
+            RedisLimits(settings.redis_timeout),
+            peer_timeout_s=lambda: settings.redis_timeout,
+            ttl_ms=lambda: self.ttl_ms,
+            monotonic_us=world.now,
         )
-        self.pipe, self.clock = ScheduledPipeline(process, self.breaker), SimulatedClock(world)
         self._scripts = Scripts(self.pipe, source)
         self._scripts.digests = {
             name: str(world.redis.script_load(script))
             for name, script in scripts_in(source).items()
         }
         world.scripts |= {digest: name for name, digest in self._scripts.digests.items()}
-
-
-class SimulatedClock(RedisClock):
-    """The clock of the world instead of the clock of Redis."""
-
-    def __init__(self, world: "World") -> None:
-        self.trusted_since, self._times_distrusted = 0, 0
-        self._world = world
-
-    async def fetch_us(self) -> int | None:
-        return None if self._world.is_silent else self._world.now()
-
-    def now_us(self) -> int:
-        return self._world.now()
-
-    def learn(self, redis_time_us: int) -> None:
-        pass
 
 
 class InMemoryMessages(MessageStore):
@@ -262,7 +251,7 @@ class InMemoryMessages(MessageStore):
         self.world = world
 
     async def save(self, draft: Draft) -> Saved:
-        began = self.world.now()
+        began = ACTOR.get().process.cache.clock.now_us()
         saved: Saved = await self.world.wait_for(
             lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began)
         )
@@ -354,7 +343,15 @@ class Process:
             cast(Receivers, stand_in),
             ReadLimits(0),
         )
-        self.cache.clock.trusted_since = world.now()
+        self.begin()
+
+    def begin(self) -> None:
+        """Learn the time of Redis, and trust no older window."""
+
+        async def time() -> Any:
+            return self.world.command(("TIME",))
+
+        self.world.call(self.cache.clock.begin(time))
 
     @property
     def has_lost_redis(self) -> bool:
@@ -374,7 +371,7 @@ class Process:
 
     def probe(self) -> None:
         """Let the probe succeed. The breaker is still open."""
-        self.cache.clock.trusted_since = self.world.now()
+        self.begin()
         self.required = newest_of(self.required, self.world.committed())
 
     def find_redis(self) -> None:
@@ -406,10 +403,11 @@ class World:
         self.prefix = f"w{secrets.token_hex(5)}"
         self.key, self.now_key = f"{self.prefix}:messages:alice:bob", f"{self.prefix}:now"
         self.acked, self.history = Versions(), list[tuple[int, int, int]]()
-        self._now_us, self.expires_ms = (
+        self._now_us, self._ahead_us = (
+            1_000_000_000,
             1_700_000_000_000_000,
-            -1,
-        )  # the clock; when the window expires, -1 for never
+        )  # how far Redis is ahead
+        self._has_stepped, self.expires_ms = False, -1  # when the window expires, -1 for never
         self.scripts = dict[str, str]()  # digest: name
         self._texts, self.is_silent = itertools.count(1), False
         self._thaw, self._freeze = self.redis.script_load(THAW), self.redis.script_load(FREEZE)
@@ -449,18 +447,35 @@ class World:
     # --- time ------------------------------------------------------------------------------------------------------------------
 
     def now(self) -> int:
-        """Return the time in microseconds, on the clock that the scripts see."""
+        """Return the time in microseconds, on a clock that never steps."""
         self._now_us += TICK_US
         return self._now_us
 
+    def redis_now(self) -> int:
+        """Return the time of the clock of Redis, which the scripts see."""
+        return self.now() + self._ahead_us
+
     def wait(self, milliseconds: int) -> None:
-        """Let time pass. The window expires if its TTL ends meanwhile."""
+        """Let time pass. The window expires if its TTL ends meanwhile.
+
+        Before that, each process that reaches Redis checks its clock, as it does all the time.
+        """
+        if self._has_stepped:
+            for process in self.processes:
+                self.call(process.cache.clock.check())
+            self._has_stepped = False
         self._now_us += milliseconds * 1000
         self._expire()
         self.check_key()
 
+    def step_clock(self, milliseconds: int) -> None:
+        """Let the clock of Redis step forward, or back if the number is negative."""
+        self._ahead_us += milliseconds * 1000
+        self._has_stepped = True
+        self._expire()
+
     def _expire(self) -> None:
-        if 0 <= self.expires_ms <= self._now_us / 1000:
+        if 0 <= self.expires_ms <= (self._now_us + self._ahead_us) / 1000:
             self.evict()
 
     def evict(self) -> None:
@@ -486,6 +501,8 @@ class World:
     def command(self, command: Command) -> Any:
         if self.is_silent:
             return None
+        if command == ("TIME",):
+            return [b"%d" % part for part in divmod(self.redis_now(), 1_000_000)]
         if (
             command[0] == TRANSACTION
         ):  # an error reply is one of them; as in `AutoPipeline`, somebody else's value is None
@@ -500,17 +517,17 @@ class World:
 
     def _at_once(self, commands: Sequence[Command]) -> list[Any]:
         """Run the commands in one transaction, in which the clock of Redis stands still, at the time of this world."""
-        self.now()
+        now_us = self.redis_now()
         self._expire()
-        left = self.expires_ms - self._now_us // 1000 if self.expires_ms >= 0 else -1
-        thaw = ("EVALSHA", self._thaw, 2, self.key, self.now_key, self._now_us, left)
+        left = self.expires_ms - now_us // 1000 if self.expires_ms >= 0 else -1
+        thaw = ("EVALSHA", self._thaw, 2, self.key, self.now_key, now_us, left)
         freeze = ("EVALSHA", self._freeze, 1, self.key)
         pipeline = self.redis.pipeline(transaction=True)
         for command in (thaw, *commands, freeze):
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no types here
         _, *replies, left_after = pipeline.execute(raise_on_error=False)
         if left_after != left:
-            self.expires_ms = self._now_us // 1000 + left_after if left_after >= 0 else -1
+            self.expires_ms = now_us // 1000 + left_after if left_after >= 0 else -1
         return replies
 
     @contextlib.contextmanager
@@ -614,7 +631,7 @@ class World:
         entries = cast(list[bytes], self.redis.lrange(self.key, 0, -1))
         if not entries:
             return
-        _, born, oldest = (int(number) for number in entries[0].split(b":"))
+        fence, born, oldest = (int(number) for number in entries[0].split(b":"))
         held = {message["seq"]: message["version"] for message in map(json.loads, entries[1:])}
         assert list(held) == list(range(oldest, oldest + len(held))), ("not consecutive", entries)
         assert len(held) <= self.window_size, ("too long", entries)
@@ -623,6 +640,8 @@ class World:
             "expires at the wrong time",
             lifetime_ms,
         )  # expiries are in whole milliseconds
+        if max(born, fence) > self.redis_now():  # no process trusts it
+            return
         for process in self.processes:
             if held and not process.has_lost_redis and born >= process.cache.clock.trusted_since:
                 must = self.must_show(process)

@@ -18,6 +18,7 @@ from chatlab.cache.missed_windows import MissedWindows
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
 from chatlab.connections.pipeline import AutoPipeline, no_reply
+from chatlab.connections.redis_limits import RedisLimits
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message, from_json
@@ -27,15 +28,15 @@ from chatlab.protect.breaker import CircuitBreaker
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.settings import CacheMode, Settings
 
-HANDSHAKE_TIMEOUT_S = 1.0  # for a reply while a connection is made
 REPAIR_INTERVAL_S = 0.25  # between two attempts to fence the windows that missed a write
 
 
 class Cache:
     """Read and write both kinds of keys.
 
-    `has_peers` says if other processes use this Redis. `lag` measures the event loop. `on_cached`
-    is called with the key and the TTL in milliseconds of each message entry that was written.
+    `peer_timeout_s` returns the shortest `CHATLAB_REDIS_TIMEOUT` of the other processes that use
+    this Redis, or None if there are none. `lag` measures the event loop. `on_cached` is called with
+    the key and the TTL in milliseconds of each message entry that was written.
     """
 
     def __init__(
@@ -44,17 +45,33 @@ class Cache:
         settings: Settings,
         events: EventBus,
         *,
-        has_peers: Callable[[], bool] = lambda: False,
+        peer_timeout_s: Callable[[], float | None] = lambda: None,
         lag: LoopLag | None = None,
         on_cached: Callable[[str, int], None] | None = None,
         source: str = window.SOURCE,
     ) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
-        self.has_peers = has_peers
-        self.breaker = CircuitBreaker("Redis", self._probe, on_recovery=self._fence_missed_windows)
-        self.pipe = AutoPipeline(redis, self.breaker, lag or LoopLag())
-        self.clock = RedisClock(self.pipe, has_peers)
+        self._limits, self._peer_timeout_s = RedisLimits(settings.redis_timeout), peer_timeout_s
+        self.breaker = CircuitBreaker(
+            "Redis",
+            self._probe,
+            on_recovery=self._fence_missed_windows,
+            probe_timeout_s=self._limits.connect_s,
+        )
+        self.pipe = AutoPipeline(
+            redis,
+            self.breaker,
+            lag or LoopLag(),
+            timeout_s=self._limits.answer_s,
+            on_connection=lambda: self.clock.fetch_us(self._ask_time),
+        )
+        self.clock = RedisClock(
+            self.pipe,
+            self._limits,
+            peer_timeout_s=peer_timeout_s,
+            ttl_ms=lambda: self.ttl_ms,
+        )
         self._redis, self._events, self._on_cached = redis, events, on_cached
         self._window_size = settings.window_size
         self._scripts = Scripts(self.pipe, source)
@@ -73,7 +90,8 @@ class Cache:
 
     async def _connect(self) -> None:
         try:
-            await asyncio.wait_for(self._probe(), 1)
+            async with asyncio.timeout(self._limits.connect_s):
+                await self._probe()
         except Exception as error:  # noqa: BLE001 - any failure is an outage, as in the pipeline
             self.breaker.trip(error)
         self._watching = asyncio.create_task(self.clock.watch())
@@ -104,6 +122,10 @@ class Cache:
             self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
             self._smallest_grace_period_ms = self.grace_period_ms
 
+    def has_peers(self) -> bool:
+        """Return whether other processes use this Redis."""
+        return self._peer_timeout_s() is not None
+
     @property
     def grace_period_ms(self) -> int:
         """The grace period. It never grows in a running process.
@@ -125,16 +147,18 @@ class Cache:
         """
         key, common = self.keys.probe, self._common()
         read = self._scripts.command(window.read(key, Page()), common)
-        written, fenced, _, time = await self.pipe.ask_on_new_connection(
+        written, fenced, _ = await self.pipe.ask_on_new_connection(
             ("SET", key, 1, "PX", 1000),
             self._scripts.command(window.fence(key), common),
             transaction(read, ("LRANGE", key, 1, -1)),
-            ("TIME",),
+            timeout_s=self._limits.connect_s,
         )
         if (written, fenced) != (b"OK", b"fence"):
             raise ValueError("Redis sent an unexpected reply")
-        seconds, microseconds = map(int, time)
-        self.clock.restart(seconds * 1_000_000 + microseconds)
+        await self.clock.begin(self._ask_time)
+
+    async def _ask_time(self) -> Any:
+        return await self.pipe.ask_at_once(("TIME",), timeout_s=self._limits.connect_s)
 
     def _fence_missed_windows(self) -> None:
         """Fence off the windows that lack a write of this process.
@@ -202,7 +226,7 @@ class Cache:
         Returns None if windows are not read or Redis cannot be asked.
         """
         trusted_since, key = self.clock.trusted_since, self.keys.window(conversation)
-        if self.mode is not CacheMode.WINDOW:
+        if self.mode is not CacheMode.WINDOW or self.clock.is_too_far:
             return None
         command = self._scripts.command(window.read(key, page), self._common())
         is_newest = page.before is None and page.after is None

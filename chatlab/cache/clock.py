@@ -1,18 +1,26 @@
-"""Redis time as this process knows it, and the outages that a late reply reveals."""
+"""Redis time as this process knows it; outages, steps of the clock of Redis, and its distance."""
 
 import asyncio
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from chatlab.cache.clock_steps import ClockSteps
 from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.redis_limits import LONGEST_CHECK_INTERVAL_S, RedisLimits
+from chatlab.metrics import REDIS_ROUND_TRIP_SECONDS
+from chatlab.protect.log_limit import LogLimit
 
-CHECK_INTERVAL_S = 1.0  # also how an idle process notices an outage
-CHECK_INTERVAL_WITH_PEERS_S = 0.05
-# A reply to a check that takes longer counts as an outage. The interval with peers plus this limit
-# (0.13 s) must stay below the time after which a process gives up on Redis (0.15 s). So no process
-# gives up unless all others notice.
-LATE_REPLY_S = 0.08
+log = logging.getLogger(__name__)
+
+ROUND_TRIPS = 5  # that are remembered; the fastest one shows the distance, however busy we are
 NEVER = 1 << 53  # a `trusted_since` that no window reaches. A number in Lua is exact up to here
+US_PER_S = 1_000_000
+
+Ask = Callable[[], Awaitable[Any]]  # sends TIME and returns the reply; None if there is none
 
 
 class RedisClock:
@@ -20,31 +28,43 @@ class RedisClock:
 
     All times are microseconds. `trusted_since` is the Redis time at which the last outage ended: a
     window that was born before it may lack writes. It is NEVER while this process does not know
-    yet which windows it may trust. `has_peers` says if other processes write to
-    this Redis.
+    yet which windows it may trust. `is_too_far` says that Redis answers too slowly for a process
+    to notice each outage, so no window may be read.
+
+    `peer_timeout_s` returns the shortest `CHATLAB_REDIS_TIMEOUT` of the other processes that write
+    to this Redis, or None if there are none. `ttl_ms` returns the TTL of a window. `monotonic_us`
+    is a clock that never steps.
     """
 
-    def __init__(self, pipe: AutoPipeline, has_peers: Callable[[], bool]) -> None:
-        self.trusted_since = 0
-        self._pipe, self._has_peers = pipe, has_peers
-        self._offset_us: int | None = None  # Redis time minus the monotonic clock of this process
-        self._times_distrusted = 0
+    def __init__(
+        self,
+        pipe: AutoPipeline,
+        limits: RedisLimits,
+        *,
+        peer_timeout_s: Callable[[], float | None],
+        ttl_ms: Callable[[], int],
+        monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+    ) -> None:
+        self.trusted_since, self.is_too_far = 0, False
+        self._pipe, self._limits, self._peer_timeout_s = pipe, limits, peer_timeout_s
+        self._ttl_ms, self._monotonic_us = ttl_ms, monotonic_us
+        self._offset_us: int | None = None  # Redis time minus the monotonic clock
+        self._steps = ClockSteps()
+        self._round_trips_s: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._times_distrusted, self._log_limit = 0, LogLimit()
 
     def now_us(self) -> int:
         """Return Redis time, or a little less, never more.
 
         Returns 0 until Redis has been reached once. Every write then counts as late, which is safe.
         """
-        return 0 if self._offset_us is None else time.monotonic_ns() // 1000 + self._offset_us
+        return 0 if self._offset_us is None else self._monotonic_us() + self._offset_us
 
     def learn(self, redis_time_us: int) -> None:
         """Take in a time that Redis has just sent."""
-        self._offset_us = redis_time_us - time.monotonic_ns() // 1000
+        self._offset_us = redis_time_us - self._monotonic_us()
 
-    def restart(self, redis_time_us: int) -> None:
-        """Trust no window that was born before this time, which Redis has just sent."""
-        self.trusted_since = redis_time_us
-        self.learn(redis_time_us)
+    # --- which windows are trusted -----------------------------------------------------------
 
     def distrust(self) -> None:
         """Trust no window until `trust_again`: one may lack a write that was made until now."""
@@ -60,29 +80,77 @@ class RedisClock:
         redis_time_us = await self.fetch_us()
         if redis_time_us is None or self._times_distrusted != times_before:
             return False
-        self.restart(redis_time_us)
+        self._trust_from(redis_time_us)
         return True
 
-    async def fetch_us(self) -> int | None:
-        """Ask Redis for its time. Returns None if Redis does not answer."""
-        match await self._pipe.execute("TIME"):
+    def _trust_from(self, redis_time_us: int) -> None:
+        self.trusted_since = redis_time_us
+        self._distrust_times_before_steps(redis_time_us)
+
+    def _distrust_times_before_steps(self, redis_time_us: int) -> None:
+        """Trust no window that may be from before the clock of Redis stepped back.
+
+        Such a window looks younger than it is, and lives longer than one TTL.
+        """
+        repeated_us = self._steps.last_repeated_time(redis_time_us, self._ttl_ms() * 1000)
+        self.trusted_since = max(self.trusted_since, repeated_us)
+
+    # --- asking Redis ------------------------------------------------------------------------
+
+    async def fetch_us(self, ask: Ask | None = None) -> int | None:
+        """Ask Redis for its time, and learn from it. Returns None if Redis does not answer."""
+        sent_us = self._monotonic_us()
+        match await (ask() if ask else self._pipe.execute("TIME")):
             case [bytes(seconds), bytes(microseconds)]:
-                return int(seconds) * 1_000_000 + int(microseconds)
-        return None
+                redis_time_us = int(seconds) * US_PER_S + int(microseconds)
+            case _:
+                return None
+        received_us = self._monotonic_us()
+        self._round_trips_s.append((received_us - sent_us) / US_PER_S)
+        self.learn(redis_time_us)
+        stepped_us = self._steps.observe(sent_us, redis_time_us, received_us)
+        if stepped_us:
+            log.warning(
+                "The clock of Redis stepped back by %.1f s. Conversations that were cached before "
+                "are not read from the cache any more",
+                stepped_us / US_PER_S,
+            )
+            self.trusted_since = redis_time_us if self.trusted_since != NEVER else NEVER
+        self._distrust_times_before_steps(redis_time_us)
+        return redis_time_us
+
+    async def begin(self, ask: Ask) -> None:
+        """Start to use a Redis that was away: trust no window that was born before now.
+
+        Raises TimeoutError if it is too far away to be used at all.
+        """
+        self._round_trips_s.clear()
+        while True:
+            redis_time_us = await self.fetch_us(ask)
+            if redis_time_us is None:
+                raise ValueError("Redis sent an unexpected reply")
+            near = self._round_trips_s[-1] <= self._limits.farthest_s
+            if near or len(self._round_trips_s) == ROUND_TRIPS:
+                break
+        self._judge_distance()
+        if min(self._round_trips_s) >= self._limits.answer_s:
+            raise TimeoutError("Redis is too far away")
+        self._trust_from(redis_time_us)
 
     async def watch(self) -> None:
-        """Compare the clocks at every interval, until cancelled."""
+        """Check Redis at every interval, until cancelled."""
         while True:
-            await asyncio.sleep(
-                CHECK_INTERVAL_WITH_PEERS_S if self._has_peers() else CHECK_INTERVAL_S
-            )
-            await self._check()
+            has_peers = self._peer_timeout_s() is not None
+            interval_s = self._strictest_limits().check_interval_s
+            await asyncio.sleep(interval_s if has_peers else LONGEST_CHECK_INTERVAL_S)
+            await self.check()
 
-    async def _check(self) -> None:
+    async def check(self) -> None:
+        """Notice an outage: Redis does not tell the time, or tells it late."""
         if self.trusted_since == NEVER:
             await self.trust_again()
             return
-        asked_us, asked_at = self.now_us(), time.monotonic()
+        asked_us, asked_at_us = self.now_us(), self._monotonic_us()
         redis_time_us = await self.fetch_us()
         if redis_time_us is None:
             if self._pipe.is_usable:  # otherwise the probe that closes the breaker sets it
@@ -90,7 +158,37 @@ class RedisClock:
             return
         # The smaller of two delays: the time until Redis answered, and the time until this process
         # got the answer.
-        delay_us = min(redis_time_us - asked_us, (time.monotonic() - asked_at) * 1_000_000)
-        if delay_us > LATE_REPLY_S * 1_000_000:
-            self.trusted_since = redis_time_us
-        self.learn(redis_time_us)
+        delay_us = min(redis_time_us - asked_us, self._monotonic_us() - asked_at_us)
+        if delay_us > self._strictest_limits().late_reply_s * US_PER_S:
+            self._trust_from(redis_time_us)
+        self._judge_distance()
+
+    # --- distance ----------------------------------------------------------------------------
+
+    def _strictest_limits(self) -> RedisLimits:
+        """Return the limits that hold if other processes have a shorter time limit."""
+        peer_timeout_s = self._peer_timeout_s()
+        if peer_timeout_s is None or peer_timeout_s >= self._limits.answer_s:
+            return self._limits
+        return RedisLimits(peer_timeout_s)
+
+    def _judge_distance(self) -> None:
+        """Decide if Redis is too far away for the cache.
+
+        A process that is too far away still writes to the windows, for the others. It must not
+        give up a write before they can notice, so it has more patience.
+        """
+        fastest_s, limits = min(self._round_trips_s), self._strictest_limits()
+        REDIS_ROUND_TRIP_SECONDS.set(fastest_s)
+        self._pipe.timeout_s = max(self._limits.answer_s, 4 * fastest_s)
+        self.is_too_far = len(self._round_trips_s) == ROUND_TRIPS and fastest_s > limits.farthest_s
+        if self.is_too_far and self._log_limit.allows("too far"):
+            log.error(
+                "Redis is too far away for the cache: a round trip takes %.0f ms, and "
+                "CHATLAB_REDIS_TIMEOUT=%g allows %.0f ms. Reads ask MongoDB instead. Set "
+                "CHATLAB_REDIS_TIMEOUT=%g or more in all processes, or run them nearer to Redis",
+                fastest_s * 1000,
+                limits.answer_s,
+                limits.farthest_s * 1000,
+                math.ceil(fastest_s * 50) / 10,
+            )

@@ -25,7 +25,7 @@ class SweepResult:
 class DeadlineTracker:
     """Know the deadline of each key that was seen and is not yet reported as gone.
 
-    Times are seconds of one clock, which the caller reads.
+    Times are seconds of the clock of Redis, which decides when a key expires.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,19 @@ class DeadlineTracker:
         """Track a key that expires at this time, although no sweep has seen it yet."""
         self._deadlines[key] = deadline
 
-    def needing_pttl(self, keys: Iterable[str], now: float) -> list[str]:
-        """Return those live keys whose TTL is unknown: new ones, and those past their deadline."""
-        return [key for key in keys if self._deadlines.get(key, 0.0) <= now]
+    def shorten(self, key: str, deadline: float) -> None:
+        """Move the deadline of a key, if it is tracked."""
+        if key in self._deadlines:
+            self._deadlines[key] = deadline
+
+    def needing_pttl(self, keys: Iterable[str], now: float, ttl_ms: int) -> list[str]:
+        """Return those live keys that must be asked for their TTL.
+
+        These are new ones, those past their deadline, and those with a deadline that is too late
+        since the clock has stepped back.
+        """
+        latest = now + ttl_ms / 1000 + CLOCK_ERROR_S
+        return [key for key in keys if not now < self._deadlines.get(key, 0.0) <= latest]
 
     def record(
         self, pttls: dict[str, int], now: float, result: SweepResult | None = None

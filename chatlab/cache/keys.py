@@ -7,6 +7,8 @@ class Keys:
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self.message_pattern = f"{prefix}message:*"
+        self.window_pattern = f"{prefix}messages:*"
+        self.limit_pattern = f"{prefix}limit:*"
         self.pattern = f"{prefix}message*:*"  # message entries and conversation windows
         self.probe = f"{prefix}probe"
         self.sweep_lock = f"{prefix}sweeping"
@@ -23,6 +25,6 @@ class Keys:
 def grace_period_ms(ttl_ms: int) -> int:
     """Return how long a fill may take, which is also the least TTL that a write leaves to a window.
 
-    It is 1 s, or a fifth of a TTL below 5 s: a fence must be able to outlive every pending fill.
+    It is a fifth of the TTL: a fence must be able to outlive every pending fill.
     """
-    return min(1000, ttl_ms // 5)
+    return ttl_ms // 5

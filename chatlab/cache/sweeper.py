@@ -4,11 +4,15 @@ It deletes nothing and keeps nothing consistent: Redis deletes expired keys, and
 keeps reads exact. It makes expiry punctual, because SCAN deletes the expired keys that it meets. A
 key is logged as cleaned once it is gone after its deadline, never because a TTL reads 0: Redis
 rounds, and 0 means "alive, with less than half a second left".
+
+Deadlines are times of the clock of Redis, which decides when a key expires. If that clock steps
+back, keys would live longer than their TTL, so the sweeper shortens their expiry.
 """
 
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,24 +23,24 @@ from redis.asyncio import Redis
 from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
 from chatlab.cache.keys import Keys
-from chatlab.connections.refusals import is_refusal, note_refusal
-from chatlab.connections.resp import Command, RedisConnection
+from chatlab.cache.sweeper_connection import KEYS_PER_ROUND_TRIP, SweeperConnection
+from chatlab.connections.redis_limits import RedisLimits
 from chatlab.domain.trace import EventBus
+from chatlab.protect.rate_limit import WINDOW_S
 from chatlab.settings import Settings
 
 log = logging.getLogger("chatlab.sweeper")  # the name that the contract promises
 
 MANY_KEYS = 20  # above this number per sweep, lines about single keys are DEBUG
-KEYS_PER_ROUND_TRIP = 500  # few enough that requests of other clients hardly wait
-PAUSE_S = 0.002  # between two round trips if there are many keys: 100,000 keys take half a second
-# Redis 6.2 does not have PEXPIRE with NX.
-EXPIRE_LEAKED = (
-    "if redis.call('PTTL', KEYS[1]) == -1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end"
-)
+LIMITS_MS = WINDOW_S * 1000  # the TTL of a rate limit
+CLOCK_ERROR_MS = 100  # a TTL that is too long by less is left as it is
 
 
 class Sweeper:
-    """Sweep once per interval, without drift. Of several processes, one sweeps at a time."""
+    """Sweep once per interval, without drift. Of several processes, one sweeps at a time.
+
+    `wall_clock` returns the seconds since 1970 that the log lines show.
+    """
 
     def __init__(
         self,
@@ -44,13 +48,15 @@ class Sweeper:
         settings: Settings,
         events: EventBus,
         *,
-        clock: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._connection, self._events, self._clock = RedisConnection(redis), events, clock
+        limits, self._wall_clock = RedisLimits(settings.redis_timeout), wall_clock
+        self._connection, self._events = SweeperConnection(redis, limits.connect_s), events
         self._keys = Keys(settings.key_prefix)
+        self._own_entry = re.compile(re.escape(self._keys.message("")) + "[0-9a-f]{24}")
         self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
-        self._redis_is_away, self._is_sweeping = False, True
+        self._redis_is_away, self._is_sweeping, self._is_new = False, True, True
 
     async def run(self) -> None:
         """Sweep until cancelled, then let another process take over at once."""
@@ -87,96 +93,103 @@ class Sweeper:
         """Forget all deadlines: the other process reports these keys."""
         if self._is_sweeping:
             log.info("another process sweeps; waiting for its turn")
-        self._tracker, self._is_sweeping = DeadlineTracker(), False
+        self._tracker, self._is_sweeping, self._is_new = DeadlineTracker(), False, True
 
     async def _take_lock(self) -> bool:
-        """Take or extend the lock. It expires by itself if this process dies."""
+        """Take or extend the lock. It expires by itself if this process dies.
+
+        Its value says how long it may live, in case the clock of Redis steps back.
+        """
         key, ttl_ms = self._keys.sweep_lock, max(1000, round(self._interval_s * 2500))
-        taken, holder = await self._execute(
-            [("SET", key, self._id, "PX", ttl_ms, "NX"), ("GET", key)]
+        own = f"{self._id} {ttl_ms}".encode()
+        taken, holder = await self._connection.ask(
+            ("SET", key, own, "PX", ttl_ms, "NX"), ("GET", key)
         )
-        if taken is None and holder == self._id.encode():
-            await self._execute([("PEXPIRE", key, ttl_ms)])
-        return bool(holder == self._id.encode())
+        if taken is None and holder == own:
+            await self._connection.execute(("PEXPIRE", key, ttl_ms))
+        elif match := re.fullmatch(rb"\w+ (\d+)", holder or b""):
+            await self._connection.limit_ttl(key, int(match[1]))
+        return bool(holder == own)
 
     async def _release_lock(self) -> None:
-        if await self._execute([("GET", self._keys.sweep_lock)]) == [self._id.encode()]:
-            await self._execute([("DEL", self._keys.sweep_lock)])
+        key = self._keys.sweep_lock
+        (holder,) = await self._connection.execute(("GET", key))
+        if holder and holder.startswith(self._id.encode()):
+            await self._connection.execute(("DEL", key))
 
     def expect(self, key: str, ttl_ms: int) -> None:
         """Track a key that this process has just written.
 
         Its TTL may be shorter than the interval between two sweeps.
         """
-        if self._is_sweeping:
-            self._tracker.expect(key, self._clock() + ttl_ms / 1000)
+        self._ttl_ms = max(self._ttl_ms, ttl_ms)  # the lab page can change it
+        if self._is_sweeping and self._connection.has_answered:
+            self._tracker.expect(key, self._connection.now_s() + ttl_ms / 1000)
 
     async def sweep(self) -> SweepResult:
-        """Look at all existing and all tracked keys, give leaked keys a TTL, and report.
+        """Look at all existing and all tracked keys, give them a TTL if necessary, and report.
 
         If there are many keys, those whose deadline is known and still to come are not asked about.
         """
         started = time.perf_counter()
         result, tracked, asked = SweepResult(), dict.fromkeys(self._tracker.keys()), set[str]()
-        async for names in self._scan():
+        async for names in self._scan(self._keys.message_pattern):
             for name in names:
                 tracked.pop(name, None)
             new = [name for name in names if name not in asked]  # SCAN may return a key twice
             if max(len(names), len(self._tracker)) > MANY_KEYS and not log.isEnabledFor(
                 logging.DEBUG
             ):
-                new = self._tracker.needing_pttl(new, self._clock())
+                new = self._tracker.needing_pttl(new, self._connection.now_s(), self._ttl_ms)
             asked.update(new)
             await self._look_at(new, result)
         not_found = list(tracked)
         for start in range(0, len(not_found), KEYS_PER_ROUND_TRIP):
             await self._look_at(not_found[start : start + KEYS_PER_ROUND_TRIP], result)
         for key in result.leaked:
-            await self._execute([("EVAL", EXPIRE_LEAKED, 1, _as_bytes(key), self._ttl_ms)])
+            await self._connection.limit_ttl(key, self._ttl_ms)
+        await self._shorten_ttls(result)
         self._report(result, len(self._tracker), (time.perf_counter() - started) * 1000)
         return result
 
-    async def _scan(self) -> AsyncIterator[list[str]]:
-        """Yield all keys of message entries, one SCAN reply at a time.
-
-        KEYS would block Redis until it has found all.
-        """
-        cursor, many = b"0", len(self._tracker) > MANY_KEYS
-        while True:
-            command = (
-                "SCAN",
-                cursor,
-                "MATCH",
-                self._keys.message_pattern,
-                "COUNT",
-                KEYS_PER_ROUND_TRIP,
-            )
-            ((cursor, names),) = await self._execute([command])
-            yield [name.decode("utf-8", "surrogateescape") for name in names]
-            if cursor == b"0":
-                return
-            if many:
-                await asyncio.sleep(PAUSE_S)
+    def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        return self._connection.scan(pattern, with_pauses=len(self._tracker) > MANY_KEYS)
 
     async def _look_at(self, keys: list[str], result: SweepResult) -> None:
         if keys:
-            pttls = await self._execute([("PTTL", _as_bytes(key)) for key in keys])
-            self._tracker.record(dict(zip(keys, pttls, strict=True)), self._clock(), result)
+            pttls = await self._connection.pttls(keys)
+            self._tracker.record(pttls, self._connection.now_s(), result)
 
-    async def _execute(self, commands: list[Command]) -> list[Any]:
-        """Return the replies. Raises the first error among them."""
-        replies = await self._connection.execute(commands)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, Exception):
-                if is_refusal(reply):
-                    note_refusal(command[0], reply)
-                raise reply
-        return replies
+    async def _shorten_ttls(self, result: SweepResult) -> None:
+        """Shorten each TTL of our keys that is longer than we have given them.
+
+        The clock of Redis has then stepped back. The sweeper does not track windows and rate
+        limits, so it looks at them only after a step, and before its first sweep.
+        """
+        pttls = {key: left for key, left in result.live.items() if self._own_entry.fullmatch(key)}
+        count = await self._shorten(pttls, self._ttl_ms)
+        if self._is_new or self._connection.has_stepped_back:
+            kinds = (self._keys.window_pattern, self._ttl_ms), (self._keys.limit_pattern, LIMITS_MS)
+            for pattern, ttl_ms in kinds:
+                async for keys in self._scan(pattern):
+                    count += await self._shorten(await self._connection.pttls(keys), ttl_ms)
+            await self._connection.limit_ttl(self._keys.probe, self._ttl_ms)
+            self._is_new = self._connection.has_stepped_back = False
+        if count:
+            log.warning("Shortened %d TTLs, because the clock of Redis has stepped back", count)
+
+    async def _shorten(self, pttls: dict[str, int], ttl_ms: int) -> int:
+        """Shorten the TTLs that are too long. Return how many these are."""
+        too_long = [key for key, left in pttls.items() if left > ttl_ms + CLOCK_ERROR_MS]
+        for key in too_long:
+            await self._connection.limit_ttl(key, ttl_ms)
+            self._tracker.shorten(key, self._connection.now_s() + ttl_ms / 1000)
+        return len(too_long)
 
     # --- log, events, metrics ----------------------------------------------------------------
 
     def _report(self, result: SweepResult, live: int, took_ms: float) -> None:
-        now = self._clock()
+        now = self._wall_clock()
         level = logging.INFO if live + len(result.cleaned) <= MANY_KEYS else logging.DEBUG
         if log.isEnabledFor(level):
             _log_keys(result, level, now)
@@ -225,11 +238,6 @@ def _count(result: SweepResult, live: int, took_ms: float) -> None:
     metrics.LEAKED.inc(len(result.leaked))
     for lag_ms in result.cleaned.values():
         metrics.CLEAN_LAG_SECONDS.observe(lag_ms / 1000)
-
-
-def _as_bytes(key: str) -> bytes:
-    """Return the name of the key as Redis has it. Names are bytes, and need not be valid UTF-8."""
-    return key.encode("utf-8", "surrogateescape")
 
 
 def _on_one_line(key: str) -> str:

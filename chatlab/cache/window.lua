@@ -25,7 +25,8 @@ local function clock()
 end
 
 local now = clock()
-local late = now - began > grace_ms * 1000
+-- A time in the future is from before the clock of Redis stepped back. It does not say how long ago that was.
+local late = now - began > grace_ms * 1000 or began > now -- guard: no command from the future
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -46,7 +47,10 @@ local function load_window()
   local fence, born, oldest = string.match(type(head) == 'string' and head or '', '^(-?%d+):(%d+):(%d+)$')
   local window = {exists = fence ~= nil, fence = tonumber(fence or -1), born = tonumber(born or 0), oldest = tonumber(oldest or 0), count = 0}
   local trusted = window.born >= trusted_since -- guard: trusting no window older than an outage
-  if window.exists and trusted then window.count = redis.call('LLEN', key) - 1 end
+  if window.born > now or window.fence > now then trusted, window.fence = false, -1 end -- guard: no window from the future
+  local length = window.exists and redis.call('LLEN', key) - 1 or 0
+  if trusted then window.count = length end
+  window.is_distrusted = length > window.count -- by this process. Others may trust it
   window.newest = window.oldest + window.count - 1
   return window
 end
@@ -122,6 +126,7 @@ local window, widen, first = load_window(), ARGV[6] == '1', tonumber(ARGV[7])
 local last = first + #ARGV - 8
 if late then return 'old' end -- guard: the age of a fill
 if began <= window.fence then return 'fenced' end -- guard: the fence against a late fill
+if window.is_distrusted then leave_fence(window) return 'distrusted' end -- guard: no fill over a window that others trust
 if window.count == 0 then
   if widen then return 'nothing to widen' end -- guard: widening only an existing window
   window.oldest, window.newest, window.born = first, first - 1, began

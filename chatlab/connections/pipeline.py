@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import hiredis
 import redis
 from redis.asyncio import Redis
 
-from chatlab.connections import resp
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import TRANSACTION, Command, RedisConnection, is_error, transaction
 from chatlab.metrics import CACHE_SECONDS, OWN_LOAD_TIMEOUTS
@@ -28,10 +27,23 @@ class AutoPipeline:
     command that was not answered has the reply None, and the failure opens the breaker. Two
     failures do not open it: a timeout while the event loop was late, and a command that Redis
     refuses to this user.
+
+    `timeout_s` limits the time without any reply. On a new connection another Redis may answer, so
+    `on_connection` runs before any command.
     """
 
-    def __init__(self, redis: Redis, breaker: CircuitBreaker, lag: LoopLag) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        breaker: CircuitBreaker,
+        lag: LoopLag,
+        *,
+        timeout_s: float,
+        on_connection: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.timeout_s = timeout_s
         self._redis, self._breaker, self._lag = redis, breaker, lag
+        self._on_connection = on_connection
         self._connection = RedisConnection(redis)
         self._evalsha_is_refused = False
         self._scripts: dict[str, str] = {}  # source of each Lua script, by SHA-1 digest
@@ -82,25 +94,32 @@ class AutoPipeline:
         commands = [command for command, _ in batch]
         started, lag_before_s = time.perf_counter(), self._lag.sum_s
         try:
-            replies = await self._send_with_scripts(self._connection, commands)
+            if not self._connection.is_open:
+                await self._connect()
+            replies = await self._send_with_scripts(self._connection, commands, self.timeout_s)
             CACHE_SECONDS.observe(time.perf_counter() - started)
             return list(map(self._check, commands, replies))
         except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
             self._judge(error, lag_before_s)
             return [None] * len(batch)
 
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.timeout_s):
+            await self._connection.open()
+            await self._on_connection()
+
     def _judge(self, error: Exception, lag_before_s: float) -> None:
         """Open the breaker, unless it may be our own fault that no reply arrived in time."""
         is_timeout = isinstance(error, TimeoutError | redis.TimeoutError)
-        if is_timeout and self._lag.was_late(lag_before_s, resp.PIPELINE_TIMEOUT_S):
+        if is_timeout and self._lag.was_late(lag_before_s, self.timeout_s):
             OWN_LOAD_TIMEOUTS["redis"].inc()
         else:
             self._breaker.trip(error)
 
-    async def ask_on_new_connection(self, *commands: Command) -> list[Any]:
+    async def ask_on_new_connection(self, *commands: Command, timeout_s: float) -> list[Any]:
         """Return the reply to each command, and raise the first error reply.
 
-        Other commands use a new connection afterwards too, so that none gets a late reply to an
+        Other commands use the new connection afterwards, so that none gets a late reply to an
         earlier one as its own. The owner of the breaker calls this while it is open.
 
         Redis gets the scripts before the commands, so that the first request with one needs no
@@ -110,20 +129,27 @@ class AutoPipeline:
         scripts = [("SCRIPT", "LOAD", source) for source in self._scripts.values()]
         connection = RedisConnection(self._redis)
         try:
-            replies = await self._send_with_scripts(connection, [*scripts, *commands])
+            await connection.open()
+            replies = await self._send_with_scripts(connection, [*scripts, *commands], timeout_s)
             del replies[: len(scripts)]
-        finally:
+            _raise_first_error(commands, replies)
+        except BaseException:
             await connection.close()
-        for command, reply in zip(commands, replies, strict=True):
-            for one in reply if type(reply) is list else [reply]:
-                if isinstance(one, hiredis.ReplyError):
-                    if is_refusal(one):
-                        note_refusal(command[0], one)
-                    raise one
+            raise
+        self._connection = connection
         return replies
 
+    async def ask_at_once(self, command: Command, *, timeout_s: float) -> Any:
+        """Return the reply to a command, which waits for no other one. Raises an error reply.
+
+        For `on_connection`, and for the owner of the breaker after `ask_on_new_connection`.
+        """
+        replies = await self._connection.execute([command], timeout_s)
+        _raise_first_error([command], replies)
+        return replies[0]
+
     async def _send_with_scripts(
-        self, connection: RedisConnection, commands: list[Command]
+        self, connection: RedisConnection, commands: list[Command], timeout_s: float
     ) -> list[Any]:
         """Return the reply to each command.
 
@@ -133,7 +159,7 @@ class AutoPipeline:
         """
         if self._evalsha_is_refused:
             commands = list(map(self._with_source, commands))
-        replies = await connection.execute(commands)
+        replies = await connection.execute(commands, timeout_s)
         lacking = [
             place
             for place, reply in enumerate(replies)
@@ -141,7 +167,7 @@ class AutoPipeline:
         ]
         if lacking:
             repeated = [self._with_source(commands[place]) for place in lacking]
-            again = await connection.execute(repeated)
+            again = await connection.execute(repeated, timeout_s)
             for place, reply in zip(lacking, again, strict=True):
                 self._note_refused_evalsha(refused=replies[place], repeated=reply)
                 replies[place] = reply
@@ -186,6 +212,15 @@ class AutoPipeline:
     async def drain(self) -> None:
         """Wait until every command has its reply. Cancelling the caller does not stop them."""
         await self._batcher.drain()
+
+
+def _raise_first_error(commands: Sequence[Command], replies: Sequence[Any]) -> None:
+    for command, reply in zip(commands, replies, strict=True):
+        for one in reply if type(reply) is list else [reply]:
+            if isinstance(one, hiredis.ReplyError):
+                if is_refusal(one):
+                    note_refusal(command[0], one)
+                raise one
 
 
 def _lacks_script(reply: Any) -> bool:

@@ -14,7 +14,6 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-PIPELINE_TIMEOUT_S = 0.2  # the longest time without any reply, and for making a connection
 TRANSACTION = "MULTI"  # the first element of a command that is a transaction
 INCOMPLETE = object()  # what the parser returns while a reply has not arrived completely
 
@@ -32,29 +31,37 @@ def is_error(reply: Any, code: str) -> bool:
 
 
 class RedisConnection:
-    """One connection, made when it is needed. Its owner calls `execute` once at a time."""
+    """One connection. Its owner opens it, and calls `execute` once at a time.
+
+    The timeouts of `redis` limit the time for making it.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._protocol: _RespProtocol | None = None
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    @property
+    def is_open(self) -> bool:
+        """Return whether the connection has been made and not been lost."""
+        return self._protocol is not None and not self._protocol.is_lost
+
+    async def execute(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Send all these commands in one write, and return the reply to each.
 
         An error reply is returned, not raised. Raises TimeoutError when no reply has arrived for
-        PIPELINE_TIMEOUT_S, and OSError when the connection fails.
+        `timeout_s`, and OSError when the connection is not open or fails.
         """
+        if self._protocol is None or self._protocol.is_lost:
+            raise ConnectionError("the connection to Redis is closed")
         try:
-            if self._protocol is None or self._protocol.is_lost:
-                async with asyncio.timeout(PIPELINE_TIMEOUT_S):
-                    self._protocol = await self._connect()
-            return await self._protocol.execute(commands)
+            return await self._protocol.execute(commands, timeout_s)
         except BaseException:
             # The replies may still arrive. The next command must not read them as its own.
             await self.close()
             raise
 
-    async def _connect(self) -> "_RespProtocol":
+    async def open(self) -> None:
+        """Make the connection. Raises what redis-py raises."""
         await self.close()
         # redis-py has no types here.
         connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -63,7 +70,7 @@ class RedisConnection:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return _RespProtocol(connection)
+        self._protocol = _RespProtocol(connection)
 
     async def close(self) -> None:
         """Close the connection. A caller that waits for replies gets ConnectionError."""
@@ -89,14 +96,14 @@ class _RespProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.is_lost = False
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Write the commands, and return the reply to each."""
         loop = asyncio.get_running_loop()
         self._expected = sum(
             len(command) + 1 if command[0] is TRANSACTION else 1 for command in commands
         )
         self._all_replies = loop.create_future()
-        self._timer = loop.call_later(PIPELINE_TIMEOUT_S, self._check_progress, 0)
+        self._timer = loop.call_later(timeout_s, self._check_progress, timeout_s, 0)
         self._transport.write(b"".join(map(hiredis.pack_command, _flatten(commands))))
         return list(_pick_replies(commands, iter(await self._all_replies)))
 
@@ -119,7 +126,7 @@ class _RespProtocol(asyncio.Protocol):
         """Handle the end of the connection, whichever side has closed it."""
         self._fail(exc or ConnectionError("Redis closed the connection"))
 
-    def _check_progress(self, seen: int) -> None:
+    def _check_progress(self, timeout_s: float, seen: int) -> None:
         """Fail when no reply has arrived since the last check.
 
         A large reply takes its time and is no outage, so each new reply restarts the timer.
@@ -127,9 +134,9 @@ class _RespProtocol(asyncio.Protocol):
         count = len(self._replies)
         if count > seen:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(PIPELINE_TIMEOUT_S, self._check_progress, count)
+            self._timer = loop.call_later(timeout_s, self._check_progress, timeout_s, count)
         else:
-            self._fail(TimeoutError(f"no reply for {PIPELINE_TIMEOUT_S:g} s"))
+            self._fail(TimeoutError(f"no reply for {timeout_s:g} s"))
 
     def _fail(self, error: Exception) -> None:
         self.is_lost = True

@@ -191,8 +191,9 @@ def _time(document: Mapping[str, Any], name: str) -> str | None:
 
 def _count(document: Mapping[str, Any], name: str) -> int:
     value = document.get(name)
-    is_count = isinstance(value, int | float) and 0 <= value < MAX_COUNT
-    return int(value) if is_count else 0
+    if isinstance(value, int | float) and 0 <= value < MAX_COUNT:
+        return int(value)
+    return 0
 
 
 @functools.lru_cache(maxsize=1000)

@@ -84,9 +84,11 @@ class TokenBucket:
 
 
 # Return 0 if another attempt is allowed, otherwise the ms until the next one is. ARGV: the limit,
-# the length of the window in ms, and how many attempts to count now, 0 or 1.
+# the length of the window in ms, and how many attempts to count now, 0 or 1. If the clock of Redis
+# has stepped back, the window would be longer.
 TAKE = """
 local taken = tonumber(redis.call('GET', KEYS[1]) or 0)
+if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 if taken >= tonumber(ARGV[1]) then return math.max(redis.call('PTTL', KEYS[1]), 1) end
 if ARGV[3] == '0' then return 0 end
 redis.call('INCR', KEYS[1])

@@ -23,7 +23,7 @@ from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
-from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
+from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence, PresenceReport
 from chatlab.realtime.resync import NOT_READABLE, Resync
 from chatlab.realtime.task_set import TaskSet
 
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 SUBSCRIBE_TIMEOUT_S = 1.0  # for a connection or a reply; no request waits for a subscription
 RETRY_INTERVAL_S = 0.5  # before this process subscribes again after a failure
 
-PresenceReport = tuple[str, list[UserId], bool]  # process id, its users, whether it is new
 Envelope = tuple[str, str, msgspec.Raw]  # process id of the sender, event, payload
 
 
@@ -167,9 +166,9 @@ class Broadcast:
         Our own messages are ignored: their work is done already.
         """
         if channel == self.presence.channel:
-            process_id, users, is_new = msgspec.json.decode(data, type=PresenceReport)
-            if process_id != self.presence.process_id:
-                self.presence.receive_report(process_id, users, is_new=is_new)
+            report = msgspec.json.decode(data, type=PresenceReport)
+            if report.process_id != self.presence.process_id:
+                self.presence.receive_report(report)
         else:
             process_id, event, payload = msgspec.json.decode(data, type=Envelope)
             if process_id != self.presence.process_id:

@@ -18,27 +18,44 @@ import socketio
 
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.domain.ids import UserId
+from chatlab.realtime.peer_settings import PeerSettings, Values
 from chatlab.realtime.task_set import TaskSet
 
 REPORT_INTERVAL_S = 1.0  # between two reports of a process about its users
 SILENCE_S = 3.0  # three missed reports: the process has stopped
-PEER_MEMORY_S = 60.0  # how long the cache still expects other processes after their last report
+PEER_MEMORY_S = 60.0  # how long the events of another process are expected after its last report
 NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients and processes together
 ANNOUNCE_INTERVAL_S = 1.0  # between two changes of the same user that reach the clients
 NOTIFIED_AT_ONCE = 50  # users; 2,000 at once would keep the event loop busy for half a second
 NOTIFIED_NAMES_PER_S = 1_000_000  # in the lists to all clients together: with 1,000 users, one list
 
 
+class PresenceReport(msgspec.Struct, array_like=True):
+    """What a process publishes. `is_new` asks the others to answer with a report at once."""
+
+    process_id: str
+    users: list[UserId]
+    is_new: bool
+    settings: Values = msgspec.field(default_factory=dict)
+
+
 class Presence:
     """Knows the online users.
 
     `sockets` is the Socket.IO server of this process, `pipe` publishes to the other processes.
+    `settings` takes part in the reports.
     """
 
-    def __init__(self, sockets: socketio.AsyncServer, pipe: AutoPipeline, prefix: str) -> None:
+    def __init__(
+        self,
+        sockets: socketio.AsyncServer,
+        pipe: AutoPipeline,
+        prefix: str,
+        settings: PeerSettings,
+    ) -> None:
         self.process_id = secrets.token_hex(6)
         self.channel = f"{prefix}presence"
-        self._sockets, self._pipe = sockets, pipe
+        self._sockets, self._pipe, self._settings = sockets, pipe, settings
         self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
         # process id -> (time of its last report, its users)
         self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
@@ -100,8 +117,8 @@ class Presence:
         `is_new` asks the other processes to answer with a report at once.
         """
         self._must_report = False
-        report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
-        self._pipe.execute("PUBLISH", self.channel, report)
+        report = PresenceReport(self.process_id, self.users_here(), is_new, self._settings.own)
+        self._pipe.execute("PUBLISH", self.channel, msgspec.json.encode(report))
 
     # --- all processes ---
 
@@ -131,20 +148,20 @@ class Presence:
         """Return whether another process has reported within PEER_MEMORY_S seconds.
 
         While Redis is down, no process receives the reports of another one, and after SILENCE_S
-        they count as stopped. The cache must still expect their writes then, so it needs this
-        longer memory.
+        they count as stopped. Their events may still have been lost.
         """
         return time.monotonic() - self._last_report_at < PEER_MEMORY_S
 
-    def receive_report(self, process_id: str, users: list[UserId], *, is_new: bool) -> None:
+    def receive_report(self, report: PresenceReport) -> None:
         """Store the users of another process. A new process gets a report of this one in return."""
-        before = self._peers.get(process_id, (0.0, frozenset()))[1]
-        self._last_report_at = time.monotonic()
-        self._peers[process_id] = (self._last_report_at, frozenset(users))
-        if differences := before ^ self._peers[process_id][1]:
+        self._settings.receive(report.settings)
+        before = self._peers.get(report.process_id, (0.0, frozenset()))[1]
+        users, self._last_report_at = frozenset(report.users), time.monotonic()
+        self._peers[report.process_id] = (self._last_report_at, users)
+        if differences := before ^ users:
             self._pending |= differences
             self._changed.set()
-        if is_new:
+        if report.is_new:
             self.report()
 
     # --- background ---

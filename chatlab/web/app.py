@@ -16,14 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
-from chatlab.cache.cache import HANDSHAKE_TIMEOUT_S, Cache
+from chatlab.cache.cache import Cache
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.redis import connect
+from chatlab.connections.redis_limits import RedisLimits
 from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
+from chatlab.realtime.peer_settings import PeerSettings
 from chatlab.realtime.presence import Presence
 from chatlab.receivers import Receivers
 from chatlab.service import Service, finish_send
@@ -128,23 +130,21 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         events, lag = _event_bus(settings), LoopLag()
         stack.callback(asyncio.create_task(lag.run()).cancel)
+        connect_s, peers = RedisLimits(settings.redis_timeout).connect_s, PeerSettings(settings)
         sweeper = None
         if settings.sweeper:
-            sweeper = Sweeper(connect(redis_url, reply_timeout_s=None), settings, events)
+            sweeper = Sweeper(connect(redis_url, connect_s), settings, events)
         cache = Cache(
-            connect(redis_url, reply_timeout_s=HANDSHAKE_TIMEOUT_S),
+            connect(redis_url, connect_s),
             settings,
             events,
-            # A lambda, because `presence` is created below: it needs the pipeline of the cache.
-            has_peers=lambda: presence.had_peers_recently(),  # noqa: PLW0108
+            peer_timeout_s=peers.shortest_timeout_s,
             lag=lag,
             on_cached=sweeper.expect if sweeper else None,
         )
         sockets = create_socket_server(settings.max_body)
-        presence = Presence(sockets, cache.pipe, settings.key_prefix)
-        subscriber = connect(
-            redis_url, reply_timeout_s=SUBSCRIBE_TIMEOUT_S, connect_timeout_s=SUBSCRIBE_TIMEOUT_S
-        )
+        presence = Presence(sockets, cache.pipe, settings.key_prefix, peers)
+        subscriber = connect(redis_url, SUBSCRIBE_TIMEOUT_S)
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
         store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pytest
 from live import JSON, User
 from patient import TTL_S
-from patient_chatlab import GRACE_MS
 from shared_service import SharedService, UserMaker
 from waiting import wait_until
 
+from chatlab.cache.keys import grace_period_ms
 from chatlab.domain.ids import conversation_of
 
 UNKNOWN_MESSAGE_ID = "0" * 24  # a message id that no message has
@@ -325,7 +325,7 @@ async def outcome_of(
     values, expiries = cached(shared, three)
     for name, expiry in expiries.items():
         slack = (
-            1 if name.startswith(f"{shared.prefix}message:") else GRACE_MS
+            1 if name.startswith(f"{shared.prefix}message:") else grace_period_ms(TTL_S * 1000)
         )  # a window is as old as the save it knows
         assert began - slack <= expiry - TTL_S * 1000 <= redis_time_ms(shared), name
     return [

@@ -6,12 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 from waiting import wait_until
 
-from chatlab.cache import clock as clock_module
 from chatlab.cache.cache import Cache
-from chatlab.cache.clock import LATE_REPLY_S
-from chatlab.connections import redis as redis_client
-from chatlab.connections import resp
 from chatlab.connections.redis import connect
+from chatlab.connections.redis_limits import RedisLimits
 from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engines
 from chatlab.settings import CacheMode, load_settings
@@ -20,17 +17,10 @@ PATIENT_S = 600.0  # longer than any test may take
 
 
 @pytest.fixture
-async def cache(
-    engines: Engines, space: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Cache]:
-    """Open the cache of an idle process that has peers. It waits for Redis however slow the machine is."""
-    monkeypatch.setattr(resp, "PIPELINE_TIMEOUT_S", PATIENT_S)
-    monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", PATIENT_S)
-    client, settings = (
-        connect(engines.redis.url, reply_timeout_s=None),
-        load_settings(key_prefix=f"{space}:"),
-    )
-    cache = Cache(client, settings, EventBus(), has_peers=lambda: True)
+async def cache(engines: Engines, space: str) -> AsyncIterator[Cache]:
+    """Open the cache of an idle process. It waits for Redis however slow the machine is."""
+    settings = load_settings(key_prefix=f"{space}:", redis_timeout=PATIENT_S)
+    cache = Cache(connect(engines.redis.url, PATIENT_S), settings, EventBus())
     await cache.open()
     await wait_until(lambda: not cache.breaker.is_open, "the cache to reach Redis")
     yield cache
@@ -38,41 +28,33 @@ async def cache(
 
 
 async def test_a_late_reply_is_an_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Redis replies late, another process may have given up a write, so older windows are not trusted."""
-    fetch_us = cache.clock.fetch_us
+    """If Redis replies late for the most impatient process, that one may have given up a write, so older windows are not trusted."""
+    fetch_us, impatient = cache.clock.fetch_us, 0.2
 
     async def late() -> int | None:
-        await asyncio.sleep(LATE_REPLY_S + 0.02)
+        await asyncio.sleep(RedisLimits(impatient).late_reply_s + 0.02)
         return await fetch_us()
 
     before = cache.clock.trusted_since
     monkeypatch.setattr(cache.clock, "fetch_us", late)
-    await wait_until(lambda: cache.clock.trusted_since > before, "a new trusted_since")
+    await cache.clock.check()
+    assert cache.clock.trusted_since == before
+    monkeypatch.setattr(cache.clock, "_peer_timeout_s", lambda: impatient)
+    await cache.clock.check()
+    assert cache.clock.trusted_since > before
     assert not cache.breaker.is_open
 
 
-async def test_a_reply_in_time_is_no_outage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reply_in_time_is_no_outage(cache: Cache) -> None:
     """If Redis replies in time, windows stay trusted."""
-    monkeypatch.setattr(clock_module, "LATE_REPLY_S", PATIENT_S)
-    checks, fetch_us = 0, cache.clock.fetch_us
-
-    async def counted() -> int | None:
-        nonlocal checks
-        checks += 1
-        return await fetch_us()
-
-    monkeypatch.setattr(cache.clock, "fetch_us", counted)
-    await wait_until(lambda: checks, "the first check", is_reached=lambda count: count >= 1)
     before = cache.clock.trusted_since
-    await wait_until(lambda: checks, "two more checks", is_reached=lambda count: count >= 3)
+    for _ in range(3):
+        await cache.clock.check()
     assert cache.clock.trusted_since == before
 
 
-async def test_after_mode_off_older_windows_are_not_trusted(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_mode_off_older_windows_are_not_trusted(cache: Cache) -> None:
     """After a time in mode `off`, older windows are not trusted, and the grace period has not grown."""
-    monkeypatch.setattr(clock_module, "LATE_REPLY_S", PATIENT_S)
     before = cache.clock.trusted_since
     await cache.reconfigure(1000, CacheMode.OFF)
     assert (cache.clock.trusted_since, cache.grace_period_ms) == (before, 200)

@@ -14,7 +14,6 @@ import pytest
 from faults import Deployment, Proxy, frozen
 from http_clients import fetch
 from live import Service, User
-from slow_motion import FACTOR
 from waiting import wait_until
 
 from chatlab.client import ChatClient
@@ -267,7 +266,7 @@ async def work(talk: Talk) -> None:
         await talk.read(talk.alice)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 1.2])
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 6.0])
 async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(
     three: Three, seconds: float
 ) -> None:
@@ -277,7 +276,7 @@ async def test_commands_that_waited_in_a_frozen_redis_do_no_harm(
             await talk.send(talk.alice)
             await talk.edit()
             await talk.send(talk.alice)
-            await asyncio.sleep(seconds * FACTOR)  # the last case is longer than the grace period
+            await asyncio.sleep(seconds)  # the last case is longer than the grace period
             before = three.proxy.pipelines
             reading = asyncio.create_task(
                 talk.read(talk.bob)

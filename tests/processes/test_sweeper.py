@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,12 @@ import redis
 from live import Service, ServiceMaker
 from patient import PatientService
 from shared_service import SharedService, UserMaker, create_user
-from waiting import block_until, wait_until
+from waiting import LIMIT_S, block_until, wait_until
 
 from chatlab.cache import sweeper
 from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY, DeadlineTracker, SweepResult
 from chatlab.cache.sweeper import Sweeper
-from chatlab.connections import redis as redis_client
+from chatlab.cache.sweeper_connection import LIMIT_TTL
 from chatlab.connections import resp
 from chatlab.connections.redis import connect
 from chatlab.domain.trace import EventBus
@@ -93,7 +93,7 @@ def test_a_key_that_expires_during_a_sweep_is_cleaned() -> None:
 
 
 class Clock:
-    """A clock that shows the time, in seconds, that the test sets."""
+    """The clock of Redis, which shows the time, in seconds, that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.25
@@ -103,9 +103,23 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """Return the clock of all sweepers of a test."""
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock of Redis in a test: it is what all sweepers get as the reply to TIME."""
+    clock, execute = Clock(), resp.RedisConnection.execute
+
+    async def at_that_time(
+        self: resp.RedisConnection, commands: Sequence[resp.Command], timeout_s: float
+    ) -> list[Any]:
+        replies = await execute(self, commands, timeout_s)
+        for place, command in enumerate(commands):
+            if command == ("TIME",):
+                replies[place] = [
+                    b"%d" % part for part in divmod(round(clock() * 1_000_000), 1_000_000)
+                ]
+        return replies
+
+    monkeypatch.setattr(resp.RedisConnection, "execute", at_that_time)
+    return clock
 
 
 SweeperMaker = Callable[[], Sweeper]
@@ -116,26 +130,19 @@ async def make_sweeper(
     engines: Engines,
     space: str,
     clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> AsyncIterator[SweeperMaker]:
     """Return a function that creates a sweeper, which sweeps only when the test calls `tick`."""
-    monkeypatch.setattr(
-        resp, "PIPELINE_TIMEOUT_S", 600.0
-    )  # a slow Redis is not what these tests are about
-    monkeypatch.setattr(redis_client, "CONNECT_TIMEOUT_S", 600.0)
     caplog.set_level(logging.INFO, "chatlab.sweeper")
+    settings = load_settings(
+        key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000, redis_timeout=LIMIT_S
+    )
     async with contextlib.AsyncExitStack() as stack:
 
         def maker() -> Sweeper:
-            client = connect(engines.redis.url, reply_timeout_s=None)
+            client = connect(engines.redis.url, LIMIT_S)
             stack.push_async_callback(client.aclose)
-            made = Sweeper(
-                client,
-                load_settings(key_prefix=f"{space}:", sweep_interval=3600, cache_ttl=1000),
-                EventBus(),
-                clock=clock,
-            )
+            made = Sweeper(client, settings, EventBus(), wall_clock=clock)
             stack.push_async_callback(made._connection.close)
             return made
 
@@ -236,22 +243,23 @@ async def test_a_leaked_key_is_repaired_without_options_of_new_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Redis 6.2 has no PEXPIRE with NX. A key that has got a TTL meanwhile keeps it."""
-    leaked, other = f"{space}:message:leaked", f"{space}:message:other"
+    leaked, other = f"{space}:message:leaked", f"{space}:other"
     keys.set(leaked, "x")
-    keys.set(other, "x", px=100_000_000)
+    keys.set(other, "x")
     sent: list[Any] = []
     execute = resp.RedisConnection.execute
 
-    async def recorded(self: resp.RedisConnection, commands: Any) -> Any:
+    async def recorded(self: resp.RedisConnection, commands: Any, timeout_s: float) -> Any:
         sent.extend(commands)
-        return await execute(self, commands)
+        return await execute(self, commands, timeout_s)
 
     monkeypatch.setattr(resp.RedisConnection, "execute", recorded)
     await make_sweeper().tick()
     assert 0 < keys.pttl(leaked) <= 1_000_000
     assert all(len(command) == 3 for command in sent if command[0] == "PEXPIRE")
-    keys.eval(sweeper.EXPIRE_LEAKED, 1, other, 1000)
-    assert keys.pttl(other) > 1_000_000
+    keys.pexpire(other, 500)
+    keys.eval(LIMIT_TTL, 1, other, 1000)
+    assert keys.pttl(other) <= 500
 
 
 async def test_a_key_that_no_sweep_has_seen_is_reported_too(
@@ -265,8 +273,9 @@ async def test_a_key_that_no_sweep_has_seen_is_reported_too(
     for _ in range(2):
         await swept.tick()
     (cleaned,) = [message for message in caplog.messages if message.startswith("Cache cleaned")]
-    assert cleaned.startswith(f"Cache cleaned {space}:message:1 ")
-    assert cleaned.endswith(" lag=1300ms")
+    lag = re.fullmatch(rf"Cache cleaned {space}:message:1 deadline=\S+ lag=(\d+)ms", cleaned)
+    assert lag
+    assert int(lag[1]) <= 1300
 
 
 async def test_one_process_sweeps_at_a_time(
@@ -320,6 +329,80 @@ async def test_the_interval_does_not_drift(
     with pytest.raises(asyncio.CancelledError):
         await swept.run()
     assert began == [number * interval_s for number in (0, 1, 2, 3, 5.5, 6)]
+
+
+HOUR_S = 3600
+
+
+async def test_a_step_back_of_the_clock_lengthens_no_ttl(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
+) -> None:
+    """If the clock of Redis steps back, the keys of chatlab get a shorter TTL. None is deleted, and those of other programs are left alone."""
+    own = {
+        f"{space}:message:{'a' * 24}": 1_000_000,
+        f"{space}:messages:ann:bob": 1_000_000,
+        f"{space}:limit:name:x": 60_000,
+    }
+    foreign = f"{space}:message:foreign"
+    swept = make_sweeper()
+    for key, ttl_ms in (own | {foreign: 1_000_000}).items():
+        keys.set(key, "x", px=ttl_ms)
+    await swept.tick()
+    assert not any("Shortened" in message for message in caplog.messages)
+    clock.now_s -= (
+        HOUR_S  # to the sweeper, this looks like a step, and the TTLs have grown by as much
+    )
+    for key, ttl_ms in (own | {foreign: 1_000_000}).items():
+        keys.pexpire(key, ttl_ms + HOUR_S * 1000)
+    await swept.tick()
+    assert all(0 < keys.pttl(key) <= ttl_ms for key, ttl_ms in own.items())
+    assert keys.pttl(foreign) > HOUR_S * 1000
+    assert "Shortened 3 TTLs, because the clock of Redis has stepped back" in caplog.messages
+    assert not any("lost" in message for message in caplog.messages)
+
+
+async def test_a_step_is_seen_among_many_keys(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock
+) -> None:
+    """Above 20 keys, the sweeper asks only about some of them. After a step it asks about all."""
+    names = [f"{space}:message:{number:024x}" for number in range(30)]
+    swept = make_sweeper()
+    for name in names:
+        keys.set(name, "x", px=1_000_000)
+    await swept.tick()
+    clock.now_s -= HOUR_S
+    for name in names:
+        keys.pexpire(name, 1_000_000 + HOUR_S * 1000)
+    await swept.tick()
+    assert all(keys.pttl(name) <= 1_000_000 for name in names)
+
+
+async def test_a_step_forward_loses_no_report(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, clock: Clock, caplog: Any
+) -> None:
+    """Keys that expire early because the clock of Redis steps forward are reported as cleaned, once."""
+    key = f"{space}:message:1"
+    keys.set(key, "x", px=1_000_000)
+    swept = make_sweeper()
+    await swept.tick()
+    expire(keys, clock, key, after_s=HOUR_S)
+    for _ in range(2):
+        await swept.tick()
+    about = [message.split()[1] for message in caplog.messages if key in message]
+    assert about == ["hit", "cleaned"]
+
+
+async def test_the_lock_of_a_dead_process_expires_after_a_step_back(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str
+) -> None:
+    """A process that waits for its turn shortens the TTL of the lock, if the clock of Redis has stepped back."""
+    one, two = make_sweeper(), make_sweeper()
+    lock = f"{space}:sweeping"
+    assert await one.tick()
+    longest_ms = keys.pttl(lock)
+    keys.pexpire(lock, 100 * longest_ms)
+    assert await two.tick() is None
+    assert keys.pttl(lock) <= longest_ms + 1000
 
 
 # --- in a running service --------------------------------------------------------------------------------------------------------

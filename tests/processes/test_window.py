@@ -28,6 +28,7 @@ import chatlab.history
 import chatlab.store.messages
 from chatlab.cache.cache import Cache
 from chatlab.cache.clock import RedisClock
+from chatlab.cache.clock_steps import ClockSteps
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, WindowSnapshot
 from chatlab.domain.ids import Conversation
@@ -35,6 +36,7 @@ from chatlab.domain.message import Message
 from chatlab.domain.requests import Page
 from chatlab.local.engines import Engines
 
+HOUR_MS = 3_600_000
 CHUNK_MESSAGES = 4  # small, so that histories of several chunks occur often
 
 
@@ -62,6 +64,7 @@ PAGES = st.just(Page()) | st.builds(
 WAITS_MS = st.sampled_from(
     [100, GRACE_MS // 2, GRACE_MS + 50, TTL_MS - GRACE_MS - 50, TTL_MS - GRACE_MS // 2, TTL_MS + 1]
 )
+STEPS_MS = st.sampled_from([-HOUR_MS, -TTL_MS - 1000, -TTL_MS // 2, -300, 300, TTL_MS, HOUR_MS])
 MAX_STEPS = st.sampled_from(
     [0, 1, 1, 3, 99]
 )  # after 1 a send is saved, after 3 a read has read MongoDB
@@ -120,9 +123,13 @@ class Interleavings(RuleBasedStateMachine):
 
 
 class Faults(Interleavings):
-    """As above, with lost cache writes, evictions, outages that only one process notices, and late commands."""
+    """As above, with lost cache writes, evictions, outages that only one process notices, late commands, and steps of the clock of Redis."""
 
     exact = False
+
+    @rule(milliseconds=STEPS_MS)
+    def step_clock(self, milliseconds: int) -> None:
+        self.world.step_clock(milliseconds)
 
     @precondition(lambda self: any(step.script in WRITES for step in self.world.steps))
     @rule(which=ANY)
@@ -320,10 +327,42 @@ def joined_as_old_as_the_older(world: World) -> None:
     world.read().finish()
 
 
+def no_fill_over_a_window_that_others_trust(world: World) -> None:
+    """One process distrusts the window after an outage. Another one, which noticed no outage, appends a message before the fill of the first."""
+    world.send().finish()
+    world.processes[0].short_outage()
+    read = world.read().step(3)
+    world.send(process=1).finish()
+    read.finish()
+    world.read(process=1).finish()
+
+
+def no_window_from_the_future(world: World) -> None:
+    """A change was lost. The clock of Redis steps back by an hour, and the window that lacks the change lives on."""
+    world.exact = False
+    world.send().finish()
+    world.edit(1).step().lose()
+    world.step_clock(-HOUR_MS)
+    world.wait(TTL_MS + 100)
+    world.read().finish()
+
+
+def no_command_from_the_future(world: World) -> None:
+    """A send arrives long after it began. The clock of Redis has stepped back, so it does not look late."""
+    world.exact = False
+    send = world.send().step()
+    world.edit(1, process=1).finish()
+    world.step_clock(-HOUR_MS)
+    world.wait(TTL_MS + 100)
+    world.evict()
+    send.finish()
+    world.read().finish()
+
+
 def no_late_message(world: World) -> None:
     """The first version of a message arrives after the entry with its second version has expired."""
     world.send().finish()
-    message, began = world.messages[0], world.now()
+    message, began = world.messages[0], world.redis_now()
     world.wait(GRACE_MS + 1)
     world.redis.delete(world.message_key(1))
     assert not world.call(world.processes[0].cache.put_message(message, began))
@@ -332,7 +371,7 @@ def no_late_message(world: World) -> None:
 def no_late_change_of_a_message(world: World) -> None:
     """The same for a change."""
     world.send().finish()
-    message, began = world.messages[0], world.now()
+    message, began = world.messages[0], world.redis_now()
     world.wait(GRACE_MS + 1)
     world.redis.delete(world.message_key(1))
     assert not world.call(world.processes[0].cache.put_changed_message(message, began))
@@ -341,7 +380,7 @@ def no_late_change_of_a_message(world: World) -> None:
 def a_send_never_replaces(world: World) -> None:
     """The delayed first version of a message does not replace the second one."""
     world.send().finish()
-    first, began = world.messages[0], world.now()
+    first, began = world.messages[0], world.redis_now()
     world.edit(1).finish()
     assert not world.call(world.processes[0].cache.put_message(first, began))
     assert world.redis.get(world.message_key(1)) == world.messages[0].json
@@ -398,6 +437,17 @@ GUARDS: dict[str, tuple[Story, str, str]] = {
         "math.min(window.born, began)",
         "began",
     ),
+    "no fill over a window that others trust": (
+        no_fill_over_a_window_that_others_trust,
+        "if window.is_distrusted then",
+        "if false then",
+    ),
+    "no window from the future": (
+        no_window_from_the_future,
+        "window.born > now or window.fence > now",
+        "false",
+    ),
+    "no command from the future": (no_command_from_the_future, " or began > now", ""),
     "no late message": (no_late_message, "if late then", "if false then"),
     "no late change of a message": (no_late_change_of_a_message, "if late then", "if false then"),
     "a send never replaces": (a_send_never_replaces, ", 'NX'", ""),
@@ -580,6 +630,26 @@ def test_no_window_is_trusted_until_a_missed_write_is_fenced(
         play(a_fence_that_its_process_gave_up)
 
 
+def a_step_back_by_less_than_a_ttl(world: World) -> None:
+    """A change was lost. After a short step back, the window that lacks it is not from the future for long."""
+    world.exact = False
+    world.send().finish()
+    world.edit(1).step().lose()
+    world.step_clock(-TTL_MS // 2)
+    world.wait(TTL_MS + 100)
+    world.read().finish()
+
+
+def test_no_window_is_trusted_that_may_be_from_before_a_step(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the clock of Redis has caught up, a process that noticed the step trusts no window."""
+    play(a_step_back_by_less_than_a_ttl)
+    monkeypatch.setattr(ClockSteps, "last_repeated_time", lambda *_: 0)
+    with pytest.raises(AssertionError, match="stale messages"):
+        play(a_step_back_by_less_than_a_ttl)
+
+
 @pytest.mark.slow
 def test_random_search_finds_a_missing_guard(client: redis.Redis) -> None:
     """The random search finds a violation once a guard is missing."""
@@ -610,7 +680,7 @@ def fill(
     """Fill the window with messages that were read now, or after `token`."""
     answer: str | None = world.call(
         world.processes[0].cache.fill_window(
-            CONVERSATION, token or world.now(), messages, widen=widen
+            CONVERSATION, token or world.redis_now(), messages, widen=widen
         )
     )
     world.check_key()
@@ -632,8 +702,8 @@ def test_a_fill_returns_its_outcome(world: World) -> None:
     assert fill(world, messages[5:7]) == "joined"
     assert fill(world, messages[8:9]) == "apart"
     assert fill(world, messages[0:1]) == "apart"
-    assert fill(world, messages[1:2], world.now() - (GRACE_MS + 50) * 1000) == "old"
-    token = world.now()
+    assert fill(world, messages[1:2], world.redis_now() - (GRACE_MS + 50) * 1000) == "old"
+    token = world.redis_now()
     world.edit(1).finish()
     assert fill(world, messages[1:2], token) == "fenced"
     assert held(world) == [3, 4, 5, 6, 7]
@@ -702,7 +772,7 @@ def test_a_foreign_value_is_replaced(world: World, kind: str, write: str) -> Non
     if write == "fill":
         assert fill(world, [message]) == "filled"
     else:
-        assert world.call(getattr(world.processes[0].cache, write)(message, world.now()))
+        assert world.call(getattr(world.processes[0].cache, write)(message, world.redis_now()))
     world.check_key()
     assert held(world) == (
         [] if write == "change_in_window" else [1]
@@ -715,9 +785,9 @@ def test_the_shortest_ttl(world: World) -> None:
     cache.ttl_ms = 100
     assert grace_period_ms(100) == 20
     (message,) = world.save(1)
-    assert world.call(cache.put_message(message, world.now()))
+    assert world.call(cache.put_message(message, world.redis_now()))
     assert -1 != world.redis.pttl(world.message_key(1)) <= 100
-    began = world.now()
+    began = world.redis_now()
     assert world.call(cache.append_to_window(message, began))
     assert began // 1000 + 99 <= world.expires_ms <= began // 1000 + 100
 
@@ -735,7 +805,7 @@ def test_a_changed_message_is_cached_in_its_highest_version(world: World) -> Non
     second = world.call(cache.message(world.messages[0].id))
     third = msgspec.structs.replace(second, version=3)
     world.redis.pexpire(world.message_key(1), GRACE_MS)
-    assert world.call(cache.put_changed_message(third, world.now()))
-    assert not world.call(cache.put_changed_message(second, world.now()))
+    assert world.call(cache.put_changed_message(third, world.redis_now()))
+    assert not world.call(cache.put_changed_message(second, world.redis_now()))
     assert world.redis.get(world.message_key(1)) == third.json
     assert GRACE_MS < world.redis.pttl(world.message_key(1)) <= TTL_MS

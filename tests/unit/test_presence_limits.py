@@ -7,7 +7,9 @@ import pytest
 
 from chatlab.domain.ids import UserId
 from chatlab.realtime import presence as presence_module
-from chatlab.realtime.presence import Presence
+from chatlab.realtime.peer_settings import PeerSettings
+from chatlab.realtime.presence import Presence, PresenceReport
+from chatlab.settings import load_settings
 
 ANN, BOB, CAT = UserId("ann"), UserId("bob"), UserId("cat")
 
@@ -24,7 +26,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Any:
 def presence() -> Presence:
     """Return a presence that is not connected to anything."""
     nothing = cast(Any, None)
-    return Presence(nothing, nothing, "")
+    return Presence(nothing, nothing, "", PeerSettings(load_settings()))
 
 
 def test_a_user_is_announced_at_most_once_a_second(presence: Presence, now: Any) -> None:
@@ -65,11 +67,11 @@ def test_the_list_of_a_new_socket_has_what_all_clients_will_receive(
 
 def test_users_of_other_processes_are_announced(presence: Presence, now: Any) -> None:
     """A user goes offline when no process reports the user any more."""
-    presence.receive_report("one", [ANN, BOB], is_new=False)
-    presence.receive_report("two", [BOB], is_new=False)
+    presence.receive_report(PresenceReport("one", [ANN, BOB], is_new=False))
+    presence.receive_report(PresenceReport("two", [BOB], is_new=False))
     assert presence._announce_changes()
     now.s += 1
-    presence.receive_report("one", [], is_new=False)
+    presence.receive_report(PresenceReport("one", [], is_new=False))
     assert presence._announce_changes()
     assert presence._announced == [BOB]
     now.s += presence_module.SILENCE_S + 1

@@ -18,7 +18,7 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo lab serve doctor test test-quick test-slow coverage check browser format lock clean
+.PHONY: help demo lab serve doctor test test-quick test-slow test-paced coverage check browser format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ help: ## show this list
 demo: $(INSTALLED) ## send one message over each transport, and follow it through the cache for 6 seconds
 	@$(BIN)/chatlab demo $(ARGS)
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab, with the service running
+lab: $(INSTALLED) ## open your copy of the notebooks in JupyterLab
 	@$(BIN)/chatlab lab $(ARGS)
 
 serve: $(INSTALLED) ## run the service on http://127.0.0.1:8000
@@ -47,6 +47,9 @@ test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and 
 
 test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+
+test-paced: $(INSTALLED) ## run every notebook as people read it, with 10 seconds between its cells; a quarter of an hour
+	@$(BIN)/python -m pytest -n 8 -m paced tests/notebook/test_pace.py $(ARGS)
 
 coverage: $(INSTALLED) browser ## run the tests without the notebooks, and show which lines of chatlab they do not run; fails below 85 %
 	@$(BIN)/coverage erase

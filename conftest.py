@@ -18,7 +18,12 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 pytest_plugins = ["nbval.plugin"]  # only now, so pyproject.toml turns its automatic import off
 
 VARIABLE = "CHATLAB_DATA_DIR"
-SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
+# Each runs one notebook in its own kernel.
+WHOLE_NOTEBOOKS = (
+    "test_checks_tell_right_from_wrong[",
+    "test_all_cells_at_once_and_each_one_after_the_end[",
+    "test_outputs_are_the_same_at_a_reading_pace[",
+)
 
 FOLDERS = {"unit", "engine", "processes", "hostile", "browser", "notebook"}  # each is a marker
 SLOW_NOTEBOOKS = {
@@ -70,7 +75,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _runs_a_notebook(item: pytest.Item) -> bool:
-    return item.path.suffix == ".ipynb" or SOLUTIONS in item.nodeid
+    return item.path.suffix == ".ipynb" or _is_whole_notebook(item.nodeid)
+
+
+def _is_whole_notebook(nodeid: str) -> bool:
+    return any(name in nodeid for name in WHOLE_NOTEBOOKS)
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
@@ -80,7 +89,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # the library has no t
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if SOLUTIONS in nodeid else nodeid.partition("::")[0]
+        return nodeid if _is_whole_notebook(nodeid) else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -217,13 +217,57 @@ def reset_password(name: UserName) -> None:
     print(run(load_settings(), name))
 
 
+LabFolder = Annotated[
+    Path,
+    typer.Argument(help="Your working copy of the notebooks. It is created if it does not exist."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Make a new copy beside FOLDER.")]
+InPlace = Annotated[
+    bool,
+    typer.Option("--in-place", help="Open the notebooks of the repository itself, to edit them."),
+]
 LabPort = Annotated[int, typer.Option(help="Port of JupyterLab.")]
 Browser = Annotated[bool, typer.Option(help="Open JupyterLab in a browser.")]
 
 
 @app.command()
-def lab(port: LabPort = 8888, browser: Browser = True) -> None:
-    """Start the service, and open the notebooks in JupyterLab."""
-    from chatlab.run.jupyter import lab as run
+def lab(
+    folder: LabFolder = Path("chatlab-notebooks"),
+    fresh: Fresh = False,
+    in_place: InPlace = False,
+    port: LabPort = 8888,
+    browser: Browser = True,
+) -> None:
+    """Open your copy of the notebooks in JupyterLab.
 
-    run(load_settings(), port, open_browser=browser, console=console)
+    The copy has no outputs. A file that you have changed is never overwritten. Press Ctrl-C twice
+    to stop.
+    """
+    from chatlab.run import jupyter
+
+    notebooks = (
+        jupyter.repository_notebooks()
+        if in_place
+        else jupyter.working_copy(folder, console, fresh=fresh)
+    )
+    jupyter.lab(load_settings(), notebooks, port, open_browser=browser)
+
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command()
+def reset(yes: Yes = False) -> None:
+    """Remove what the private servers hold: all users, messages and sessions.
+
+    Your notebooks and what they have measured stay. So does a server that a setting names.
+    """
+    from chatlab.run.reset import reset as run
+    from chatlab.run.reset import size_mb
+
+    settings = load_settings()
+    question = f"Remove all users and messages in {settings.data_dir} ({size_mb(settings)} MB)?"
+    if not yes:
+        typer.confirm(question, abort=True)
+    run(settings)
+    console.print("Removed.")

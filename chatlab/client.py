@@ -74,9 +74,10 @@ class ChatClient:
         return cls(url, session["user"], session["token"], **options)
 
     async def connect(self) -> None:
-        """Connect the chat socket."""
+        """Connect the chat socket, unless it is connected."""
         self.connect_requested = True
-        await self._connect(self.socket)
+        if not self.socket.connected:
+            await self._connect(self.socket)
 
     async def watch_flow(self, listener: Callable[[Json], None]) -> None:
         """Call `listener` with each stage event. The service needs CHATLAB_FLOW=1."""

@@ -6,11 +6,11 @@
     lab = await start("00")                       session.py: the service and everything observed
     alice = await lab.user("alice")               user.py
     trace = await alice.send(bob, "Hello, Bob!")  trace.py: the stages that one message passed
-    lab.redis.get(trace.key)                      store_inspector.py: direct reads of both stores
+    lab.redis.get(trace.key)                      session_stores.py: ordinary clients of both stores
     lifetime = await lab.key_lifetime(trace)      key_lifetime.py: one cached key from creation to
                                                   expiry
     await lab.record_queries(bob.read("alice"))   query_log.py: the MongoDB and Redis commands
-    lab.engines.freeze("mongo")                   own_engines.py: faults
+    lab.engines.freeze("redis")                   session_engines.py: faults
     await SteppedTask(work, lab).run_until("has read")
                                                   stepped_task.py: a task that stops at a named
                                                   point, so that a race happens on every run

@@ -11,7 +11,9 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from chatlab.errors import EngineError
 from chatlab.lab.plain_text import error_text
+from chatlab.lab.sentences import sentence_of
 
 CORRECT, NOT_YET, BLANK, NOT_CHECKED = "Correct", "Not yet", "Not answered yet", "Could not check"
 MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", NOT_CHECKED: "⚠️"}
@@ -101,6 +103,8 @@ def check(evaluate: Check) -> Check:
             return await evaluate(*arguments)
         except UnusableAnswer as error:
             return not_yet(str(error))
+        except EngineError as error:
+            return CheckResult(NOT_CHECKED, sentence_of(error))
         except Exception as error:  # noqa: BLE001 - a check never raises
             return CheckResult(
                 NOT_CHECKED,

@@ -1,13 +1,16 @@
 """The widgets that a session shows."""
 
 import asyncio
+from typing import TypeVar
 
 from chatlab.lab.event_log import EventLog
-from chatlab.lab.store_inspector import StoreInspector
+from chatlab.lab.session_stores import SessionStores
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
-from chatlab.lab.widgets import Chart, Chat, FlowMap, Screen, Stores, Timeline, TtlBoard
+from chatlab.lab.widgets import Chart, Chat, FlowMap, Live, Screen, Stores, Timeline, TtlBoard
+
+Shown = TypeVar("Shown", bound=Live)
 
 
 class LabWidgets:
@@ -24,22 +27,22 @@ class LabWidgets:
 
     def ttl_board(self, *, big: bool = False) -> TtlBoard:
         """Show every cached message with the time it has left."""
-        return self._screen.show(TtlBoard(big=big), self._tasks)
+        return self._show(TtlBoard(big=big))
 
     def flow_map(self, *, of: str = "send", big: bool = False) -> FlowMap:
         """Show the diagram of a `send`, a `read` or a `change`.
 
         Each request lights the stages that it passes. A click on a box shows its source.
         """
-        return self._screen.show(FlowMap(of, big=big), self._tasks)
+        return self._show(FlowMap(of, big=big))
 
     def timeline(self, *, big: bool = False) -> Timeline:
         """Show the sweeps on a time axis, and each key's caching, deadline and expiry report."""
-        return self._screen.show(Timeline(self.events, big=big), self._tasks)
+        return self._show(Timeline(self.events, big=big))
 
     def chat(self, left: User, right: User, *, big: bool = False) -> Chat:
         """Show the screens of two users. Messages typed there are sent through the service."""
-        return self._screen.show(Chat(left, right, big=big), self._tasks)
+        return self._show(Chat(left, right, big=big))
 
     def stores(self, of: Trace | str, *, big: bool = False) -> Stores:
         """Show one message in MongoDB, in its cache entry and in its conversation window.
@@ -47,7 +50,7 @@ class LabWidgets:
         `of` is the message's trace or id.
         """
         widget = Stores(of, self._open_stores, self.recording, big=big)
-        return self._screen.show(widget, self._tasks)
+        return self._show(widget)
 
     def chart(
         self,
@@ -64,8 +67,12 @@ class LabWidgets:
         With `lines`, use `point`; `x` is the label of the x axis.
         """
         chart = Chart(title, unit=unit, log=log, x=x, lines=lines, big=big)
-        return self._screen.show(chart, self._tasks)
+        return self._show(chart)
 
-    def _open_stores(self) -> StoreInspector:
+    def _show(self, widget: Shown) -> Shown:
+        self._open_stores()
+        return self._screen.show(widget, self._tasks)
+
+    def _open_stores(self) -> SessionStores:
         """Return the stores. Raises SessionEnded after the session has ended."""
         raise NotImplementedError

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.event_log import EVENT_TIMEOUT_S, EventLog
 from chatlab.lab.key_lifetime import LONG_INTERVAL_S, KeyLifetime
-from chatlab.lab.store_inspector import RedisInspector
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.settings import Settings
 
@@ -21,7 +22,7 @@ class LifetimeObserver:
 
     def __init__(
         self,
-        redis: RedisInspector,
+        redis: Redis,
         events: EventLog,
         tasks: BackgroundTasks,
         get_settings: Callable[[], Settings],
@@ -47,12 +48,13 @@ class LifetimeObserver:
     async def lifetime(self, key: str) -> KeyLifetime:
         """Wait for the end of a key, and return its whole lifetime.
 
-        Raises LookupError if the key was not observed.
+        Raises PremiseGone if the key was not observed.
         """
         if key not in self._lifetimes:
-            raise LookupError(
+            raise PremiseGone(
                 f"{key} was not observed: it was not cached in this session, or more than"
-                f" {MAX_OBSERVED_KEYS} keys were cached at the same time."
+                f" {MAX_OBSERVED_KEYS} keys were cached at the same time.",
+                "send the message again",
             )
         lifetime, task = self._lifetimes[key]
         settings = self._get_settings()
@@ -85,7 +87,7 @@ class LifetimeObserver:
     def _check(self, lifetime: KeyLifetime) -> float:
         """Check the key once, and return the seconds until the next check."""
         try:
-            if lifetime.check(self._redis.pttl):
+            if lifetime.check(lambda key: int(self._redis.pttl(key))):
                 self._on_change(lifetime)
         except RedisError:  # stopped or frozen on purpose
             return LONG_INTERVAL_S

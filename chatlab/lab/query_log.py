@@ -1,22 +1,22 @@
 """Record the commands that the service sends to MongoDB and Redis during one operation.
 
-MongoDB's profiler records the commands of one database. Redis's MONITOR reports every command of
-the server, so only commands on keys with the session's prefix are recorded.
+Both servers know the service by its name, so commands of the notebook's own clients are not
+recorded. MongoDB's profiler records the commands of one database. Redis's slow log records the
+commands of all clients when its threshold is 0, each with the name of its client.
 """
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pymongo.database import Database
 from redis import Redis
-from redis.client import Monitor
 
 from chatlab.client import Json
 
-BY_SERVICE = {"appName": "chatlab"}  # the name that the service reports to MongoDB
-# Not recorded: the commands of the sweeper and of the notebook's own lookups.
+SERVICE = "chatlab"  # its name at both servers
+BY_SERVICE = {"appName": SERVICE}
+# Not recorded: the commands of the sweeper.
 SWEEPER_COMMANDS = {"SCAN", "PTTL", "PEXPIRE"}
 # Not recorded: LRANGE reads the messages of a window in the same round trip as the script before it.
 SAME_ROUND_TRIP = {"LRANGE"}
@@ -24,6 +24,8 @@ SAME_ROUND_TRIP = {"LRANGE"}
 # queries do not belong to the measured operation.
 SESSIONS_COLLECTION = ".sessions"
 PROFILE_ALL, PROFILE_OFF = 2, 0
+MAX_COMMANDS = 100_000
+LOG_ALL_US, LOG_SLOW_US = 0, 10_000  # thresholds of Redis's slow log; the second is its default
 
 
 class QueryLog(NamedTuple):
@@ -44,18 +46,21 @@ def _summary(store: str, commands: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def record_queries(mongo: Database[Json], redis: Redis, prefix: str) -> Iterator[QueryLog]:
+def record_queries(mongo: Database[Json], redis: Redis) -> Iterator[QueryLog]:
     """Record the commands sent while the block runs. The log is complete when it has ended."""
     log = QueryLog([], [])
+    with _profiler(mongo, log.mongo), _slow_log(redis, log.redis):
+        yield log
+
+
+@contextlib.contextmanager
+def _profiler(mongo: Database[Json], commands: list[str]) -> Iterator[None]:
     mongo.command("profile", PROFILE_ALL, filter=BY_SERVICE)
     try:
         before = mongo["system.profile"].count_documents(BY_SERVICE)
-        with redis.monitor() as monitor:  # type: ignore[no-untyped-call]
-            yield log
-            redis.echo(f"{prefix}end")
-            log.redis.extend(_redis_commands(monitor, prefix))
+        yield
         entries = mongo["system.profile"].find(BY_SERVICE).sort("$natural", 1).skip(before)
-        log.mongo.extend(
+        commands.extend(
             _mongo_command(entry)
             for entry in entries
             if not entry["ns"].endswith(SESSIONS_COLLECTION)
@@ -64,26 +69,29 @@ def record_queries(mongo: Database[Json], redis: Redis, prefix: str) -> Iterator
         mongo.command("profile", PROFILE_OFF)
 
 
-def _redis_commands(monitor: Monitor, prefix: str) -> Iterator[str]:
-    while True:
-        entry: dict[str, str] = monitor.next_command()  # type: ignore[no-untyped-call]
-        name, *words = _words(entry["command"])
-        name = name.upper()
-        if name == "ECHO" and words == [f"{prefix}end"]:
-            return
-        key = next((word for word in words if word.startswith(f"{prefix}message")), None)
-        if key and entry["client_type"] != "lua" and name not in SWEEPER_COMMANDS | SAME_ROUND_TRIP:
-            yield f"{name} {key.removeprefix(prefix)}"
-
-
-def _words(command: str) -> list[str]:
-    """Return the words of a command; a message's text may contain anything, quotes too."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return command.split()
-
-
 def _mongo_command(entry: dict[str, Any]) -> str:
     command = next(iter(entry.get("command") or {entry["op"]: ""}))
     return f"{command} {entry['ns'].partition('.')[2]}"
+
+
+@contextlib.contextmanager
+def _slow_log(redis: Redis, commands: list[str]) -> Iterator[None]:
+    redis.config_set("slowlog-max-len", MAX_COMMANDS)
+    redis.slowlog_reset()
+    redis.config_set("slowlog-log-slower-than", LOG_ALL_US)
+    try:
+        yield
+        # Newest first: id, time, microseconds, words, address, name of the client.
+        entries: Any = redis.execute_command("SLOWLOG", "GET", MAX_COMMANDS)  # type: ignore[no-untyped-call]
+        for *_, words, _address, client in reversed(entries):
+            if client == SERVICE and (command := _redis_command(*words)):
+                commands.append(command)
+    finally:
+        redis.config_set("slowlog-log-slower-than", LOG_SLOW_US)
+
+
+def _redis_command(name: str, *words: str) -> str | None:
+    """Return the command with its key; None if it is not one on a message or a window."""
+    key = next((word for word in words if word.startswith("message")), None)
+    recorded = key and name.upper() not in SWEEPER_COMMANDS | SAME_ROUND_TRIP
+    return f"{name.upper()} {key}" if recorded else None

@@ -3,10 +3,10 @@
 import shlex
 from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from chatlab.lab.checks import UnusableAnswer
-from chatlab.lab.store_inspector import RedisInspector
 
 ALLOWED = """
     APPEND COPY DEL EVAL EXISTS EXPIRE EXPIREAT GET GETDEL GETEX GETSET INCR LLEN LPOP LPUSH
@@ -42,9 +42,9 @@ def parse_command(answer: Any, key: str) -> list[str]:
     return words
 
 
-def run_command(redis: RedisInspector, words: list[str]) -> Any:
+def run_command(redis: Redis, words: list[str]) -> Any:
     """Run the command and return Redis's reply. Raises UnusableAnswer with Redis's error message."""
     try:
-        return redis.execute_command(*words)
+        return redis.execute_command(*words)  # type: ignore[no-untyped-call]
     except RedisError as error:
         raise UnusableAnswer(f"Redis rejects {words[0].upper()}: {error}.") from None

@@ -1,40 +1,42 @@
 """A session: the service of one notebook, its users, and everything observed about them.
 
-`start` runs `chatlab serve` as a child process. The child uses the private engines that all
-processes on this data folder share, with a database and a key prefix of its own. So a reset cannot
-touch the data of others, settings can differ, and notebooks do not disturb each other. The child
-ends when the kernel ends, even if the kernel is killed. The engines stop when their last user has
-ended.
+`start` runs `chatlab serve` as a child process, with a Redis of its own and a database of its own
+in the MongoDB that all notebooks share. So a reset cannot touch the data of others, settings can
+differ, and notebooks do not disturb each other. The service and its Redis end when the kernel ends,
+even if the kernel is killed. MongoDB stops when its last user has ended.
 
 Everything runs on the kernel's event loop, and nothing here prints. Errors in background tasks are
 shown in the widgets.
 """
 
 import asyncio
+import inspect
+import itertools
 from collections.abc import Awaitable
 from typing import Any
 
 from pymongo.database import Database
+from redis import Redis
 
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
-from chatlab.errors import EngineError
 from chatlab.lab.claims import ClaimResult, ClaimResults
 from chatlab.lab.event_log import EventLog
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.lab_widgets import LabWidgets
 from chatlab.lab.lifetime_observer import LifetimeObserver
-from chatlab.lab.own_engines import OwnEngines
 from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.query_log import QueryLog
 from chatlab.lab.scorecard import Scorecard
+from chatlab.lab.sentences import SessionEnded, show_sentences
+from chatlab.lab.session_engines import SessionEngines
 from chatlab.lab.session_service import SessionService
-from chatlab.lab.store_inspector import RedisInspector, StoreInspector
+from chatlab.lab.session_stores import SessionStores
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import PASSWORD, User
-from chatlab.lab.widgets import screen_of
+from chatlab.lab.widgets import EndReport, screen_of
 from chatlab.lab.workspace import Workspace
 from chatlab.settings import Settings
 
@@ -44,31 +46,28 @@ WATCH_INTERVAL_S = 0.5
 _sessions: dict[str, "Lab"] = {}
 
 
-async def start(name: str, *, own_engines: bool = False, **settings: Any) -> "Lab":
+async def start(name: str, *, own_mongodb: bool = False, **settings: Any) -> "Lab":
     """Return the session of this notebook: the running one if its settings match, else a new one.
 
-    A new session has no users and no messages. `own_engines`: use engines that no other session
-    uses, so that they can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
+    A new session has no users and no messages. `own_mongodb`: use a MongoDB that no other session
+    uses, so that it can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
     `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
     """
+    show_sentences(has_ended=lambda: not _sessions)
     lab = _sessions.get(name)
-    if lab and lab.is_as_started(settings, own_engines=own_engines):
-        if own_engines:
-            await lab.engines.repair()
+    if lab and lab.is_as_started(settings, own_mongodb=own_mongodb):
+        await lab.engines.repair()
         return lab
     if lab:
         await lab.end()
-    workspace = await asyncio.to_thread(Workspace, name, settings, own_engines=own_engines)
+    workspace = await asyncio.to_thread(Workspace, name, settings, own_mongodb=own_mongodb)
     _sessions[name] = lab = Lab(name, settings, workspace)
     await lab.open()
     return lab
 
 
 class Lab(LabWidgets):
-    """A running session, created by `start`.
-
-    Its methods take and return keys without the session's prefix.
-    """
+    """A running session, created by `start`. After `end`, every method raises SessionEnded."""
 
     def __init__(self, name: str, start_settings: dict[str, Any], workspace: Workspace) -> None:
         self.name, self.start_settings = name, start_settings
@@ -99,29 +98,35 @@ class Lab(LabWidgets):
             raise
 
     async def reset(self) -> "Lab":
-        """Delete all users and messages of this session, and restart its service."""
+        """Delete all users, messages and keys of this session, and restart its service."""
+        stores = self._open_stores()
         await self._stop_service()
-        await asyncio.to_thread(self._open_stores().erase)
+        await asyncio.to_thread(stores.drop_database)
+        await asyncio.to_thread(stores.redis.flushall)
         await self._start_service()
         return self
 
-    async def end(self) -> PlainText:
-        """Stop the service, delete all data of this session, and report what is left."""
-        _sessions.pop(self.name, None)
-        self._screen.stop()
-        await self._stop_service()
-        report = await asyncio.to_thread(self._erase)
-        await asyncio.to_thread(self._workspace.close)
-        return report
+    async def end(self) -> EndReport:
+        """Stop the service and the Redis of this session, and delete its data.
 
-    def is_as_started(self, settings: dict[str, Any], *, own_engines: bool) -> bool:
+        The report also offers to stop the kernel.
+        """
+        error = ""
+        if _sessions.get(self.name) is self:
+            del _sessions[self.name]
+            self._screen.stop()
+            await self._stop_service()
+            error = await asyncio.to_thread(self._workspace.close)
+        return EndReport(error)
+
+    def is_as_started(self, settings: dict[str, Any], *, own_mongodb: bool) -> bool:
         """Return True if the service is running with these settings, unchanged since its start."""
-        wanted = (self.start_settings, self.own_engines) == (settings, own_engines)
+        wanted = (self.start_settings, self._workspace.own_mongodb) == (settings, own_mongodb)
         return wanted and self.service.is_running and not self.service.changed
 
     async def _start_service(self) -> None:
         await self.service.start()
-        await self.user(OBSERVER)
+        await self.user(OBSERVER, connect=False)
         await self._watch_service()
 
     async def _stop_service(self) -> None:
@@ -134,18 +139,6 @@ class Lab(LabWidgets):
         self._lifetimes.clear()
         self.events.clear()
 
-    def _erase(self) -> PlainText:
-        try:
-            self._open_stores().erase()
-            keys, messages = len(self.redis.keys()), len(self.find_messages())
-        except Exception as error:  # noqa: BLE001 - ending a session never fails; the next start deletes its data
-            return PlainText(
-                f"The service has stopped. Its data could not be deleted: {error_text(error)}"
-            )
-        return PlainText(
-            f"The service has stopped. Left in Redis: {keys} keys. Left in MongoDB: {messages} messages."
-        )
-
     # --- the service ------------------------------------------------------------------------------
 
     @property
@@ -157,6 +150,7 @@ class Lab(LabWidgets):
         self, *, cache_ttl: float | None = None, cache_mode: str | None = None
     ) -> "Lab":
         """Change the TTL of cached messages (seconds) or the cache mode, without a restart."""
+        self._open_stores()
         requested = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
         await self._users[OBSERVER].update_settings(
             {name: value for name, value in requested.items() if value is not None}
@@ -171,6 +165,7 @@ class Lab(LabWidgets):
         killed. Users, messages and the contents of Redis stay. Sockets that were open are opened
         again.
         """
+        self._open_stores()
         connected = [user for user in self._users.values() if user.connect_requested]
         await self._stop_watching()
         await asyncio.gather(
@@ -183,6 +178,7 @@ class Lab(LabWidgets):
 
     async def kill_service(self) -> PlainText:
         """Kill the service with SIGKILL (`kill -9`). `restart` starts it again."""
+        self._open_stores()
         await self._stop_watching()
         await self.service.kill()
         return PlainText("The service was killed. To start it again: await lab.restart()")
@@ -190,25 +186,28 @@ class Lab(LabWidgets):
     # --- engines and users ------------------------------------------------------------------------
 
     @property
-    def own_engines(self) -> bool:
-        return self._workspace.own_engines
+    def engines(self) -> SessionEngines:
+        """The session's own servers, to stop, freeze or crash them."""
+        self._open_stores()
+        workspace = self._workspace
+        return SessionEngines(workspace.engines, self.name, own_mongodb=workspace.own_mongodb)
 
-    @property
-    def engines(self) -> OwnEngines:
-        """The session's own engines, to stop, freeze or crash them."""
-        if not self.own_engines:
-            raise EngineError(
-                "Other notebooks use these engines, too.",
-                f"await start({self.name!r}, own_engines=True)",
-            )
-        return OwnEngines(self._workspace.engines)
+    async def user(self, name: str, *, connect: bool = True) -> User:
+        """Return the user of this name. The first call signs the user up.
 
-    async def user(self, name: str) -> User:
-        """Return the user of this name. The first call signs the user up."""
+        `connect`: connect the user's socket, too.
+        """
         if name not in self._users:
             url = self.service.child.url
             self._users[name] = await User.sign_up(url, name, PASSWORD, events=self.events)
+        if connect:
+            await self._users[name].connect()
         return self._users[name]
+
+    async def new_user(self, name: str) -> User:
+        """Return a user without messages: `carol`, at the next call `carol-2`, and so on."""
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return await self.user(next(free for free in names if free not in self._users))
 
     def raw_client(self, user: User, url: str | None = None) -> RawHttpClient:
         """Open a bare HTTP connection of this user for measurements.
@@ -222,13 +221,13 @@ class Lab(LabWidgets):
     # --- the stores -------------------------------------------------------------------------------
 
     @property
-    def redis(self) -> RedisInspector:
-        """The keys of this session in Redis."""
+    def redis(self) -> Redis:
+        """The Redis of this session: an ordinary client of redis-py, with `decode_responses`."""
         return self._open_stores().redis
 
     @property
     def mongo(self) -> Database[Json]:
-        """This session's database, as pymongo returns it."""
+        """The database of this session: an ordinary one of pymongo."""
         return self._open_stores().mongo
 
     def find_messages(self, **fields: Any) -> list[Json]:
@@ -240,12 +239,18 @@ class Lab(LabWidgets):
 
         For example `await lab.record_queries(bob.read("alice"))`.
         """
+        try:
+            stores = self._open_stores()
+        except SessionEnded:
+            if inspect.iscoroutine(act):
+                act.close()  # otherwise Python warns that it was never awaited
+            raise
         async with self.recording:
-            with self._open_stores().record_queries() as log:
+            with stores.record_queries() as log:
                 await act
         return log
 
-    def _open_stores(self) -> StoreInspector:
+    def _open_stores(self) -> SessionStores:
         return self._workspace.stores
 
     # --- results ----------------------------------------------------------------------------------
@@ -253,8 +258,9 @@ class Lab(LabWidgets):
     async def key_lifetime(self, of: str | Trace) -> KeyLifetime:
         """Wait for the end of a cached key, and return its whole lifetime.
 
-        Raises LookupError if the key was not observed in this session.
+        Raises PremiseGone if the key was not observed in this session.
         """
+        self._open_stores()
         return await self._lifetimes.lifetime(of if isinstance(of, str) else of.key)
 
     def record_claims(self, *results: ClaimResult) -> ClaimResults:
@@ -295,8 +301,6 @@ class Lab(LabWidgets):
 
     def _on_event(self, event: StageEvent) -> None:
         """Handle a flow event. Runs on the kernel's loop, where the socket was opened."""
-        if "key" in event:
-            event["key"] = event["key"].removeprefix(self.settings.key_prefix)
         self.events.record(event)
         self._lifetimes.on_event(event)
         self._screen.on_event(event)

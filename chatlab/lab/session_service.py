@@ -6,7 +6,8 @@ import signal
 from typing import Any
 
 from chatlab.lab.polling import poll_until
-from chatlab.lab.workspace import SessionEnded, Workspace
+from chatlab.lab.sentences import SessionEnded
+from chatlab.lab.workspace import Workspace
 from chatlab.run.child import ChildService
 
 KILL_TIMEOUT_S = 2.0  # the operating system needs a moment
@@ -58,14 +59,15 @@ class SessionService:
         self.settings = self._workspace.settings(**self.changed)
 
     async def start_extra(self, name: str, **changed: Any) -> str:
-        """Start an extra service with other settings unless it is running, and return its URL.
+        """Start an extra service with these settings unless it is running, and return its URL.
 
-        It has the same users and messages but a cache of its own: its keys begin with `name`. It
-        reports no flow events. It stops with the session.
+        It is another process on the same database and the same Redis. With a `key_prefix` it has a
+        cache of its own. It reports no flow events. It stops with the session.
         """
+        if self._child is None:
+            raise SessionEnded
         if name not in self._extras or not self._extras[name].is_running:
-            key_prefix = f"{self.settings.key_prefix}{name}:"
-            settings = self._workspace.settings(**{"key_prefix": key_prefix} | changed)
+            settings = self._workspace.settings(**changed)
             self._extras[name] = await asyncio.to_thread(
                 ChildService, settings, flow=False, pass_fds=[self._workspace.lock_fd]
             )

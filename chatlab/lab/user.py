@@ -5,15 +5,19 @@ from typing import Self
 from chatlab import client
 from chatlab.client import Json
 from chatlab.lab.event_log import EventLog
+from chatlab.lab.sentences import SessionEnded
 from chatlab.lab.trace import Trace
-from chatlab.lab.workspace import SessionEnded
 
 # It protects nothing: the service is private and short-lived.
 PASSWORD = "everybody here has this one"  # noqa: S105
 
 
 class User(client.ChatClient):
-    """A user of a session. After the session has ended, `send` and `read` raise SessionEnded."""
+    """A user of a session. After the session has ended, `send` and `read` raise SessionEnded.
+
+    `http` is an ordinary `httpx.AsyncClient` with the user's token, `socket` an ordinary
+    `socketio.AsyncClient`. `received` has the events for which `socket` has no handler of its own.
+    """
 
     def __init__(self, url: str, user: Json, token: str, events: EventLog) -> None:
         super().__init__(url, user, token)
@@ -25,7 +29,7 @@ class User(client.ChatClient):
         Raises the error that the service returns.
         """
         self._check_open()
-        if transport == "socket" and not self.socket.connected:
+        if transport == "socket":
             await self.connect()
         send = self.send_by_socket if transport == "socket" else self.send_by_http
         result = await send(other.id, text)

@@ -1,14 +1,21 @@
-"""What a session reserves: a name, a database, a key prefix and the engines."""
+"""What a session has for itself: a folder, a Redis, a database in MongoDB, and clients of both.
+
+MongoDB itself is shared by all sessions of a data folder, because it needs the most memory. A
+session that stops or freezes MongoDB has one of its own, in its folder.
+"""
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatlab.errors import EngineError
-from chatlab.lab.session_names import remove_abandoned, reserve_name
-from chatlab.lab.store_inspector import StoreInspector
+from pymongo.errors import PyMongoError
+
+from chatlab.lab.plain_text import error_text
+from chatlab.lab.query_log import SERVICE
+from chatlab.lab.sentences import SessionEnded
+from chatlab.lab.session_folder import create_folder, data_folder, remove_abandoned
+from chatlab.lab.session_stores import SessionStores
 from chatlab.local.engines import open_engines
 from chatlab.settings import Settings, load_settings
 
@@ -26,48 +33,44 @@ SERVICE_SETTINGS = {
 Resource = TypeVar("Resource")
 
 
-class SessionEnded(EngineError):
-    def __init__(self) -> None:
-        super().__init__("The session has ended.", "run the cell with `await start(...)` again")
-
-
 class Workspace:
-    """A reserved name with its data, until `close`.
+    """The folder, the servers and the clients of a session, until `close`.
 
-    `own_engines`: start engines that no other session uses. Raises EngineError if an engine cannot
-    be started.
+    `settings` are those given by the notebook. Raises EngineError if a server cannot be started.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any], *, own_engines: bool) -> None:
-        self.own_engines = own_engines
-        folder = lab_folder()
-        remove_abandoned(folder)
+    def __init__(self, name: str, settings: dict[str, Any], *, own_mongodb: bool) -> None:
+        self.own_mongodb, self._error = own_mongodb, ""
+        given = load_settings(**settings)
+        parent = lab_folder(given)
         with contextlib.ExitStack() as resources:
-            reserved, self.lock_fd = reserve_name(name, folder)
+            self.folder, self.lock_fd = create_folder(name, parent)
             resources.callback(os.close, self.lock_fd)
-            names = {"database": reserved, "key_prefix": f"{reserved}:"}
-            self._settings: dict[str, Any] = SERVICE_SETTINGS | names | settings
-            if own_engines:
-                self._settings["data_dir"] = folder / reserved
-                resources.callback(shutil.rmtree, folder / reserved, ignore_errors=True)
-            self.engines = resources.enter_context(open_engines(self.settings()))
-            prefix = self.settings().key_prefix
-            stores = StoreInspector(self.engines, reserved, prefix)
+            resources.callback(self._remove_folder)
+            mongo_url = None if own_mongodb else _open_shared_mongodb(given, resources)
+            private = {"data_dir": self.folder, "mongo_url": mongo_url, "redis_url": None}
+            self.engines = resources.enter_context(open_engines(given.model_copy(update=private)))
+            self._settings: dict[str, Any] = {
+                **SERVICE_SETTINGS,
+                "database": self.folder.name,
+                **settings,
+                "data_dir": self.folder,
+                "mongo_url": self.engines.mongo.url,
+                "redis_url": f"{self.engines.redis.url}?client_name={SERVICE}",
+            }
+            stores = SessionStores(self.engines, self.settings().database)
             resources.callback(stores.close)
-            stores.erase()  # data of a kernel that was killed
-            self._stores: StoreInspector | None = stores
+            remove_abandoned(parent, None if own_mongodb else stores.client.drop_database)
+            self._stores: SessionStores | None = stores
             self._resources = resources.pop_all()
 
     def settings(self, **changed: Any) -> Settings:
         """Return the settings of the service, with these changes."""
-        settings = load_settings(**self._settings | changed)
-        if self.own_engines:
-            return settings.model_copy(update={"mongo_url": None, "redis_url": None})
-        return settings
+        return load_settings(**self._settings | changed)
 
     @property
-    def stores(self) -> StoreInspector:
-        """Direct access to the data. Raises SessionEnded after `close`."""
+    def stores(self) -> SessionStores:
+        """The clients. Raises SessionEnded after `close`."""
         if self._stores is None:
             raise SessionEnded
         return self._stores
@@ -76,12 +79,30 @@ class Workspace:
         """Enter a context manager, which is left when the workspace is closed."""
         return self._resources.enter_context(resource)
 
-    def close(self) -> None:
-        """Release the name and the engines, and delete the data of own engines."""
-        self._stores = None
+    def close(self) -> str:
+        """Delete all data, and stop the session's own servers.
+
+        Returns why the database could not be deleted, or an empty text. In that case the folder
+        stays, and a later start deletes both.
+        """
+        stores, self._stores = self.stores, None
+        if not self.own_mongodb:  # that one is deleted with the folder
+            try:
+                stores.drop_database()
+            except PyMongoError as error:
+                self._error = error_text(error)
         self._resources.close()
+        return self._error
+
+    def _remove_folder(self) -> None:
+        if not self._error:
+            data_folder(self.folder).remove()
 
 
-def lab_folder() -> Path:
+def _open_shared_mongodb(given: Settings, resources: contextlib.ExitStack) -> str:
+    return resources.enter_context(open_engines(given, only="mongo")).mongo.url
+
+
+def lab_folder(settings: Settings | None = None) -> Path:
     """Return the folder for the data of all sessions."""
-    return load_settings().data_dir.expanduser() / "lab"
+    return (settings or load_settings()).data_dir.expanduser() / "lab"

@@ -73,6 +73,11 @@ class DataFolder:
         self.lock.touch(mode=0o600)
         self._check_run_is_private()
 
+    def remove(self) -> None:
+        """Delete the folder with all data. No supervisor may be running in it."""
+        for folder in (self.run, self.path):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _check_run_is_private(self) -> None:
         """The sockets are only as private as their folder, and another user may have created one in
         /tmp.

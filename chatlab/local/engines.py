@@ -34,7 +34,7 @@ MAX_RECONNECT_DELAY_S = 5.0
 
 
 class Engines:
-    """Both servers, for as long as this is open.
+    """Both servers, or only one of them, for as long as this is open.
 
     Closing it stops the private ones if no other process uses them.
     """
@@ -42,10 +42,12 @@ class Engines:
     mongo: Engine
     redis: Engine
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, only: Name | None = None) -> None:
         self._settings = settings
         self._folder = DataFolder(settings)
         urls: dict[Name, str | None] = {"mongo": settings.mongo_url, "redis": settings.redis_url}
+        if only:
+            urls = {only: urls[only]}
         self._private: list[Name] = [name for name, url in urls.items() if url is None]
         self._closed = threading.Event()
         self._client: SupervisorClient | None = None
@@ -55,12 +57,21 @@ class Engines:
             engines |= {
                 name: check_configured(name, url) for name, url in urls.items() if url is not None
             }
-            self.mongo, self.redis = engines["mongo"], engines["redis"]
+            for name, engine in engines.items():
+                setattr(self, name, engine)
             if self._private:
                 self._watcher.start()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def lifeline_fd(self) -> int | None:
+        """The connection to the supervisor; None without private servers.
+
+        They run until its last copy is closed, for example by the end of a child that inherits it.
+        """
+        return self._client.fileno() if self._client else None
 
     def stop(self, name: Name) -> None:
         """Stop a private server for all processes that use this folder, until `start`."""
@@ -188,10 +199,10 @@ class Engines:
                 return
 
 
-def open_engines(settings: Settings) -> Engines:
-    """Return both servers, ready for use.
+def open_engines(settings: Settings, *, only: Name | None = None) -> Engines:
+    """Return both servers, or only this one, ready for use.
 
     A server configured by a URL that does not answer only gets a warning. Raises EngineError, with
     the fix, if a private server cannot be started.
     """
-    return Engines(settings)
+    return Engines(settings, only=only)

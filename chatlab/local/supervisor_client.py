@@ -49,6 +49,9 @@ class SupervisorClient:
         states: dict[str, Any] = json.loads(line)
         return states
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def wait_until_lost(self) -> None:
         """Block until the supervisor has ended or `disconnect` was called."""
         with contextlib.suppress(OSError):

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatlab.run.working_copy import in_repository
+
 if TYPE_CHECKING:
     from chatlab.local.binaries import Name
     from chatlab.settings import Settings
@@ -39,7 +41,11 @@ BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome"),
     "microsoft-edge",
 )
-INSTALL_ALL = "pip install --require-hashes -r requirements.lock"
+INSTALL_ALL = (
+    "pip install --require-hashes -r requirements.lock"
+    if in_repository()
+    else "pip install 'chatlab-messaging[engines,notebooks]'"
+)
 
 
 @dataclass(frozen=True)

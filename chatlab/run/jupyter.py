@@ -1,4 +1,4 @@
-"""`chatlab lab`: JupyterLab on the notebooks, next to a running service."""
+"""`chatlab lab`: JupyterLab on a working copy of the notebooks."""
 
 import importlib.util
 import os
@@ -6,39 +6,30 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from chatlab.errors import EngineError
-from chatlab.run.child import ChildService
+from chatlab.local.engines import open_engines
+from chatlab.run.doctor import INSTALL_ALL
+from chatlab.run.working_copy import in_repository, prepare, shipped
 from chatlab.settings import Settings
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 # Turns off JupyterLab's news and update checks; the user's own configuration may turn them on.
 CONFIG = Path(__file__).parent.parent / "lab" / "jupyter"
 
 
-def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) -> None:
-    """Start a service, then replace this process by JupyterLab, which opens notebook 00.
+def lab(settings: Settings, folder: Path, port: int, *, open_browser: bool) -> None:
+    """Start MongoDB, then replace this process by JupyterLab, which opens notebook 00.
 
-    The service is for the browser, and keeps the private servers running. Each notebook starts a
-    service of its own, with its own database (see `chatlab.lab`). The service ends with JupyterLab.
-
-    Raises EngineError if JupyterLab or the notebooks are missing.
+    All notebooks share this MongoDB, which stops with JupyterLab. Each starts a service and a Redis
+    of its own (see `chatlab.lab`). Raises EngineError if a program is missing.
     """
     if importlib.util.find_spec("jupyterlab") is None:
-        raise EngineError(
-            "JupyterLab is not installed.", "pip install --require-hashes -r requirements.lock"
-        )
-    if not NOTEBOOKS.is_dir():
-        raise EngineError(
-            f"The notebooks are not in {NOTEBOOKS}: the installed package does not contain them.",
-            "clone the repository, and run `chatlab lab` there",
-        )
-    child = ChildService(settings)
-    where = "opens on notebook 00" if open_browser else "prints its address below"
-    console.print(f"The service runs on [bold]{child.url}[/bold]; JupyterLab {where}.")
-    console.print("Press Ctrl-C twice to stop both.")
-    os.set_inheritable(child.lifeline_fd, True)  # inherited by JupyterLab: they end together
-    command = _command(port, open_browser=open_browser)
+        raise EngineError("JupyterLab is not installed.", INSTALL_ALL)
+    engines = open_engines(settings, only="mongo")
+    if engines.lifeline_fd is not None:
+        os.set_inheritable(engines.lifeline_fd, True)
+    command = _command(folder, port, open_browser=open_browser)
     config_path = os.pathsep.join(
         filter(None, [str(CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")])
     )
@@ -46,9 +37,30 @@ def lab(settings: Settings, port: int, *, open_browser: bool, console: Console) 
     os.execve(command[0], command, environment)  # noqa: S606 - this Python
 
 
-def _command(port: int, *, open_browser: bool) -> list[str]:
+def working_copy(folder: Path, console: Console, *, fresh: bool) -> Path:
+    """Create or update the working copy, and warn about files that are older than the package."""
+    copy, outdated = prepare(folder, fresh=fresh)
+    console.print(f"Your notebooks are in [bold]{escape(str(copy))}[/bold].", soft_wrap=True)
+    if outdated:
+        console.print(
+            f"[yellow]You have changed {escape(', '.join(outdated))}, so they stay as they are."
+            " This version of chatlab has newer ones.[/yellow] For a new copy beside this one:"
+            " [bold]chatlab lab --fresh[/bold]",
+            soft_wrap=True,
+        )
+    return copy
+
+
+def repository_notebooks() -> Path:
+    """Return the notebooks of the repository. Raises EngineError if chatlab runs from a wheel."""
+    if not in_repository():
+        raise EngineError("chatlab does not run from a clone of its repository.", "chatlab lab")
+    return shipped()
+
+
+def _command(folder: Path, port: int, *, open_browser: bool) -> list[str]:
     command = [sys.executable, "-m", "chatlab.run.jupyterlab", f"--port={port}"]
-    command.append(f"--ServerApp.root_dir={NOTEBOOKS}")
+    command.append(f"--ServerApp.root_dir={folder}")
     command.append("--LabApp.default_url=/lab/tree/00_start_here.ipynb")
     if not open_browser:
         command.append("--no-browser")

@@ -44,7 +44,7 @@ def test_a_short_version_fits_into_its_time(minutes: int) -> None:
 
 
 def test_what_the_instructor_page_names_exists() -> None:
-    """Links, make targets, exercises and notebooks with their own engines all exist."""
+    """Links, make targets, exercises and notebooks with their own MongoDB all exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert [
         link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (series.FOLDER / link).exists()
@@ -57,7 +57,7 @@ def test_what_the_instructor_page_names_exists() -> None:
     own = [
         path.name[:2]
         for path in series.paths()
-        if "own_engines=True" in path.read_text(encoding="utf-8")
+        if "own_mongodb=True" in path.read_text(encoding="utf-8")
     ]
     assert f"({', '.join(own)})" in TEXT
 

@@ -1,7 +1,9 @@
 """A notebook's session: what belongs to it, what ends with it, and what its widgets show."""
 
 import asyncio
+import fcntl
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,12 +16,12 @@ import pytest
 import redis
 from waiting import LIMIT_S, wait_until
 
-from chatlab.errors import EngineError
 from chatlab.lab import Lab, doctor, predict, start
 from chatlab.lab.checks import BLANK, NOT_CHECKED, NOT_YET
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.lessons import start_here
-from chatlab.lab.session_names import reserve_name
+from chatlab.lab.sentences import SessionEnded
+from chatlab.lab.session_folder import create_folder, data_folder, remove_abandoned
 from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
@@ -41,18 +43,14 @@ asyncio.run(main())
 async def begin(
     engines: Engines, tmp_path: Path, patient_children: None
 ) -> AsyncIterator[LabMaker]:
-    """Return a function that starts sessions on the engines of the test run.
+    """Return a function that starts sessions on the MongoDB of the test run.
 
     They end with the test.
     """
     labs: list[Lab] = []
 
     async def begin(name: str, **settings: Any) -> Lab:
-        own: dict[str, Any] = {
-            "mongo_url": engines.mongo.url,
-            "redis_url": engines.redis.url,
-            "data_dir": tmp_path,
-        }
+        own: dict[str, Any] = {"mongo_url": engines.mongo.url, "data_dir": tmp_path}
         labs.append(await start(name, **own, **settings))
         return labs[-1]
 
@@ -84,39 +82,77 @@ async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -
     for lab in (one, two):
         await (await lab.user("alice")).send(await lab.user("bob"), "mine")
     await one.reset()
-    assert (one.find_messages(), one.redis.keys("message*")) == ([], [])
+    assert (one.find_messages(), list(one.redis.scan_iter("message*"))) == ([], [])
     trace = await (await one.user("alice")).send(await one.user("bob"), "anew")
     assert trace.message["seq"] == 1
-    assert str(await one.end()) == (
-        "The service has stopped. Left in Redis: 0 keys. Left in MongoDB: 0 messages."
-    )
-    assert (len(two.find_messages()), len(two.redis.keys("message*"))) == (1, 2)
-    space = one.settings.database
-    with (
-        pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
-        redis.Redis.from_url(engines.redis.url) as keys,
-    ):
-        assert space not in mongo.list_database_names()
-        assert list(keys.scan_iter(f"{space}:*")) == []
+    own_redis, database = one.redis, one.settings.database
+    assert "its data in MongoDB is deleted" in repr(await one.end())
+    assert (len(two.find_messages()), len(list(two.redis.scan_iter("message*")))) == (1, 2)
+    with pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo:
+        assert database not in mongo.list_database_names()
+    with pytest.raises(redis.ConnectionError):
+        own_redis.ping()
 
 
-def test_the_same_notebook_twice_has_two_names(tmp_path: Path) -> None:
-    """While one kernel uses a name, a second session of the same notebook gets the next one.
+async def test_the_clients_are_ordinary_ones(begin: LabMaker) -> None:
+    """A cell uses the clients as any program does, and keys look as in the document."""
+    lab = await begin("clients", cache_ttl=3600)
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+    heard = asyncio.get_running_loop().create_future()
+    bob.socket.on("newMessage", heard.set_result)
+    reply = await alice.http.post("/api/messages/send", json={"receiverId": "bob", "text": "Hi"})
+    message = reply.json()
+    assert await asyncio.wait_for(heard, LIMIT_S) == message
+    assert sorted(lab.redis.scan_iter("message*")) == [
+        f"message:{message['_id']}",
+        "messages:alice:bob",
+    ]
+    assert lab.redis.set("message:mine", "mine", ex=60) is True
+    assert (lab.redis.get("message:mine"), lab.redis.ttl("message:mine")) == ("mine", 60)
+    found = lab.mongo.messages.find_one({"conversation": "alice:bob"})
+    assert found is not None
+    assert str(found["_id"]) == message["_id"]
+    ack = await bob.socket.call("sendMessage", {"receiverId": "alice", "text": "Hi to you"})
+    assert ack["message"]["seq"] == 2
 
-    Afterwards the name is free again.
+
+def test_the_same_notebook_twice_has_two_folders(tmp_path: Path) -> None:
+    """Each session has a folder of its own, whose name is also that of its database."""
+    folders, locks = zip(*(create_folder("00", tmp_path) for _ in range(2)), strict=True)
+    assert len(set(folders)) == 2
+    assert all(re.fullmatch(r"lab_00_[0-9a-f]{6}", folder.name) for folder in folders)
+    for lock in locks:
+        os.close(lock)
+
+
+def test_what_a_killed_session_has_left_is_removed(tmp_path: Path) -> None:
+    """The folder and the database of a killed session are deleted.
+
+    They stay while the kernel, the service or the supervisor of the session is alive. Without a
+    client of the shared MongoDB, only the folder of a session with its own MongoDB is deleted.
     """
-    first, lock = reserve_name("00", tmp_path)
-    second, other = reserve_name("00", tmp_path)
-    os.close(lock)
-    third, again = reserve_name("00", tmp_path)
-    assert (first, second, third) == ("lab_00", "lab_00_2", "lab_00")
-    os.close(other)
-    os.close(again)
+    names = ("alive", "stopping", "shared", "own")
+    folders = {name: create_folder(name, tmp_path) for name in names}
+    for name in ("shared", "own", "stopping"):
+        os.close(folders[name][1])
+    (folders["own"][0] / "db").mkdir()
+    (folders["own"][0] / "db" / "journal").touch()
+    with (folders["stopping"][0] / "lock").open("w") as supervisor:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
+        remove_abandoned(tmp_path, None)
+        assert {name for name in names if folders[name][0].exists()} == {*names} - {"own"}
+        dropped: list[str] = []
+        remove_abandoned(tmp_path, dropped.append)
+        assert dropped == [folders["shared"][0].name]
+        assert [name for name in names if folders[name][0].exists()] == ["alive", "stopping"]
+    os.close(folders["alive"][1])
 
 
 def running_engines(folder: Path) -> list[psutil.Process]:
-    """Return the private engines of a data folder."""
-    return [psutil.Process(int(file.read_text())) for file in folder.rglob("*.pid")]
+    """Return the private engines of a data folder and of its sessions."""
+    folders = [folder, *(folder / "lab").glob("lab_*")]
+    files = [file for path in folders for file in data_folder(path).run.glob("*.pid")]
+    return [psutil.Process(int(file.read_text())) for file in files]
 
 
 async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
@@ -128,7 +164,7 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
     assert kernel.stdout
     service = psutil.Process(int(await asyncio.wait_for(kernel.stdout.readline(), LIMIT_S)))
     engines = running_engines(tmp_path)
-    assert len(engines) == 2
+    assert len(engines) == 2  # the shared MongoDB, and the session's own Redis
     kernel.kill()
     await kernel.wait()
     await wait_until(
@@ -139,10 +175,7 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
 
 
 async def test_a_send_returns_its_trace(begin: LabMaker) -> None:
-    """Over either transport the trace has the seven stages in order, each with its time.
-
-    Its keys come without the session's prefix.
-    """
+    """Over either transport the trace has the seven stages in order, each with its time."""
     lab = await begin("way", cache_ttl=3600)
     for door in ("http", "socket"):
         trace = await (await lab.user("alice")).send(await lab.user("bob"), "Hello", transport=door)
@@ -157,7 +190,7 @@ async def test_a_send_returns_its_trace(begin: LabMaker) -> None:
         )
         assert all(event["tookMs"] >= 0 and event["door"] == door for event in trace.events)
         assert trace.key == f"message:{trace.id}"
-        assert {trace.key, "messages:alice:bob"} <= set(lab.redis.keys("message*"))
+        assert {trace.key, "messages:alice:bob"} <= set(lab.redis.scan_iter("message*"))
         assert lab.find_messages(_id=trace.id) == [trace.message]
 
 
@@ -219,11 +252,9 @@ async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
 async def test_errors_in_the_background_are_shown(begin: LabMaker) -> None:
     """When the service dies, the widgets report it and name the cell to run.
 
-    A check reports that it cannot tell, and does not raise. After the end of the session a send and
-    a read raise an error that explains it.
+    A check reports that it cannot tell, and does not raise.
     """
     lab = await begin("trouble")
-    alice, bob = await lab.user("alice"), await lab.user("bob")
     board, flow = lab.ttl_board(), lab.flow_map()
     assert lab.service.pid
     os.kill(lab.service.pid, signal.SIGKILL)
@@ -232,9 +263,47 @@ async def test_errors_in_the_background_are_shown(begin: LabMaker) -> None:
     assert (await start_here.gone_at(lab, 5)).kind == NOT_CHECKED
     await lab.end()
     assert "stopped" in repr(lab)
-    for act in (alice.send(bob, "too late"), alice.read("bob")):
-        with pytest.raises(EngineError, match=r"The session has ended\."):
-            await act
+    assert "The session has ended." in (await start_here.gone_at(lab, 5)).text
+
+
+async def test_after_the_end_everything_says_how_to_start_again(begin: LabMaker) -> None:
+    """Every method and client of an ended session raises SessionEnded. A second end does nothing."""
+    lab = await begin("over")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+    trace = await alice.send(bob, "Hello")
+    farewell = repr(await lab.end())
+    awaited: list[Callable[[], Awaitable[Any]]] = [
+        lambda: alice.send(bob, "too late"),
+        lambda: alice.read("bob"),
+        lambda: lab.user("carol"),
+        lab.reset,
+        lab.restart,
+        lab.kill_service,
+        lambda: lab.update_settings(cache_ttl=1),
+        lambda: lab.key_lifetime(trace),
+        lambda: lab.record_queries(asyncio.sleep(0)),
+        lambda: lab.service.start_extra("two"),
+    ]
+    for act in awaited:
+        with pytest.raises(SessionEnded):
+            await act()
+    called: list[Callable[[], Any]] = [
+        lambda: lab.redis,
+        lambda: lab.mongo,
+        lambda: lab.engines,
+        lab.find_messages,
+        lambda: lab.raw_client(alice),
+        lab.flow_map,
+        lab.ttl_board,
+        lab.timeline,
+        lambda: lab.chat(alice, bob),
+        lambda: lab.stores(trace),
+        lambda: lab.chart("A chart"),
+    ]
+    for call in called:
+        with pytest.raises(SessionEnded):
+            call()
+    assert repr(await lab.end()) == farewell
 
 
 async def test_checks_distinguish_wrong_from_blank(begin: LabMaker) -> None:

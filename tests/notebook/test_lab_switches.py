@@ -1,8 +1,6 @@
 """How a session controls its service and engines, counts commands and remembers claims."""
 
 import asyncio
-import fcntl
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
-from chatlab.lab.session_names import remove_abandoned, reserve_name
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
@@ -24,10 +21,8 @@ pytest_plugins = ["patient_children"]
 
 @pytest.fixture
 async def lab(engines: Engines, tmp_path: Path, patient_children: None) -> Any:
-    """Start a session on the engines of the test run."""
-    lab = await start(
-        "switches", mongo_url=engines.mongo.url, redis_url=engines.redis.url, data_dir=tmp_path
-    )
+    """Start a session on the MongoDB of the test run."""
+    lab = await start("switches", mongo_url=engines.mongo.url, data_dir=tmp_path)
     yield lab
     await lab.end()
 
@@ -40,7 +35,8 @@ async def two(lab: Lab) -> Any:
 async def test_commands_are_counted(lab: Lab) -> None:
     """A send costs one insert and two scripts, and a hit only one Redis command.
 
-    A read that bypasses the cache costs one MongoDB command and no Redis command.
+    A read that bypasses the cache costs one MongoDB command and no Redis command. Commands of the
+    notebook's own clients do not count.
     """
     alice, bob = await two(lab)
     await lab.update_settings(cache_ttl=3600)  # the window must not expire between the reads
@@ -55,6 +51,13 @@ async def test_commands_are_counted(lab: Lab) -> None:
         ["EVALSHA message", "EVALSHA messages"],
     )
     assert trace.id not in str(sent)
+
+    async def read_directly() -> None:
+        assert lab.redis.get(trace.key)
+        assert lab.redis.delete("message:none") == 0
+        assert lab.mongo.messages.count_documents({}) == 3
+
+    assert await lab.record_queries(read_directly()) == ([], [])
     assert repr(sent).startswith(
         "MongoDB received 1 command: insert messages\nRedis received 2 commands: "
     )
@@ -126,36 +129,30 @@ async def test_a_restart_keeps_users_and_messages(lab: Lab) -> None:
     ] == []
 
 
-async def test_commands_reach_only_keys_of_the_session(lab: Lab, engines: Engines) -> None:
-    """Keys get the session's prefix on the way to Redis and lose it on the way back.
-
-    Commands that would affect other sessions are rejected.
-    """
-    assert lab.redis.execute_command("SET", "message:mine", "hello", "EX", 60) is True
-    assert (
-        lab.redis.execute_command("KEYS", "message*")
-        == lab.redis.keys("message*")
-        == ["message:mine"]
-    )
-    assert lab.redis.execute_command("GET", "message:mine") == "hello"
-    with pytest.raises(ValueError, match="FLUSHALL would also affect the data of other notebooks"):
-        lab.redis.execute_command("FLUSHALL")
-    with pytest.raises(EngineError, match="Other notebooks use these engines"):
-        await lab.engines.stop("redis")
+async def test_a_shared_mongodb_cannot_be_broken(lab: Lab) -> None:
+    """Without a MongoDB of its own, a session may break its Redis only. The error says how."""
+    await lab.engines.crash("redis")
+    assert lab.redis.ping() is True
+    lab.engines.freeze("redis")
+    lab.engines.thaw("redis")
+    with pytest.raises(EngineError, match="Other notebooks use this MongoDB") as refused:
+        await lab.engines.stop("mongo")
+    assert refused.value.fix == "await start('switches', own_mongodb=True)"
 
 
-async def test_own_engines_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_own_servers_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an engine frozen, killed or stopped, the service keeps its promises.
 
     The folder is deleted with the session.
     """
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("CHATLAB_REDIS_URL", "redis://127.0.0.1:1")
-    lab = await start("breaks", own_engines=True)
+    monkeypatch.setenv("CHATLAB_MONGO_URL", "mongodb://127.0.0.1:1")
+    lab = await start("breaks", own_mongodb=True)
     alice, bob = await two(lab)
     await alice.send(bob, "one")
     await lab.engines.crash("redis")
-    assert lab.redis.keys("message*") == []
+    assert list(lab.redis.scan_iter("message*")) == []
     await lab.engines.crash("mongo")
     assert len(lab.find_messages()) == 1
     await wait_until(lambda: _reaches_mongodb(bob), "the service to find the new MongoDB")
@@ -166,7 +163,7 @@ async def test_own_engines_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(StoreUnavailable):
         await alice.send(bob, "three")
     lab.engines.thaw("mongo")
-    assert str(await lab.end()).startswith("The service has stopped.")
+    assert repr(await lab.end()).startswith("The session has ended.")
     assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
 
 
@@ -176,24 +173,6 @@ async def _reaches_mongodb(user: User) -> bool:
     except StoreUnavailable:
         return False
     return True
-
-
-def test_data_of_killed_sessions_goes(tmp_path: Path) -> None:
-    """Engine folders of killed sessions are deleted.
-
-    A folder stays if its session is alive or if its supervisor still runs.
-    """
-    for name in ("lab_03", "lab_03_2", "lab_07"):
-        (tmp_path / name / "db").mkdir(parents=True)
-    name, lock = reserve_name("03", tmp_path)
-    with (tmp_path / "lab_07" / "lock").open("w") as supervisor_lock:
-        fcntl.flock(supervisor_lock, fcntl.LOCK_EX)
-        remove_abandoned(tmp_path)
-    assert name == "lab_03"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["lab_03", "lab_07"]
-    os.close(lock)
-    remove_abandoned(tmp_path)
-    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 async def test_a_race_happens_every_time() -> None:
@@ -296,11 +275,7 @@ async def test_a_session_with_changed_settings_is_replaced(
     engines: Engines, tmp_path: Path
 ) -> None:
     """Running the first cell again restores the settings that it passes."""
-    own: dict[str, Any] = {
-        "mongo_url": engines.mongo.url,
-        "redis_url": engines.redis.url,
-        "data_dir": tmp_path,
-    }
+    own: dict[str, Any] = {"mongo_url": engines.mongo.url, "data_dir": tmp_path}
     lab = await start("anew", **own)
     await lab.update_settings(cache_ttl=20)
     again = await start("anew", **own)

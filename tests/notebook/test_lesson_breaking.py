@@ -14,7 +14,7 @@ from chatlab.lab.lessons import breaking
 async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lab]:
     """Start a session with its own engines."""
     monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
-    lab = await start("broken", own_engines=True)
+    lab = await start("broken", own_mongodb=True)
     yield lab
     await lab.end()
 
@@ -24,7 +24,7 @@ async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     alice, bob = await lab.user("alice"), await lab.user("bob")
     await lab.engines.stop("redis")
     lab.engines.freeze("mongo")
-    assert await start("broken", own_engines=True) is lab
+    assert await start("broken", own_mongodb=True) is lab
     verdict = await breaking.loses(lab, alice, bob, "redis")
     assert (verdict.kind, "20 of them are in MongoDB" in verdict.text) == (NOT_YET, True)
 

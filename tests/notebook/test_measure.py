@@ -71,11 +71,11 @@ def test_figures_that_depend_on_the_machine_are_marked() -> None:
     )
 
 
-async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
-    """The second service has the same users and messages, its own Redis keys, and stops with the session."""
+async def test_a_second_service_can_have_a_cache_of_its_own(begin: LabMaker) -> None:
+    """The second service has the same users and messages, and stops with the session. With a prefix it has its own keys."""
     lab = await begin("beside", cache_ttl=3600)
     alice, bob = await lab.user("alice"), await lab.user("bob")
-    url = await lab.service.start_extra("other", window_size=1)
+    url = await lab.service.start_extra("other", key_prefix="other:")
     assert await lab.service.start_extra("other") == url
     await alice.send(bob, "by the first")
     wire = lab.raw_client(alice, url)
@@ -89,7 +89,10 @@ async def test_a_second_service_has_a_cache_of_its_own(begin: LabMaker) -> None:
         ("miss", True),
         ("hit", True),
     ]
-    assert lab.redis.keys("*messages:*") == ["messages:alice:bob", "other:messages:alice:bob"]
+    assert sorted(lab.redis.scan_iter("*messages:*")) == [
+        "messages:alice:bob",
+        "other:messages:alice:bob",
+    ]
     await lab.end()
     with pytest.raises(ConnectionError):
         lab.raw_client(alice, url)

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import redis
 from browsing import browser
 from patient_children import PatientPopen
 from playwright.async_api import Browser, expect
@@ -43,13 +42,12 @@ LONG_TTL_S = 600  # no key expires while a slow test looks at it
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lab(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
-    """Start a session on the engines of the test run, shared by the tests of this module.
+    """Start a session on the MongoDB of the test run, shared by the tests of this module.
 
     A test uses a conversation of its own, or it must be the last one.
     """
     own: dict[str, Any] = {
         "mongo_url": engines.mongo.url,
-        "redis_url": engines.redis.url,
         "data_dir": tmp_path_factory.mktemp("lab"),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -336,7 +334,7 @@ async def test_screens_come_back_with_the_service(lab: Lab) -> None:
 # --- stores ---------------------------------------------------------------------------------------
 
 
-async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
+async def test_stores_mark_what_is_stale(lab: Lab) -> None:
     """A change that bypasses the cache makes both copies stale, and the differing field is named.
 
     After both have expired, only MongoDB has the message.
@@ -359,9 +357,8 @@ async def test_stores_mark_what_is_stale(lab: Lab, engines: Engines) -> None:
     await wait_until(
         differs, "both copies to be stale", is_reached=([["text", "version"]] * 2).__eq__
     )
-    with redis.Redis.from_url(engines.redis.url) as keys:
-        for name in ("message", "window"):
-            assert keys.pexpire(lab.settings.key_prefix + stores.model["places"][name]["key"], 1)
+    for name in ("message", "window"):
+        assert lab.redis.pexpire(stores.model["places"][name]["key"], 1)
 
     def is_missing() -> list[bool]:
         return [place["found"] is None for place in stores.model["places"].values()]

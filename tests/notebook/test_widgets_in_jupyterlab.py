@@ -12,6 +12,7 @@ import redis
 from front_end import assert_no_errors, jupyterlab, opened, run_all, theme
 from playwright.async_api import Locator, Page, expect
 
+from chatlab.lab.session_folder import data_folder
 from chatlab.local.engines import Engines
 
 pytestmark = pytest.mark.slow  # starts a JupyterLab and a browser
@@ -134,16 +135,16 @@ async def the_line_of_time_moves(page: Page) -> None:
     await page.wait_for_function(moved, arg=stopped)
 
 
-def expire(engines: Engines, shown: str) -> None:
+def expire(data: Path, shown: str) -> None:
     """Let the message that the widget shows expire from the cache now.
 
     Until then its TTL is long, so a slow test does not miss it.
     """
     match = re.search("message:[0-9a-f]{24}", shown)
     assert match, shown
-    with redis.Redis.from_url(engines.redis.url) as keys:
-        (key,) = keys.scan_iter(f"*:{match[0]}", count=1000)
-        assert keys.pexpire(key, 1)
+    (session,) = (data / "lab").glob("lab_widgets_*")
+    with redis.Redis.from_url(data_folder(session).url("redis")) as keys:
+        assert keys.pexpire(match[0], 1)
 
 
 async def a_cell_again(page: Page) -> None:
@@ -169,11 +170,7 @@ async def pictures(page: Page, folder: Path) -> None:
 async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
     """Test everything in one JupyterLab, since it takes seconds to start."""
     write_notebook(tmp_path / "written")
-    urls = {
-        "MONGO_URL": engines.mongo.url,
-        "REDIS_URL": engines.redis.url,
-        "DATA_DIR": str(tmp_path / "data"),
-    }
+    urls = {"MONGO_URL": engines.mongo.url, "DATA_DIR": str(tmp_path / "data")}
     async with (
         jupyterlab(tmp_path, tmp_path / "written", **urls) as url,
         opened(url, "widgets.ipynb") as page,
@@ -193,7 +190,7 @@ async def test_widgets_live(engines: Engines, tmp_path: Path) -> None:
         await two_people_write(page)
         await boxes_open(page, tmp_path)
         await the_line_of_time_moves(page)
-        expire(engines, await page.locator(".cl-stores").inner_text())
+        expire(tmp_path / "data", await page.locator(".cl-stores").inner_text())
         await expect(page.locator(".cl-stores [data-place=message]")).to_have_attribute(
             "data-state", "away"
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from documents import PAGES, ROOT, Block, read_page
 from http_clients import fetch
@@ -157,6 +158,7 @@ WAYS: dict[str, Way] = {
     "make test": prints("python -m pytest"),
     "make coverage": prints("coverage run -m pytest", "coverage report"),
     "make test-slow": prints("python -m pytest"),
+    "make test-paced": prints("python -m pytest"),
     # the API
     "api=http://127.0.0.1:8000/api": begins,
     """curl -s $api/auth/signup --json '{"username": "bob", "password": "correct horse"}'""": begins,
@@ -177,6 +179,9 @@ WAYS: dict[str, Way] = {
     "python3 -m venv .venv && . .venv/bin/activate": covered(LOCK),
     "pip install --require-hashes -r requirements.lock": covered(LOCK),
     "pip install --no-deps --no-build-isolation -e .": covered(WHEEL),
+    "pip wheel --no-deps --wheel-dir dist .": covered(WHEEL),
+    'pip install "$(echo dist/chatlab_messaging-*.whl)[engines,notebooks]"': covered(WHEEL),
+    "chatlab lab": covered("processes/test_docs_commands.py::test_make_lab_opens_the_notebooks"),
     "conda env create -f environment.yml && conda activate chatlab": covered(
         "unit/test_packaging.py::test_conda_and_binder_install_from_the_lock"
     ),
@@ -296,14 +301,23 @@ def test_the_commands_of_a_block_work(
 
 
 @pytest.mark.slow
-def test_make_lab_opens_the_notebooks(terminal: Terminal) -> None:
-    """JupyterLab answers on its port and has notebook 00, and both end with Ctrl-C."""
-    port = free_port()
-    terminal.environment |= {"CHATLAB_PORT": "0", "ARGS": f"--no-browser --port {port}"}
+def test_make_lab_opens_the_notebooks(terminal: Terminal, tmp_path: Path) -> None:
+    """JupyterLab answers on its port and has a copy of notebook 00, and ends with Ctrl-C.
+
+    So does the private MongoDB that all notebooks share.
+    """
+    port, data = free_port(), tmp_path / "data"
+    terminal.environment["ARGS"] = f"{tmp_path}/copy --no-browser --port {port}"
+    terminal.environment["CHATLAB_DATA_DIR"] = str(data)
+    del terminal.environment["CHATLAB_MONGO_URL"]
     terminal.environment["JUPYTER_TOKEN"] = "secret"
     process = terminal.start("make lab")
     try:
         notebook = "api/contents/00_start_here.ipynb?content=0&token=secret"
         wait_until_answered(f"http://127.0.0.1:{port}/{notebook}", process)
+        mongod = psutil.Process(int((data / "run" / "mongo.pid").read_text()))
+        assert mongod.is_running()
     finally:
         stop(process)
+    block_until(lambda: not mongod.is_running(), "the end of MongoDB")
+    assert (tmp_path / "copy" / "00_start_here.ipynb").exists()

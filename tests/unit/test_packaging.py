@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 from waiting import LIMIT_S
 
 import chatlab
+from chatlab.run.working_copy import prepare
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -185,19 +186,72 @@ def test_every_import_is_a_declared_dependency(path: Path) -> None:
     assert imported_distributions(path) - declared == set()
 
 
-def test_the_wheel_holds_the_whole_package(tmp_path: Path) -> None:
-    """The wheel also contains Lua scripts, pages and images, and is built without a network."""
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with what is in the wheel, which is built without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        inside = set(wheel.namelist())
+    with zipfile.ZipFile(next(folder.glob("chatlab_messaging-*.whl"))) as wheel:
+        wheel.extractall(folder / "inside")
+    return folder / "inside"
+
+
+def test_the_wheel_holds_the_whole_package(wheel: Path) -> None:
+    """The wheel also contains Lua scripts, pages and images."""
+    inside = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     ours = {
         str(path.relative_to(ROOT))
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert ours - inside == set()
-    assert f"chatlab-{chatlab.__version__}.dist-info/entry_points.txt" in inside
+    assert f"chatlab_messaging-{chatlab.__version__}.dist-info/entry_points.txt" in inside
+
+
+def test_the_wheel_makes_the_same_working_copy(wheel: Path, tmp_path: Path) -> None:
+    """Without the repository, `chatlab lab` has the same notebooks, and `--in-place` is refused."""
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from chatlab.errors import EngineError
+        from chatlab.run import doctor, jupyter, working_copy
+        working_copy.prepare(Path(sys.argv[1]), fresh=False)
+        assert "chatlab-messaging" in doctor.INSTALL_ALL
+        try:
+            jupyter.repository_notebooks()
+        except EngineError:
+            print("refused")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "by_wheel")],
+        env=os.environ | {"PYTHONPATH": str(wheel)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.stdout == "refused\n"
+    prepare(tmp_path / "by_repository", fresh=False)
+    by_wheel, by_repository = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
+        for folder in (tmp_path / "by_wheel", tmp_path / "by_repository")
+    )
+    assert by_wheel == by_repository
+
+
+def test_no_page_tells_to_install_the_project_of_a_stranger() -> None:
+    """On PyPI, `chatlab` is another project."""
+    folders = ("chatlab", "docs", "notebooks", ".github")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.*")]
+    files += [file for file in ROOT.iterdir() if file.is_file()]
+    texts = {file: file.read_bytes() for file in files if file.is_file()}
+    assert [
+        file
+        for file, text in texts.items()
+        if re.search(rb"pip3? install\W+chatlab\b(?![-_])", text)
+    ] == []
 
 
 def test_the_package_loads_its_exports_on_demand() -> None:

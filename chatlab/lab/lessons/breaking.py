@@ -22,6 +22,7 @@ from chatlab.lab.diagram import STAGES
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.plain_text import PlainText
 from chatlab.lab.polling import poll_until
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.tables import Rows
 from chatlab.lab.trace import Trace
@@ -408,7 +409,7 @@ async def _to_its_end(lab: Lab, trace: Trace) -> KeyLifetime:
 
     began = await lab.events.wait_for(cached, BACK)
     if began is None:
-        raise LookupError(f"{trace.key} was not cached")
+        raise PremiseGone(f"{trace.key} was not cached.", "run the cell again")
     life = KeyLifetime.from_event(began)
     while life.state == "live":
         await asyncio.sleep(life.next_check_s())
@@ -536,7 +537,7 @@ LOSSES = 3
 async def once(lab: Lab, alice: User, answer: Any) -> CheckResult:
     """Loses the answers of a few sends, repeats each with the learner's clientId, and counts what the receiver has."""
     await ready(alice)
-    receiver = await lab.user(f"dora-{secrets.token_hex(4)}")
+    receiver = await lab.new_user("dora")
     for number in range(1, LOSSES + 1):
         await lose_the_answer(alice, receiver, f"message {number}", _client_id(answer, number, 1))
         refused = await _again(alice, receiver, f"message {number}", _client_id(answer, number, 2))

@@ -24,7 +24,10 @@ from chatlab.lab.checks import (
 )
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.plain_text import PlainText
+from chatlab.lab.polling import poll_until
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import time_us
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import Rows
 from chatlab.lab.trace import Trace
@@ -64,10 +67,11 @@ async def heard(bob: User, of: Trace, count: int) -> Rows:
             for event in told
         ]
 
-    for _ in range(round(PATIENCE / OFTEN)):
-        if len(of_it()) >= count:
-            break
-        await asyncio.sleep(OFTEN)
+    if not await poll_until(lambda: len(of_it()) >= count, PATIENCE):
+        raise PremiseGone(
+            f"Bob's socket has heard {len(of_it())} events about this message, not {count}.",
+            "run the cells from the one that sends it on again",
+        )
     return Rows(("event", "version", "text", "reactions"), of_it())
 
 
@@ -82,13 +86,17 @@ async def passed(lab: Lab, of: Trace) -> PlainText:
         ]
         return [event["stage"] for event in lab.events if saved and event["trace"] == saved[-1]]
 
-    await lab.events.wait_for(lambda: "respond" in done())
+    if not await lab.events.wait_for(lambda: "respond" in done()):
+        raise PremiseGone(
+            "This session has seen no change of this message.", "change it, then run this again"
+        )
     return PlainText(", ".join(done()))
 
 
 async def costs(lab: Lab, alice: User, trace: Trace) -> Rows:
     """What an edit asks, while the message's copy is in Redis and when it is not."""
     path = f"/api/messages/{trace.id}"
+    await _in_cache(lab, alice, trace)
     with_copy = await _cost(lab, alice.http.patch(path, json={"text": "Meet at eight"}))
     lab.redis.execute_command("DEL", trace.key)
     without = await _cost(lab, alice.http.patch(path, json={"text": "Meet at nine"}))
@@ -108,14 +116,24 @@ async def _cost(lab: Lab, act: Awaitable[Any]) -> tuple[str, str]:
 async def lives(lab: Lab, alice: User, trace: Trace) -> Rows:
     """What an edit does to the two lives: both are made shorter first, so that a new one shows."""
     shorter = LIFE * 3 // 5
+    await _in_cache(lab, alice, trace)
     for key in (trace.key, WINDOW):
-        lab.redis.execute_command("PEXPIRE", key, shorter)
+        if not lab.redis.pexpire(key, shorter):
+            raise PremiseGone(f"{key} is not in Redis.", "run the cell again")
     await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Meet at ten"})
     anew = {key: lab.redis.pttl(key) > shorter for key in (trace.key, WINDOW)}
     return Rows(
         ("key", "after the edit"),
         [(key, "a new life" if new else "its life goes on as it was") for key, new in anew.items()],
     )
+
+
+async def _in_cache(lab: Lab, alice: User, trace: Trace) -> None:
+    """Have the message in both of its keys: an edit puts it in its own, a read fills the window."""
+    await alice.http.patch(f"/api/messages/{trace.id}", json={"text": "Meet soon"})
+    await alice.read(trace.message["receiverId"])
+    if not lab.redis.exists(trace.key):
+        raise PremiseGone(f"{trace.key} is not in Redis.", "send the message again")
 
 
 async def who_may(alice: User, bob: User, carol: User) -> Rows:
@@ -206,6 +224,11 @@ async def stale(bob: User, alice: User, trace: Trace) -> Stale:
             reading = await bob.read(alice.id, limit=1)
             text = reading.messages[-1]["text"]
             at = time.perf_counter() - began
+            if text != old and not served_by:
+                raise PremiseGone(
+                    "The first read shows the new text already: the window had expired.",
+                    "run the cell that edits the message and this one in one go",
+                )
             if text != old:
                 return Stale(old, text, last_old, at, served_by, reading.cache)
             last_old = at
@@ -225,7 +248,7 @@ async def naive_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> None:
 
 async def service_change(lab: Lab, trace: Trace, text: str, pause: Pause) -> bool:
     """The same with the service's own scripts. Was the message's own key written?"""
-    began = lab.redis.time_us()
+    began = time_us(lab.redis)
     message = save(lab, trace, text)
     await pause("has saved")
     common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, began)

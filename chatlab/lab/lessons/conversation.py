@@ -23,7 +23,9 @@ from chatlab.lab.checks import (
 )
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.redis_command import parse_command, run_command
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import value_of
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import TIMED, Rows
 from chatlab.lab.user import User
@@ -95,6 +97,14 @@ class Window(NamedTuple):
 def window(lab: Lab, one: User, other: User) -> Window:
     """The window of their conversation as it is now, all of it seen in one step."""
     key = key_of(one.id, other.id)
+    found = look(lab, key)
+    if not found.entries:
+        raise PremiseGone(f"The window {key} has expired.", "send a message and run this again")
+    return found
+
+
+def look(lab: Lab, key: str) -> Window:
+    """What lies under this key, which may be nothing."""
     at, pttl, entries = lab.redis.execute_command("EVAL", LOOK, 1, key)
     return Window(key, at, pttl, entries)
 
@@ -136,7 +146,7 @@ async def two_writers(lab: Lab, one: User, other: User) -> Rows:
         "the other program": key_by_number(one.id, other.id),
     }
     lab.redis.execute_command("EVAL", PUSH, 1, keys["the other program"], "by the other program")
-    values = {name: str(lab.redis.get(key)) for name, key in keys.items()}
+    values = {name: str(value_of(lab.redis, key)) for name, key in keys.items()}
     return Rows(
         (
             "who writes and reads",
@@ -228,7 +238,8 @@ class Lives(NamedTuple):
 async def lives(lab: Lab, one: User, other: User) -> Lives:
     """Three sends to a new window: the second after 2 s, the third when less than 1 s is left."""
     first, second = await _two_sends(lab, one, other, SECOND_AT, LIFE / 1000 - 2 * SECOND_AT)
-    while (left := window(lab, one, other).pttl) > grace_period_ms(LIFE):  # noqa: ASYNC110 - Redis tells nobody
+    key = key_of(one.id, other.id)
+    while (left := look(lab, key).pttl) > grace_period_ms(LIFE):  # noqa: ASYNC110 - Redis tells nobody
         await asyncio.sleep((left - grace_period_ms(LIFE) + 50) / 1000)
     return Lives(first, second, await _sent(lab, one, other, "third"))
 
@@ -250,7 +261,7 @@ async def _two_sends(
 async def _sent(lab: Lab, one: User, other: User, text: str) -> Window:
     """Send, and look at the window at once."""
     await one.send(other, text)
-    return window(lab, one, other)
+    return look(lab, key_of(one.id, other.id))
 
 
 # --- the exercises -------------------------------------------------------------------------------------------------------------
@@ -276,9 +287,10 @@ async def one_key(lab: Lab, one: User, other: User, rule: Any) -> CheckResult:
     for sender, receiver in ((one, other), (one, one)):
         lab.redis.execute_command("DEL", key_of(sender.id, receiver.id))
         await sender.send(receiver, "which key?")
-        if not lab.redis.keys(key := call_answer(rule, sender.id, receiver.id)):
+        if not lab.redis.exists(key := call_answer(rule, sender.id, receiver.id)):
+            there = sorted(lab.redis.scan_iter("messages:*"))
             return not_yet(
-                f"{sender.id} has written to {receiver.id}, and there is no {key!r} in Redis. There is: {lab.redis.keys('messages:*')}."
+                f"{sender.id} has written to {receiver.id}, and there is no {key!r} in Redis. There is: {there}."
             )
     return correct(
         f"{PAIRS} pairs, both ways: the same key as the service's. It made the same ones in Redis just now, also for 9 with 9."

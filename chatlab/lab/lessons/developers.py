@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
@@ -18,12 +17,13 @@ from chatlab.errors import Conflict
 from chatlab.lab.checks import CheckResult, UnusableAnswer, check, correct, not_yet
 from chatlab.lab.claims import holds_if
 from chatlab.lab.polling import poll_until
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.tables import Rows
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import PASSWORD, User
 from chatlab.run.child import ChildService
-from chatlab.run.jupyter import NOTEBOOKS
+from chatlab.run.working_copy import shipped
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 GRACE = 1.0  # seconds: a write to the cache that comes later after its save began is not made
@@ -35,7 +35,7 @@ ENGINES = {
     "mongod",
     "redis_server",
 }  # the settings that say which are used
-COMPOSE = NOTEBOOKS.parent / "docker-compose.yml"
+COMPOSE = shipped().parent / "docker-compose.yml"
 NOTHING, LATER, AT_ONE = "nothing", "nothing, until he reads", "newMessage, as if both were at one"
 
 
@@ -84,7 +84,7 @@ async def changed_here_read_there(lab: Lab, alice: User, url: str, tries: int = 
     Once more if the machine was so slow that the cache took a write for a late one.
     """
     began = time.monotonic()
-    partner = await lab.user(f"carol-{secrets.token_hex(4)}")
+    partner = await lab.new_user("carol")
     there = client.ChatClient(url, partner.user, partner.token)
     rows = [
         await _read_there(there, alice, what, message)
@@ -137,7 +137,9 @@ def operation(api: Json, method: str, path: str) -> Rows:
 
 def compose() -> Rows:
     """The services of docker-compose.yml: their images, what starts them, and the ports they have on this machine."""
-    text = COMPOSE.read_text(encoding="utf-8") if COMPOSE.exists() else ""
+    if not COMPOSE.exists():
+        raise PremiseGone("docker-compose.yml is in the repository, which is not on this machine.")
+    text = COMPOSE.read_text(encoding="utf-8")
     services = re.split(
         r"^volumes:", text.partition("\nservices:\n")[2], maxsplit=1, flags=re.MULTILINE
     )[0]
@@ -208,10 +210,11 @@ async def _second(settings: Settings) -> AsyncIterator[str]:
 
 async def _compared(lab: Lab, url: str, settings: Settings) -> CheckResult:
     """Two people of the same names at both services; a message at each of them."""
-    names = [f"{name}-{secrets.token_hex(4)}" for name in ("erin", "fred")]
-    erin, fred = [await lab.user(name) for name in names]
+    erin, fred = await lab.new_user("erin"), await lab.new_user("fred")
     try:
-        erin2, fred2 = [await client.ChatClient.sign_up(url, name, PASSWORD) for name in names]
+        erin2, fred2 = [
+            await client.ChatClient.sign_up(url, user.id, PASSWORD) for user in (erin, fred)
+        ]
     except Conflict:
         return not_yet(
             "Erin signs up at this service, then at the second one: the name is taken there. Both have the same users, "
@@ -245,8 +248,7 @@ async def _compared(lab: Lab, url: str, settings: Settings) -> CheckResult:
 
 def _keys(lab: Lab, settings: Settings) -> set[str]:
     """The keys of messages and conversations of a service on these engines, by their full names."""
-    with lab.redis.client() as redis:
-        return set(redis.scan_iter(f"{settings.key_prefix}message*", count=1000))
+    return set(lab.redis.scan_iter(f"{settings.key_prefix}message*", count=1000))
 
 
 # --- exercise 2: the metric of a hit -------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ async def metrics(person: client.ChatClient) -> dict[str, float]:
 @check
 async def counts_hits(lab: Lab, answer: Any) -> CheckResult:
     """Reads the metric, has a known number of hits, a bypass and a miss, and reads it again."""
-    erin = await lab.user(f"erin-{secrets.token_hex(4)}")
+    erin = await lab.new_user("erin")
     before = await metrics(erin)
     if answer not in before:
         shape = next(name for name in before if name.startswith("chatlab_sends_total"))

@@ -27,6 +27,7 @@ from chatlab.lab.measure import (
     send_many,
     styled_html,
 )
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -65,8 +66,9 @@ class Sides:
         self.trips: dict[str, tuple[int, int]] = {}
 
     async def open(self, name: str) -> None:
+        short = name.replace(" ", "-")
         self.urls[name] = await self.lab.service.start_extra(
-            name.replace(" ", "-"), **SETTINGS[name]
+            short, key_prefix=f"{short}:", **SETTINGS[name]
         )
         self.wires[name] = self.lab.raw_client(self.alice, self.urls[name])
 
@@ -85,7 +87,7 @@ class Sides:
 
     async def reading(self, name: str, messages: int) -> SendRequest:
         """A read of the whole conversation with somebody to whom so many messages were sent; written when it is asked for first."""
-        partner = await self.lab.user(f"friend-{messages}")
+        partner = await self.lab.user(f"friend-{messages}", connect=False)
         if not self.lab.mongo.messages.count_documents({"receiverId": partner.id}):
             writers = [self.lab.raw_client(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
             await send_many(writers, partner.id, messages, TEXT)
@@ -114,9 +116,11 @@ async def two_sides(lab: Lab) -> Sides:
     names = {WITHOUT: "bob", WITH: "carol"}
     sides = Sides(
         lab,
-        await lab.user("alice"),
-        {name: await lab.user(person) for name, person in names.items()},
+        await lab.user("alice", connect=False),
+        {name: await lab.user(person, connect=False) for name, person in names.items()},
     )
+    for person in (sides.alice, *sides.partners.values()):
+        await person.disconnect()  # events to sockets would take time on one side only
     await asyncio.gather(sides.open(WITHOUT), sides.open(WITH))
     return sides
 
@@ -242,7 +246,8 @@ async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
         "a user, over HTTP": [],
     }
     lab, steps = sides.lab, CLOCK_ROUNDS + LENGTH_TURNS
-    lab.redis.execute_command("EXPIRE", trace.key, LONGER)
+    if not lab.redis.expire(trace.key, LONGER):
+        raise PremiseGone(f"{trace.key} has expired.", "send the message and measure in one cell")
     for done in range(CLOCK_ROUNDS):
         own, client = _clocked(lab, trace.key)
         samples["Redis itself"].append(own)

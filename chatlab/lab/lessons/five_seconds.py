@@ -17,6 +17,7 @@ from chatlab.lab.claims import DEPENDS, FAILS, ClaimResult, ClaimResults, holds_
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.measure import Table
 from chatlab.lab.redis_command import parse_command, run_command
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.tables import TIMED, Rows
 from chatlab.lab.trace import Trace
@@ -42,6 +43,7 @@ LIVES = (
     2 * SHORT,
     4 * SHORT,
 )  # tried one after the other: a worker on a slow machine meets no key that lives for less than its beat
+END = "end"  # a channel: nothing more is listened to
 TOO_SLOW = EngineError(
     "The machine was too slow for this measurement.", "run the cell again when it has less to do"
 )
@@ -62,25 +64,24 @@ def expired_events(lab: Lab) -> Iterator[dict[str, float]]:
     """Redis's own event `expired`, while the block goes on: for each key when it came, in milliseconds since 1970."""
     came: dict[str, float] = {}
     with (
-        lab.redis.client() as redis,
-        redis.pubsub(ignore_subscribe_messages=True) as heard,
+        lab.redis.pubsub(ignore_subscribe_messages=True) as heard,
         ThreadPoolExecutor(1) as pool,
     ):
         heard.psubscribe("__keyevent@*__:expired")
-        heard.subscribe(end := f"{lab.settings.key_prefix}end")
-        listening = pool.submit(_listen, heard, end, lab.settings.key_prefix, came)
+        heard.subscribe(END)
+        listening = pool.submit(_listen, heard, came)
         try:
             yield came
         finally:
-            redis.publish(end, "")
+            lab.redis.publish(END, "")
             listening.result()
 
 
-def _listen(heard: PubSub, end: str, prefix: str, came: dict[str, float]) -> None:
-    for word in heard.listen():  # type: ignore[no-untyped-call]  # the library's types stop here
-        if word["channel"] == end:
+def _listen(heard: PubSub, came: dict[str, float]) -> None:
+    for word in heard.listen():
+        if word["channel"] == END:
             return
-        came[word["data"].removeprefix(prefix)] = time.time() * 1000
+        came[word["data"]] = time.time() * 1000
 
 
 # --- four moments --------------------------------------------------------------------------------------------------------------
@@ -183,6 +184,11 @@ async def four_moments(lab: Lab, reader: User, read: Trace, left: Trace) -> Mome
     """Looks at two messages just sent, at the document's moments. One is read at 2 s, by GET and through the service, the other is left."""
     with expired_events(lab) as came:
         first = look(lab, read.key)
+        if first.pttl < lab.settings.ttl_ms - READ_AT * 1000:
+            raise PremiseGone(
+                f"{read.key} was sent more than {READ_AT:g} s ago.",
+                "run the cell that sends both messages and looks at them again",
+            )
         await _second(read, READ_AT)
         unread, before = look(lab, left.key), look(lab, read.key)
         lab.redis.get(read.key)
@@ -299,11 +305,6 @@ def _range(lags: list[float | None]) -> str:
 
 async def lags(lab: Lab, chart: Chart) -> Lags:
     """How late the word of an end comes with 1, 1,000 and 20,000 keys: in the service's database, and in others where nobody looks."""
-    if not lab.own_engines:
-        raise EngineError(
-            "This fills Redis, and others use it too.",
-            f"await start({lab.name!r}, own_engines=True)",
-        )
     with expired_events(lab) as came:
         groups = [_group(lab, database, keys) for database, keys in enumerate(COUNTS, WATCHED + 1)]
         watched = []

@@ -21,9 +21,10 @@ from chatlab.lab.lessons import (
     start_here,
     worker,
 )
-from chatlab.lab.plain_text import PlainText
+from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.scorecard import SCORECARD_NOTEBOOK, Entry, Scorecard
 from chatlab.lab.session import Lab, start
+from chatlab.lab.session_stores import value_of
 from chatlab.lab.tables import TIMED, Rows, timed_table_html
 from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
@@ -144,7 +145,8 @@ async def whole_flow(lab: Lab, alice: User, bob: User) -> Rows:
     ]
     rows.append(("read", f"X-Cache: {(await bob.read(alice.id)).cache}"))
     await alice.http.patch(f"/api/messages/{by_socket.id}", json={"text": "Changed"})
-    held = [key for key in lab.redis.keys("message*") if "Changed" in str(lab.redis.get(key))]
+    keys = lab.redis.scan_iter("message*")
+    held = [key for key in keys if "Changed" in str(value_of(lab.redis, key))]
     rows.append(("change", f"new in {len(held)} keys"))
     rows.append(("read again", (await bob.read(alice.id)).messages[-1]["text"]))
     life = await lab.key_lifetime(by_http)
@@ -192,7 +194,7 @@ async def _conversation(lab: Lab, _alice: User, _bob: User) -> None:
     nine, ten = await lab.user("9"), await lab.user("10")
     await nine.send(ten, "ping")
     await ten.send(nine, "pong")
-    keys = lab.redis.keys("messages:*")
+    keys = list(lab.redis.scan_iter("messages:*"))
     conversation.claims(lab, keys, await conversation.lives(lab, nine, ten))
 
 
@@ -218,12 +220,12 @@ async def _reading(lab: Lab, alice: User, bob: User) -> None:
 
 
 async def _faster(lab: Lab, alice: User, bob: User) -> None:
-    trace = await alice.send(bob, "How long does it take to get me?")
     sides, chart = await faster.two_sides(lab), lab.chart("Measuring once more")
     await faster.trips(sides)
     sends, reads, changes = [
         await faster.measure(sides, what, chart) for what in ("sending", "reading", "reacting")
     ]
+    trace = await alice.send(bob, "How long does it take to get me?")
     faster.claims(lab, sends, reads, changes, await faster.microseconds(sides, trace, chart))
 
 
@@ -266,14 +268,14 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = (
     Experiment(("00", "01", "02", "04"), _doors, {}),
-    Experiment(("03",), _saving, {"own_engines": True}),
+    Experiment(("03",), _saving, {"own_mongodb": True}),
     Experiment(("05",), _conversation, {}),
     Experiment(("06",), _five_seconds, {}),
-    Experiment(("07",), _worker, {"own_engines": True}),
+    Experiment(("07",), _worker, {}),
     Experiment(("08",), _reading, {}),
     Experiment(("10",), _faster, {}, races=True),
-    Experiment(("11",), _lighter, {"own_engines": True, "key_prefix": ""}),
-    Experiment(("12",), _breaking, {"own_engines": True}),
+    Experiment(("11",), _lighter, {}),
+    Experiment(("12",), _breaking, {"own_mongodb": True}),
 )
 
 
@@ -313,7 +315,7 @@ async def fill(lab: Lab, chart: Chart) -> PlainText:
     for experiment, wrong in zip(wanted, outcomes, strict=True):
         if wrong is not None:
             told.append(
-                f"The experiments of {', '.join(experiment.notebooks)} stopped: {str(wrong) or type(wrong).__name__}. Run this cell again."
+                f"The experiments of {', '.join(experiment.notebooks)} stopped: {error_text(wrong).rstrip('.')}. Run this cell again."
             )
     return PlainText("\n".join(told))
 

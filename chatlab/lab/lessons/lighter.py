@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from chatlab.bench.claims import TOLERANCE
@@ -11,6 +12,7 @@ from chatlab.lab.checks import CheckResult, call_for_number, check, correct, not
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.measure import Row, Table, send_many
 from chatlab.lab.query_log import QueryLog
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -117,11 +119,10 @@ class Weight(Table):
 
 def weigh(lab: Lab, of: Trace) -> Weight:
     """The key of a message that is cached now."""
-    return Weight(
-        of.key,
-        lab.redis.execute_command("STRLEN", of.key),
-        lab.redis.execute_command("MEMORY", "USAGE", of.key) or 0,
-    )
+    value, total = lab.redis.strlen(of.key), lab.redis.memory_usage(of.key)
+    if not total:
+        raise PremiseGone(f"{of.key} has expired.", "send the message and weigh it in one cell")
+    return Weight(of.key, value, total)
 
 
 async def message_of(lab: Lab, size: int = MESSAGE_BYTES) -> Trace:
@@ -130,7 +131,10 @@ async def message_of(lab: Lab, size: int = MESSAGE_BYTES) -> Trace:
     text = "x"
     while True:
         trace = await alice.send(bob, text)
-        missing = size - lab.redis.execute_command("STRLEN", trace.key)
+        length = lab.redis.strlen(trace.key)
+        if not length:
+            raise PremiseGone(f"{trace.key} is not in Redis.", "await lab.restart()")
+        missing = size - length
         if not missing:
             return trace
         text = "x" * (len(text) + missing)
@@ -197,7 +201,7 @@ async def thousand(lab: Lab, chart: Chart) -> Thousand:
     alice, bob = await lab.user("alice"), await lab.user("bob")
     text, url = (
         (await message_of(lab)).message["text"],
-        await lab.service.start_extra("quiet", key_prefix=lab.settings.key_prefix),
+        await lab.service.start_extra("quiet"),
     )
     wires = [lab.raw_client(alice, url) for _ in range(WRITERS)]
     await send_many(
@@ -245,7 +249,7 @@ def _memory(lab: Lab) -> tuple[int, int]:
     return told["used_memory"], told["used_memory_rss"]
 
 
-def _bytes(lab: Lab, keys: list[str]) -> int:
+def _bytes(lab: Lab, keys: Iterable[Any]) -> int:
     return sum(lab.redis.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0) or 0 for key in keys)
 
 
@@ -461,7 +465,10 @@ def _load_claim(quick: tuple[QueryLog, QueryLog], distances: Distances) -> Claim
 
 def _message_claim(lab: Lab, weight: Weight) -> ClaimResult:
     """Whether messages have 500 bytes is up to those who write them."""
-    text = len(lab.find_messages(_id=weight.key.partition(":")[2])[0]["text"])
+    found = lab.find_messages(_id=weight.key.partition(":")[2])
+    if not found:
+        raise PremiseGone("The message that was weighed is not in MongoDB.", "weigh one again")
+    text = len(found[0]["text"])
     bare = weight.value - text
     return ClaimResult(
         "message_bytes",

@@ -1,6 +1,5 @@
 """Notebook 04: one cached message, its expiry, and what becomes of it when that comes in a second command."""
 
-import asyncio
 import secrets
 from typing import Any, NamedTuple
 
@@ -9,7 +8,9 @@ from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, 
 from chatlab.lab.claims import DEPENDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.plain_text import PlainText
+from chatlab.lab.polling import poll_until
 from chatlab.lab.redis_command import parse_command, run_command
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import TIMED, Rows
@@ -95,7 +96,7 @@ async def weigh(lab: Lab, sender: User, receiver: User) -> Weighed:
             (
                 name,
                 letters,
-                len(lab.redis.get(trace.key) or ""),
+                len(await _cached(lab, trace)),
                 lab.redis.execute_command("MEMORY", "USAGE", trace.key),
             )
         )
@@ -103,7 +104,14 @@ async def weigh(lab: Lab, sender: User, receiver: User) -> Weighed:
 
 
 async def _value(lab: Lab, sender: User, receiver: User, text: str) -> str:
-    return str(lab.redis.get((await sender.send(receiver, text)).key))
+    return await _cached(lab, await sender.send(receiver, text))
+
+
+async def _cached(lab: Lab, trace: Trace) -> str:
+    value = lab.redis.get(trace.key)
+    if value is None:
+        raise PremiseGone(f"{trace.key} is not in Redis.", "run the cell again")
+    return str(value)
 
 
 # --- the mistake: the expiry in a second command -------------------------------------------------------------------------------
@@ -119,23 +127,26 @@ async def in_two_commands(lab: Lab, key: str, pause: Pause) -> None:
 
 def how_long(lab: Lab, key: str) -> str:
     """How long Redis will keep this key, in the words of the prediction."""
-    return {GONE: "not at all", NO_EXPIRY: "for ever"}.get(lab.redis.pttl(key), "5 s")
+    pttl = lab.redis.pttl(key)
+    if pttl == GONE:
+        raise PremiseGone(f"There is no key {key}.", "run the cells that write it again")
+    return "for ever" if pttl == NO_EXPIRY else "5 s"
 
 
 async def mended_by_worker(lab: Lab, key: str) -> PlainText:
     """Wait until the worker has found this key, which has no expiry; what its log says of it."""
-    async with asyncio.timeout(PATIENCE):
-        while lab.redis.pttl(key) == NO_EXPIRY or not _leaked(lab, key):  # noqa: ASYNC110 - Redis tells nobody
-            await asyncio.sleep(0.02)
+    if not await poll_until(
+        lambda: lab.redis.pttl(key) != NO_EXPIRY and _leaked(lab, key), PATIENCE
+    ):
+        raise PremiseGone(
+            f"The log of the worker has no line about {key}.", "run the cells that write it again"
+        )
     return PlainText(f"The worker's log: {_leaked(lab, key)[-1]}")
 
 
 def _leaked(lab: Lab, key: str) -> list[str]:
     """What the worker's log says of this key as a leak."""
-    lines = [
-        line[line.index("Cache leaked") :].replace(lab.settings.key_prefix, "")
-        for line in lab.service.log("Cache leaked")
-    ]
+    lines = [line[line.index("Cache leaked") :] for line in lab.service.log("Cache leaked")]
     return [line for line in lines if f" {key} " in line]
 
 

@@ -14,7 +14,9 @@ from chatlab.client import Json, ReceivedEvent
 from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.diagram import STAGES
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import value_of
 from chatlab.lab.tables import Rows, table_html
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -100,9 +102,14 @@ async def arrivals(trace: Trace, *people: User) -> Rows:
     Their sockets were open when it was sent.
     """
     await settled(*people)
+    told = [(person.id, heard_of(person, trace.id)) for person in people]
+    if len(trace.events) < len(STAGES) or not all(heard for _, heard in told):
+        raise PremiseGone(
+            "The sockets were not all open when this message was sent.",
+            "run the cell that opens them and sends the message again",
+        )
     began = trace.events[0]["at"] - trace.events[0]["tookMs"]
     at = {event["stage"]: event["at"] for event in trace.events}
-    told = [(person.id, heard_of(person, trace.id)) for person in people]
     rows = [
         (name, f"newMessage, {_times(len(heard))}", _ms(heard[0].at - began) if heard else "")
         for name, heard in told
@@ -201,7 +208,8 @@ async def _left_by(door: str, lab: Lab, sender: User, receiver: User, text: str)
 
 def keys_of(lab: Lab, message_id: str) -> list[str]:
     """The keys in Redis that hold this message now."""
-    return [key for key in lab.redis.keys("message*") if message_id in str(lab.redis.get(key))]
+    keys = sorted(lab.redis.scan_iter("message*"))
+    return [key for key in keys if message_id in str(value_of(lab.redis, key))]
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------------------

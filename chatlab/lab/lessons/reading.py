@@ -19,7 +19,9 @@ from chatlab.lab.checks import (
 )
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.plain_text import PlainText
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import time_us, value_of
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import Rows
 from chatlab.lab.user import User
@@ -84,7 +86,7 @@ def end_window(lab: Lab) -> PlainText:
 
 def in_window(lab: Lab) -> int:
     """How many messages the window holds."""
-    return max(0, len(lab.redis.get(WINDOW) or []) - 1)  # its first entry is a header
+    return max(0, len(value_of(lab.redis, WINDOW) or []) - 1)  # its first entry is a header
 
 
 class Ways(dict[str, Read]):
@@ -208,6 +210,11 @@ async def talk(sender: User, other: User, count: int) -> PlainText:
 def compared(lab: Lab, seen: list[Json], one: User, other: User) -> PlainText:
     """What a reader saw, beside what MongoDB has."""
     stored = in_mongodb(lab, one, other)
+    if seen == stored:
+        raise PremiseGone(
+            "The reader has seen everything, because the list in Redis had expired.",
+            "run the cells from the one that makes the list on again, one right after the other",
+        )
     rows = [
         f"{who} {_counted(messages):>11}, the last: {messages[-1]['text']!r}"
         for who, messages in (("seen:    ", seen), ("MongoDB: ", stored))
@@ -220,7 +227,7 @@ def compared(lab: Lab, seen: list[Json], one: User, other: User) -> PlainText:
 
 async def service_read(lab: Lab, reader: User, other: User, pause: Pause) -> str:
     """The steps of the service's own miss: a token before MongoDB is asked, then its own script with that token."""
-    token = lab.redis.time_us()
+    token = time_us(lab.redis)
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
     return fill(lab, f"messages:{_conversation(reader, other)}", token, stored)
@@ -359,7 +366,7 @@ async def _by_the_service(lab: Lab, bob: User) -> str:
 async def careful_read(lab: Lab, reader: User, other: User, rule: Any, pause: Pause) -> bool:
     """The naive reader, who asks the rule before it fills: with the time before MongoDB was read, and the time of the last change."""
     key = _list_of(reader, other)
-    token = lab.redis.time_us()
+    token = time_us(lab.redis)
     stored = in_mongodb(lab, reader, other)
     await pause("has read MongoDB")
     says = call_answer(rule, token, int(lab.redis.execute_command("GET", f"{key}:changed") or 0))
@@ -376,7 +383,7 @@ async def marked_send(lab: Lab, sender: User, other: User, text: str) -> None:
     """The naive send, which also leaves the time of the change, by Redis's clock."""
     await naive_send(lab, sender, other, text)
     lab.redis.execute_command(
-        "SET", f"{_list_of(sender, other)}:changed", lab.redis.time_us(), "EX", 60
+        "SET", f"{_list_of(sender, other)}:changed", time_us(lab.redis), "EX", 60
     )
 
 

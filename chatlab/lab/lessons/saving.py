@@ -17,7 +17,9 @@ from chatlab.errors import ChatlabError, StoreUnavailable
 from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.polling import poll_until
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import value_of
 from chatlab.lab.tables import Rows
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -84,8 +86,8 @@ async def _killed_after_save(
     documents = lab.find_messages(clientId=of.client_id)
     keys = [
         key
-        for key in lab.redis.keys("message*")
-        if documents and documents[0]["_id"] in str(lab.redis.get(key))
+        for key in sorted(lab.redis.scan_iter("message*"))
+        if documents and documents[0]["_id"] in str(value_of(lab.redis, key))
     ]
     await lab.restart()
     return of._replace(documents=documents, keys=keys), isinstance(outcome, httpx.HTTPError)
@@ -96,6 +98,14 @@ async def _nothing_cached(lab: Lab) -> None:
     await lab.events.wait_for(
         lambda: not lab.redis.keys("message*"), timeout_s=lab.settings.cache_ttl + 2
     )
+
+
+def _must_be_there(lab: Lab, killed: Killed) -> None:
+    if lab.find_messages(clientId=killed.client_id) != killed.documents:
+        raise PremiseGone(
+            "The message whose service was killed is not in this session's MongoDB.",
+            "run the cell that sends it and kills the service again",
+        )
 
 
 async def again(killed: Killed, sender: User, receiver: User) -> SendResult:
@@ -204,6 +214,7 @@ def _stages(part: Any) -> Iterator[Json]:
 
 def plans(lab: Lab, killed: Killed) -> Rows:
     """Three questions, by which index MongoDB finds the answers, and how many documents it looks at for that."""
+    _must_be_there(lab, killed)
     asked = {
         "the newest of a conversation": plan(
             lab, {"conversation": "alice:bob"}, sort={"seq": -1}, limit=1
@@ -415,6 +426,7 @@ async def seeks(lab: Lab, killed: Killed, answer: Any) -> CheckResult:
         raise UnusableAnswer(
             'A query is a dict of fields and values, such as {"senderId": "alice"}.'
         )
+    _must_be_there(lab, killed)
     if "_id" in answer:
         raise UnusableAnswer("By its _id anybody finds it. Which other index finds one message?")
     try:

@@ -8,6 +8,7 @@ from chatlab.lab.claims import DEPENDS, FAILS, ClaimResult, ClaimResults, holds_
 from chatlab.lab.diagram import STAGES
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.session import Lab
+from chatlab.lab.session_stores import value_of
 from chatlab.lab.trace import Trace
 
 NEAR_ENOUGH = 0.5  # seconds
@@ -52,7 +53,7 @@ async def durable_box(lab: Lab, trace: Trace, answer: Any) -> CheckResult:
     copies = [
         key
         for key in (trace.key, *_conversation_keys(trace))
-        if trace.id in str(lab.redis.get(key))
+        if trace.id in str(value_of(lab.redis, key))
     ]
     stored = lab.find_messages(_id=trace.id)
     if name == "save" and stored:
@@ -63,7 +64,7 @@ async def durable_box(lab: Lab, trace: Trace, answer: Any) -> CheckResult:
     if name in ("cache_message", "cache_conversation"):
         return CheckResult(
             NOT_YET,
-            f"Its store is Redis. {_in_redis(copies)} Try lab.redis.keys(), then lab.find_messages().",
+            f"Its store is Redis. {_in_redis(copies)} Try list(lab.redis.scan_iter()), then lab.find_messages().",
         )
     return CheckResult(
         NOT_YET,

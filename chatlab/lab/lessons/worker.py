@@ -15,7 +15,9 @@ from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, 
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.plain_text import PlainText
+from chatlab.lab.polling import poll_until
 from chatlab.lab.redis_command import run_command
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import TIMED, Rows
@@ -86,11 +88,13 @@ class Beats(NamedTuple):
 
 async def beats(lab: Lab) -> Beats:
     """The beats so far, five at least."""
+    enough = 5
 
     def heard() -> list[float]:
         return [event["at"] for event in lab.events if event["stage"] == "sweep"]
 
-    await lab.events.wait_for(lambda: len(heard()) >= 5, PATIENCE)
+    if not await lab.events.wait_for(lambda: len(heard()) >= enough, PATIENCE):
+        raise PremiseGone("The worker does not run.", "await lab.restart(sweeper=True)")
     return Beats(heard())
 
 
@@ -131,6 +135,8 @@ class Watched(NamedTuple):
 
 async def watch(lab: Lab, trace: Trace) -> Watched:
     """Follow the message's own key to its end, and to the worker's word."""
+    if lab.redis.pttl(trace.key) == GONE:
+        raise PremiseGone(f"{trace.key} has expired.", "send a message and watch it in one cell")
     before = _counts(lab)
     life = await lab.key_lifetime(trace)
     done = {name: count - before[name] for name, count in _counts(lab).items()}
@@ -155,16 +161,18 @@ def _lines(lab: Lab, word: str, key: str) -> list[str]:
         for line in lab.service.log(word)
         if line.split("chatlab.sweeper")[-1].split()[2].endswith(key)
     ]
-    return [" ".join([line[0], *line[3:]]).replace(lab.settings.key_prefix, "") for line in lines]
+    return [" ".join([line[0], *line[3:]]) for line in lines]
 
 
 async def word_of(lab: Lab, trace: Trace, word: str = "Cache lost") -> PlainText:
     """What the worker of the service says of this key, at its next beat."""
-    for _ in range(round(PATIENCE / 0.05)):
-        if found := _lines(lab, word, trace.key):
-            return PlainText(f"{word}, says the worker of the service. Its log:\n· {found[-1]}")
-        await asyncio.sleep(0.05)
-    return PlainText(f"The worker said nothing of {word}.")
+    if not await poll_until(lambda: _lines(lab, word, trace.key), PATIENCE):
+        raise PremiseGone(
+            f"The log of the worker has no line {word} about this key.",
+            "run the cells from the send of this message on again, one right after the other",
+        )
+    last = _lines(lab, word, trace.key)[-1]
+    return PlainText(f"{word}, says the worker of the service. Its log:\n· {last}")
 
 
 # --- TTL, as Redis rounds it ---------------------------------------------------------------------------------------------------
@@ -272,6 +280,8 @@ class Alone(NamedTuple):
 
 async def alone(lab: Lab, trace: Trace) -> Alone:
     """Follow the message's own key to its end, in a service whose worker is off."""
+    if lab.redis.pttl(trace.key) == GONE:
+        raise PremiseGone(f"{trace.key} has expired.", "send a message and watch it in one cell")
     before, expired = _counts(lab), lab.redis.execute_command("INFO", "stats")["expired_keys"]
     life = KeyLifetime.from_event(
         next(
@@ -303,6 +313,14 @@ def crowd(lab: Lab) -> PlainText:
     return PlainText(f"{OTHERS:,} keys page:0, page:1, ... are there beside ours.")
 
 
+def _must_be_crowded(lab: Lab) -> None:
+    if lab.redis.dbsize() < OTHERS:
+        raise PremiseGone(
+            "The keys of another application are not in Redis.",
+            "run the cell that makes them again",
+        )
+
+
 Ask = Callable[
     ..., tuple[Any, float]
 ]  # a command of the worker: its answer, and what a neighbour waited meanwhile
@@ -310,12 +328,11 @@ Ask = Callable[
 
 async def waits(lab: Lab, chart: Chart) -> Rows:
     """Get the keys both ways, some rounds. The chart gets the longest that a neighbour waited in each round, in milliseconds."""
+    _must_be_crowded(lab)
     waited = {"KEYS": list[float](), "SCAN": list[float]()}
-    with lab.redis.client() as redis:
-        worker, neighbour = (
-            redis.connection_pool.get_connection(),
-            redis.connection_pool.get_connection(),
-        )
+    pool = lab.redis.connection_pool
+    worker, neighbour = pool.get_connection(), pool.get_connection()
+    try:
         ask = functools.partial(_with_a_neighbour, worker, neighbour)
         for number in range(ROUNDS):
             for name, way in (("KEYS", _by_keys), ("SCAN", _by_scan)):
@@ -323,6 +340,9 @@ async def waits(lab: Lab, chart: Chart) -> Rows:
                 chart.add(name, max(waited[name]))
             chart.progress(number + 1, ROUNDS)
             await asyncio.sleep(0)  # the chart is drawn
+    finally:
+        pool.release(worker)
+        pool.release(neighbour)
     stats = lab.redis.execute_command("INFO", "commandstats")
     busy = {name: stats[f"cmdstat_{name.lower()}"]["usec_per_call"] / 1000 for name in waited}
     return Rows(
@@ -342,9 +362,9 @@ def _with_a_neighbour(
     worker: Connection, neighbour: Connection, *command: Any
 ) -> tuple[Any, float]:
     """The worker's command, and a PING right behind it on another connection."""
-    worker.send_command(*command)  # type: ignore[no-untyped-call]  # the library's types stop here
+    worker.send_command(*command)
     asked = time.perf_counter()
-    neighbour.send_command("PING")  # type: ignore[no-untyped-call]
+    neighbour.send_command("PING")
     neighbour.read_response()
     waited = (time.perf_counter() - asked) * 1000
     return worker.read_response(), waited
@@ -468,6 +488,7 @@ async def _with_a_del(lab: Lab, alice: User, trace: Trace, rule: Any) -> str:
 @check
 async def in_steps(lab: Lab, step: Any) -> CheckResult:
     """Do the commands that this function makes, from cursor to cursor, find every `message:*`, and none of them look at nearly all keys?"""
+    _must_be_crowded(lab)
     keys = [f"message:wanted-{number}" for number in range(WANTED)]
     for key in keys:
         lab.redis.execute_command("SET", key, "x", "EX", 60)
@@ -514,9 +535,7 @@ async def _stepped(lab: Lab, step: Any, wanted: set[str]) -> CheckResult:
 def claims(lab: Lab, heard: Beats, watched: Watched, without: Alone) -> ClaimResults:
     """What the document says of the worker, held against what it did."""
     deleted = watched.done["DEL"] + watched.done["UNLINK"]
-    others = [
-        line for line in lab.service.log("Cache ") if f"{lab.settings.key_prefix}messages:" in line
-    ]
+    others = [line for line in lab.service.log("Cache ") if " messages:" in line]
     with_what = ", ".join(name for name in ("SCAN", "KEYS") if watched.done[name])
     asks = f"with {with_what}; {len(others)} lines of its log are about messages:alice:bob, which the pattern does not match"
     valid = bool(watched.hits) and min(watched.remaining) >= 0

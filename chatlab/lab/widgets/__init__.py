@@ -11,10 +11,12 @@
     stores.py     one message in MongoDB and in Redis, side by side
     chart.py      a measurement while it runs
     prediction.py a prediction before an experiment
+    end_report.py the end of a session, and a button that stops the kernel
 """
 
 from chatlab.lab.widgets.chart import Chart
 from chatlab.lab.widgets.chat import Chat
+from chatlab.lab.widgets.end_report import EndReport
 from chatlab.lab.widgets.flow_map import FlowMap
 from chatlab.lab.widgets.live import Live
 from chatlab.lab.widgets.prediction import Prediction, predict
@@ -26,6 +28,7 @@ from chatlab.lab.widgets.ttl_board import TtlBoard
 __all__ = [
     "Chart",
     "Chat",
+    "EndReport",
     "FlowMap",
     "Live",
     "Prediction",

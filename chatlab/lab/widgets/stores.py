@@ -13,7 +13,7 @@ from typing import Any
 
 from chatlab.client import Json
 from chatlab.domain.ids import conversation_of
-from chatlab.lab.store_inspector import StoreInspector
+from chatlab.lab.session_stores import SessionStores, value_of
 from chatlab.lab.tables import table_html
 from chatlab.lab.trace import Trace
 from chatlab.lab.widgets.live import OWN, Live
@@ -39,7 +39,7 @@ class Stores(Live):
     def __init__(
         self,
         of: Trace | str,
-        open_stores: Callable[[], StoreInspector],
+        open_stores: Callable[[], SessionStores],
         recording: asyncio.Lock,
         **traits: Any,
     ) -> None:
@@ -104,10 +104,10 @@ class Stores(Live):
         return next(iter(self._open_stores().find_messages(_id=self._id)), None)
 
     def _find_entry(self, key: str) -> Json | None:
-        return _message(self._open_stores().redis.get(key))
+        return _message(value_of(self._open_stores().redis, key))
 
     def _find_in_window(self, key: str) -> Json | None:
-        value = self._open_stores().redis.get(key) if key else None
+        value = value_of(self._open_stores().redis, key) if key else None
         entries = (
             [entry for entry in map(_message, value[1:]) if entry]
             if isinstance(value, list)

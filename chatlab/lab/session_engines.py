@@ -1,4 +1,4 @@
-"""Stop, freeze and kill the engines of a session that no other session uses."""
+"""Stop, freeze and kill the servers that belong to one session."""
 
 import asyncio
 import contextlib
@@ -19,27 +19,32 @@ CRASH_TIMEOUT_S = 2.0  # the supervisor has to notice the crash
 FREEZE_POLL_S = 0.0005
 
 
-class OwnEngines:
-    """The engines `redis` and `mongo` of one session.
+class SessionEngines:
+    """The engines of one session: `redis`, and with `own_mongodb` also `mongo`.
 
-    After a stop or a crash MongoDB still has its saved data, and Redis is empty.
+    After a stop or a crash MongoDB still has its saved data, and Redis is empty. Every method
+    raises EngineError for a MongoDB that other sessions use, too.
     """
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, engines: Engines, session: str, *, own_mongodb: bool) -> None:
+        self._engines, self._session = engines, session
+        self._names: tuple[Name, ...] = ("redis", "mongo") if own_mongodb else ("redis",)
 
     async def stop(self, name: Name) -> PlainText:
         """Stop an engine until `start`."""
+        self._check_own(name)
         await asyncio.to_thread(self._engines.stop, name)
         return _report(name, "stopped", "start")
 
     async def start(self, name: Name) -> PlainText:
         """Start an engine again."""
+        self._check_own(name)
         await asyncio.to_thread(self._engines.start, name)
         return PlainText(f"{KINDS[name].label} is running again.")
 
     async def crash(self, name: Name) -> PlainText:
         """Kill an engine with SIGKILL, even a frozen one. Its supervisor restarts it at once."""
+        self._check_own(name)
         former = self._engines.pid(name)
         self._signal(name, signal.SIGKILL)
         await poll_until(lambda: self._engines.pid(name) not in (None, former), CRASH_TIMEOUT_S)
@@ -63,13 +68,20 @@ class OwnEngines:
 
     async def repair(self) -> None:
         """Start or thaw all engines that are stopped or frozen."""
-        names: tuple[Name, ...] = ("mongo", "redis")
-        for name in names:
+        for name in self._names:
             if self._engines.pid(name):
                 self.thaw(name)
             await self.start(name)
 
+    def _check_own(self, name: Name) -> None:
+        if name not in self._names:
+            raise EngineError(
+                "Other notebooks use this MongoDB, too.",
+                f"await start({self._session!r}, own_mongodb=True)",
+            )
+
     def _signal(self, name: Name, signal_number: signal.Signals) -> int:
+        self._check_own(name)
         pid = self._engines.pid(name)
         if pid is None:
             raise EngineError(

@@ -1,0 +1,67 @@
+"""The clients of a session, which bypass its service: ordinary ones, as in any program."""
+
+import contextlib
+import json
+from typing import Any
+
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.database import Database
+from redis import Redis
+
+from chatlab.client import Json
+from chatlab.domain.message import from_document
+from chatlab.lab.query_log import QueryLog, record_queries
+from chatlab.local.engines import Engines
+
+REPLY_TIMEOUT_S = 2.0
+
+
+class SessionStores:
+    """The session's own Redis, and its database in MongoDB."""
+
+    def __init__(self, engines: Engines, database: str) -> None:
+        timeout_ms = int(REPLY_TIMEOUT_S * 1000)
+        self.client: MongoClient[Json] = MongoClient(
+            engines.mongo.url, serverSelectionTimeoutMS=timeout_ms, timeoutMS=timeout_ms
+        )
+        self.mongo: Database[Json] = self.client[database]
+        self.redis = Redis.from_url(
+            engines.redis.url,
+            decode_responses=True,
+            socket_timeout=REPLY_TIMEOUT_S,
+            socket_connect_timeout=REPLY_TIMEOUT_S,
+        )
+
+    def close(self) -> None:
+        self.redis.close()
+        self.client.close()
+
+    def find_messages(self, **fields: Any) -> list[Json]:
+        """Return the messages in MongoDB with these fields, in the form that the API returns."""
+        if ObjectId.is_valid(fields.get("_id")):
+            fields["_id"] = ObjectId(fields["_id"])
+        found = self.mongo.messages.find(fields).sort("_id", 1)
+        return [json.loads(from_document(document).json) for document in found]
+
+    def record_queries(self) -> contextlib.AbstractContextManager[QueryLog]:
+        """Record the commands that the service sends to both stores while the block runs."""
+        return record_queries(self.mongo, self.redis)
+
+    def drop_database(self) -> None:
+        self.client.drop_database(self.mongo.name)
+
+
+def value_of(redis: Redis, key: str) -> str | list[str] | None:
+    """Return the value of a key, or None if the key does not exist.
+
+    A message is returned as text, a conversation window as the list of its header and its messages.
+    """
+    value: Any = redis.lrange(key, 0, -1) if redis.type(key) == "list" else redis.get(key)
+    return value or None
+
+
+def time_us(redis: Redis) -> int:
+    """Return Redis's time in microseconds, the clock by which the service dates its windows."""
+    seconds, microseconds = redis.time()
+    return int(seconds) * 1_000_000 + int(microseconds)

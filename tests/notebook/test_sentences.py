@@ -1,0 +1,58 @@
+"""What a cell shows instead of a traceback. One real kernel, without a session."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+from jupyter_client.manager import start_new_async_kernel
+from waiting import LIMIT_S
+
+SETUP = """
+from redis import Redis
+from chatlab.errors import EngineError
+from chatlab.lab.sentences import PremiseGone, show_sentences
+sessions = ["running"]
+show_sentences(has_ended=lambda: not sessions)
+redis = Redis(unix_socket_path="/nowhere/redis.sock")
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kernel() -> AsyncIterator[Any]:
+    """Return the client of a kernel that runs SETUP."""
+    manager, client = await start_new_async_kernel()
+    await shown(client, SETUP)
+    yield client
+    client.stop_channels()
+    await manager.shutdown_kernel(now=True)
+
+
+async def shown(kernel: Any, source: str) -> list[str]:
+    """Run a cell, and return the traceback that it shows."""
+    reply = await kernel.execute_interactive(source, timeout=LIMIT_S, output_hook=lambda _: None)
+    return list(reply["content"].get("traceback", []))
+
+
+class TestSentences:
+    """Tests that share one kernel, in this order."""
+
+    async def test_a_premise_that_is_gone_is_one_sentence(self, kernel: Any) -> None:
+        """It says what is gone and what to do, also in an `await`."""
+        source = "async def look():\n    raise PremiseGone('The key has expired.', 'send again')\nawait look()"
+        assert await shown(kernel, source) == ["The key has expired. To fix this: send again."]
+
+    async def test_a_server_that_does_not_start_is_one_sentence(self, kernel: Any) -> None:
+        """Without a fix, it is only the error."""
+        assert await shown(kernel, "raise EngineError('No mongod.')") == ["No mongod."]
+
+    async def test_other_errors_keep_their_traceback(self, kernel: Any) -> None:
+        """While a session is running, an error of a client is for the learner to read."""
+        assert "ConnectionError" in "".join(await shown(kernel, "redis.ping()"))
+        assert len(await shown(kernel, "redis.ping()")) > 1
+
+    async def test_after_the_end_a_client_says_how_to_start_again(self, kernel: Any) -> None:
+        """An error of the learner's own code keeps its traceback."""
+        assert await shown(kernel, "sessions.clear()\nredis.ping()") == [
+            "The session has ended. To fix this: run the cell with `await start(...)` again."
+        ]
+        assert "ZeroDivisionError" in "".join(await shown(kernel, "1 / 0"))

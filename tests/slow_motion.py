@@ -3,6 +3,8 @@
 Tests of outages need these limits, and must not reach one because the machine stalls for 0.2 s.
 """
 
+import shard_keys
+
 from chatlab.cache import cache, clock
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cli import main
@@ -25,5 +27,6 @@ def slow_down() -> None:
 
 
 if __name__ == "__main__":
+    shard_keys.watch()
     slow_down()
     main()

@@ -110,18 +110,19 @@ class Service:
         self, user: UserId, message_id: str, text: str, trace: Trace = SILENT
     ) -> Message:
         """Replace the text. Raises NotFound, Forbidden (not the sender), Conflict (deleted)."""
-        await self._require_receiver(user, await self._authorize(user, message_id, as_sender=True))
+        message = await self._authorize(user, message_id, as_sender=True)
+        await self._require_receiver(user, message)
         change = {"$set": {"text": text, "editedAt": now()}}
-        return await self._change(message_id, {}, change, trace)
+        return await self._change(message, {}, change, trace)
 
     async def delete(self, user: UserId, message_id: str, trace: Trace = SILENT) -> Message:
         """Remove text and reactions; the message keeps its place.
 
         Deleting twice is allowed. Raises NotFound, Forbidden.
         """
-        await self._authorize(user, message_id, as_sender=True)
+        message = await self._authorize(user, message_id, as_sender=True)
         change = {"$set": {"text": "", "reactions": {}, "deletedAt": now()}}
-        return await self._change(message_id, {}, change, trace, allow_deleted=True)
+        return await self._change(message, {}, change, trace, allow_deleted=True)
 
     async def react(
         self, user: UserId, message_id: str, emoji: str, trace: Trace = SILENT
@@ -130,14 +131,15 @@ class Service:
 
         Adding it twice is allowed. Raises NotFound, Conflict (deleted, too many kinds).
         """
-        await self._require_receiver(user, await self._authorize(user, message_id))
-        message = await self._change(message_id, *add_reaction(emoji, user), trace)
-        if user not in message.reactions.get(emoji, ()):
+        message = await self._authorize(user, message_id)
+        await self._require_receiver(user, message)
+        changed = await self._change(message, *add_reaction(emoji, user), trace)
+        if user not in changed.reactions.get(emoji, ()):
             raise Conflict(
                 f"The message has {MAX_REACTION_KINDS} kinds of reactions already; "
                 "add to one of these."
             )
-        return message
+        return changed
 
     async def unreact(
         self, user: UserId, message_id: str, emoji: str, trace: Trace = SILENT
@@ -146,15 +148,16 @@ class Service:
 
         Removing it twice is allowed. Raises NotFound, Conflict (deleted).
         """
-        await self._authorize(user, message_id)
-        return await self._change(message_id, *remove_reaction(emoji, user), trace)
+        message = await self._authorize(user, message_id)
+        return await self._change(message, *remove_reaction(emoji, user), trace)
 
     async def _authorize(
         self, user: UserId, message_id: str, *, as_sender: bool = False
     ) -> Message:
         """Return the message if the user is a participant, or with `as_sender` its sender.
 
-        Participants never change, so the cached message is good enough. Raises NotFound, Forbidden.
+        Participants never change, so any version is good enough: it is usually in the cache, and
+        the change needs its conversation. Raises NotFound, Forbidden.
         """
         message = await self._cache.message(message_id)
         message = message or await self._store.messages.find(message_id)
@@ -172,7 +175,7 @@ class Service:
 
     async def _change(
         self,
-        message_id: str,
+        message: Message,
         condition: Document,
         change: Document | list[Document],
         trace: Trace,
@@ -184,27 +187,27 @@ class Service:
         If it does not meet it, return it as it is and emit nothing.
         """
         began = self._cache.clock.now_us()
-        message = await self._store.messages.change(message_id, condition, change)
-        trace.record("save", messageId=message_id)
+        changed = await self._store.messages.change(message, condition, change)
+        trace.record("save", messageId=message.id)
 
-        if message is None:
-            return await self._unchanged(message_id, allow_deleted=allow_deleted)
+        if changed is None:
+            return await self._unchanged(message, allow_deleted=allow_deleted)
 
-        cached = self._cache.put_changed_message(message, began)
-        in_window = self._cache.change_in_window(message, began)  # shares the round trip
-        self._record_cached(trace, message, await cached, await in_window)
+        cached = self._cache.put_changed_message(changed, began)
+        in_window = self._cache.change_in_window(changed, began)  # shares the round trip
+        self._record_cached(trace, changed, await cached, await in_window)
 
-        await self._emit("messageUpdated", message)
-        trace.record("emit", messageId=message_id)
-        return message
+        await self._emit("messageUpdated", changed)
+        trace.record("emit", messageId=changed.id)
+        return changed
 
-    async def _unchanged(self, message_id: str, *, allow_deleted: bool) -> Message:
-        message = await self._store.messages.find(message_id)
-        if message is None:
+    async def _unchanged(self, message: Message, *, allow_deleted: bool) -> Message:
+        current = await self._store.messages.find_again(message)
+        if current is None:
             raise NotFound("There is no such message.")
-        if message.deleted_at and not allow_deleted:
+        if current.deleted_at and not allow_deleted:
             raise Conflict("The message has been deleted.")
-        return message
+        return current
 
     # --- stages that send and change share ---------------------------------------------------
 

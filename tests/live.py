@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import prefork
+import shard_keys
 import socketio
 from http_clients import fetch, open_client
 from waiting import LIMIT_S, block_until, wait_until
@@ -93,11 +94,15 @@ class Service:
         return self.process.wait(LIMIT_S)
 
     def end(self) -> None:
-        """Stop it, which saves the coverage of its code. If it does not stop, kill it and fail."""
+        """Stop it, which saves the coverage of its code. If it does not stop, kill it and fail.
+
+        Fail as well if it has sent MongoDB a command without the shard key.
+        """
         try:
             self.stop()
         finally:
             self.kill()
+        shard_keys.check_log(self.log)
 
 
 @dataclass

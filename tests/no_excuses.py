@@ -3,9 +3,12 @@
 Tests of outages need the timeouts: the service must notice that a server is away, however busy the machine is.
 """
 
+import shard_keys
+
 from chatlab.cli import main
 from chatlab.protect import loop_lag
 
 if __name__ == "__main__":
+    shard_keys.watch()
     loop_lag.LATE_SHARE = 1.0
     main()

@@ -9,6 +9,7 @@ import chatlab.connections.mongo
 import chatlab.protect.rate_limit
 import chatlab.sessions
 import chatlab.web.socket_server
+import shard_keys
 from chatlab.cli import main
 
 LIMIT_S = 600.0  # longer than any test may take
@@ -28,5 +29,6 @@ def raise_limits() -> None:
 
 
 if __name__ == "__main__":
+    shard_keys.watch()
     raise_limits()
     main()

@@ -4,12 +4,14 @@ A save is acknowledged when a majority of the replica set has the message in its
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
 
 from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.domain.ids import Conversation
@@ -32,6 +34,8 @@ CONCURRENT_CHANGES = 50  # of different messages
 DUPLICATE_KEY = 11000  # MongoDB's error code
 # A damaged document without a number is in no conversation. As a text, it would be the newest one.
 IS_NUMBERED = {"seq": {"$gt": 0}}
+# The index for queries with an `_id` and the conversation. MongoDB would compare two indexes.
+BY_ID = "_id_"
 
 
 class MessageStore:
@@ -39,13 +43,14 @@ class MessageStore:
 
     def __init__(self, mongo: MongoDatabase, clock: Callable[[], int], on_found: OnFound) -> None:
         self._mongo, self._collection = mongo, mongo.database["messages"]
+        self._committed = self._collection.with_options(read_concern=ReadConcern("majority"))
         self._chunk_reads = asyncio.Semaphore(CONCURRENT_CHUNK_READS)
         self._changes = FairSlots(CONCURRENT_CHANGES, 1, waiting_per_key=WAITING_CHANGES)
         self._reads = ReadBatcher(self.query_newest, self.query_newest_of_each)
         self._uncertain = UncertainWriteReconciler(self.find_many, clock, on_found)
         self._commits = GroupCommitter(
             insert=self.insert,
-            find_last_seqs=self.find_last_seqs,
+            find_last_seqs=functools.partial(self.find_last_seqs, committed=True),
             find_repeated=self.find_repeated,
             on_uncertain=self._uncertain.add,
             clock=clock,
@@ -88,23 +93,24 @@ class MessageStore:
         return {}
 
     async def change(
-        self, message_id: str, condition: Document, change: Document | list[Document]
+        self, message: Message, condition: Document, change: Document | list[Document]
     ) -> Message | None:
         """Change a message that is not deleted and meets the condition, and raise its version.
 
-        `change` is an update or an aggregation pipeline. Return the changed message, or None if
-        there is no such message. Raises RateLimited if too many other changes of it wait.
+        `message` is any version of it. `change` is an update or an aggregation pipeline. Return the
+        changed message, or None if there is no such message. Raises RateLimited if too many other
+        changes of it wait.
         """
-        wanted = {"_id": ObjectId(message_id), "deletedAt": None} | condition
+        wanted = _by_shard_key(message) | {"deletedAt": None} | condition
         update = (
             [*change, {"$set": {"version": {"$add": [{"$ifNull": ["$version", 0]}, 1]}}}]
             if isinstance(change, list)
             else change | {"$inc": {"version": 1}}
         )
-        async with self._changes.hold(message_id):
+        async with self._changes.hold(message.id):
             found = await self._mongo.execute(
                 self._collection.find_one_and_update(
-                    wanted, update, return_document=ReturnDocument.AFTER
+                    wanted, update, hint=BY_ID, return_document=ReturnDocument.AFTER
                 )
             )
         return from_document(found) if found else None
@@ -112,15 +118,28 @@ class MessageStore:
     # --- finding ---------------------------------------------------------------------------------
 
     async def find(self, message_id: str) -> Message | None:
-        """Return a message, or None."""
-        wanted = {"_id": ObjectId(message_id)}
-        found = await self._mongo.execute(self._collection.find_one(wanted))
+        """Return the message with this id, or None.
+
+        This is the only query without the shard key. A sharded cluster asks every shard, so use
+        `find_again` or the cache where the conversation is known (see docs/scaling.md).
+        """
+        return await self._find_one({"_id": ObjectId(message_id)})
+
+    async def find_again(self, message: Message) -> Message | None:
+        """Return the current version of a message, or None if it was removed from MongoDB."""
+        return await self._find_one(_by_shard_key(message))
+
+    async def _find_one(self, wanted: Document) -> Message | None:
+        found = await self._mongo.execute(self._collection.find_one(wanted, hint=BY_ID))
         return from_document(found) if found else None
 
-    async def find_many(self, ids: list[ObjectId]) -> list[Message]:
-        """Return those of these messages that exist."""
-        cursor = self._collection.find({"_id": {"$in": ids}})
-        return _messages(await self._mongo.find_all(cursor))
+    async def find_many(self, conversations: Mapping[ObjectId, Conversation]) -> list[Message]:
+        """Return those of these messages that exist. The mapping has the conversation of each."""
+        wanted = {
+            "conversation": {"$in": list(set(conversations.values()))},
+            "_id": {"$in": list(conversations)},
+        }
+        return _messages(await self._mongo.find_all(self._collection.find(wanted, hint=BY_ID)))
 
     async def find_repeated(self, draft: Draft) -> Message:
         """Return the message that was saved first with the client id of this draft.
@@ -199,15 +218,11 @@ class MessageStore:
         self, conversations: list[Conversation], limit: int
     ) -> dict[Conversation, list[Document]]:
         """Return the same for each of several conversations, with one query."""
-        newest: list[Document] = [
-            {"$match": {"$expr": {"$eq": ["$conversation", "$$conversation"]}} | IS_NUMBERED},
-            {"$sort": {"seq": -1}},
-            {"$limit": limit},
-        ]
         lookup = {
             "from": "messages",
-            "let": {"conversation": "$_id"},
-            "pipeline": newest,
+            "localField": "_id",
+            "foreignField": "conversation",
+            "pipeline": [{"$match": IS_NUMBERED}, {"$sort": {"seq": -1}}, {"$limit": limit}],
             "as": "found",
         }
         pipeline: list[Document] = [
@@ -217,16 +232,28 @@ class MessageStore:
         rows = await self._mongo.aggregate_all(self._mongo.database, pipeline)
         return {row["_id"]: row["found"] for row in rows}
 
-    async def find_last_seqs(self, conversations: list[Conversation]) -> dict[Conversation, int]:
-        """Return the highest seq of each conversation that has a message."""
+    async def find_last_seqs(
+        self, conversations: list[Conversation], *, committed: bool = False
+    ) -> dict[Conversation, int]:
+        """Return the highest seq of each conversation that has a message.
+
+        With `committed`, only messages count that a majority of the replica set has. If a message
+        got its seq after one that the next primary does not have, it would leave a gap.
+        """
+        source = self._committed if committed else self._collection
         pipeline: list[Document] = [
             {"$match": {"conversation": {"$in": conversations}} | IS_NUMBERED},
             # With this order and $first, MongoDB does one index seek for each conversation.
             {"$sort": {"conversation": -1, "seq": -1}},
             {"$group": {"_id": "$conversation", "seq": {"$first": "$seq"}}},
         ]
-        rows = await self._mongo.aggregate_all(self._collection, pipeline)
+        rows = await self._mongo.aggregate_all(source, pipeline)
         return {row["_id"]: int(row["seq"]) for row in rows}
+
+
+def _by_shard_key(message: Message) -> Document:
+    """Return the filter for one message. A sharded cluster asks only the shard that has it."""
+    return {"_id": ObjectId(message.id), "conversation": message.conversation}
 
 
 def _messages(documents: list[Document]) -> list[Message]:

@@ -5,12 +5,15 @@ may do it later, when a frozen process continues.
 """
 
 import asyncio
+import itertools
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 from bson import ObjectId
 
 from chatlab.connections.mongo import Document
+from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message
 from chatlab.errors import StoreUnavailable
 
@@ -22,6 +25,13 @@ MAX_UNCERTAIN = 100_000  # writes that are remembered; the oldest are dropped fi
 OnFound = Callable[[Message, int], Awaitable[None]]
 
 
+class Uncertain(NamedTuple):
+    """An uncertain write: the conversation of its message, and how often it is still looked for."""
+
+    conversation: Conversation
+    attempts_left: int
+
+
 class UncertainWriteReconciler:
     """Looks for uncertain writes until it finds them or has tried MAX_ATTEMPTS times.
 
@@ -31,19 +41,21 @@ class UncertainWriteReconciler:
 
     def __init__(
         self,
-        find_many: Callable[[list[ObjectId]], Awaitable[list[Message]]],
+        find_many: Callable[[Mapping[ObjectId, Conversation]], Awaitable[list[Message]]],
         clock: Callable[[], int],
         on_found: OnFound,
     ) -> None:
         self._find_many, self._clock, self._on_found = find_many, clock, on_found
-        self._attempts_left: OrderedDict[ObjectId, int] = OrderedDict()
+        self._uncertain: OrderedDict[ObjectId, Uncertain] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, documents: list[Document]) -> None:
         """Start to look for these documents."""
-        self._attempts_left.update((document["_id"], MAX_ATTEMPTS) for document in documents)
-        while len(self._attempts_left) > MAX_UNCERTAIN:
-            self._attempts_left.popitem(last=False)
+        for document in documents:
+            uncertain = Uncertain(document["conversation"], MAX_ATTEMPTS)
+            self._uncertain[document["_id"]] = uncertain
+        while len(self._uncertain) > MAX_UNCERTAIN:
+            self._uncertain.popitem(last=False)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -54,21 +66,24 @@ class UncertainWriteReconciler:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while self._attempts_left:
+        while self._uncertain:
             await asyncio.sleep(ATTEMPT_INTERVAL_S)
-            began, ids = self._clock(), list(self._attempts_left)[:MAX_BATCH]
+            began, batch = self._clock(), dict(itertools.islice(self._uncertain.items(), MAX_BATCH))
             try:
-                messages = await self._find_many(ids)
+                messages = await self._find_many(
+                    {object_id: write.conversation for object_id, write in batch.items()}
+                )
             except StoreUnavailable:
                 continue  # does not count as an attempt
-            self._count_attempt(ids)
+            self._count_attempt(batch)
             for message in messages:
-                self._attempts_left.pop(ObjectId(message.id), None)
+                self._uncertain.pop(ObjectId(message.id), None)
                 await self._on_found(message, began)
 
-    def _count_attempt(self, ids: list[ObjectId]) -> None:
+    def _count_attempt(self, batch: dict[ObjectId, Uncertain]) -> None:
         """Take one attempt from each, and move it behind those that were not looked for."""
-        for object_id in ids:
-            left = self._attempts_left.pop(object_id, 0) - 1
-            if left > 0:
-                self._attempts_left[object_id] = left
+        for object_id, write in batch.items():
+            self._uncertain.pop(object_id, None)
+            if write.attempts_left > 1:
+                left = write.attempts_left - 1
+                self._uncertain[object_id] = write._replace(attempts_left=left)

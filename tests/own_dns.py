@@ -56,8 +56,8 @@ def use_resolver(port: int) -> None:
     for module in (dns.resolver, dns.asyncresolver):
         resolver = module.Resolver(configure=False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], port
-        module.default_resolver = resolver
-    dns.resolver.override_system_resolver(dns.resolver.default_resolver)
+        setattr(module, "default_resolver", resolver)  # noqa: B010 - not in the type of a module
+    dns.resolver.override_system_resolver(dns.resolver.get_default_resolver())
     sys.modules["uvloop"] = None  # type: ignore[assignment]  # it has a resolver of its own
 
 

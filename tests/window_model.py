@@ -268,7 +268,7 @@ class Model:
 
     def recover(self, process: Process) -> Task:
         """Probe until Redis answers, then fence the window if it lacks a write."""
-        redis_time = None
+        asked, redis_time = self.now, None
         while redis_time is None:
             yield self.sleep(PROBE_PAUSE)
             asked = self.now

@@ -261,18 +261,18 @@ class InMemoryMessages(MessageStore):
         return from_document(draft.document(len(self.world.messages) + 1))
 
     async def change(
-        self, message_id: str, condition: Document, change: Document | list[Document]
+        self, message: Message, condition: Document, change: Document | list[Document]
     ) -> Message | None:
-        def changed() -> Message:
-            old = next(message for message in self.world.messages if message.id == message_id)
+        def change_newest() -> Message:
+            old = next(one for one in self.world.messages if one.id == message.id)
             return self.world.commit(
                 msgspec.structs.replace(
                     old, version=old.version + 1, text=f"version {old.version + 1}"
                 )
             )
 
-        message: Message = await self.world.wait_for(changed)
-        return message
+        changed: Message = await self.world.wait_for(change_newest)
+        return changed
 
     async def find(self, message_id: str) -> Message | None:
         return next((message for message in self.world.messages if message.id == message_id), None)
@@ -304,7 +304,9 @@ class InMemoryMessages(MessageStore):
             ]
         )
 
-    async def find_last_seqs(self, conversations: list[Any]) -> dict[Any, int]:
+    async def find_last_seqs(
+        self, conversations: list[Any], *, committed: bool = False
+    ) -> dict[Any, int]:
         return await self._seen(lambda: dict.fromkeys(conversations, len(self.world.messages)))
 
     async def _seen(self, look: Callable[[], Seen]) -> Seen:

@@ -73,7 +73,7 @@ async def _readyz(
         ("unavailable", not mongodb),
         ("degraded", redis is None),
     ]
-    status = next((name for name, is_so in problems if is_so), "ok")
+    status: Status = next((name for name, is_so in problems if is_so), "ok")
     response.status_code = 200 if status in ("ok", "degraded") else 503
     return Readiness(
         status=status,

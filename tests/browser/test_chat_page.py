@@ -526,7 +526,7 @@ async def test_reads_again_when_events_were_lost(
         shared.database["messages"].update_one({"senderId": bob.id, "text": "before"}, changed)
         for key in shared.keys_of(f"messages:*{ann.id}*"):
             shared.keys.delete(shared.prefix + key)
-        shared.keys.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        shared.keys.client_kill_filter(_type="pubsub")
         await expect(tab.message("changed")).to_have_count(1)
         await there.close()
 

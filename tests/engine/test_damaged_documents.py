@@ -64,7 +64,7 @@ def store(shared: SharedService, ann: User, bob: User, changes: Collection[Docum
             document["seq"] = document["seq"](seq)
         stored = {name: value for name, value in document.items() if value is not MISSING}
         raw = bson.encode(stored).replace(NOT_UTF8.encode(), b"\xff" * len(NOT_UTF8))
-        shared.database["messages"].insert_one(RawBSONDocument(raw))  # type: ignore[arg-type]
+        shared.database["messages"].insert_one(RawBSONDocument(raw))
     store_messages(shared.database, ann.id, bob.id, ["last"], first_seq=len(changes) + 2)
 
 

@@ -38,7 +38,8 @@ class Talk:
 
     def __init__(self, deployment: Deployment, service: Service) -> None:
         self.alice, self.bob = deployment.create_user(service), deployment.create_user(service)
-        self._messages, self.sent = deployment.database["messages"], {}
+        self._messages = deployment.database["messages"]
+        self.sent: dict[str, Any] = {}
 
     async def begin(self) -> "Talk":
         self.sent = await self.alice.send(self.bob, "old")

@@ -406,7 +406,7 @@ def messages_of(client: ChatClient) -> list[Any]:
 async def test_a_process_that_received_nothing_resyncs_its_own_sockets(three: Three) -> None:
     """Redis closes the subscriptions. The sockets are told when the process has subscribed again."""
     async with talk_between(three, three.one, three.two) as talk:
-        three.deployment.keys.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        three.deployment.keys.client_kill_filter(_type="pubsub")
         await talk.send(talk.alice)
         for user in (talk.alice, talk.bob):
             (lost,) = await user.wait_for_events("resync")

@@ -14,7 +14,7 @@ from typing import NoReturn
 from chatlab.errors import EngineError
 from chatlab.settings import PREFIX, Settings
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0  # many services may start at the same time, for example those of a class
 STOP_TIMEOUT_S = 15.0  # a child that has not ended by then gets SIGKILL
 READY_POLL_S = 0.02
 

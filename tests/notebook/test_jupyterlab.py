@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import series
 from front_end import assert_no_errors, jupyterlab, opened, run_all
+from http_clients import open_client
 from playwright.async_api import Page, expect
 
 pytestmark = pytest.mark.slow  # starts a JupyterLab and a browser
@@ -28,7 +29,8 @@ async def drawn_widths(page: Page) -> list[float]:
 async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
     """After "Run All Cells" the boxes show their times, and the bar of the message shrinks.
 
-    In the end the bar is empty, and the key is reported as gone.
+    In the end the bar is empty, and the key is reported as gone. The last cell offers to stop the
+    kernel, and does so.
     """
     async with (
         jupyterlab(tmp_path, series.FOLDER) as url,
@@ -47,10 +49,11 @@ async def test_the_bar_shrinks_and_ends(tmp_path: Path) -> None:
         await expect(page.locator(".cl-lit")).to_have_count(7)
         await page.screenshot(path=tmp_path / "gone.png")
 
-        await expect(
-            page.get_by_text(
-                "The service has stopped. Left in Redis: 0 keys. Left in MongoDB: 0 messages."
-            )
-        ).to_be_attached()
+        await expect(page.get_by_text("its data in MongoDB is deleted.")).to_be_visible()
         await assert_no_errors(page)
         await page.screenshot(path=tmp_path / "end.png")
+        await page.get_by_role("button", name="Stop the kernel of this notebook").click()
+        await expect(page.get_by_text("The kernel has stopped.")).to_be_visible()
+        await page.screenshot(path=tmp_path / "stopped.png")
+        async with open_client() as client:
+            assert (await client.get(f"{url}/api/kernels")).json() == []

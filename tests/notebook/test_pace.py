@@ -39,7 +39,7 @@ async def run_at_once(
     """Give the kernel all these cells at once, as Run All does, and return the reply to each."""
     ids = [client.execute(source, stop_on_error=stop_on_error) for source in sources]
     replies: dict[str, dict[str, Any]] = {}
-    while len(replies) < len(ids):
+    while not replies.keys() >= {*ids}:
         message = await client.get_shell_msg(timeout=LIMIT_S)
         replies[message["parent_header"]["msg_id"]] = message["content"]
     return [replies[number] for number in ids]

@@ -184,7 +184,7 @@ async def four_moments(lab: Lab, reader: User, read: Trace, left: Trace) -> Mome
     """Looks at two messages just sent, at the document's moments. One is read at 2 s, by GET and through the service, the other is left."""
     with expired_events(lab) as came:
         first = look(lab, read.key)
-        if first.pttl < lab.settings.ttl_ms - READ_AT * 1000:
+        if first.pttl < max(0, lab.settings.ttl_ms - READ_AT * 1000):
             raise PremiseGone(
                 f"{read.key} was sent more than {READ_AT:g} s ago.",
                 "run the cell that sends both messages and looks at them again",

@@ -125,6 +125,7 @@ def test_processes_with_different_time_limits_say_so(deployment: Deployment) -> 
 
 
 async def is_too_far(cache: Cache) -> bool:
+    """Measure the distance to Redis once, and return whether the cache gives up."""
     await cache.clock.check()
     return cache.clock.is_too_far
 

@@ -26,7 +26,7 @@ EXPLANATION = (
 # them, or it refuses the command.
 TARGETED, BROADCAST, REFUSED = "targeted", "broadcast", "refused"
 # They name no documents: they belong to a cursor, or run when a service starts.
-OTHER_COMMANDS = {"getMore", "killCursors", "createIndexes", "listIndexes"}
+OTHER_COMMANDS = {"getMore", "killCursors", "createIndexes", "listIndexes", "count"}
 
 
 class Seen(NamedTuple):
@@ -78,11 +78,11 @@ def listed_broadcasts() -> set[str]:
 
 def judge(name: str, command: Document) -> Iterator[Seen]:
     """Yield what a router does with each part of a command to the sharded collections."""
-    collection = command.get(name)
+    collection = str(command.get(name))
     if name == "aggregate":
-        yield from _judge_pipeline(str(collection), command["pipeline"])
+        yield from _judge_pipeline(collection, command["pipeline"])
     elif collection in SHARD_KEYS and name not in OTHER_COMMANDS:
-        key = SHARD_KEYS[str(collection)]
+        key = SHARD_KEYS[collection]
         for wanted, outcome in _judge_command(name, command, key):
             yield Seen(f"{collection}.{name}({_fields(wanted)})", outcome)
 

@@ -149,7 +149,8 @@ def _is_pymongo(call: ast.Call) -> bool:
     return is_method and _method(call) in COROUTINES
 
 
-OUTSIDE = {"lab", "demo", "bench", "local"}  # folders that are not part of a running service
+# Folders, and a module, that are not part of a running service.
+OUTSIDE = {"lab", "demo", "bench", "local", "sharding.py"}
 MONGODB_USERS = [
     path
     for path in PACKAGE.rglob("*.py")

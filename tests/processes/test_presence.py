@@ -92,6 +92,6 @@ def lists_of(
     """Add the published lists to `lists`, and return those of the process that had this user."""
     while message := channel.get_message():
         if message["type"] == "message":
-            process, users, _is_new = json.loads(message["data"])
+            process, users, *_ = json.loads(message["data"])
             lists[process].append(users)
     return next((published for published in lists.values() if [user.id] in published), [])

@@ -22,6 +22,11 @@ MAX_HEAD_BYTES = 65_536
 MAX_HEADER_LINES = 200  # of a request, together with those that may follow a body in chunks
 MAX_CHUNKS = 1000  # of a body; each costs as much time as a kilobyte
 MAX_PIPELINED = 16  # requests that wait for the response to an earlier one
+SOCKET_IO = b"/socket.io/"
+WEBSOCKETS_ONLY = (
+    "Socket.IO is served over websockets only, without long polling. Connect with "
+    "transports=['websocket'] in Python, or with {transports: ['websocket']} in JavaScript."
+)
 
 
 class RejectedError(Exception):
@@ -57,6 +62,8 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
                 hosts += 1
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             self._reject("A request needs one Host header, and not more.")
+        if self.url.startswith(SOCKET_IO) and not self.parser.should_upgrade():
+            self._refuse_polling()
         self.scope["state"][CLIENT_KEY] = self.remote
         earlier = self.cycle
         super().on_headers_complete()
@@ -65,6 +72,14 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             self._earlier = [one for one in cycles if one and not one.response_complete]
             if len(self.pipeline) > MAX_PIPELINED:
                 self._reject(f"More than {MAX_PIPELINED} requests wait for their responses.")
+
+    def _refuse_polling(self) -> None:
+        """Say what to do instead, in one piece with the head of the response.
+
+        python-socketio closes its connection when it has read the head, and misses the rest.
+        """
+        self._close_with_problem(400, "invalid", WEBSOCKETS_ONLY)
+        raise RejectedError
 
     def on_chunk_header(self) -> None:
         if self._chunked is not self.headers:

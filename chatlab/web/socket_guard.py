@@ -5,12 +5,6 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from chatlab.web.problems import problem_response
-
-WEBSOCKETS_ONLY = (
-    "Socket.IO is served over websockets only, without long polling. Connect with "
-    "transports=['websocket'] in Python, or with {transports: ['websocket']} in JavaScript."
-)
 SCOPE_KEY = "chatlab.guard"  # of the ASGI scope: the WatchedSocket of this connection
 POLICY_VIOLATION = 1008  # websocket close code
 DISCONNECTED = {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
@@ -24,7 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class SocketGuard:
-    """ASGI middleware that rejects long polling, and closes a websocket in three cases.
+    """ASGI middleware that closes a websocket in three cases.
 
     The client has not authenticated within `connect_timeout` seconds, it has not read for
     `stalled_timeout` seconds, or it has sent something that is not a packet. In the last case the
@@ -39,7 +33,7 @@ class SocketGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
-            await problem_response(400, "invalid", WEBSOCKETS_ONLY)(scope, receive, send)
+            await self._app(scope, receive, send)
         else:
             watched = scope[SCOPE_KEY] = WatchedSocket(
                 receive, send, self._connect_timeout, self._stalled_timeout

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from chatlab.settings import Settings
 
 SERVICE = (
-    *("aiohttp", "argon2-cffi", "emoji", "fastapi", "fastapi-swagger", "hiredis", "httptools"),
-    *("httpx", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
+    *("aiohttp", "argon2-cffi", "dnspython", "emoji", "fastapi", "fastapi-swagger", "hiredis"),
+    *("httptools", "httpx", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
     *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette", "typer"),
     *("uvicorn", "uvloop", "websockets", "zxcvbn"),
 )

@@ -433,7 +433,7 @@ async def test_a_service_reports_the_end_of_each_message(
         async def send_one() -> int:
             """Send a message. If its save takes longer than the grace period, it is not cached."""
             message = await ann.send(ann, "text")
-            if f" cached key={space}:message:{message['_id']} " in service.log.read_text():
+            if f" key={space}:message:{message['_id']} ttlMs=" in service.log.read_text():
                 sent.append(message)
             return len(sent)
 

@@ -29,8 +29,6 @@ class User(client.ChatClient):
         Raises the error that the service returns.
         """
         self._check_open()
-        if transport == "socket":
-            await self.connect()
         send = self.send_by_socket if transport == "socket" else self.send_by_http
         result = await send(other.id, text)
         events = await self.events.trace_events(result.message["_id"])

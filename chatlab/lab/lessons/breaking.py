@@ -91,11 +91,8 @@ class Works:
         await ready(self._alice)
 
     async def _warm(self) -> None:
-        """Sockets that hear, and a conversation that was just written to and read."""
+        """A conversation that was just written to and read."""
         await ready(self._alice)
-        for person in (self._alice, self._bob):
-            if not person.socket.connected:
-                await person.connect()
         await self._alice.send_by_http(self._bob.id, "All is well.")
         await self._bob.read(self._alice.id)
 

@@ -400,8 +400,6 @@ class Shown(NamedTuple):
 
 async def shown(alice: User, bob: User) -> Shown:
     """Edit, react, delete, by each door; Bob reads right behind each."""
-    if not alice.socket.connected:
-        await alice.connect()
     right = []
     for changes in (_by_http, _by_socket):
         for change in changes(alice, await alice.send(bob, "Meet at six")):

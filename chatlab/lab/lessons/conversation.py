@@ -173,9 +173,6 @@ async def append_in_python(lab: Lab, key: str, text: str, pause: Pause) -> None:
 
 async def all_at_once(lab: Lab, one: User, other: User) -> Rows:
     """Many sends at the same time, from both sides and through both doors: how many of them the window has, and in which order."""
-    for person in (one, other):
-        if not person.socket.connected:
-            await person.connect()
     for _ in range(TRIES):
         lab.redis.execute_command("DEL", key_of(one.id, other.id))
         began = time.monotonic()

@@ -75,11 +75,6 @@ async def _frames(socket: ClientConnection) -> AsyncIterator[str]:
 # --- who hears -------------------------------------------------------------------------------------------------------------------
 
 
-async def listening(*people: client.ChatClient) -> None:
-    """Open the sockets that are closed."""
-    await asyncio.gather(*(person.connect() for person in people if not person.socket.connected))
-
-
 async def settled(*people: client.ChatClient) -> None:
     """Wait until all that has been emitted to these sockets has come: what is asked now is answered behind it."""
     await asyncio.gather(
@@ -181,7 +176,6 @@ class Doors(NamedTuple):
 
 async def both_doors(lab: Lab, sender: User, receiver: User, text: str = "The same words") -> Doors:
     """Send the same words by each door, and look what each has left behind."""
-    await listening(sender, receiver)
     return Doors(*[await _left_by(door, lab, sender, receiver, text) for door in DOORS])
 
 
@@ -219,7 +213,6 @@ def keys_of(lab: Lab, message_id: str) -> list[str]:
 async def receives(lab: Lab, answer: Any) -> CheckResult:
     """Does this function pick the one message from Bob to Alice out of all that her socket hears?"""
     alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
-    await listening(alice)
     await settled(alice)
     heard = [told for told in alice.received if told.event == "onlineUsers"][:1]
     before = len(alice.received)
@@ -320,7 +313,6 @@ async def counts(lab: Lab, answer: Any) -> CheckResult:
     if not isinstance(answer, int) or isinstance(answer, bool):
         return not_yet("The answer is a whole number of events.")
     alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
-    await listening(alice, bob, carol)
     async with _tab(alice) as second:
         trace = await alice.send(bob, "How many hear this?", transport="socket")
         tabs = {"the tab that sent": alice, "Alice's other tab": second, "Bob": bob, "Carol": carol}

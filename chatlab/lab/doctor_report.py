@@ -56,7 +56,8 @@ def _fix_html(finding: Finding) -> str:
 def doctor() -> DoctorReport:
     """Check everything that a notebook needs."""
     try:
-        findings = diagnose(load_settings())
+        # every notebook starts a Redis of its own, whatever CHATLAB_REDIS_URL says
+        findings = diagnose(load_settings().model_copy(update={"redis_url": None}))
     except SettingsError as error:
         findings = [
             *diagnose(None),

@@ -59,7 +59,12 @@ class LifetimeObserver:
         lifetime, task = self._lifetimes[key]
         settings = self._get_settings()
         timeout_s = settings.cache_ttl + 11 * settings.sweep_interval + EVENT_TIMEOUT_S
-        await asyncio.wait_for(asyncio.shield(task), timeout_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(task), timeout_s)
+        except TimeoutError:
+            raise PremiseGone(
+                f"{key} has not ended within {timeout_s:g} s.", "look at its TTL"
+            ) from None
         return lifetime
 
     def _start(self, event: StageEvent) -> None:

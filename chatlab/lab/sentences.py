@@ -51,6 +51,8 @@ def show_sentences(has_ended: Callable[[], bool]) -> None:
     ) -> None:
         if has_ended() and _is_raised_by(trace, PACKAGES):
             error = SessionEnded()
+        elif isinstance(error, TimeoutError) and _is_raised_by(trace, {"chatlab"}):
+            error = EngineError("This took too long.", "run the cell again")
         if isinstance(error, EngineError):
             sentence = Sentence(sentence_of(error))
             shell.showtraceback((Sentence, sentence, None))

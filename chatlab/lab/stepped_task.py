@@ -17,6 +17,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
+from chatlab.lab.sentences import PremiseGone
+
 STEP_TIMEOUT_S = 5.0  # to reach the next point, or the end
 
 Pause = Callable[[str], Awaitable[None]]
@@ -37,7 +39,7 @@ class SteppedTask:
         self.passed: list[str] = []  # the points that it has reached
 
     async def run_until(self, point: str) -> Self:
-        """Run until this point and stop there. Raises LookupError if the work ends before it."""
+        """Run until this point and stop there. Raises PremiseGone if the work ends before it."""
         task = self._resume(point)
         stopped = asyncio.ensure_future(self._has_stopped.wait())
         try:
@@ -49,8 +51,9 @@ class SteppedTask:
         if task.done():
             task.result()  # raises the error of the work
         if not self._has_stopped.is_set():
-            raise LookupError(
-                f'The task did not reach "{point}". It passed: {", ".join(self.passed) or "no point"}.'
+            raise PremiseGone(
+                f'The task did not reach "{point}". It passed: {", ".join(self.passed) or "no point"}.',
+                "run the cell that prepares it and this one, one right after the other",
             )
         return self
 

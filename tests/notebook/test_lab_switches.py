@@ -12,6 +12,7 @@ from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
@@ -191,7 +192,7 @@ async def test_a_race_happens_every_time() -> None:
     ann, ben = SteppedTask(push, "ann"), SteppedTask(push, "ben")
     await ann.run_until("has read")
     assert (await ben.finish(), await ann.finish(), shared) == ("ben", "ann", ["ann"])
-    with pytest.raises(LookupError, match=r'did not reach "nowhere"\. It passed: has read'):
+    with pytest.raises(PremiseGone, match=r'did not reach "nowhere"\. It passed: has read'):
         await SteppedTask(push, "cleo").run_until("nowhere")
     killed = await SteppedTask(push, "dora").run_until("has read")
     await killed.cancel()

@@ -15,6 +15,16 @@ sessions = ["running"]
 show_sentences(has_ended=lambda: not sessions)
 redis = Redis(unix_socket_path="/nowhere/redis.sock")
 """
+SLOW = """
+import asyncio
+from chatlab.lab import stepped_task
+stepped_task.STEP_TIMEOUT_S = 0.1
+
+async def work(pause):
+    await asyncio.Event().wait()
+
+await stepped_task.SteppedTask(work).finish()
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -44,6 +54,10 @@ class TestSentences:
     async def test_a_server_that_does_not_start_is_one_sentence(self, kernel: Any) -> None:
         """Without a fix, it is only the error."""
         assert await shown(kernel, "raise EngineError('No mongod.')") == ["No mongod."]
+
+    async def test_a_helper_that_takes_too_long_is_one_sentence(self, kernel: Any) -> None:
+        """A time limit of the package has no traceback."""
+        assert await shown(kernel, SLOW) == ["This took too long. To fix this: run the cell again."]
 
     async def test_other_errors_keep_their_traceback(self, kernel: Any) -> None:
         """While a session is running, an error of a client is for the learner to read."""

@@ -13,6 +13,7 @@ from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json
 from chatlab.domain.message import now
+from chatlab.errors import EngineError
 from chatlab.lab.checks import (
     CheckResult,
     UnusableAnswer,
@@ -272,7 +273,7 @@ async def crossed(lab: Lab, alice: User, bob: User) -> Trace:
         await older.finish()
         if newer:  # else it took so long that its write was refused for that
             return trace
-    raise LookupError("this machine is too busy for two changes within a second")
+    raise EngineError("The machine is too busy for two changes in a second.", "run the cell again")
 
 
 # --- the exercises -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.client import Json, ReadResult
+from chatlab.errors import EngineError
 from chatlab.lab.checks import (
     CheckResult,
     UnusableAnswer,
@@ -128,7 +129,7 @@ async def _prepared(act: Callable[[], Awaitable[Any]], ready: Callable[[], bool]
         await act()
         if ready():
             return
-    raise LookupError("the cache did not come into this state")
+    raise EngineError("The cache did not come into the state to be read.", "run the cell again")
 
 
 async def _one_alone(lab: Lab, alice: User, bob: User) -> None:

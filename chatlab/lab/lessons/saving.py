@@ -13,7 +13,7 @@ from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
 from chatlab.client import Json, SendResult
-from chatlab.errors import ChatlabError, StoreUnavailable
+from chatlab.errors import ChatlabError, EngineError, StoreUnavailable
 from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.polling import poll_until
@@ -65,7 +65,7 @@ async def killed_between(lab: Lab, sender: User, receiver: User, text: str) -> K
         )
         if unanswered and killed.documents:
             return killed
-    raise TimeoutError("The service was always quicker than the kill")
+    raise EngineError("The service was always quicker than the kill.", "run the cell again")
 
 
 async def _killed_after_save(

@@ -63,7 +63,7 @@ class Service:
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
 
     def wait_until_ready(self) -> "Service":
-        """Wait until `/healthz` answers with any status: a service without MongoDB answers 503."""
+        """Wait until `/healthz` answers: the process responds, perhaps without its servers."""
         block_until(self._answers, "/healthz to answer", is_reached=lambda seen: seen == ANSWERED)
         return self
 

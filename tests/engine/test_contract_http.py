@@ -430,6 +430,19 @@ async def metrics_of(user: User) -> dict[str, float]:
     }
 
 
+async def test_an_emoji_with_and_without_a_selector_is_one_reaction(new_user: UserMaker) -> None:
+    """The reply has the spelling that Unicode recommends."""
+    ann, bob = new_user(), new_user()
+    path = f"/api/messages/{(await ann.send(bob, 'react!'))['_id']}/reactions"
+    await ann.http.put(f"{path}/\u2764")
+    both = (await bob.http.put(f"{path}/\u2764\ufe0f")).json()
+    assert both["reactions"] == {"\u2764\ufe0f": [ann.id, bob.id]}
+    one = (await ann.http.delete(f"{path}/\u2764\ufe0e")).json()
+    assert one["reactions"] == {"\u2764\ufe0f": [bob.id]}
+    thumb = (await ann.http.put(f"{path}/{EMOJI}\ufe0f")).json()
+    assert thumb["reactions"] == one["reactions"] | {EMOJI: [ann.id]}
+
+
 async def test_spellings_of_an_older_version_are_one_reaction(
     shared: SharedService, new_user: UserMaker
 ) -> None:

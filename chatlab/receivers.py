@@ -11,9 +11,12 @@ from collections import OrderedDict
 
 from chatlab.domain.ids import UserId
 from chatlab.errors import Invalid, NotFound
+from chatlab.protect.rate_limit import TokenBucket
 from chatlab.store.users import Changes, UserList, UserStore
 
 MAX_REMEMBERED = 100_000  # user ids: the receivers, and those that they have blocked
+# Of one user, because every process must learn of each block.
+BLOCKS_PER_S, MAX_BLOCKS_AT_ONCE = 1, 20
 
 
 class Receivers:
@@ -26,6 +29,7 @@ class Receivers:
 
     def __init__(self, store: UserStore) -> None:
         self._store = store
+        self._blocks = TokenBucket(BLOCKS_PER_S, MAX_BLOCKS_AT_ONCE)
         self._blocked: OrderedDict[str, frozenset[str]] = OrderedDict()  # by receiver
         self._remembered = 0  # user ids in `_blocked`
         self._version = 0  # of the changes that this process has learned
@@ -60,8 +64,9 @@ class Receivers:
     async def block(self, user_id: UserId, other: str) -> None:
         """Refuse messages of another user: here at once, in other processes within TOKEN_CACHE_S.
 
-        Raises Invalid (oneself), Conflict (too many are blocked).
+        Raises Invalid (oneself), Conflict (too many are blocked), RateLimited.
         """
+        self._blocks.take(user_id)
         await self._add("blocked", user_id, other)
         await self.announce(user_id)
 

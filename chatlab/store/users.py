@@ -18,7 +18,7 @@ DELETED_NAME = "Deleted user"  # the display name of users who have deleted thei
 MAX_LISTED = 1000  # users that one user may block, and as many that one user may mute
 MAX_SESSIONS = 200  # of one user; the oldest one ends
 USE_STEP = timedelta(minutes=10)  # how exactly it is stored when a session was last used
-MAX_RECENT = 200  # changes that a process may miss without forgetting all that it knows
+MAX_RECENT = 50  # changes that a process may miss without forgetting all that it knows
 WAITING_CHANGES = 200
 
 CHANGES = "changes"  # the document that counts changes. It is in the collection `sessions`, so that

@@ -13,9 +13,10 @@ from test_contract_http import EMOJI, assert_problem
 
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId
-from chatlab.errors import NotFound
+from chatlab.errors import NotFound, RateLimited
 from chatlab.local.engines import Engines
-from chatlab.receivers import Receivers
+from chatlab.protect.rate_limit import TokenBucket
+from chatlab.receivers import BLOCKS_PER_S, MAX_BLOCKS_AT_ONCE, Receivers
 from chatlab.store.users import MAX_LISTED, MAX_RECENT, UserStore
 
 pytest_plugins = ["patient_plugin"]
@@ -280,3 +281,14 @@ async def test_the_memory_of_a_process_is_limited(
     for receiver, queries in ((BOB, 1), (ANN, 2), (BOB, 2), (EVE, 3), (ANN, 3), (BOB, 4)):
         assert await may_write(here, ANN, receiver)
         assert store.queries == queries, receiver
+
+
+async def test_blocks_of_one_user_are_limited(store: CountingStore) -> None:
+    """Nobody can keep all processes busy by blocking and unblocking somebody all the time."""
+    here = Receivers(store)
+    here._blocks = TokenBucket(BLOCKS_PER_S, MAX_BLOCKS_AT_ONCE, clock=lambda: 0.0)
+    for _ in range(MAX_BLOCKS_AT_ONCE):
+        await here.block(BOB, ANN)
+    with pytest.raises(RateLimited):
+        await here.block(BOB, ANN)
+    await here.block(EVE, ANN)

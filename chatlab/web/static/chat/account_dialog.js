@@ -39,7 +39,7 @@ export function openAccountDialog(me, api, { renamed, deleted }) {
       iconButton("close", "Close", () => dialog.close(), { autofocus: true }),
     ),
     nameSection(me, api, renamed),
-    passwordSection(api),
+    passwordSection(me, api),
     sessionsSection(api),
     deletionSection(me, api, () => {
       dialog.close();
@@ -89,13 +89,18 @@ function nameSection(me, api, renamed) {
   return element;
 }
 
-/** @param {Api} api */
-function passwordSection(api) {
+/**
+ * @param {User} me
+ * @param {Api} api
+ */
+function passwordSection(me, api) {
   const { element, problem, success } = section("Password");
   const form = makeForm(
     {
       title: "Change password",
       fields: [
+        // for password managers
+        el("input", { hidden: true, autocomplete: "username", value: me.id }),
         passwordField("Current password", "current", "current-password"),
         passwordField("New password", "new", "new-password"),
       ],

@@ -2,7 +2,7 @@
 
 Events between processes are lost in two ways while Redis is away: this process cannot publish its
 own, and it does not receive those of others. Either way the sockets of the users are told, as soon
-as Redis is back. `since` is the time of the service, as in a message.
+as Redis is back. No message whose event was lost is older than `since`.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from chatlab.realtime.presence import NOTIFIED_AT_ONCE, REPORT_INTERVAL_S, SILEN
 
 EVENT = "resync"
 NOT_READABLE = "typing"  # a lost event of this name cannot be read later
+MESSAGE_AGE = timedelta(seconds=5)  # at most, when its event is sent: a save takes 2 s at most
 
 
 class Resync:
@@ -40,11 +41,12 @@ class Resync:
 
     def note_unpublished(self, user: UserId) -> None:
         """Note that an event was not published for the sockets of this user in other processes."""
-        self._unpublished.setdefault(user, rfc3339(now()))
+        self._unpublished.setdefault(user, rfc3339(now() - MESSAGE_AGE))
 
     def begin_gap(self, seconds_ago: float) -> None:
         """Note that this process receives no events of others, since so many seconds."""
-        self._gap_since = self._gap_since or rfc3339(now() - timedelta(seconds=seconds_ago))
+        began = now() - timedelta(seconds=seconds_ago) - MESSAGE_AGE
+        self._gap_since = self._gap_since or rfc3339(began)
 
     async def end_gap(self) -> None:
         """Tell the sockets of this process, which receives events again, if there are others."""

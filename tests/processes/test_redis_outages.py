@@ -395,6 +395,8 @@ async def test_a_process_that_could_not_publish_has_the_others_resync(three: Thr
         three.proxy.garble = bytes
         lost = [talk.truth[seq] for seq in sorted(talk.truth)][-2:]
         await wait_until(lambda: messages_of(bob)[-2:] == lost, "the lost messages")
+        told = [event.payload["since"] for event in bob.received if event.event == "resync"]
+        assert max(told) <= lost[0]["createdAt"]
         await bob.close()
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Engine:
     """
 
     name: str
-    url: str
+    url: str = field(repr=False)  # it may contain a password
     version: str
     private: bool
     binary: str | None

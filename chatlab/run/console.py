@@ -1,8 +1,17 @@
 """What the long-running commands show in a terminal: the servers they use, and their log."""
 
+import logging
 from typing import Any
 
 from chatlab.local.engines import Engine
+from chatlab.server_urls import redact
+
+
+class RedactingFormatter(logging.Formatter):
+    """Hides the passwords of URLs, in messages and tracebacks, also those of libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def describe_engine(engine: Engine) -> str:
@@ -17,6 +26,7 @@ def log_config(level: str) -> dict[str, Any]:
     standard error.
     """
     line = {
+        "class": "chatlab.run.console.RedactingFormatter",
         "format": "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s  %(message)s",
         "datefmt": "%H:%M:%S",
     }

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatlab.server_urls import redact
+
 if TYPE_CHECKING:
     from chatlab.local.binaries import Name
     from chatlab.settings import Settings
@@ -75,7 +77,7 @@ def _run_check(check: Callable[..., Iterator[Finding]], *arguments: object) -> l
         text = f"cannot be checked because the library {error.name} is missing"
         found.append(Finding(area, False, text, f"pip install {error.name}"))
     except Exception as error:  # noqa: BLE001 - an error in one check must not stop the others
-        found.append(Finding(area, None, f"could not be checked: {error}"))
+        found.append(Finding(area, None, f"could not be checked: {redact(str(error))}"))
     return found
 
 

@@ -211,6 +211,11 @@ def check_redis_url(url: str) -> str:
     return checked
 
 
+def option_names(url: str) -> set[str]:
+    """Return the names of the options in a URL, in lower case."""
+    return {name.lower() for name, _ in _options(url)}
+
+
 def mongo_database(url: str) -> str | None:
     """Return the database that the URL of MongoDB names after the hosts."""
     found = _MONGO_URL.fullmatch(url)
@@ -258,9 +263,13 @@ def _is_readable(url: str) -> bool:
     return True
 
 
+def _texts(url: str) -> list[str]:
+    return [text for text in url.partition("?")[2].split("&") if text]
+
+
 def _options(url: str) -> list[tuple[str, str]]:
     """Return the name and the value of each option."""
-    pairs = [option.partition("=") for option in url.partition("?")[2].split("&")]
+    pairs = [option.partition("=") for option in _texts(url)]
     return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
 
 
@@ -269,10 +278,9 @@ def _without_ours(url: str, known: dict[str, Value], *, ignore_case: bool = Fals
 
     Raises ValueError for an option that is refused or given twice, and for a wrong value.
     """
-    base, _, options = url.partition("?")
-    texts, kept = options.split("&") if options else [], dict[str, str]()
+    texts, kept = _texts(url), dict[str, str]()
     names = {name.lower() if ignore_case else name: name for name in known}
-    for number, (given, value) in enumerate(_options(url)[: len(texts)]):
+    for number, (given, value) in enumerate(_options(url)):
         name = names.get(given.lower() if ignore_case else given)
         if name is None:
             raise ValueError(_describe_unknown(number + 1, given, known))
@@ -284,6 +292,7 @@ def _without_ours(url: str, known: dict[str, Value], *, ignore_case: bool = Fals
         kept[name] = texts[number]
     if len(kept) == len(texts):
         return url
+    base = url.partition("?")[0]
     return f"{base}?{'&'.join(kept.values())}" if kept else base
 
 

@@ -298,9 +298,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read the environment with `_environment`."""
+        del env_settings, dotenv_settings, file_secret_settings
         return init_settings, InitSettingsSource(settings_cls, init_kwargs=_environment())
 
     @model_validator(mode="after")

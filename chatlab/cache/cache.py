@@ -6,17 +6,20 @@ outage, and why reads stay exact.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from chatlab.cache import window
+from chatlab.cache.claim import RENEWAL_INTERVAL_S, Claim, KeysInUseError
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.cache.missed_windows import MissedWindows
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
+from chatlab.connections.diagnosis import explain
 from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
@@ -52,7 +55,12 @@ class Cache:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
         self.has_peers = has_peers
-        self.breaker = CircuitBreaker("Redis", self._probe, on_recovery=self._fence_missed_windows)
+        self.breaker = CircuitBreaker(
+            "Redis",
+            self._probe,
+            on_recovery=self._fence_missed_windows,
+            explain=functools.partial(explain, "Redis"),
+        )
         self.pipe = AutoPipeline(redis, self.breaker, lag or LoopLag())
         self.clock = RedisClock(self.pipe, has_peers)
         self._redis, self._events, self._on_cached = redis, events, on_cached
@@ -63,6 +71,8 @@ class Cache:
         self._reconfiguring = asyncio.Lock()
         self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
         self._missed = MissedWindows()
+        self._claim = Claim(self.pipe, self.keys.claim, lambda: self.ttl_ms)
+        self._renewing: asyncio.Task[None] | None = None
 
     # --- start, stop, settings ---------------------------------------------------------------
 
@@ -80,13 +90,36 @@ class Cache:
 
     async def close(self) -> None:
         """Wait for the commands that were already given, and close the connections."""
-        for task in (self._watching, self._repairing):
+        for task in (self._watching, self._repairing, self._renewing):
             if task:
                 task.cancel()
         await self.breaker.close()
         await self.pipe.drain()
         await self.pipe.disconnect()
         await self._redis.aclose()
+
+    async def claim(self, installation: str) -> None:
+        """Use the keys for this installation, and do without Redis if another one uses them."""
+        self._claim.installation = installation
+        await self._renew_claim()
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._keep_claim())
+
+    @property
+    def owns_keys(self) -> bool:
+        """Return False while another installation is known to use the keys."""
+        return not self._claim.is_refused
+
+    async def _keep_claim(self) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL_INTERVAL_S)
+            await self._renew_claim()
+
+    async def _renew_claim(self) -> None:
+        try:
+            await self._claim.renew()
+        except KeysInUseError as error:
+            self.breaker.trip(error)
 
     async def reconfigure(self, ttl_ms: int | None = None, mode: CacheMode | None = None) -> None:
         """Use another TTL, another mode, or both from now on.
@@ -125,12 +158,14 @@ class Cache:
         """
         key, common = self.keys.probe, self._common()
         read = self._scripts.command(window.read(key, Page()), common)
-        written, fenced, _, time = await self.pipe.ask_on_new_connection(
+        written, fenced, _, time, *claimed = await self.pipe.ask_on_new_connection(
             ("SET", key, 1, "PX", 1000),
             self._scripts.command(window.fence(key), common),
             transaction(read, ("LRANGE", key, 1, -1)),
             ("TIME",),
+            *self._claim.commands(),
         )
+        self._claim.check(claimed)
         if (written, fenced) != (b"OK", b"fence"):
             raise ValueError("Redis sent an unexpected reply")
         seconds, microseconds = map(int, time)

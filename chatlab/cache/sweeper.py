@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
 from chatlab.cache.keys import Keys
+from chatlab.connections.diagnosis import explain
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import Command, RedisConnection
 from chatlab.domain.trace import EventBus
@@ -36,7 +37,10 @@ EXPIRE_LEAKED = (
 
 
 class Sweeper:
-    """Sweep once per interval, without drift. Of several processes, one sweeps at a time."""
+    """Sweep once per interval, without drift. Of several processes, one sweeps at a time.
+
+    `owns_keys` returns False while another installation uses the keys. Then its sweeper sweeps.
+    """
 
     def __init__(
         self,
@@ -45,9 +49,10 @@ class Sweeper:
         events: EventBus,
         *,
         clock: Callable[[], float] = time.time,
+        owns_keys: Callable[[], bool] = lambda: True,
     ) -> None:
         self._connection, self._events, self._clock = RedisConnection(redis), events, clock
-        self._keys = Keys(settings.key_prefix)
+        self._keys, self._owns_keys = Keys(settings.key_prefix), owns_keys
         self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
         self._redis_is_away, self._is_sweeping = False, True
@@ -69,15 +74,15 @@ class Sweeper:
     async def tick(self) -> SweepResult | None:
         """Sweep once. Returns None if another process sweeps or Redis does not answer."""
         try:
-            if not await self._take_lock():
+            if not self._owns_keys() or not await self._take_lock():
                 self._stand_by()
                 return None
             self._is_sweeping = True
             result = await self.sweep()
         except Exception as error:  # noqa: BLE001 - refused, silent or nonsense: try again at the next tick
             if not self._redis_is_away:
-                kind = type(error).__name__
-                log.warning("Redis does not answer (%s); sweeping again when it does", kind)
+                cause = explain("Redis", error)[1]
+                log.warning("Cannot sweep: Redis %s. Trying again every second", cause)
             self._redis_is_away = True
             return None
         self._redis_is_away = False

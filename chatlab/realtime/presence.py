@@ -37,7 +37,8 @@ class Presence:
 
     def __init__(self, sockets: socketio.AsyncServer, pipe: AutoPipeline, prefix: str) -> None:
         self.process_id = secrets.token_hex(6)
-        self.channel = f"{prefix}presence"
+        self.channel = ""  # until the id of the installation is known
+        self._prefix = prefix
         self._sockets, self._pipe = sockets, pipe
         self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
         # process id -> (time of its last report, its users)
@@ -49,6 +50,10 @@ class Presence:
         self._changed = asyncio.Event()
         self._must_report = self._must_notify = False
         self._tasks = TaskSet()
+
+    def join(self, installation: str) -> None:
+        """Report to the other processes of this installation."""
+        self.channel = f"{self._prefix}{installation}:presence"
 
     def open(self) -> None:
         """Start to report this process's users, and to notify its clients."""
@@ -100,6 +105,8 @@ class Presence:
         `is_new` asks the other processes to answer with a report at once.
         """
         self._must_report = False
+        if not self.channel:
+            return
         report = msgspec.json.encode([self.process_id, self.users_here(), is_new])
         self._pipe.execute("PUBLISH", self.channel, report)
 

@@ -128,7 +128,12 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         stack.callback(asyncio.create_task(lag.run()).cancel)
         sweeper = None
         if settings.sweeper:
-            sweeper = Sweeper(connect(redis_url, reply_timeout_s=None), settings, events)
+            sweeper = Sweeper(
+                connect(redis_url, reply_timeout_s=None),
+                settings,
+                events,
+                owns_keys=lambda: cache.owns_keys,  # `cache` is created below
+            )
         cache = Cache(
             connect(redis_url, reply_timeout_s=HANDSHAKE_TIMEOUT_S),
             settings,
@@ -145,7 +150,12 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         )
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
-        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)
+
+        async def join(installation: str) -> None:
+            broadcast.join(installation)
+            await cache.claim(installation)
+
+        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag, join)
         accounts = Accounts(store.users, settings, cache.pipe.execute)
         read_limits = ReadLimits(settings.rate_limit)
         service = Service(store, cache, broadcast, accounts, read_limits)

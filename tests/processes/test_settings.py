@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -148,7 +149,7 @@ cli.main()
 
 def test_values_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values from files often end in a newline. One that is only a newline counts as unset."""
-    given = {
+    given: dict[str, Any] = {
         "MONGO_URL": "mongodb://h",
         "REDIS_URL": "redis://h",
         "DATABASE": "shop",
@@ -224,7 +225,7 @@ def test_passwords_are_not_in_representations() -> None:
     """Neither the settings nor a server of the service show a URL."""
     urls = {"mongo_url": "mongodb://u:geheim@h", "redis_url": "redis://:geheim@h"}
     engine = Engine("Redis", urls["redis_url"], "8.2.1", False, None, None)
-    servers = DemoServers("", *urls.values(), "demo")
+    servers = DemoServers("", urls["mongo_url"], urls["redis_url"], "demo")
     assert "geheim" not in f"{load_settings(**urls)!r} {engine!r} {servers!r}"
 
 

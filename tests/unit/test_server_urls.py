@@ -103,7 +103,7 @@ def test_redis_py_accepts_each_allowed_option(name: str) -> None:
     """A connection can be made with it, in both variants of the driver."""
     url = f"rediss://h?{name}={good_value(name, REDIS_OPTIONS[name])}"
     assert check_redis_url(url) == url
-    AsyncRedis.from_url(url).connection_pool.make_connection()
+    AsyncRedis.from_url(url).connection_pool.make_connection()  # type: ignore[no-untyped-call]
     with Redis.from_url(url) as client:
         assert isinstance(client.connection_pool.make_connection(), blocking.SSLConnection)
 

@@ -70,7 +70,7 @@ def _open_servers(settings: Settings, console: Console) -> Iterator[DemoServers]
 
 
 def _version(engine: Engine) -> str:
-    return f"{engine.name} {engine.version or '(no response)'}"
+    return f"{engine.name} {engine.version or '(cannot be used yet)'}"
 
 
 def _service_settings(settings: Settings, servers: DemoServers, folder: str) -> Settings:

@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from rich.markup import escape
+
 from chatlab.local.engines import Engine
 from chatlab.server_urls import redact
 
@@ -17,8 +19,10 @@ class RedactingFormatter(logging.Formatter):
 def describe_engine(engine: Engine) -> str:
     """Return one line for the user, in rich markup."""
     where = "private, in the data folder" if engine.private else "as configured"
-    warning = f"  [yellow]{engine.warning}[/yellow]" if engine.warning else ""
-    return f"{engine.name} {engine.version or 'does not answer yet'} ({where}){warning}"
+    name = f"{engine.name} {engine.version}".strip()
+    fix = f". Fix: {engine.fix}" if engine.fix else ""
+    warning = f"  [yellow]{escape(engine.warning + fix)}[/yellow]" if engine.warning else ""
+    return f"{name} ({where}){warning}"
 
 
 def log_config(level: str) -> dict[str, Any]:

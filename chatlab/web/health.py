@@ -29,7 +29,7 @@ HEALTH: dict[str, Any] = {
     "responses": {
         503: {
             "model": Health,
-            "description": "The service cannot save messages: MongoDB does not answer",
+            "description": "The service cannot save messages: MongoDB cannot answer",
         }
     },
 }

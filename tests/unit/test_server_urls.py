@@ -1,6 +1,7 @@
 """URLs of the servers: each option of both drivers has a decision, and no option weakens a promise."""
 
 import inspect
+import logging
 import re
 import warnings
 
@@ -12,6 +13,7 @@ from redis import connection as blocking
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection
 
+from chatlab.run.console import RedactingFormatter, log_config
 from chatlab.server_urls import (
     CODE,
     FILE,
@@ -216,3 +218,17 @@ def test_the_settings_page_lists_the_options() -> None:
             row = re.search(rf"^\| {title} \| {decision} \| (.*) \|$", PAGE, re.MULTILINE)
             assert row, (title, decision)
             assert re.findall(r"`(\w+)`", row[1]) == sorted(wanted, key=str.lower)
+
+
+def test_the_log_shows_no_password() -> None:
+    """The formatter of the service hides it, in the message and in the traceback of a library."""
+    url = "mongodb://user:geheim@h/"
+    error = ValueError(f"cannot use {url}")
+    record = logging.LogRecord(
+        "x", logging.ERROR, "x.py", 1, "at %s", (url,), (ValueError, error, None)
+    )
+    given = log_config("INFO")["formatters"]["line"]
+    assert given["class"] == "chatlab.run.console.RedactingFormatter"
+    shown = RedactingFormatter(given["format"]).format(record)
+    assert shown.count("mongodb://***@h/") == 2
+    assert "geheim" not in shown

@@ -5,8 +5,10 @@ where most libraries are missing.
 """
 
 import sys
+import traceback
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -15,6 +17,7 @@ from rich.markup import escape
 
 from chatlab import __version__
 from chatlab.errors import ChatlabError, EngineError
+from chatlab.server_urls import redact
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -64,6 +67,7 @@ def _settings_help() -> str:
 
 def main() -> None:
     """Run a command. Print expected errors, with their fix, instead of a traceback."""
+    sys.excepthook = _print_redacted
     try:
         app()
     except SettingsError as error:
@@ -76,6 +80,13 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _print_redacted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print the traceback of an unexpected error, without the passwords of URLs."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.")]

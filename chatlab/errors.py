@@ -76,7 +76,7 @@ class StoreUnavailable(ChatlabError):
 
     def __init__(
         self,
-        detail: str = "MongoDB does not answer. Try again (a send with the same clientId).",
+        detail: str = "MongoDB cannot answer. Try again (a send with the same clientId).",
         retry_after: float = 1,
     ) -> None:
         super().__init__(detail)

@@ -10,13 +10,30 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from chatlab.server_urls import HIDDEN, check_mongo_url, check_redis_url, mongo_database
 
 PREFIX = "CHATLAB_"
+# Kubernetes and Docker set such variables in each container, for every service whose name begins
+# with "chatlab".
+_INJECTED = re.compile(
+    rf"""{PREFIX}(\w+_)?(
+        SERVICE_HOST=[\da-f.:]+ | SERVICE_PORT(_\w+)?=\d+
+        | PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\S+
+        | PORT_\d+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp) | PORT=\d+ | ADDR=[\da-f.:]+)
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
 CLOSE_LIMIT_S = 4  # to close all connections, after `shutdown_timeout` seconds for open requests
 
 
@@ -50,21 +67,18 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
+        hide_input_in_errors=True,  # it may be a password
     )
 
     mongo_url: Annotated[
         str | None,
-        Field(
-            pattern=r"^mongodb(\+srv)?://",
-            description="URL of MongoDB; if unset, a private MongoDB is started",
-        ),
+        AfterValidator(lambda url: url and check_mongo_url(url)),
+        Field(description="URL of MongoDB; if unset, a private MongoDB is started", repr=False),
     ] = None
     redis_url: Annotated[
         str | None,
-        Field(
-            pattern=r"^(redis|rediss|unix)://",
-            description="URL of Redis; if unset, a private Redis is started",
-        ),
+        AfterValidator(lambda url: url and check_redis_url(url)),
+        Field(description="URL of Redis; if unset, a private Redis is started", repr=False),
     ] = None
     redis_timeout: Annotated[
         float,
@@ -296,6 +310,33 @@ class Settings(BaseSettings):
         Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR"),
     ] = "INFO"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment with `_environment`."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, InitSettingsSource(settings_cls, init_kwargs=_environment())
+
+    @model_validator(mode="after")
+    def _check_database(self) -> Self:  # noqa: N804 - called with an instance
+        """Refuse a URL that names a database which the service would not use.
+
+        With CHATLAB_DATABASE the URL may name the one that has the user, as `admin` often does.
+        """
+        named = mongo_database(self.mongo_url or "")
+        if named not in (None, "admin", self.database) and "database" not in self.model_fields_set:
+            raise ValueError(
+                f"{PREFIX}MONGO_URL names the database {named}, but chatlab would use "
+                f"{self.database}; set {PREFIX}DATABASE to one of the two"
+            )
+        return self
+
     @property
     def exit_limit_s(self) -> float:
         """Seconds after SIGTERM after which a process that still runs is killed. 10 by default."""
@@ -345,31 +386,48 @@ def load_settings(**given: object) -> Settings:
     return settings
 
 
+def _environment() -> dict[str, str]:
+    """Return the `CHATLAB_` variables, by the name of the setting.
+
+    Values from files often end in a newline, so they are trimmed. Empty ones count as unset, and
+    those that Kubernetes sets are not ours.
+    """
+    given = {
+        name.upper().removeprefix(PREFIX).lower(): value.strip()
+        for name, value in os.environ.items()
+        if name.upper().startswith(PREFIX) and not _INJECTED.fullmatch(f"{name}={value.strip()}")
+    }
+    return {name: value for name, value in given.items() if value}
+
+
 def _unknown_variables() -> list[str]:
     """Complain about `CHATLAB_` variables that are not settings.
 
     pydantic ignores them, so a misspelt setting would silently keep its default.
     """
-    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    ours = sorted(name for name, value in os.environ.items() if value and name.startswith(PREFIX))
-    unknown = [name for name in ours if name.upper() not in names]
-    return [f"{name}: there is no such setting{_suggestion(name, names)}" for name in unknown]
+    unknown = sorted(_environment().keys() - Settings.model_fields.keys())
+    return [f"{_variable(name)}: there is no such setting{_suggestion(name)}" for name in unknown]
 
 
-def _suggestion(name: str, names: list[str]) -> str:
-    """Return a hint with the most similar name, or nothing. The common prefix does not count."""
-    candidates = [known.removeprefix(PREFIX) for known in names]
-    similar = difflib.get_close_matches(name.removeprefix(PREFIX), candidates, n=1)
-    return f"; did you mean {PREFIX}{similar[0]}?" if similar else ""
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _suggestion(name: str) -> str:
+    """Return a hint with the most similar name, or nothing."""
+    similar = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"; did you mean {_variable(similar[0])}?" if similar else ""
 
 
 def _describe(error: Any) -> str:
-    """Return one line with the variable, its value and what is allowed."""
+    """Return one line with the variable, its value and what is allowed.
+
+    The value of a URL is not shown, because it may contain a password.
+    """
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)
     name = str(error["loc"][0])
     allowed = Settings.model_fields[name].description if name in Settings.model_fields else ""
-    value = _mask_password(str(error["input"])) if name.endswith("_url") else error["input"]
-    return f"{PREFIX}{name.upper()}={value!s}: {error['msg']} ({allowed})"
-
-
-def _mask_password(url: str) -> str:
-    return re.sub(r"^(.*?//)?.*@", r"\1***@", url, flags=re.DOTALL)
+    value = HIDDEN if name.endswith("_url") else error["input"]
+    return f"{_variable(name)}={value!s}: {message} ({allowed})"

@@ -108,6 +108,12 @@ def store_messages(
     )
 
 
+def presence_channel(database: Database[dict[str, Any]], prefix: str) -> str:
+    """Return the channel in which the processes of a service report their users."""
+    installation = database["installation"].find_one()
+    return f"{prefix}{installation['id']}:presence" if installation else ""
+
+
 def sees(witness: User, user: User) -> bool:
     """Return whether the newest `onlineUsers` that the witness has received contains this user."""
     lists = witness.received("onlineUsers")

@@ -6,17 +6,20 @@ outage, and why reads stay exact.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from chatlab.cache import window
+from chatlab.cache.claim import RENEWAL_INTERVAL_S, Claim, KeysInUseError
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.cache.missed_windows import MissedWindows
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
+from chatlab.connections.diagnosis import explain
 from chatlab.connections.pipeline import AutoPipeline, no_reply
 from chatlab.connections.redis_limits import RedisLimits
 from chatlab.connections.resp import transaction
@@ -58,6 +61,7 @@ class Cache:
             self._probe,
             on_recovery=self._fence_missed_windows,
             probe_timeout_s=self._limits.connect_s,
+            explain=functools.partial(explain, "Redis"),
         )
         self.pipe = AutoPipeline(
             redis,
@@ -80,6 +84,8 @@ class Cache:
         self._reconfiguring = asyncio.Lock()
         self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
         self._missed = MissedWindows()
+        self._claim = Claim(self.pipe, self.keys.claim, lambda: self.ttl_ms)
+        self._renewing: asyncio.Task[None] | None = None
 
     # --- start, stop, settings ---------------------------------------------------------------
 
@@ -98,13 +104,36 @@ class Cache:
 
     async def close(self) -> None:
         """Wait for the commands that were already given, and close the connections."""
-        for task in (self._watching, self._repairing):
+        for task in (self._watching, self._repairing, self._renewing):
             if task:
                 task.cancel()
         await self.breaker.close()
         await self.pipe.drain()
         await self.pipe.disconnect()
         await self._redis.aclose()
+
+    async def claim(self, installation: str) -> None:
+        """Use the keys for this installation, and do without Redis if another one uses them."""
+        self._claim.installation = installation
+        await self._renew_claim()
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._keep_claim())
+
+    @property
+    def owns_keys(self) -> bool:
+        """Return False while another installation is known to use the keys."""
+        return not self._claim.is_refused
+
+    async def _keep_claim(self) -> None:
+        while True:
+            await asyncio.sleep(RENEWAL_INTERVAL_S)
+            await self._renew_claim()
+
+    async def _renew_claim(self) -> None:
+        try:
+            await self._claim.renew()
+        except KeysInUseError as error:
+            self.breaker.trip(error)
 
     async def reconfigure(self, ttl_ms: int | None = None, mode: CacheMode | None = None) -> None:
         """Use another TTL, another mode, or both from now on.
@@ -147,12 +176,14 @@ class Cache:
         """
         key, common = self.keys.probe, self._common()
         read = self._scripts.command(window.read(key, Page()), common)
-        written, fenced, _ = await self.pipe.ask_on_new_connection(
+        written, fenced, _, *claimed = await self.pipe.ask_on_new_connection(
             ("SET", key, 1, "PX", 1000),
             self._scripts.command(window.fence(key), common),
             transaction(read, ("LRANGE", key, 1, -1)),
+            *self._claim.commands(),
             timeout_s=self._limits.connect_s,
         )
+        self._claim.check(claimed)
         if (written, fenced) != (b"OK", b"fence"):
             raise ValueError("Redis sent an unexpected reply")
         await self.clock.begin(self._ask_time)

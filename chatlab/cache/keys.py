@@ -12,6 +12,7 @@ class Keys:
         self.pattern = f"{prefix}message*:*"  # message entries and conversation windows
         self.probe = f"{prefix}probe"
         self.sweep_lock = f"{prefix}sweeping"
+        self.claim = f"{prefix}installation"
 
     def message(self, message_id: str) -> str:
         """Return the key of a message cache entry."""

@@ -24,6 +24,7 @@ from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
 from chatlab.cache.keys import Keys
 from chatlab.cache.sweeper_connection import KEYS_PER_ROUND_TRIP, SweeperConnection
+from chatlab.connections.diagnosis import explain
 from chatlab.connections.redis_limits import RedisLimits
 from chatlab.domain.trace import EventBus
 from chatlab.protect.rate_limit import WINDOW_S
@@ -39,7 +40,8 @@ CLOCK_ERROR_MS = 100  # a TTL that is too long by less is left as it is
 class Sweeper:
     """Sweep once per interval, without drift. Of several processes, one sweeps at a time.
 
-    `wall_clock` returns the seconds since 1970 that the log lines show.
+    `wall_clock` returns the seconds since 1970 that the log lines show. `owns_keys` returns False
+    while another installation uses the keys. Then its sweeper sweeps.
     """
 
     def __init__(
@@ -49,10 +51,11 @@ class Sweeper:
         events: EventBus,
         *,
         wall_clock: Callable[[], float] = time.time,
+        owns_keys: Callable[[], bool] = lambda: True,
     ) -> None:
         limits, self._wall_clock = RedisLimits(settings.redis_timeout), wall_clock
         self._connection, self._events = SweeperConnection(redis, limits.connect_s), events
-        self._keys = Keys(settings.key_prefix)
+        self._keys, self._owns_keys = Keys(settings.key_prefix), owns_keys
         self._own_entry = re.compile(re.escape(self._keys.message("")) + "[0-9a-f]{24}")
         self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
         self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
@@ -75,15 +78,15 @@ class Sweeper:
     async def tick(self) -> SweepResult | None:
         """Sweep once. Returns None if another process sweeps or Redis does not answer."""
         try:
-            if not await self._take_lock():
+            if not self._owns_keys() or not await self._take_lock():
                 self._stand_by()
                 return None
             self._is_sweeping = True
             result = await self.sweep()
         except Exception as error:  # noqa: BLE001 - refused, silent or nonsense: try again at the next tick
             if not self._redis_is_away:
-                kind = type(error).__name__
-                log.warning("Redis does not answer (%s); sweeping again when it does", kind)
+                cause = explain("Redis", error)[1]
+                log.warning("Cannot sweep: Redis %s. Trying again every second", cause)
             self._redis_is_away = True
             return None
         self._redis_is_away = False

@@ -1,31 +1,45 @@
 """MongoDB: the client with its options, and the only way in which the store calls the driver."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, WriteConcern
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    NotPrimaryError,
+    PyMongoError,
+)
 from pymongo.monitoring import (
     ConnectionCheckedInEvent,
     ConnectionCheckedOutEvent,
     ConnectionCheckOutFailedEvent,
     ConnectionCheckOutStartedEvent,
     ConnectionPoolListener,
+    ServerClosedEvent,
+    ServerDescriptionChangedEvent,
+    ServerListener,
+    ServerOpeningEvent,
 )
+from pymongo.read_concern import ReadConcern
 
+from chatlab.connections.diagnosis import diagnose, explain
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
 from chatlab.metrics import OWN_LOAD_TIMEOUTS
 from chatlab.protect.breaker import CircuitBreaker
 from chatlab.protect.log_limit import LogLimit
 from chatlab.protect.loop_lag import LoopLag
+from chatlab.server_urls import option_names
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +54,7 @@ START_WAIT_S = 2.0  # for a migration before the service starts without it
 PROBE_WAIT_S = 0.5
 
 MAX_CONNECTIONS = 100
+DEFAULTS: dict[str, Any] = {"appname": "chatlab", "maxpoolsize": MAX_CONNECTIONS}  # see the URL
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
 
 
@@ -53,13 +68,15 @@ class PoolUsage(ConnectionPoolListener):
     `queued_at` is the last time (monotonic) at which an operation had to wait for another one.
     """
 
+    max_connections: float = MAX_CONNECTIONS
+
     def __init__(self) -> None:
         self.in_use = self.waiting = 0
         self.queued_at = float("-inf")
 
     def connection_check_out_started(self, _event: ConnectionCheckOutStartedEvent) -> None:
         self.waiting += 1
-        if self.waiting > MAX_CONNECTING or self.in_use >= MAX_CONNECTIONS:
+        if self.waiting > MAX_CONNECTING or self.in_use >= self.max_connections:
             self.queued_at = time.monotonic()
 
     def connection_check_out_failed(self, _event: ConnectionCheckOutFailedEvent) -> None:
@@ -77,6 +94,26 @@ class PoolUsage(ConnectionPoolListener):
 
     connection_created = connection_ready = connection_closed = _ignore
     pool_created = pool_ready = pool_cleared = pool_closed = _ignore
+
+
+class DirectConnection(ServerListener):
+    """Notices when the only server of a URL with `directConnection` stops being the primary.
+
+    The driver would go on reading from it, and miss what the new primary saves.
+    """
+
+    def __init__(self, on_secondary: Callable[[], None]) -> None:
+        self._on_secondary = on_secondary
+
+    def description_changed(self, event: ServerDescriptionChangedEvent) -> None:
+        if event.new_description.server_type_name == "RSSecondary":
+            self._on_secondary()
+
+    def opened(self, event: ServerOpeningEvent) -> None:
+        """Ignore a new server."""
+
+    def closed(self, event: ServerClosedEvent) -> None:
+        """Ignore a server that is removed."""
 
 
 class MongoDatabase:
@@ -101,24 +138,28 @@ class MongoDatabase:
             timeoutMS=REQUEST_TIMEOUT_MS,
             serverSelectionTimeoutMS=REQUEST_TIMEOUT_MS,
             connectTimeoutMS=REQUEST_TIMEOUT_MS,
-            maxPoolSize=MAX_CONNECTIONS,
             maxConnecting=MAX_CONNECTING,
-            appname="chatlab",
-            event_listeners=[self.pool],
+            event_listeners=[self.pool, DirectConnection(self._note_secondary)],
             socketTimeoutMS=0,  # one in the URL would end a migration
             # One damaged date or text must not make the other documents unreadable.
             datetime_conversion="DATETIME_AUTO",
             unicode_decode_error_handler="replace",
+            **{name: DEFAULTS[name] for name in DEFAULTS.keys() - option_names(url)},
         )
-        # A write is confirmed when a majority of the replica set has it in its journal. Given
-        # here, this overrides every weaker option in the URL.
-        durable = WriteConcern(w="majority", j=True)
+        self.pool.max_connections = self._client.options.pool_options.max_pool_size
+        # A write is confirmed when a majority of the replica set has it in its journal. A read
+        # asks the primary, whatever the defaults of the cluster are.
         self.database: AsyncDatabase[Document] = self._client.get_database(
-            name, write_concern=durable
+            name,
+            write_concern=WriteConcern(w="majority", j=True),
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("local"),
         )
         self._migrate = migrate
         self._migrating: asyncio.Task[None] | None = None
-        self.breaker = CircuitBreaker("MongoDB", self._probe)
+        self.breaker = CircuitBreaker(
+            "MongoDB", self._probe, explain=functools.partial(explain, "MongoDB")
+        )
 
     async def open(self) -> None:
         """Migrate the database now, or in the background if that takes long or MongoDB is away."""
@@ -126,6 +167,10 @@ class MongoDatabase:
             await self._probe(START_WAIT_S)
         except (PyMongoError, CallOverdueError, MigratingError) as error:
             self.breaker.trip(error)
+
+    def _note_secondary(self) -> None:
+        if self._client.options.direct_connection:
+            self.breaker.trip(NotPrimaryError("not primary"))
 
     async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
         """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
@@ -209,7 +254,11 @@ class MongoDatabase:
         if isinstance(error, ConnectionFailure) or _is_timeout(error):
             self.breaker.trip(error)
         elif self._log_limit.allows((type(error), getattr(error, "code", None))):
-            log.error("MongoDB rejected a call: %s", type(error).__name__, exc_info=error)
+            found = diagnose("MongoDB", error)
+            trace = None if found and found.fix else error
+            log.error(
+                "MongoDB rejected a call: it %s", explain("MongoDB", error)[1], exc_info=trace
+            )
         return StoreUnavailable()
 
 

@@ -6,6 +6,8 @@ Such an error reply is a mistake in the configuration and no outage. It is logge
 import logging
 import re
 
+from chatlab.connections.diagnosis import diagnose, diagnose_kind
+
 log = logging.getLogger(__name__)
 
 # The texts of Redis 6.2 to 8, with and without the error code, which redis-py removes. An option
@@ -30,6 +32,8 @@ def note_refusal(command: str, reply: Exception) -> None:
 
     The reply may name another command than `command`, which was sent: one in a script.
     """
+    if diagnose("Redis", reply) == diagnose_kind("sentinel"):
+        return  # not the command is at fault; the circuit breaker logs it
     text = str(reply)
     found = _NAME.search(text)
     name = (found[1] if found else command).upper()

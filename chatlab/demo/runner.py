@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -62,14 +63,14 @@ def _open_servers(settings: Settings, console: Console) -> Iterator[DemoServers]
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chatlab-demo-"))
             url = stack.enter_context(child_service(_service_settings(settings, servers, folder)))
         try:
-            yield servers._replace(url=url)
+            yield dataclasses.replace(servers, url=url)
         finally:
             with show_status(console, "cleaning up"):
                 stack.close()
 
 
 def _version(engine: Engine) -> str:
-    return f"{engine.name} {engine.version or '(no response)'}"
+    return f"{engine.name} {engine.version or '(cannot be used yet)'}"
 
 
 def _service_settings(settings: Settings, servers: DemoServers, folder: str) -> Settings:

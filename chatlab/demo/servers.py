@@ -5,7 +5,8 @@ The demo reads both servers itself, so that it does not have to trust the servic
 
 import contextlib
 import json
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
@@ -23,15 +24,16 @@ from chatlab.domain.message import from_document
 SERVER_TIMEOUT_S = 3  # for the demo's own requests to MongoDB and Redis
 
 
-class DemoServers(NamedTuple):
+@dataclass(frozen=True)
+class DemoServers:
     """The addresses of the service, MongoDB and Redis.
 
     `namespace` names the demo's database, and every Redis key of the demo begins with it.
     """
 
     url: str
-    mongo_url: str
-    redis_url: str
+    mongo_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     namespace: str
 
     @property

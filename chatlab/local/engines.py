@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from chatlab.errors import EngineError
-from chatlab.local.binaries import KINDS, Name, find_program, old_version
+from chatlab.local.binaries import KINDS, Name, find_program
 from chatlab.local.data_folder import DataFolder
 from chatlab.local.readiness import (
     Engine,
@@ -23,6 +23,7 @@ from chatlab.local.readiness import (
     wait_until_writable,
 )
 from chatlab.local.supervisor_client import SupervisorClient, connect_supervisor
+from chatlab.local.versions import old_version
 from chatlab.settings import Settings
 
 __all__ = ["Engine", "Engines", "open_engines"]
@@ -54,9 +55,7 @@ class Engines:
         self._watcher = threading.Thread(target=self._watch, name="chatlab-engines", daemon=True)
         try:
             engines = self._open_private() if self._private else {}
-            engines |= {
-                name: check_configured(name, url) for name, url in urls.items() if url is not None
-            }
+            engines |= {name: check_configured(name, settings) for name, url in urls.items() if url}
             for name, engine in engines.items():
                 setattr(self, name, engine)
             if self._private:
@@ -157,7 +156,7 @@ class Engines:
             version = wait_until_writable(name, url)
         except EngineError as error:
             raise start_error(name, state, error) from None
-        return Engine(label, url, version, True, state["binary"], old_version(name, version))
+        return Engine(label, url, version, True, state["binary"], old_version(label, version))
 
     def _command(self, command: str, name: Name) -> None:
         if name not in self._private:

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from chatlab.connections.diagnosis import diagnose, diagnose_kind
 from chatlab.errors import EngineError
-from chatlab.local.binaries import KINDS, Name, old_version
+from chatlab.local.binaries import KINDS, Name
 from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
 from chatlab.local.supervisor_client import SupervisorClient
+from chatlab.local.versions import old_version
+from chatlab.server_urls import redact, unsafe_tls
+from chatlab.settings import Settings
 
 READY_TIMEOUT_S = 20.0
 VERSION_TIMEOUT_S = 1.5  # for a server that is configured by a URL
@@ -58,46 +62,58 @@ START_FAILURES = (
 class Engine:
     """A MongoDB or Redis in use.
 
-    `version` is empty while it does not answer; `warning` is for the user.
+    `version` is empty while it cannot be used; `warning` is for the user, with its `fix`.
     """
 
     name: str
-    url: str
+    url: str = field(repr=False)  # it may contain a password
     version: str
     private: bool
     binary: str | None
     warning: str | None
+    fix: str = ""
 
 
-def check_configured(name: Name, url: str) -> Engine:
-    """Ask the server at a URL from the settings for its version.
+def check_configured(name: Name, settings: Settings) -> Engine:
+    """Ask the server at a URL from the settings for its version, and whether it can be used.
 
     It may be down now and start later.
 
     Raises EngineError if the URL itself is invalid.
     """
-    label = KINDS[name].label
+    label, url = KINDS[name].label, settings.redis_url if name == "redis" else settings.mongo_url
+    assert url
     try:
-        version = (
-            _redis_version(url, VERSION_TIMEOUT_S)
-            if name == "redis"
-            else _configured_mongo_version(url)
+        version, warning = _ask_redis(url) if name == "redis" else _ask_mongo(url, settings)
+    except (PyMongoError, RedisError, OSError, ValueError) as error:
+        return _unusable(name, url, error)
+    if option := unsafe_tls(url):
+        warning = warning or (
+            f"The certificate of {label} is not checked, because of {option} in the URL",
+            "name the file of its authority instead, with tlsCAFile or ssl_ca_certs",
         )
-    except (ConfigurationError, ValueError) as error:
-        if isinstance(error.__cause__, DNSException):  # of `mongodb+srv://`
-            return _not_answering(label, url)
+    if warning is None and (old := old_version(label, version)):
+        warning = old, ""
+    return Engine(label, url, version, False, None, *(warning or (None, "")))
+
+
+def _unusable(name: Name, url: str, error: Exception) -> Engine:
+    """Return the engine of a server that reported an error or does not answer.
+
+    Raises EngineError if the driver finds the URL invalid.
+    """
+    label = KINDS[name].label
+    found = diagnose("Redis" if name == "redis" else "MongoDB", error)
+    is_dns = isinstance(error.__cause__, DNSException)  # of `mongodb+srv://`
+    if found is None and not is_dns and isinstance(error, ConfigurationError | ValueError):
         raise EngineError(
-            f"CHATLAB_{name.upper()}_URL is not usable: {error}.",
+            f"CHATLAB_{name.upper()}_URL is not usable: {redact(str(error))}.",
             "correct the URL, or unset it to use a private server",
         ) from None
-    except (PyMongoError, RedisError, OSError):
-        return _not_answering(label, url)
-    return Engine(label, url, version, False, None, old_version(name, version))
-
-
-def _not_answering(label: str, url: str) -> Engine:
-    warning = f"{label} does not answer yet at the URL in the settings"
-    return Engine(label, url, "", False, None, warning)
+    if found is None:
+        warning = f"{label} does not answer yet at the URL in the settings"
+        return Engine(label, url, "", False, None, warning)
+    return Engine(label, url, "", False, None, f"{label} {found.problem}", found.fix)
 
 
 def wait_until_running(client: SupervisorClient, names: list[Name]) -> dict[str, Any]:
@@ -189,7 +205,11 @@ def _wait_until_primary(url: str) -> str:
         return _mongo_version(client)
 
 
-def _configured_mongo_version(url: str) -> str:
+def _ask_mongo(url: str, settings: Settings) -> tuple[str, tuple[str, str] | None]:
+    """Return the version, and a warning if it is no replica set. Raises PyMongoError.
+
+    The version is public. So one document is read first, which needs a primary and the right.
+    """
     timeout_ms = VERSION_TIMEOUT_S * 1000
     with MongoClient[dict[str, Any]](
         url,
@@ -197,7 +217,37 @@ def _configured_mongo_version(url: str) -> str:
         serverSelectionTimeoutMS=timeout_ms,
         connectTimeoutMS=timeout_ms,  # also for the DNS query of mongodb+srv://
     ) as client:
-        return _mongo_version(client)
+        client[settings.database]["installation"].find_one()
+        hello, version = client.admin.command("hello"), _mongo_version(client)
+    if hello.get("secondary"):
+        return version, (
+            "MongoDB is a secondary, which accepts no writes",
+            "name all members of the replica set in CHATLAB_MONGO_URL, without directConnection",
+        )
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        return version, (
+            "MongoDB is not a replica set, so a message is lost with this one server",
+            "start it with --replSet, and initiate it with rs.initiate() in mongosh",
+        )
+    return version, None
+
+
+def _ask_redis(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return the version, and a warning if the cache cannot use this server. Raises RedisError.
+
+    HELLO needs no right of an ACL.
+    """
+    with _redis_client(url, VERSION_TIMEOUT_S) as client:
+        reply: Any = client.execute_command("HELLO")
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    about = {_text(key): _text(value) for key, value in pairs}
+    version = about["version"] + (" (Valkey)" if about["server"] == "valkey" else "")
+    found = diagnose_kind(about["mode"]) or diagnose_kind(about.get("role", ""))
+    return version, found and (f"Redis {found.problem}", found.fix)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
@@ -205,15 +255,19 @@ def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
 
 
 def _redis_version(url: str, timeout_s: float) -> str:
-    retry = Retry(NoBackoff(), 0)
-    client = Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
-    )
-    with contextlib.closing(client):
+    with _redis_client(url, timeout_s) as client:
         info = client.info("server")
     assert isinstance(info, dict)
     return (
         f"{info['valkey_version']} (Valkey)"
         if "valkey_version" in info
         else str(info["redis_version"])
+    )
+
+
+def _redis_client(url: str, timeout_s: float) -> Redis:
+    """Return a client that never retries."""
+    retry = Retry(NoBackoff(), 0)
+    return Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
     )

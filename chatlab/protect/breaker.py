@@ -26,7 +26,8 @@ class CircuitBreaker:
 
     `probe` raises while the server is unavailable. An open circuit calls it with a timeout of
     `probe_timeout_s`. `on_recovery` is called when the circuit closes, before any other task can
-    use the server.
+    use the server. `explain` returns whether the server answers, and what is wrong with it as the
+    end of a sentence.
     """
 
     def __init__(
@@ -36,13 +37,18 @@ class CircuitBreaker:
         *,
         on_recovery: Callable[[], None] = lambda: None,
         probe_timeout_s: float = 1.0,
+        explain: Callable[[BaseException], tuple[bool, str]] = lambda error: (
+            False,
+            f"does not answer ({error!r})",
+        ),
     ) -> None:
         self.name, self.is_open = name, False
         self._probe, self._on_recovery = probe, on_recovery
         self._probe_timeout_s = probe_timeout_s
         self._recovery: asyncio.Task[None] | None = None
         self._pause_s, self._closed_at = 0.0, float("-inf")
-        self._log_limit, self._is_logged = LogLimit(), False
+        self._explain = explain
+        self._log_limit, self._is_logged, self._logged = LogLimit(), False, ""
 
     def trip(self, reason: BaseException) -> None:
         """Open the circuit after a failure."""
@@ -63,9 +69,9 @@ class CircuitBreaker:
                 # Not wait_for, which can swallow the cancellation of `close` in Python 3.11.
                 async with asyncio.timeout(self._probe_timeout_s):
                     await self._probe()
-            except Exception:  # noqa: BLE001 - any error means that the server is still unavailable
+            except Exception as error:  # noqa: BLE001 - any error means that the server is still unavailable
                 await self._pause()
-                self._log_open(reason)
+                self._log_open(error if self._explain(error)[0] else reason)
             else:
                 self._close()
 
@@ -81,16 +87,15 @@ class CircuitBreaker:
             log.warning("%s is available again; its circuit breaker is closed", self.name)
 
     def _log_open(self, reason: BaseException) -> None:
-        """Log once per outage, and once a minute for each kind of failure.
+        """Log once per outage and cause, and once a minute for each kind of failure.
 
         An outage that lasts longer than that is logged in any case.
         """
-        kind = type(reason).__name__
-        if not self._is_logged and self._log_limit.allows(kind):
-            self._is_logged = True
-            log.warning(
-                "%s is unavailable (%s: %s); its circuit breaker is open", self.name, kind, reason
-            )
+        answers, cause = self._explain(reason)
+        is_news = not self._is_logged or (answers and cause != self._logged)
+        if is_news and self._log_limit.allows(cause if answers else type(reason).__name__):
+            self._is_logged, self._logged = True, cause
+            log.warning("%s is unavailable: it %s; its circuit breaker is open", self.name, cause)
 
     async def close(self) -> None:
         """Stop probing."""

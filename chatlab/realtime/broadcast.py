@@ -51,17 +51,27 @@ class Broadcast:
     ) -> None:
         self.presence = presence
         self._sockets, self._pipe, self._redis = sockets, pipe, redis
-        self._user_channel = f"{prefix}user:"
+        self._prefix = prefix
+        self._user_channel = ""  # until the id of the installation is known
         self._pubsub: PubSub | None = None  # while subscribed
         self._calls = DriverCalls(SUBSCRIBE_TIMEOUT_S)
-        self._subscribed = asyncio.Event()
+        self._joined, self._subscribed = asyncio.Event(), asyncio.Event()
         self._resync = Resync(sockets, presence, self._publish)
         self._tasks = TaskSet()
+
+    def join(self, installation: str) -> None:
+        """Exchange events with the other processes of this installation, and with no others.
+
+        Redis passes what is published to all its database numbers, so the channels have the id.
+        """
+        self._user_channel = f"{self._prefix}{installation}:user:"
+        self.presence.join(installation)
+        self._joined.set()
 
     async def open(self) -> None:
         """Subscribe before the first client can connect.
 
-        If Redis is down, subscribe as soon as it is back.
+        If a server is down, subscribe as soon as it is back.
         """
         self.presence.open()
         self._tasks.start(self._keep_listening())
@@ -122,6 +132,7 @@ class Broadcast:
 
         Start again after a failure, and when not even our own reports arrive.
         """
+        await self._joined.wait()
         while True:
             try:
                 await self._listen()

@@ -54,7 +54,8 @@ class Presence:
         settings: PeerSettings,
     ) -> None:
         self.process_id = secrets.token_hex(6)
-        self.channel = f"{prefix}presence"
+        self.channel = ""  # until the id of the installation is known
+        self._prefix = prefix
         self._sockets, self._pipe, self._settings = sockets, pipe, settings
         self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
         # process id -> (time of its last report, its users)
@@ -66,6 +67,10 @@ class Presence:
         self._changed = asyncio.Event()
         self._must_report = self._must_notify = False
         self._tasks = TaskSet()
+
+    def join(self, installation: str) -> None:
+        """Report to the other processes of this installation."""
+        self.channel = f"{self._prefix}{installation}:presence"
 
     def open(self) -> None:
         """Start to report this process's users, and to notify its clients."""
@@ -117,6 +122,8 @@ class Presence:
         `is_new` asks the other processes to answer with a report at once.
         """
         self._must_report = False
+        if not self.channel:
+            return
         report = PresenceReport(self.process_id, self.users_here(), is_new, self._settings.own)
         self._pipe.execute("PUBLISH", self.channel, msgspec.json.encode(report))
 

@@ -16,10 +16,12 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlab.run.working_copy import in_repository
+from chatlab.server_urls import redact
 
 if TYPE_CHECKING:
     from chatlab.local.binaries import Name
@@ -63,10 +65,10 @@ class Finding:
 
 def diagnose(settings: "Settings | None") -> list[Finding]:
     """Run all checks in order. Without settings, leave out those that depend on them."""
-    checks = (python, service_libraries, notebook_libraries, jupyter, tests)
+    checks = (python, service_libraries, notebook_libraries, jupyter, tests, known_holes)
     findings = [finding for check in checks for finding in _run_check(check)]
     if settings is not None:
-        for check in (mongodb, redis, data_folder, port):
+        for check in (mongodb, redis, installation, data_folder, port):
             findings += _run_check(check, settings)
     return findings
 
@@ -81,7 +83,7 @@ def _run_check(check: Callable[..., Iterator[Finding]], *arguments: object) -> l
         text = f"cannot be checked because the library {error.name} is missing"
         found.append(Finding(area, False, text, f"pip install {error.name}"))
     except Exception as error:  # noqa: BLE001 - an error in one check must not stop the others
-        found.append(Finding(area, None, f"could not be checked: {error}"))
+        found.append(Finding(area, None, f"could not be checked: {redact(str(error))}"))
     return found
 
 
@@ -178,28 +180,32 @@ def _engine(name: "Name", url: str | None, settings: "Settings") -> Iterator[Fin
         yield Finding(name, False, "private servers need Linux or macOS", "docker compose up")
         return
     from chatlab.errors import EngineError
-    from chatlab.local.binaries import KINDS, old_version
+    from chatlab.local.binaries import KINDS
+    from chatlab.local.versions import old_version
 
     label, program = KINDS[name].label, KINDS[name].programs[0]
     try:
-        version, finding = _configured(name, url) if url else _installed(name, settings)
+        version, finding = _configured(name, settings) if url else _installed(name, settings)
     except EngineError as error:
         yield Finding(label, False, error.detail, error.fix)
         return
     yield finding
-    if version and (warning := old_version(name, version)):
+    if version and (warning := old_version(label, version)):
         fix = f"install a newer {program} on the PATH, if others can reach this machine's files"
         yield Finding(label, None, warning, fix)
 
 
-def _configured(name: "Name", url: str) -> tuple[str, Finding]:
+def _configured(name: "Name", settings: "Settings") -> tuple[str, Finding]:
+    """Return the version, or an empty one if there is a warning about the server already."""
     from chatlab.local.readiness import check_configured
+    from chatlab.local.versions import old_version
 
-    engine = check_configured(name, url)
-    if engine.version:
-        return engine.version, Finding(engine.name, True, f"{engine.version} (as configured)")
-    fix = f"start it, or correct CHATLAB_{name.upper()}_URL"
-    return "", Finding(engine.name, False, str(engine.warning), fix)
+    engine = check_configured(name, settings)
+    if engine.warning and engine.warning != old_version(engine.name, engine.version):
+        fix = engine.fix or f"start it, or correct CHATLAB_{name.upper()}_URL"
+        ok = None if engine.version else False
+        return "", Finding(engine.name, ok, f"{engine.version} {engine.warning}".strip(), fix)
+    return engine.version, Finding(engine.name, True, f"{engine.version} (as configured)")
 
 
 def _installed(name: "Name", settings: "Settings") -> tuple[str, Finding]:
@@ -208,6 +214,45 @@ def _installed(name: "Name", settings: "Settings") -> tuple[str, Finding]:
     program = find_program(name, settings)
     text = f"{program.version} ({program.path})"
     return program.version, Finding(KINDS[name].label, True, text)
+
+
+def known_holes() -> Iterator[Finding]:
+    """Check the age of the table that says which versions have known security holes."""
+    from chatlab.local.versions import CHECKED, OLD_AFTER_MONTHS, months_since_check
+
+    months = months_since_check(datetime.now(tz=UTC).date())
+    text = f"the table of versions was last checked on {CHECKED}, {months} months ago"
+    is_new = months < OLD_AFTER_MONTHS
+    fix = "" if is_new else "install a newer chatlab, and read the release notes of your servers"
+    yield Finding("security holes", is_new or None, text, fix)
+
+
+def installation(settings: "Settings") -> Iterator[Finding]:
+    """Check that no other installation uses the keys of this one in Redis."""
+    if not (settings.mongo_url and settings.redis_url):
+        return
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    from chatlab.cache.keys import Keys
+
+    # Whatever is wrong with a server itself has been said before.
+    with (
+        contextlib.suppress(PyMongoError, RedisError, ValueError),
+        MongoClient[dict[str, Any]](settings.mongo_url, timeoutMS=1500) as mongo,
+        Redis.from_url(settings.redis_url, socket_timeout=1.5, retry=None) as redis,
+    ):
+        found = mongo[settings.database]["installation"].find_one({"_id": "installation"}) or {}
+        holder = redis.lindex(Keys(settings.key_prefix).claim, 0)
+        ours = f"{found.get('id', 'not stored yet')} in {settings.database}"
+        if holder is None or str(holder, "utf-8") == found.get("id"):
+            yield Finding("installation", True, ours)
+        else:
+            text = f"{str(holder, 'utf-8')} uses the keys in Redis that this one would use ({ours})"
+            fix = "set CHATLAB_KEY_PREFIX, or another number of the database in CHATLAB_REDIS_URL"
+            yield Finding("installation", False, text, fix)
 
 
 def data_folder(settings: "Settings") -> Iterator[Finding]:

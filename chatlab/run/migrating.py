@@ -31,7 +31,7 @@ def migrate(settings: Settings, console: Console) -> None:
 def _open_mongo(settings: Settings) -> Iterator[str]:
     """Yield the URL of MongoDB. If the settings name one, no private server is started."""
     if settings.mongo_url:
-        yield check_configured("mongo", settings.mongo_url).url
+        yield check_configured("mongo", settings).url
     else:
         with open_engines(settings) as engines:
             yield engines.mongo.url

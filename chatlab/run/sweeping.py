@@ -39,7 +39,7 @@ def _open_redis(settings: Settings) -> Iterator[Engine]:
     If the settings name one, MongoDB is neither started nor contacted.
     """
     if settings.redis_url:
-        yield check_configured("redis", settings.redis_url)
+        yield check_configured("redis", settings)
     else:
         with open_engines(settings) as engines:
             yield engines.redis

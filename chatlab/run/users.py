@@ -27,7 +27,7 @@ def _mongo_url(settings: Settings) -> Iterator[str]:
     If the settings name one, Redis is neither started nor contacted.
     """
     if settings.mongo_url:
-        yield check_configured("mongo", settings.mongo_url).url
+        yield check_configured("mongo", settings).url
     else:
         with open_engines(settings) as engines:
             yield engines.mongo.url

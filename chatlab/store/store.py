@@ -5,6 +5,7 @@ from collections.abc import Callable
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.store.conversations import ConversationStore
+from chatlab.store.installation import Installation, OnInstallation
 from chatlab.store.messages import MessageStore
 from chatlab.store.migrations import migrate_until_done
 from chatlab.store.reconcile import OnFound
@@ -16,6 +17,7 @@ class Store:
 
     `clock` is the cache's clock: a save reads it when it begins. `on_found` is called for each
     message that was saved although its send was answered with an error (see `reconcile`).
+    `on_installation` gets the id of the installation whenever MongoDB has become reachable.
 
     Every method of every part raises StoreUnavailable when MongoDB does not answer within two
     seconds, and at once while the circuit breaker is open.
@@ -28,11 +30,17 @@ class Store:
         clock: Callable[[], int],
         on_found: OnFound,
         lag: LoopLag | None = None,
+        on_installation: OnInstallation | None = None,
     ) -> None:
-        self.mongo = MongoDatabase(url, database, migrate_until_done, lag)
+        self._installation = Installation(on_installation)
+        self.mongo = MongoDatabase(url, database, self._prepare, lag)
         self.messages = MessageStore(self.mongo, clock, on_found)
         self.conversations = ConversationStore(self.mongo, self.messages)
         self.users = UserStore(self.mongo)
+
+    async def _prepare(self, mongo: MongoDatabase) -> None:
+        await migrate_until_done(mongo)
+        await self._installation.learn(mongo)
 
     async def open(self) -> None:
         """Migrate the database, now or as soon as MongoDB is reachable.

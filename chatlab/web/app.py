@@ -133,7 +133,12 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         connect_s, peers = RedisLimits(settings.redis_timeout).connect_s, PeerSettings(settings)
         sweeper = None
         if settings.sweeper:
-            sweeper = Sweeper(connect(redis_url, connect_s), settings, events)
+            sweeper = Sweeper(
+                connect(redis_url, connect_s),
+                settings,
+                events,
+                owns_keys=lambda: cache.owns_keys,  # `cache` is created below
+            )
         cache = Cache(
             connect(redis_url, connect_s),
             settings,
@@ -147,7 +152,12 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         subscriber = connect(redis_url, SUBSCRIBE_TIMEOUT_S)
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
-        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)
+
+        async def join(installation: str) -> None:
+            broadcast.join(installation)
+            await cache.claim(installation)
+
+        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag, join)
         receivers = Receivers(store.users)
         sessions = Sessions(store.users, receivers, settings)
         accounts = Accounts(store.users, sessions, receivers, settings, cache.pipe.execute)

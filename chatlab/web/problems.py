@@ -55,7 +55,7 @@ _RETRY_AFTER = {
 }
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {  # for OpenAPI
     429: {"description": "Too many requests", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
-    503: {"description": "MongoDB does not answer", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
+    503: {"description": "MongoDB cannot answer", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
     "default": {"description": "An error", **_PROBLEM_CONTENT},
 }
 

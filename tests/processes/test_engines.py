@@ -27,10 +27,11 @@ from waiting import LIMIT_S, block_until
 from chatlab.errors import EngineError
 from chatlab.local import binaries as programs
 from chatlab.local import data_folder, supervisor, supervisor_client
-from chatlab.local.binaries import find_program, old_version
+from chatlab.local.binaries import find_program
 from chatlab.local.data_folder import DataFolder
 from chatlab.local.engines import Engines, open_engines
 from chatlab.local.readiness import wait_until_writable
+from chatlab.local.versions import old_version
 from chatlab.settings import Settings, load_settings
 
 CLIENT = """
@@ -679,28 +680,29 @@ def test_long_logs_are_rotated(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "old"),
+    ("label", "version", "old"),
     [
-        ("mongo", "6.0.5", True),
-        ("mongo", "6.0.27", False),
-        ("mongo", "5.0.31", True),
-        ("mongo", "7.0.28", False),
-        ("mongo", "8.0.16", True),
-        ("mongo", "8.0.17", False),
-        ("mongo", "9.0.0", False),
-        ("redis", "8.2.1", True),
-        ("redis", "8.2.3", False),
-        ("redis", "7.0.15", True),
-        ("redis", "6.2.20", False),
-        ("redis", "9.1.2 (Valkey)", False),
-        ("redis", "8.1.3 (Valkey)", True),
+        ("MongoDB", "6.0.5", True),
+        ("MongoDB", "6.0.29", True),  # the line has ended
+        ("MongoDB", "7.0.43", False),
+        ("MongoDB", "8.0.24", True),
+        ("MongoDB", "8.0.32", False),
+        ("MongoDB", "8.2.12", True),
+        ("MongoDB", "9.0.0", False),
+        ("Redis", "8.2.3", True),
+        ("Redis", "8.2.6", True),
+        ("Redis", "8.2.10", False),
+        ("Redis", "8.4.5", True),
+        ("Redis", "7.0.15", True),
+        ("Redis", "6.2.23", False),
+        ("Redis", "9.1.2 (Valkey)", False),
+        ("Redis", "9.1.0 (Valkey)", True),
+        ("Redis", "8.1.4 (Valkey)", True),
     ],
 )
-def test_versions_with_security_holes_get_a_warning(
-    name: programs.Name, version: str, old: bool
-) -> None:
+def test_versions_with_security_holes_get_a_warning(label: str, version: str, old: bool) -> None:
     """A version with known security holes gets a warning; a version that closes them gets none."""
-    assert bool(old_version(name, version)) is old
+    assert bool(old_version(label, version)) is old
 
 
 def test_servers_find_the_libraries_of_a_conda_environment(

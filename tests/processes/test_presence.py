@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 from live import ServiceMaker, User
-from shared_service import UserMaker, create_user, meet, sees
+from shared_service import UserMaker, create_user, meet, presence_channel, sees
 from waiting import wait_until
 
 
@@ -73,7 +73,7 @@ async def test_a_process_that_stops_reports_it(
     here, there = start(), start()
     ann, bob = create_user(database, here), create_user(database, there)
     with keys.pubsub() as channel:  # type: ignore[no-untyped-call]  # redis has no types for it
-        channel.subscribe(f"{space}:presence")
+        channel.subscribe(presence_channel(database, f"{space}:"))
         await meet(ann, bob)
         assert await asyncio.to_thread(there.stop) == 0
         await wait_until(lambda: not sees(ann, bob), "Ann to see Bob offline")

@@ -15,7 +15,7 @@ from faults import Deployment, frozen
 from http_clients import fetch
 from live import Service, User
 from load import Account, check, write
-from shared_service import meet
+from shared_service import meet, presence_channel
 from waiting import LIMIT_S, block_until, wait_until
 
 MESSAGES_PER_WRITER = 12
@@ -156,7 +156,7 @@ def service(deployment: Deployment) -> Service:
     prefix = f"workers{secrets.token_hex(4)}:"
     service = deployment.start(WORKERS="2", KEY_PREFIX=prefix)
     block_until(
-        lambda: deployment.keys.pubsub_numsub(f"{prefix}presence"),
+        lambda: deployment.keys.pubsub_numsub(presence_channel(deployment.database, prefix)),
         "two workers",
         is_reached=lambda channels: channels[0][1] == 2,
     )

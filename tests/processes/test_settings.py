@@ -4,10 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from waiting import LIMIT_S
 
+from chatlab.demo.servers import DemoServers
+from chatlab.local.engines import Engine
+from chatlab.server_urls import HIDDEN
 from chatlab.settings import PREFIX, Settings, SettingsError, load_settings
 
 WRONG = {
@@ -74,7 +79,8 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(
     with pytest.raises(SettingsError) as wrong:
         load_settings()
     (line,) = str(wrong.value).splitlines()
-    assert line.startswith(f"{PREFIX}{name}={WRONG[name]}: ")
+    shown = HIDDEN if name.endswith("_URL") else WRONG[name]
+    assert line.startswith(f"{PREFIX}{name}={shown}: ")
     assert line.endswith(f"({Settings.model_fields[name.lower()].description})")
 
 
@@ -97,17 +103,131 @@ def test_serve_does_not_start_on_wrong_values() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://user:secret@h", "user:secret@h", "mongodb:/user:sec/secret@@h", "x://a:secret\n@h"],
+    [
+        *("http://user:geheim@h", "geheim", "mongodb:/user:sec/geheim@@h", "x://a:geheim\n@h"),
+        *("mongodb://h:geheim", "mongodb://u:12/geheim@h", "mongodb://u:ge%heim@h"),
+        *("mongodb://h/?geheim=1", "mongodb://h/?tls=geheim", "mongodb://u:a?geheim@h"),
+        "mongodb://[geheim]/",
+    ],
 )
-def test_the_password_of_a_wrong_url_is_not_shown(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    """Everything before the @ is masked."""
+def test_no_text_of_a_wrong_url_is_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Any part of it may be a part of a password. Neither command nor code shows it."""
     monkeypatch.setenv(f"{PREFIX}MONGO_URL", url)
+    monkeypatch.setenv(f"{PREFIX}REDIS_URL", url.replace("mongodb", "redis").replace("%", "/"))
     with pytest.raises(SettingsError) as wrong:
         load_settings()
-    assert "***@h: " in str(wrong.value)
-    assert "secret" not in str(wrong.value)
+    with pytest.raises(ValidationError) as invalid:
+        Settings(mongo_url=url)
+    shown = str(wrong.value)
+    assert [line.partition("=")[0] for line in shown.splitlines()] == [
+        f"{PREFIX}MONGO_URL",
+        f"{PREFIX}REDIS_URL",
+    ]
+    assert "heim" not in shown + str(invalid.value)
+
+
+def test_a_traceback_shows_no_password() -> None:
+    """An error that nobody expected is printed without the passwords of URLs."""
+    script = """
+import sys
+from chatlab import cli
+def fail():
+    raise ValueError("cannot use mongodb://user:geheim@h/?tls=true&tlsCertificateKeyFilePassword=geheim")
+cli.app = fail
+cli.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "ValueError: cannot use mongodb://***@h/?tls=true" in ended.stderr
+    assert "geheim" not in ended.stderr.rpartition("ValueError")[2]
+
+
+def test_values_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values from files often end in a newline. One that is only a newline counts as unset."""
+    given: dict[str, Any] = {
+        "MONGO_URL": "mongodb://h",
+        "REDIS_URL": "redis://h",
+        "DATABASE": "shop",
+        "CACHE_TTL": "2",
+        "FLOW": "1",
+        "CACHE_MODE": "drawn",
+        "KEY_PREFIX": "a:",
+        "HOST": "::1",
+        "PORT": "1",
+        "DATA_DIR": "/tmp/data",
+        "TRUSTED_PROXIES": "10.0.0.1",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(PREFIX + name, f" {value}\r\n")
+    monkeypatch.setenv(f"{PREFIX}LOG_LEVEL", "\n")
+    monkeypatch.setenv(f"{PREFIX}NO_SUCH_SETTING", "\n")
+    assert load_settings() == Settings(**{name.lower(): value for name, value in given.items()})
+
+
+KUBERNETES = {
+    "SERVICE_HOST": "10.96.3.7",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "PORT": "tcp://10.96.3.7:8000",
+    "PORT_8000_TCP": "tcp://10.96.3.7:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.96.3.7",
+    "REDIS_MASTER_SERVICE_HOST": "fd00::7",
+    "REDIS_MASTER_SERVICE_PORT_TCP_REDIS": "6379",
+    "REDIS_MASTER_PORT": "tcp://[fd00::7]:6379",
+    "REDIS_MASTER_PORT_53_UDP": "udp://[fd00::7]:53",
+    "REDIS_MASTER_PORT_53_UDP_PROTO": "udp",
+}
+
+
+def test_the_variables_of_kubernetes_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes describes each service of the namespace, so also `chatlab` and `chatlab-redis-master`."""
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    assert load_settings().port == 8000
+    monkeypatch.setenv(f"{PREFIX}PORT", "9000")
+    assert load_settings().port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SERVICE_PORT", "http"), ("SERVICE", "10.0.0.1"), ("SERVICE_HOST", "h"), ("PORTS", "8000")],
+)
+def test_a_variable_like_those_of_kubernetes_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Only what Kubernetes really sets is ignored: the names and the form of the values."""
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError, match="no such setting"):
+        load_settings()
+
+
+def test_the_database_of_the_url_is_not_ignored() -> None:
+    """A URL with another database is refused, until CHATLAB_DATABASE says which one is meant."""
+    url = "mongodb://user:geheim@h/shop?replicaSet=rs0"
+    with pytest.raises(SettingsError) as wrong:
+        load_settings(mongo_url=url)
+    assert f"set {PREFIX}DATABASE" in str(wrong.value)
+    assert "geheim" not in str(wrong.value)
+    for database in ("shop", "chatlab"):
+        assert load_settings(mongo_url=url, database=database).mongo_url == url
+    for same in ("mongodb://h/chatlab", "mongodb://user:p@h/admin", "mongodb://h/"):
+        assert load_settings(mongo_url=same).database == "chatlab"
+
+
+def test_passwords_are_not_in_representations() -> None:
+    """Neither the settings nor a server of the service show a URL."""
+    urls = {"mongo_url": "mongodb://u:geheim@h", "redis_url": "redis://:geheim@h"}
+    engine = Engine("Redis", urls["redis_url"], "8.2.1", False, None, None)
+    servers = DemoServers("", urls["mongo_url"], urls["redis_url"], "demo")
+    assert "geheim" not in f"{load_settings(**urls)!r} {engine!r} {servers!r}"
 
 
 def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

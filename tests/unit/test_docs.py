@@ -228,3 +228,13 @@ def test_every_setting_has_a_row(name: str) -> None:
     assert row[2] == field.description
     if name != "data_dir":  # it depends on the user
         assert row[1].strip("`") == ("" if field.default in (None, "") else str(field.default))
+
+
+def test_every_metric_is_described() -> None:
+    """The page about operations names each metric of the service."""
+    code = " ".join(read_page(ROOT / "docs" / "operations.md").code)
+    metrics_of_the_service = re.findall(r"^# HELP (chatlab_\w+) ", METRICS, re.MULTILINE)
+    described = re.findall(r"chatlab_\w+", code)
+    assert {name for name in metrics_of_the_service if not name.endswith("_created")} == set(
+        described
+    )

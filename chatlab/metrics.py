@@ -208,6 +208,7 @@ def remove_dead_processes() -> None:
 
 
 def remove_this_process() -> None:
-    """Remove the gauges of this process. Call it before the process exits."""
+    """Remove the gauges of this process, and keep the rest. Call it before the process exits."""
+    flush()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(os.getpid())

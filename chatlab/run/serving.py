@@ -24,6 +24,7 @@ from chatlab import __version__
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engines, open_engines
 from chatlab.run.console import describe_engine, greet, log_config
+from chatlab.run.quiet_port import QuietServer
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
 from chatlab.web.descriptors import raise_limit
@@ -69,7 +70,9 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         ExitDeadline(settings.exit_limit_s, _kill_workers, on_signal=_stop_workers).watch_signals()
         workers.run()
     else:
-        uvicorn.Server(config).run(sockets=[listener])
+        # Without a drain period the service stops at once.
+        server = QuietServer(config) if settings.drain_seconds else uvicorn.Server(config)
+        server.run(sockets=[listener])
 
 
 def _uvicorn_config(settings: Settings) -> uvicorn.Config:

@@ -98,18 +98,19 @@ class Chatlab(FastAPI):
         """Serve a request by the shortest way, and note what it was and how long it took."""
         began_s = self._requests.begin(scope[HEADERS])
         if refusal:
-            status, route = refusal.status_code, UNMATCHED
             await refusal(scope, receive, send)
+            self._requests.end_request(scope, UNMATCHED, refusal.status_code, began_s)
         elif self._fast_path and (endpoint := self._fast_path.endpoint_of(scope)):
             route = READ_ROUTE if scope["method"] == "GET" else SEND_ROUTE
             status = await serve_directly(endpoint, scope, receive, send)
+            self._requests.end_request(scope, route, status, began_s)
         else:
-            status = await self._serve_routed(scope, receive, send)
-            route = route_of(scope)
-        self._requests.end_request(scope, route, status, began_s)
+            await self._serve_routed(began_s, scope, receive, send)
 
-    async def _serve_routed(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Let FastAPI find the route and serve the request. Return the status of the response."""
+    async def _serve_routed(
+        self, began_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let FastAPI find the route and serve the request. It raises unexpected errors again."""
         status = CLOSED_BY_CLIENT
 
         async def note_status(message: Message) -> None:
@@ -117,8 +118,10 @@ class Chatlab(FastAPI):
             status = message.get("status", status)
             await send(message)
 
-        await super().__call__(scope, receive, note_status)
-        return status
+        try:
+            await super().__call__(scope, receive, note_status)
+        finally:
+            self._requests.end_request(scope, route_of(scope), status, began_s)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -211,7 +214,9 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         if sweeper:
             _start_sweeper(sweeper, stack)
-        connections = ConnectionLimits(settings, limit_connections(settings.max_connections))
+        connections = ConnectionLimits(
+            settings, limit_connections(settings.max_connections), app.state.drain
+        )
         checking = asyncio.create_task(connections.run())
         stack.callback(checking.cancel)
         yield {LIMITS_KEY: connections}  # the state that uvicorn gives to each connection

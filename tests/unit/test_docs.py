@@ -19,7 +19,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 FILES = [
     path.relative_to(ROOT).as_posix()
-    for folder in ("", "benchmarks", "chatlab", "docs", "notebooks", "tests")
+    for folder in ("", "benchmarks", "chatlab", "deploy", "docs", "notebooks", "tests")
     for path in ((ROOT / folder).rglob("*.*") if folder else ROOT.glob("*.*"))
 ]
 METRICS = metrics.prometheus_text().decode()

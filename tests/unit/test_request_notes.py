@@ -4,12 +4,15 @@ import contextvars
 import json
 import logging
 
+import httpx
 import pytest
+from http_clients import open_client
 from prometheus_client import REGISTRY, Histogram
 
 from chatlab import metrics
 from chatlab.run.json_log import JsonFormatter
 from chatlab.settings import load_settings
+from chatlab.web.app import create_app
 from chatlab.web.request_log import REQUEST_ID, RequestLog
 
 DURATIONS = (0.0, 0.0005, 0.000_51, 0.003, 0.03, 0.3, 2.5, 2.6, 100.0)
@@ -48,6 +51,16 @@ def test_a_client_cannot_create_labels() -> None:
         requests.end_request(scope, "unmatched", 404, requests.begin())
     metrics.flush()
     assert values_of("chatlab_http_request_seconds", method="other")["_count"] == 3
+
+
+async def test_an_unexpected_error_is_counted() -> None:
+    """Without its lifespan, the application has no MongoDB to ask."""
+    transport = httpx.ASGITransport(create_app(load_settings()), raise_app_exceptions=False)
+    async with open_client("http://localhost", transport=transport) as http:
+        assert (await http.get("/readyz")).status_code == 500
+    metrics.flush()
+    found = values_of("chatlab_http_request_seconds", route="/readyz", status="500")
+    assert found["_count"] == 1
 
 
 def test_a_traceback_is_one_line_of_json() -> None:

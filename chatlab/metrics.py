@@ -6,6 +6,10 @@ them up. The command line creates this folder and sets `PROMETHEUS_MULTIPROC_DIR
 
 import os
 import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,56 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _LAG_SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 5, 10)
 
+
+class BusyHistogram:
+    """A histogram for what is observed with every request.
+
+    It collects values, and `flush` adds them to the library's histogram. That takes a quarter of
+    the time of the library's own `observe`, and a tenth with several worker processes. The library
+    has no public way to add many observations at once.
+    """
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
+    ) -> None:
+        self._histogram = Histogram(name, text, labels, buckets=buckets)
+        self._bounds = buckets
+        self._waiting: defaultdict[tuple[object, ...], list[float]] = defaultdict(list)
+
+    def observe(self, value: float, *labels: object) -> None:
+        """Note a value. Each label must have few different values."""
+        self._waiting[labels].append(value)
+
+    def flush(self) -> None:
+        """Count the values that were observed since the last call."""
+        for labels, values in self._waiting.items():
+            child = self._histogram.labels(*labels) if labels else self._histogram
+            values.sort()
+            ends = [0, *(bisect_right(values, bound) for bound in self._bounds), len(values)]
+            for bucket, (start, end) in zip(child._buckets, pairwise(ends), strict=True):  # noqa: SLF001 - see above
+                bucket.inc(end - start)
+            child._sum.inc(sum(values))  # noqa: SLF001
+        self._waiting.clear()
+
+
 # Requests. The label `door` is the transport; its name stays for existing dashboards.
 _reads = Counter("chatlab_reads", "Conversation reads, by value of X-Cache", ["cache"])
 READS = {outcome: _reads.labels(outcome) for outcome in ("hit", "partial", "miss", "bypass")}
 _sends = Counter("chatlab_sends", "Messages sent, by transport", ["door"])
 SENDS = {transport: _sends.labels(transport) for transport in ("http", "socket")}
 _errors = Counter("chatlab_errors", "Errors returned, by transport and code", ["door", "code"])
+HTTP_SECONDS = BusyHistogram(
+    "chatlab_http_request_seconds",
+    "Duration of a request; 499: the client closed the connection",
+    ["method", "route", "status"],
+    buckets=_SECONDS,
+)
+SOCKET_SECONDS = BusyHistogram(
+    "chatlab_socket_event_seconds",
+    "Duration of an event from a client, until its acknowledgement",
+    ["event", "result"],
+    buckets=_SECONDS,
+)
 _stage = Histogram(
     "chatlab_stage_seconds",
     "Duration of a stage of the diagram (only with CHATLAB_FLOW)",
@@ -32,17 +80,17 @@ _stage = Histogram(
 )
 
 # MongoDB and Redis.
-SAVE_SECONDS = Histogram(
+SAVE_SECONDS = BusyHistogram(
     "chatlab_save_seconds",
     "Duration of a group commit to MongoDB",
     buckets=_SECONDS,
 )
-SAVE_BATCH = Histogram(
+SAVE_BATCH = BusyHistogram(
     "chatlab_save_batch_messages",
     "Messages in one group commit",
     buckets=_BATCH_SIZES,
 )
-CACHE_SECONDS = Histogram(
+CACHE_SECONDS = BusyHistogram(
     "chatlab_cache_seconds",
     "Duration of a pipeline to Redis",
     buckets=_SECONDS,
@@ -93,11 +141,21 @@ CLOSED = Counter(
     "chatlab_connections_closed", "Connections closed because of a limit, by reason", ["reason"]
 )
 SOCKETS = Gauge("chatlab_sockets", "Authenticated sockets", multiprocess_mode="livesum")
+SOCKETS_REFUSED = Counter("chatlab_sockets_refused", "Sockets refused when they connect", ["code"])
 LOOP_LAG_SECONDS = Histogram(
     "chatlab_event_loop_lag_seconds",
     "Delay of the event loop, measured 20 times a second",
     buckets=_SECONDS,
 )
+
+# Presence.
+USERS_HERE = Gauge(
+    "chatlab_users_here", "Users with a socket in this process", multiprocess_mode="livesum"
+)
+USERS_ONLINE = Gauge(
+    "chatlab_users_online", "Users shown as online, in all processes", multiprocess_mode="livemax"
+)
+PEERS = Gauge("chatlab_peers", "Other processes whose reports arrive", multiprocess_mode="livemin")
 
 # The sweeper.
 SWEEPS = Counter("chatlab_sweeps", "Sweeps")
@@ -124,8 +182,15 @@ def count_error(transport: str, code: str) -> None:
     _errors.labels(transport, code).inc()
 
 
+def flush() -> None:
+    """Add what was observed since the last call, for other processes that show these metrics."""
+    for histogram in (HTTP_SECONDS, SOCKET_SECONDS, SAVE_SECONDS, SAVE_BATCH, CACHE_SECONDS):
+        histogram.flush()
+
+
 def prometheus_text() -> bytes:
     """Return all metrics in the Prometheus text format, summed over the worker processes."""
+    flush()
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
@@ -143,6 +208,7 @@ def remove_dead_processes() -> None:
 
 
 def remove_this_process() -> None:
-    """Remove the gauges of this process. Call it before the process exits."""
+    """Remove the gauges of this process, and keep the rest. Call it before the process exits."""
+    flush()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(os.getpid())

@@ -309,6 +309,17 @@ class Settings(BaseSettings):
         str,
         Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR"),
     ] = "INFO"
+    log_format: Annotated[
+        str,
+        Field(
+            pattern=r"^(text|json)$",
+            description="text: lines for a terminal; json: one JSON object for each line",
+        ),
+    ] = "text"
+    access_log: Annotated[
+        bool,
+        Field(description="log each HTTP request and each event of a socket, at level INFO"),
+    ] = False
 
     @classmethod
     def settings_customise_sources(

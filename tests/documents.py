@@ -16,6 +16,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks" / "README.md",
+    ROOT / "deploy" / "README.md",
     *sorted((ROOT / ".github").rglob("*.md")),
     *sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")),
     series.FOLDER / "INSTRUCTOR.md",

@@ -16,6 +16,7 @@ from collections import Counter
 import msgspec
 import socketio
 
+from chatlab import metrics
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.domain.ids import UserId
 from chatlab.realtime.peer_settings import PeerSettings, Values
@@ -178,6 +179,9 @@ class Presence:
             await asyncio.sleep(REPORT_INTERVAL_S)
             self.report()
             self._forget_silent_processes()
+            metrics.USERS_HERE.set(len(self._here))
+            metrics.USERS_ONLINE.set(len(self._announced))
+            metrics.PEERS.set(len(self._peers))
 
     def _forget_silent_processes(self) -> None:
         now = time.monotonic()

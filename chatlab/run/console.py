@@ -1,12 +1,18 @@
 """What the long-running commands show in a terminal: the servers they use, and their log."""
 
 import logging
+import logging.config
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from chatlab.local.engines import Engine
 from chatlab.server_urls import redact
+from chatlab.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class RedactingFormatter(logging.Formatter):
@@ -14,6 +20,16 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+
+def greet(console: Console, settings: Settings, *lines: str) -> None:
+    """Print lines of rich markup when a command starts, or log them if the log is JSON."""
+    logging.config.dictConfig(log_config(settings))
+    for line in lines:
+        if settings.log_format == "json":
+            log.info("%s", Text.from_markup(line).plain.strip())
+        else:
+            console.print(line, soft_wrap=True)
 
 
 def describe_engine(engine: Engine) -> str:
@@ -25,11 +41,11 @@ def describe_engine(engine: Engine) -> str:
     return f"{name} ({where}){warning}"
 
 
-def log_config(level: str) -> dict[str, Any]:
-    """Return the logging configuration: chatlab at this level and warnings of libraries, on
+def log_config(settings: Settings) -> dict[str, Any]:
+    """Return the logging configuration: chatlab at its level and warnings of libraries, on
     standard error.
     """
-    line = {
+    text = {
         "class": "chatlab.run.console.RedactingFormatter",
         "format": "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s  %(message)s",
         "datefmt": "%H:%M:%S",
@@ -37,8 +53,10 @@ def log_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": line},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "formatters": {"text": text, "json": {"class": "chatlab.run.json_log.JsonFormatter"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": settings.log_format}
+        },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
-        "loggers": {"chatlab": {"level": level}, "uvicorn": {"level": "WARNING"}},
+        "loggers": {"chatlab": {"level": settings.log_level}, "uvicorn": {"level": "WARNING"}},
     }

@@ -23,7 +23,8 @@ import chatlab.run.server_only  # noqa: F401 - before python-socketio is importe
 from chatlab import __version__
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engines, open_engines
-from chatlab.run.console import describe_engine, log_config
+from chatlab.run.console import describe_engine, greet, log_config
+from chatlab.run.quiet_port import QuietServer
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
 from chatlab.web.descriptors import raise_limit
@@ -69,7 +70,9 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         ExitDeadline(settings.exit_limit_s, _kill_workers, on_signal=_stop_workers).watch_signals()
         workers.run()
     else:
-        uvicorn.Server(config).run(sockets=[listener])
+        # Without a drain period the service stops at once.
+        server = QuietServer(config) if settings.drain_seconds else uvicorn.Server(config)
+        server.run(sockets=[listener])
 
 
 def _uvicorn_config(settings: Settings) -> uvicorn.Config:
@@ -82,7 +85,7 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
         http="chatlab.web.http_protocol:LimitedHttpProtocol",
         ws="chatlab.web.websocket_protocol:LimitedWebSocketProtocol",
         timeout_keep_alive=settings.keep_alive_timeout,
-        log_config=log_config(settings.log_level),
+        log_config=log_config(settings),
         access_log=False,
         server_header=False,
         # For HTTP and websockets. Without a trusted proxy, a client that sends X-Forwarded-For
@@ -236,8 +239,11 @@ def _stop_at_end_of_input() -> None:
 
 def _greet(console: Console, listener: socket.socket, engines: Engines, settings: Settings) -> None:
     url = address_of(listener)
-    console.print(f"[bold]chatlab {__version__}[/bold] on [bold]{url}[/bold]   API at {url}/docs")
-    for engine in (engines.mongo, engines.redis):
-        console.print(f"  {describe_engine(engine)}", soft_wrap=True)
     cache = f"cache {settings.cache_mode.value}, TTL {settings.cache_ttl:g} s"
-    console.print(f"  {cache}, sweep every {settings.sweep_interval:g} s; Ctrl-C stops")
+    greet(
+        console,
+        settings,
+        f"[bold]chatlab {__version__}[/bold] on [bold]{url}[/bold]   API at {url}/docs",
+        *(f"  {describe_engine(engine)}" for engine in (engines.mongo, engines.redis)),
+        f"  {cache}, sweep every {settings.sweep_interval:g} s; Ctrl-C stops",
+    )

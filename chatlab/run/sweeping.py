@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging.config
 import signal
 from collections.abc import Iterator
 
@@ -14,7 +13,7 @@ from chatlab.connections.redis_limits import RedisLimits
 from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engine, open_engines
 from chatlab.local.readiness import check_configured
-from chatlab.run.console import describe_engine, log_config
+from chatlab.run.console import describe_engine, greet
 from chatlab.settings import Settings
 from chatlab.web.exit_deadline import stop_at_hang_up
 
@@ -22,12 +21,12 @@ from chatlab.web.exit_deadline import stop_at_hang_up
 def sweep(settings: Settings, console: Console) -> None:
     """Sweep until Ctrl-C or SIGTERM."""
     with _open_redis(settings) as redis:
-        console.print(
-            f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s.",
+        greet(
+            console,
+            settings,
+            f"Sweeping {settings.key_prefix}message:* every {settings.sweep_interval:g} s. "
             f"Ctrl-C stops. {describe_engine(redis)}",
-            soft_wrap=True,
         )
-        logging.config.dictConfig(log_config(settings.log_level))
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_sweep(settings, redis.url))
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import socketio
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
@@ -37,11 +38,12 @@ from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
 from chatlab.web.dependencies import HEADERS
 from chatlab.web.descriptors import limit_connections
 from chatlab.web.exit_deadline import ExitDeadline, stop_at_hang_up
-from chatlab.web.fast_path import FastPath, serve_directly
+from chatlab.web.fast_path import READ_ROUTE, SEND_ROUTE, FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
 from chatlab.web.origin_check import OriginCheck
 from chatlab.web.pages import DESCRIPTION, add_pages
 from chatlab.web.problems import add_error_handlers
+from chatlab.web.request_log import CLOSED_BY_CLIENT, UNMATCHED, RequestLog, route_of
 from chatlab.web.socket_guard import SocketGuard
 from chatlab.web.socket_server import create_socket_server
 from chatlab.web.socket_sessions import SocketSessions
@@ -66,9 +68,10 @@ class Chatlab(FastAPI):
     _fast_path: FastPath | None = None
     _websockets: SocketGuard | None = None
 
-    def __init__(self, origin_check: OriginCheck, **options: Any) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(**options)
-        self._origin_check = origin_check
+        self.state.settings, self.state.requests = settings, RequestLog(settings)
+        self._origin_check, self._requests = OriginCheck(settings), self.state.requests
 
     def add_shortcuts(self, fast_path: FastPath, websockets: SocketGuard) -> None:
         """Serve these without the layers from now on."""
@@ -79,15 +82,46 @@ class Chatlab(FastAPI):
             await super().__call__(scope, receive, send)
             return
         scope[HEADERS] = dict(scope["headers"])
-        is_socket = scope["type"] == "websocket" and scope["path"].startswith(SOCKET_PATH)
-        if refusal := self._origin_check.refuse(scope):
+        refusal = self._origin_check.refuse(scope)
+        if scope["type"] == "http":
+            await self._serve_http(refusal, scope, receive, send)
+        elif refusal:
             await refusal(scope, receive, send)
-        elif self._websockets and is_socket:
+        elif self._websockets and scope["path"].startswith(SOCKET_PATH):
             await self._websockets(scope, receive, send)
-        elif self._fast_path and (endpoint := self._fast_path.endpoint_of(scope)):
-            await serve_directly(endpoint, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    async def _serve_http(
+        self, refusal: Response | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request by the shortest way, and note what it was and how long it took."""
+        began_s = self._requests.begin(scope[HEADERS])
+        if refusal:
+            await refusal(scope, receive, send)
+            self._requests.end_request(scope, UNMATCHED, refusal.status_code, began_s)
+        elif self._fast_path and (endpoint := self._fast_path.endpoint_of(scope)):
+            route = READ_ROUTE if scope["method"] == "GET" else SEND_ROUTE
+            status = await serve_directly(endpoint, scope, receive, send)
+            self._requests.end_request(scope, route, status, began_s)
+        else:
+            await self._serve_routed(began_s, scope, receive, send)
+
+    async def _serve_routed(
+        self, began_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Let FastAPI find the route and serve the request. It raises unexpected errors again."""
+        status = CLOSED_BY_CLIENT
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, note_status)
+        finally:
+            self._requests.end_request(scope, route_of(scope), status, began_s)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -97,7 +131,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     app = Chatlab(
-        OriginCheck(settings),
+        settings,
         title="chatlab",
         description=DESCRIPTION,
         version=__version__,
@@ -107,7 +141,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.settings = settings
     add_error_handlers(app)
     app.include_router(health.routes)
     if settings.metrics:
@@ -177,7 +210,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         socket_sessions = SocketSessions(sockets, sessions, settings.user_sockets)
         app.state.socket_sessions = socket_sessions
-        socket_api = SocketApi(sockets, socket_sessions, service, broadcast, events)
+        requests = app.state.requests
+        socket_api = SocketApi(sockets, socket_sessions, service, broadcast, events, requests)
         socket_api.open()
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, socket_api.close)
 
@@ -190,7 +224,9 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         if sweeper:
             _start_sweeper(sweeper, stack)
-        connections = ConnectionLimits(settings, limit_connections(settings.max_connections))
+        connections = ConnectionLimits(
+            settings, limit_connections(settings.max_connections), app.state.drain
+        )
         checking = asyncio.create_task(connections.run())
         stack.callback(checking.cancel)
         yield {LIMITS_KEY: connections}  # the state that uvicorn gives to each connection

@@ -18,6 +18,7 @@ from chatlab.protect.log_limit import LogLimit
 from chatlab.protect.rate_limit import address_group
 from chatlab.settings import Settings
 from chatlab.web.descriptors import HEALTH_CHECKS
+from chatlab.web.stopping import Drain
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,8 @@ class LimitedConnection(asyncio.Protocol):
 class ConnectionLimits:
     """All connections of this process."""
 
-    def __init__(self, settings: Settings, max_connections: int) -> None:
+    def __init__(self, settings: Settings, max_connections: int, drain: Drain) -> None:
+        self.drain = drain
         self.head_timeout = settings.head_timeout
         self.stalled_timeout = settings.stalled_timeout
         self._max_connections = max_connections

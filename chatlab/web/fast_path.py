@@ -29,6 +29,7 @@ from chatlab.web import http
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.dependencies import bearer_token, header, read_body
 from chatlab.web.problems import error_response, internal_error_response
+from chatlab.web.request_log import CLOSED_BY_CLIENT
 from chatlab.web.responses import FastJsonResponse
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIX = "/api/messages/"
+SEND_ROUTE, READ_ROUTE = f"{PREFIX}send", f"{PREFIX}{{userId}}"  # as FastAPI names them
 MAX_CACHED_QUERY_BYTES = 100  # longer query strings are rare and would fill the cache with garbage
 
 
@@ -85,18 +87,22 @@ class FastPath:
 
 async def serve_directly(
     endpoint: Endpoint, scope: Scope, receive: Receive, send: SendFunction
-) -> None:
-    """Call the endpoint and send its response, or the problem that describes its error."""
+) -> int:
+    """Call the endpoint and send its response, or the problem that describes its error.
+
+    Return the status of the response.
+    """
     try:
         response = await endpoint(Request(scope, receive))
     except ChatlabError as error:
         response = error_response(error)
     except ClientDisconnect:
-        return
+        return CLOSED_BY_CLIENT
     except Exception:
         log.exception("unexpected error")
         response = internal_error_response()
     await response(scope, receive, send)
+    return response.status_code
 
 
 def parse_page(query: bytes) -> Page:

@@ -67,6 +67,8 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
         self.scope["state"][CLIENT_KEY] = self.remote
         earlier = self.cycle
         super().on_headers_complete()
+        if self.limits.drain.has_begun and self.cycle:
+            self.cycle.keep_alive = False  # the client sends its next request elsewhere
         if self.pipeline:
             cycles = (*self._earlier, earlier)
             self._earlier = [one for one in cycles if one and not one.response_complete]

@@ -68,6 +68,7 @@ class SocketSessions:
             self._require_room(user)
         except ChatlabError as error:
             metrics.count_error("socket", error.code)
+            metrics.SOCKETS_REFUSED.labels(error.code).inc()
             problem = {"code": error.code, "detail": error.detail}
             raise ConnectionRefused(error.code, problem) from None
         scope = environ["asgi.scope"]

@@ -23,6 +23,7 @@ from chatlab.errors import ChatlabError
 from chatlab.realtime.broadcast import Broadcast
 from chatlab.realtime.task_set import TaskSet
 from chatlab.service import Service
+from chatlab.web.request_log import RequestLog
 from chatlab.web.socket_sessions import MAIN_NAMESPACE, SocketSessions
 
 log = logging.getLogger(__name__)
@@ -44,24 +45,24 @@ class SocketApi:
         service: Service,
         broadcast: Broadcast,
         flow: EventBus,
+        requests: RequestLog,
     ) -> None:
-        self._sockets, self._sessions = sockets, sessions
+        self._sockets, self._sessions, self._requests = sockets, sessions, requests
         self._service, self._broadcast, self._flow = service, broadcast, flow
         self._tasks = TaskSet()
 
     def open(self) -> None:
         """Register a handler for each event, and start to check the sessions of open sockets."""
-        on = self._sockets.on
-        on("connect", self._connect)
-        on("disconnect", self._disconnect)
-        on("sendMessage", self._handler(Send, self._send))
-        on("editMessage", self._handler(Edit, self._edit))
-        on("deleteMessage", self._handler(Target, self._delete))
-        on("addReaction", self._handler(React, self._add_reaction))
-        on("removeReaction", self._handler(React, self._remove_reaction))
-        on("markRead", self._handler(MarkRead, self._mark_read))
-        on("typing", self._handler(Typing, self._typing))
-        on("*", self._unknown)
+        self._sockets.on("connect", self._connect)
+        self._sockets.on("disconnect", self._disconnect)
+        self._answer("sendMessage", Send, self._send)
+        self._answer("editMessage", Edit, self._edit)
+        self._answer("deleteMessage", Target, self._delete)
+        self._answer("addReaction", React, self._add_reaction)
+        self._answer("removeReaction", React, self._remove_reaction)
+        self._answer("markRead", MarkRead, self._mark_read)
+        self._answer("typing", Typing, self._typing)
+        self._sockets.on("*", self._unknown)
         self._sessions.open()
 
     async def close(self) -> None:
@@ -83,14 +84,21 @@ class SocketApi:
             self._broadcast.left(user)
             metrics.SOCKETS.dec()
 
-    def _handler(
+    def _answer(
         self,
+        event: str,
         request_type: type[RequestType],
         act: Callable[[UserId, RequestType, Trace], Awaitable[Message | None]],
-    ) -> Callable[..., Awaitable[Ack]]:
-        """Return a handler that authenticates, parses the payload, calls `act` and acknowledges."""
+    ) -> None:
+        """Let an event authenticate, parse its payload, call `act` and acknowledge."""
 
         async def handle(sid: str, *payload: object) -> Ack:
+            began_s = self._requests.begin()
+            ack = await answer(sid, payload)
+            self._requests.end_event(event, "ok" if ack["ok"] else ack["error"]["code"], began_s)
+            return ack
+
+        async def answer(sid: str, payload: tuple[object, ...]) -> Ack:
             trace = self._flow.start_trace("socket")
             try:
                 user = await self._sessions.authenticate(sid)
@@ -105,7 +113,7 @@ class SocketApi:
                 return _refusal("internal", "Something went wrong here; it has been logged.")
             return _acknowledged(message, trace)
 
-        return handle
+        self._sockets.on(event, handle)
 
     async def _unknown(self, _event: str, sid: str, *_payload: object) -> Ack:
         try:

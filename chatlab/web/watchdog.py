@@ -10,6 +10,7 @@ from chatlab.metrics import (
     CALLS_UNDER_WAY,
     POOL_IN_USE,
     POOL_WAITING,
+    flush,
 )
 from chatlab.protect.log_limit import LogLimit
 from chatlab.protect.loop_lag import LoopLag
@@ -37,6 +38,7 @@ class Watchdog:
             self._check(self._lag.take_worst_s())
 
     def _check(self, lag_s: float) -> None:
+        flush()
         CALLS_UNDER_WAY.set(self._calls.under_way)
         CALLS_OVERDUE.set(self._calls.overdue)
         POOL_IN_USE.set(self._pool.in_use)

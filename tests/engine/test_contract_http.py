@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+import socketio
 from bson import ObjectId
 from http_clients import open_client
 from live import JSON, PASSWORD, User
@@ -417,8 +418,63 @@ async def test_metrics_count_requests(new_user: UserMaker) -> None:
         'chatlab_reads_total{cache="bypass"}': 1,
         'chatlab_errors_total{code="invalid",door="http"}': 1,
         "chatlab_sockets": 1,
+        request_count("GET", "/api/messages/{userId}", 200): 2,
+        request_count("POST", "/api/messages/send", 200): 1,
+        request_count("POST", "/api/messages/send", 422): 1,
+        'chatlab_socket_event_seconds_count{event="sendMessage",result="ok"}': 1,
     }
     assert {name: grown.get(name) for name in expected} == expected
+
+
+def request_count(method: str, route: str, status: int) -> str:
+    """Return the name of the metric that counts these requests."""
+    labels = f'method="{method}",route="{route}",status="{status}"'
+    return f"chatlab_http_request_seconds_count{{{labels}}}"
+
+
+async def test_metrics_have_routes_and_no_paths(new_user: UserMaker) -> None:
+    """Names of users, unknown paths and unknown methods are no labels."""
+    ann = new_user()
+    before = await metrics_of(ann)
+    for method, path in (
+        ("PATCH", "/api/messages/0123456789abcdef01234567"),
+        ("PROPFIND", f"/api/messages/{ann.id}"),
+        ("GET", f"/nowhere/{ann.id}"),
+        ("GET", "/static/chat/chat.js"),
+    ):
+        await ann.http.request(method, path)
+    after = await metrics_of(ann)
+    for name in (
+        request_count("PATCH", "/api/messages/{messageId}", 415),
+        request_count("other", "/api/messages/{userId}", 405),
+        request_count("GET", "unmatched", 404),
+        request_count("GET", "page", 200),
+    ):
+        assert after[name] == before.get(name, 0) + 1, name
+    assert not [name for name in after if ann.id in name or "PROPFIND" in name]
+
+
+async def test_metrics_show_the_size_of_the_presence(
+    shared: SharedService, new_user: UserMaker
+) -> None:
+    """One user with two sockets is one user online. A refused socket is counted by its code."""
+    ann, stranger = new_user(), new_user()
+    await ann.connect()
+    await ann.connect()
+    stranger.token = "no such token"
+    before = await metrics_of(ann)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        await stranger.connect()
+    refused = 'chatlab_sockets_refused_total{code="unauthenticated"}'
+    assert (await metrics_of(ann))[refused] == before.get(refused, 0) + 1
+    await wait_until(
+        lambda: metrics_of(ann),
+        "one user online",
+        is_reached=lambda found: (
+            [found[f"chatlab_{name}"] for name in ("users_here", "users_online", "sockets")]
+            == [1, 1, 2]
+        ),
+    )
 
 
 async def metrics_of(user: User) -> dict[str, float]:

@@ -148,6 +148,8 @@ WHEEL = "unit/test_packaging.py::test_the_wheel_holds_the_whole_package"
 DEMO = "processes/test_demo.py::test_the_demo_sees_every_promise"
 COMPOSE = "processes/test_compose.py::test_the_image_is_made_of_files_that_exist"
 COMPOSE_LAB = "processes/test_compose.py::test_the_notebooks_have_jupyterlab_behind_a_profile"
+DEPLOY_COMPOSE = "unit/test_deploy_compose.py::test_urls_point_to_the_servers_of_the_file"
+KUBERNETES = "unit/test_deploy_kubernetes.py::test_kustomize_builds_all_of_it"
 WAYS: dict[str, Way] = {
     "make demo": covered(DEMO),
     "make lab": covered("processes/test_docs_commands.py::test_make_lab_opens_the_notebooks"),
@@ -187,6 +189,23 @@ WAYS: dict[str, Way] = {
     ),
     "docker compose up --build": covered(COMPOSE),
     "docker compose --profile lab up --build": covered(COMPOSE_LAB),
+    # deploy
+    "docker compose --file deploy/compose.yaml up --build --wait": covered(DEPLOY_COMPOSE),
+    "docker compose --file deploy/compose.yaml --profile monitoring up --build --wait": covered(
+        "unit/test_monitoring.py::test_prometheus_scrapes_every_process_of_the_compose_file"
+    ),
+    "for n in 1 2 3; do docker compose --file deploy/compose.yaml up --build --detach --wait --no-deps --force-recreate service-$n; done": covered(
+        "processes/test_rolling_restart.py::test_no_request_fails_while_processes_restart"
+    ),
+    "kubectl apply --filename deploy/kubernetes/namespace.yaml": covered(KUBERNETES),
+    "kubectl --namespace chatlab create secret generic chatlab --from-env-file secrets.env": covered(
+        "unit/test_deploy_kubernetes.py::test_urls_are_in_a_secret_that_is_not_in_the_repository"
+    ),
+    "kubectl apply --kustomize deploy/kubernetes": covered(KUBERNETES),
+    "kubectl --namespace chatlab rollout status deployment/chatlab": covered(KUBERNETES),
+    "promtool test rules deploy/prometheus/rules.test.yml": covered(
+        "unit/test_monitoring.py::test_alerts_fire_when_they_should"
+    ),
     "chatlab demo": covered(DEMO),
     "chatlab user reset-password alice": covered(
         "processes/test_accounts_everywhere.py::test_an_operator_resets_a_password"

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -125,7 +127,9 @@ async def test_a_service_that_drains_is_alive_but_not_ready(
     await wait_until(
         readiness, "readiness to end", is_reached=lambda seen: set(seen) == {(503, "stopping")}
     )
-    assert fetch(f"{service.url}/healthz").status_code == 200
+    answer = fetch(f"{service.url}/healthz")
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"  # so the next request goes to another process
     async with bare_socket(bob) as bare:
         assert (await alice.send(bob, "while draining"))["seq"] == 1
         code = asyncio.create_task(close_code(bare))
@@ -141,6 +145,35 @@ async def test_the_drain_period_ends(deployment: Deployment) -> None:
     service = deployment.start(DRAIN_SECONDS="0.5")
     await stop(service)
     assert "Stopping in 0.5 s" in service.log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems reset these connections")
+async def test_no_request_is_lost_when_the_port_closes(deployment: Deployment) -> None:
+    """Requests are answered whose connections Linux accepted before the port closes.
+
+    The process is frozen until the drain period is over, so it has not seen these connections.
+    """
+    service = deployment.start(DRAIN_SECONDS="0.5", SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    await wait_until(lambda: fetch(f"{service.url}/readyz").status_code, "readiness")
+    service.process.send_signal(signal.SIGTERM)
+    await wait_until(lambda: "Stopping in 0.5 s" in service.log.read_text(), "the drain period")
+    with contextlib.ExitStack() as stack:
+        with frozen(service.process.pid):
+            clients = [stack.enter_context(connected(service)) for _ in range(20)]
+            for client in clients:
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            over = time.monotonic() + 0.5
+            await wait_until(lambda: time.monotonic() > over, "the drain period to end")
+        answers = await asyncio.gather(
+            *(asyncio.to_thread(client.recv, 65_536) for client in clients)
+        )
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 20
+    assert await asyncio.to_thread(service.process.wait, LIMIT_S) == 0
+
+
+def connected(service: Service) -> socket.socket:
+    """Connect to the port of a service."""
+    return socket.create_connection(("127.0.0.1", service.port), LIMIT_S)
 
 
 def request_without_reading(user: User, other: User) -> socket.socket:

@@ -7,6 +7,7 @@ import pytest
 from chatlab.settings import load_settings
 from chatlab.web.connection_limits import ConnectionLimits, Reason, RemoteClient
 from chatlab.web.descriptors import HEALTH_CHECKS
+from chatlab.web.stopping import Drain
 
 MOST = 40
 
@@ -32,7 +33,7 @@ class FakeConnection:
 @pytest.fixture
 def limits() -> ConnectionLimits:
     """Limits of 40 connections in all, and 10 without a token from one address."""
-    return ConnectionLimits(load_settings(connections_per_address=10), MOST)
+    return ConnectionLimits(load_settings(connections_per_address=10), MOST, Drain(0))
 
 
 def reasons(connections: list[FakeConnection]) -> list[str]:

@@ -21,7 +21,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 FILES = [
     path.relative_to(ROOT).as_posix()
-    for folder in ("", "benchmarks", "chatlab", "docs", "notebooks", "tests")
+    for folder in ("", "benchmarks", "chatlab", "deploy", "docs", "notebooks", "tests")
     for path in ((ROOT / folder).rglob("*.*") if folder else ROOT.glob("*.*"))
 ]
 METRICS = metrics.prometheus_text().decode()
@@ -250,3 +250,13 @@ def test_the_table_of_versions_is_in_the_docs() -> None:
 def test_the_age_of_the_table(today: date, months: int) -> None:
     """It counts in months. The doctor warns from six on."""
     assert months_since_check(today) == months
+
+
+def test_every_metric_is_described() -> None:
+    """The page about operations names each metric of the service."""
+    code = " ".join(read_page(ROOT / "docs" / "operations.md").code)
+    metrics_of_the_service = re.findall(r"^# HELP (chatlab_\w+) ", METRICS, re.MULTILINE)
+    described = re.findall(r"chatlab_\w+", code)
+    assert {name for name in metrics_of_the_service if not name.endswith("_created")} == set(
+        described
+    )

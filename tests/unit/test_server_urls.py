@@ -1,9 +1,10 @@
 """URLs of the servers: each option of both drivers has a decision, and no option weakens a promise."""
 
 import inspect
-import logging
+import logging.config
 import re
 import warnings
+from typing import Literal
 
 import pytest
 from documents import ROOT
@@ -13,7 +14,7 @@ from redis import connection as blocking
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection
 
-from chatlab.run.console import RedactingFormatter, log_config
+from chatlab.run.console import log_config
 from chatlab.server_urls import (
     CODE,
     FILE,
@@ -29,6 +30,7 @@ from chatlab.server_urls import (
     redact,
     unsafe_tls,
 )
+from chatlab.settings import Settings
 
 PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 GOOD = {  # a value of each option that needs a special one
@@ -220,15 +222,17 @@ def test_the_settings_page_lists_the_options() -> None:
             assert re.findall(r"`(\w+)`", row[1]) == sorted(wanted, key=str.lower)
 
 
-def test_the_log_shows_no_password() -> None:
-    """The formatter of the service hides it, in the message and in the traceback of a library."""
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_log_shows_no_password(log_format: Literal["text", "json"]) -> None:
+    """The formatters of the service hide it, in the message and in the traceback of a library."""
     url = "mongodb://user:geheim@h/"
     error = ValueError(f"cannot use {url}")
     record = logging.LogRecord(
         "x", logging.ERROR, "x.py", 1, "at %s", (url,), (ValueError, error, None)
     )
-    given = log_config("INFO")["formatters"]["line"]
-    assert given["class"] == "chatlab.run.console.RedactingFormatter"
-    shown = RedactingFormatter(given["format"]).format(record)
+    configurator = logging.config.DictConfigurator(log_config(Settings(log_format=log_format)))
+    shown = configurator.configure_formatter(configurator.config["formatters"][log_format]).format(
+        record
+    )
     assert shown.count("mongodb://***@h/") == 2
     assert "geheim" not in shown

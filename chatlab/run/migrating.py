@@ -21,7 +21,7 @@ AGAIN = "run `chatlab migrate` again when MongoDB answers; what is done stays do
 
 def migrate(settings: Settings, console: Console) -> None:
     """Build the missing indexes, and print the schema version. Raises EngineError."""
-    logging.config.dictConfig(log_config(settings.log_level))
+    logging.config.dictConfig(log_config(settings))
     with _open_mongo(settings) as url:
         version = asyncio.run(_migrate(url, settings.database))
     console.print(f"The database {settings.database} has schema version {version}.")

@@ -41,7 +41,8 @@ async def access_line(service: Service, **fields: object) -> Line:
             if line["logger"] == "chatlab.access" and fields.items() <= line.items()
         ]
 
-    return (await wait_until(found, f"a line with {fields}"))[0]
+    lines: list[Line] = await wait_until(found, f"a line with {fields}")
+    return lines[0]
 
 
 async def test_every_line_has_date_level_logger_process_and_message(

@@ -23,8 +23,9 @@ ANOTHER_ADDRESS = "127.0.0.2"  # of this machine too, but not a trusted proxy
 def behind(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """Return a service that trusts nginx, and logs its requests."""
     log = tmp_path_factory.mktemp("behind") / "service.log"
-    settings = {"TRUSTED_PROXIES": "127.0.0.1", "LOG_FORMAT": "json", "ACCESS_LOG": "1"}
-    with start_shared_service(engines, log, **settings) as shared:
+    with start_shared_service(
+        engines, log, TRUSTED_PROXIES="127.0.0.1", LOG_FORMAT="json", ACCESS_LOG="1"
+    ) as shared:
         yield shared
 
 
@@ -73,7 +74,8 @@ async def test_both_transports_pass(site: str, behind: SharedService) -> None:
     """A browser on this site signs up, sends over both transports, and receives events."""
     origin = httpx.URL(site).copy_with(path="/")
     headers = {"origin": str(origin).rstrip("/"), "sec-fetch-site": "same-origin"}
-    bob, received = behind.create_user(), []
+    bob = behind.create_user()
+    received: list[dict[str, str]] = []
     async with open_client(site, headers=headers) as http:
         account = {"username": f"via-{'subpath' if origin.path != '/' else 'root'}-{bob.id[:6]}"}
         signed_up = await http.post("/api/auth/signup", json=account | {"password": PASSWORD})

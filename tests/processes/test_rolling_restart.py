@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,15 +78,14 @@ async def test_no_request_fails_while_processes_restart(
         proxy = cast("Service", SimpleNamespace(url=url))
         alice, bob, carol = (deployment.create_user(proxy) for _ in range(3))
         traffic, sockets = Traffic(), Account()
-        work = [
-            *(traffic.send(await user.at(proxy), bob) for user in (alice, alice)),
-            *(traffic.send(await user.at(proxy), alice) for user in (bob, bob)),
-            *(traffic.read(await user.at(proxy), alice) for user in (bob, bob)),
-            *(
-                write(sockets, await user.at(proxy), carol.id, transport="socket", repeat=True)
-                for user in (alice, alice)
-            ),
-        ]
+        work: list[Coroutine[Any, Any, None]] = []
+        for _ in range(2):
+            work += [
+                traffic.send(await alice.at(proxy), bob),
+                traffic.send(await bob.at(proxy), alice),
+                traffic.read(await bob.at(proxy), alice),
+                write(sockets, await alice.at(proxy), carol.id, transport="socket", repeat=True),
+            ]
         tasks = [asyncio.create_task(one) for one in work]
         for service in services:
             answered = len(traffic.account.answered)
@@ -94,7 +94,9 @@ async def test_no_request_fails_while_processes_restart(
             assert status == 0, service.log.read_text()
             await asyncio.to_thread(service.restart)
             await wait_until(
-                lambda before=answered: len(traffic.account.answered) > before + 20, "more answers"
+                lambda: len(traffic.account.answered),
+                "20 more answers",
+                is_reached=lambda count, before=answered: count > before + 20,
             )
         traffic.account.stop = sockets.stop = True
         await asyncio.gather(*tasks)

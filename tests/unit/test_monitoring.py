@@ -39,7 +39,7 @@ def labels_of_metrics() -> dict[str, set[str]]:
     for metric in REGISTRY._collector_to_names:
         if isinstance(metric, MetricWrapperBase):
             name, labels = metric._name, set(metric._labelnames)
-            found |= {
+            series: dict[str, dict[str, set[str]]] = {
                 "counter": {f"{name}_total": labels},
                 "gauge": {name: labels},
                 "histogram": {
@@ -47,7 +47,8 @@ def labels_of_metrics() -> dict[str, set[str]]:
                     f"{name}_count": labels,
                     f"{name}_sum": labels,
                 },
-            }[metric._type]
+            }
+            found |= series[metric._type]
     return found
 
 
@@ -71,14 +72,15 @@ def problems_of(query: str) -> list[str]:
 
     def visit(part: Any) -> None:
         if isinstance(part, promql_parser.VectorSelector):
-            labels = LABELS.get(part.name, set()) | OF_PROMETHEUS
+            name = str(part.name)
+            labels = LABELS.get(name, set()) | OF_PROMETHEUS
             available.update(labels)
-            if part.name not in LABELS:
-                problems.append(f"no metric {part.name}")
+            if name not in LABELS:
+                problems.append(f"no metric {name}")
             for matcher in part.matchers.matchers:
                 values = set(matcher.value.split("|"))
                 if matcher.name not in labels or not values <= VALUES[matcher.name]:
-                    problems.append(f"{part.name} has no {matcher.name} {matcher.value}")
+                    problems.append(f"{name} has no {matcher.name} {matcher.value}")
         elif isinstance(part, promql_parser.AggregateExpr) and part.modifier:
             grouped.update(part.modifier.labels)
 

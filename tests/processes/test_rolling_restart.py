@@ -50,6 +50,11 @@ class Traffic:
             self.reads += 1
             await asyncio.sleep(PAUSE_S)
 
+    async def wait_for_answers(self, count: int) -> None:
+        """Wait until so many more messages are saved."""
+        wanted = len(self.account.answered) + count
+        await wait_until(lambda: len(self.account.answered) >= wanted, f"{count} more answers")
+
     async def _ask(self, user: User, method: str, path: str, **options: Any) -> Any:
         try:
             answer = await user.http.request(method, path, **options)
@@ -88,16 +93,11 @@ async def test_no_request_fails_while_processes_restart(
             ]
         tasks = [asyncio.create_task(one) for one in work]
         for service in services:
-            answered = len(traffic.account.answered)
             service.process.send_signal(signal.SIGTERM)
             status = await asyncio.to_thread(service.process.wait, LIMIT_S)
             assert status == 0, service.log.read_text()
             await asyncio.to_thread(service.restart)
-            await wait_until(
-                lambda: len(traffic.account.answered),
-                "20 more answers",
-                is_reached=lambda count, before=answered: count > before + 20,
-            )
+            await traffic.wait_for_answers(20)
         traffic.account.stop = sockets.stop = True
         await asyncio.gather(*tasks)
         assert traffic.failures == []

@@ -48,7 +48,7 @@ def labels_of_metrics() -> dict[str, set[str]]:
                     f"{name}_sum": labels,
                 },
             }
-            found |= series[metric._type]
+            found |= series[str(metric._type)]
     return found
 
 

@@ -20,7 +20,7 @@ pytest_plugins = ["nbval.plugin"]  # only now, so pyproject.toml turns its autom
 VARIABLE = "CHATLAB_DATA_DIR"
 SOLUTIONS = "test_checks_tell_right_from_wrong["  # each runs one notebook in its own kernel
 
-FOLDERS = {"unit", "engine", "processes", "hostile", "browser", "notebook"}  # each is a marker
+FOLDERS = {"unit", "engine", "processes", "hostile", "cluster", "browser", "notebook"}  # markers
 SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
@@ -55,6 +55,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if engines := config.stash.get(_engines, None):
         engines.close()
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs any tests on a replica set with three members."""
+    parser.addoption(
+        "--replica-set", action="store_true", help="let the MongoDB of the test run have 3 members"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

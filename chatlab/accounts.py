@@ -22,7 +22,7 @@ from chatlab.domain.ids import UserId
 from chatlab.domain.message import now, rfc3339
 from chatlab.domain.passwords import check_password
 from chatlab.domain.requests import LogIn, SignUp
-from chatlab.errors import Conflict, NotFound, Unauthenticated
+from chatlab.errors import Conflict, NotFound, StoreUnavailable, Unauthenticated
 from chatlab.protect.account_limits import AccountLimits, Client, latest_places
 from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.fair_queue import FairQueue
@@ -37,6 +37,8 @@ from chatlab.settings import Settings
 from chatlab.store.users import NAME_IS_TAKEN, UserStore
 
 TOKEN_CACHE_S = 5.0
+# With stale reads, a token that was valid so recently is accepted while MongoDB has no primary.
+STALE_TOKEN_S = 60.0
 # When many clients reconnect at the same time. The requests of one query continue together, so it
 # must not be too large.
 MAX_TOKENS_PER_QUERY = 50
@@ -55,6 +57,7 @@ class Accounts:
 
     def __init__(self, store: UserStore, settings: Settings, execute: Execute) -> None:
         self._store, self._session_days = store, settings.session_days
+        self._stale_token_s = STALE_TOKEN_S if settings.stale_reads else 0.0
         self._requests = TokenBucket(settings.rate_limit, 2 * settings.rate_limit)
         self._limits = AccountLimits(settings, execute)
         self._log_ins = FairQueue(LOG_IN_SLOTS, settings.hash_queue)
@@ -127,10 +130,17 @@ class Accounts:
     async def authenticate(self, token: str) -> UserId:
         """Return the user of a valid session. Raises Unauthenticated."""
         token_hash = hash_token(token)
-        user_id, checked_at = self._sessions.get(token_hash, (None, 0.0))
-        if user_id is not None and time.monotonic() - checked_at < TOKEN_CACHE_S:
+        user_id, checked_at = self._sessions.get(token_hash, (None, float("-inf")))
+        age_s = time.monotonic() - checked_at
+        if user_id is not None and age_s < TOKEN_CACHE_S:
             return user_id
-        return await self._find_session(token_hash)
+        try:
+            return await self._find_session(token_hash)
+        except StoreUnavailable:
+            is_recent = age_s < self._stale_token_s and token_hash not in self._logged_out
+            if user_id is not None and is_recent:
+                return user_id
+            raise
 
     async def _find_session(self, token_hash: str) -> UserId:
         """Return the user of a session, by a query that other tokens share."""

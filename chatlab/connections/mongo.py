@@ -19,6 +19,8 @@ from pymongo.monitoring import (
     ConnectionCheckOutStartedEvent,
     ConnectionPoolListener,
 )
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import Primary, Secondary
 
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
@@ -37,6 +39,7 @@ CALL_LIMIT_S = REQUEST_TIMEOUT_MS / 1000 + 1  # for a driver that does not respe
 
 
 MAX_CONNECTIONS = 100
+MAX_STALENESS_S = 90  # a secondary further behind is not read; drivers allow no smaller limit
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
 
 
@@ -75,6 +78,9 @@ class PoolUsage(ConnectionPoolListener):
 class MongoDatabase:
     """One MongoDB database, with a time limit and a circuit breaker for every call.
 
+    With `secondaries`, it is read from the secondaries of a replica set, without what a failover
+    may remove.
+
     `prepare` runs each time MongoDB has become reachable, before the breaker closes. It raises
     PyMongoError or CallOverdueError if MongoDB does not answer, and is then tried again.
     """
@@ -85,6 +91,8 @@ class MongoDatabase:
         name: str,
         prepare: Callable[["MongoDatabase"], Awaitable[None]],
         lag: LoopLag | None = None,
+        *,
+        secondaries: bool = False,
     ) -> None:
         self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
         self._lag, self._log_limit = lag or LoopLag(), LogLimit()
@@ -102,10 +110,14 @@ class MongoDatabase:
         # here, this overrides every weaker option in the URL.
         durable = WriteConcern(w="majority", j=True)
         self.database: AsyncDatabase[Document] = self._client.get_database(
-            name, write_concern=durable
+            name,
+            write_concern=durable,
+            read_preference=Secondary(max_staleness=MAX_STALENESS_S) if secondaries else Primary(),
+            read_concern=ReadConcern("majority") if secondaries else ReadConcern("local"),
         )
         self._prepare = prepare
-        self.breaker = CircuitBreaker("MongoDB", self._probe)
+        label = "MongoDB secondaries" if secondaries else "MongoDB"
+        self.breaker = CircuitBreaker(label, self._probe)
 
     async def open(self) -> None:
         """Prepare the database now, or in the background as soon as MongoDB is reachable."""

@@ -12,7 +12,7 @@ import psutil
 
 from chatlab.errors import EngineError
 from chatlab.local import supervisor
-from chatlab.local.binaries import environment
+from chatlab.local.binaries import MEMBERS, environment
 from chatlab.local.data_folder import FIX_FOLDER, DataFolder
 
 CONNECT_TIMEOUT_S = 20.0  # longer than a supervisor needs to stop its servers
@@ -149,7 +149,6 @@ def _belongs_to(process: psutil.Process, folder: DataFolder) -> bool:
 
     Our servers have these paths in their command line.
     """
-    redis_socket = str(folder.run / "redis.sock")
-    return any(
-        argument == str(folder.db) or redis_socket in argument for argument in process.cmdline()
-    )
+    redis_socket = folder.socket_path("redis")
+    databases = {str(folder.db_of(server)) for server in ("mongo", *MEMBERS)}
+    return any(argument in databases or redis_socket in argument for argument in process.cmdline())

@@ -17,6 +17,9 @@ class Store:
     `clock` is the cache's clock: a save reads it when it begins. `on_found` is called for each
     message that was saved although its send was answered with an error (see `reconcile`).
 
+    With `stale_reads`, `stale_messages` reads the secondaries of a replica set; otherwise it is
+    None.
+
     Every method of every part raises StoreUnavailable when MongoDB does not answer within two
     seconds, and at once while the circuit breaker is open.
     """
@@ -28,8 +31,15 @@ class Store:
         clock: Callable[[], int],
         on_found: OnFound,
         lag: LoopLag | None = None,
+        *,
+        stale_reads: bool = False,
     ) -> None:
         self.mongo = MongoDatabase(url, database, create_indexes, lag)
+        self.stale_messages: MessageStore | None = None
+        self._secondaries: MongoDatabase | None = None
+        if stale_reads:
+            self._secondaries = MongoDatabase(url, database, _ping, lag, secondaries=True)
+            self.stale_messages = MessageStore(self._secondaries, clock, on_found)
         self.messages = MessageStore(self.mongo, clock, on_found)
         self.conversations = ConversationStore(self.mongo, self.messages)
         self.users = UserStore(self.mongo)
@@ -37,8 +47,17 @@ class Store:
     async def open(self) -> None:
         """Create the indexes, now or as soon as MongoDB is reachable."""
         await self.mongo.open()
+        if self._secondaries:
+            await self._secondaries.open()
 
     async def close(self) -> None:
         """Save the messages that wait, wait for the running calls, and close the connections."""
         await self.messages.close()
         await self.mongo.close()
+        if self._secondaries:
+            await self._secondaries.close()
+
+
+async def _ping(mongo: MongoDatabase) -> None:
+    preference = mongo.database.read_preference  # commands do not take it from the database
+    await mongo.calls.run(mongo.database.command("ping", read_preference=preference))

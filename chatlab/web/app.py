@@ -145,7 +145,14 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         )
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
-        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag)
+        store = Store(
+            mongo_url,
+            settings.database,
+            cache.clock.now_us,
+            on_found,
+            lag,
+            stale_reads=settings.stale_reads,
+        )
         accounts = Accounts(store.users, settings, cache.pipe.execute)
         read_limits = ReadLimits(settings.rate_limit)
         service = Service(store, cache, broadcast, accounts, read_limits)

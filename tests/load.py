@@ -153,7 +153,10 @@ async def under_load(
     account = Account()
     alice, bob = deployment.create_user(services[0]), deployment.create_user(services[1])
     people = [
-        await person.at(service) for person in (alice, bob) for service in services for _ in "12"
+        await person.at(service)
+        for person in (alice, bob)
+        for service in services
+        for _ in range(2)
     ]
     other = {alice.id: bob.id, bob.id: alice.id}
     writers = [

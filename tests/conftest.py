@@ -20,14 +20,17 @@ from chatlab.settings import load_settings
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+def engines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
     """Return a real MongoDB and a real Redis for this test run.
 
     If one is missing, tests fail; they are never skipped.
     """
-    with open_engines(
-        load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)
-    ) as found:
+    settings = load_settings(
+        data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None
+    )
+    with open_engines(settings, replica_set=request.config.getoption("--replica-set")) as found:
         yield found
 
 

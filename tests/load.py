@@ -3,14 +3,18 @@ answers.
 """
 
 import asyncio
+import contextlib
 import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import socketio
+from faults import Deployment
 from live import Service, User
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_until
 
 Message = dict[str, Any]
 RETRY_DELAY_S = 0.05  # after a send that was not answered
@@ -24,6 +28,7 @@ class Account:
     """
 
     answered: dict[str, Message] = field(default_factory=dict)
+    answered_at: list[tuple[float, int]] = field(default_factory=list)  # monotonic, with the seq
     unanswered: list[str] = field(default_factory=list)
     waiting: dict[str, Service] = field(default_factory=dict)
     stop: bool = False
@@ -35,6 +40,11 @@ class Account:
         else:
             assert message["text"] == text
             self.answered[text] = message
+            self.answered_at.append((time.monotonic(), message["seq"]))
+
+    def highest_seq(self, before: float) -> int:
+        """Return the highest seq of the messages that were answered before this moment."""
+        return max((seq for at, seq in self.answered_at if at < before), default=0)
 
 
 async def write(
@@ -45,6 +55,7 @@ async def write(
     transport: str,
     repeat: bool = False,
     count: int = 1_000_000,
+    pause_s: float = 0,
 ) -> None:
     """Send `count` messages, one after the other, or until `account.stop`.
 
@@ -62,8 +73,7 @@ async def write(
             await asyncio.sleep(RETRY_DELAY_S)
             message = await _send(account, sender, request, transport)
         account.note(text, message)
-        if message is None:
-            await asyncio.sleep(RETRY_DELAY_S)
+        await asyncio.sleep(RETRY_DELAY_S if message is None else pause_s)
 
 
 async def _send(
@@ -120,3 +130,55 @@ def check(account: Account, conversation: list[Message]) -> None:
     }
     assert not missing, f"answered but lost: {missing}"
     assert set(found) <= set(account.answered) | set(account.unanswered)
+
+
+async def more_answers(account: Account, count: int) -> None:
+    """Wait until this many more sends have been answered."""
+    enough = len(account.answered) + count
+    await wait_until(
+        lambda: len(account.answered),
+        f"{enough} answers",
+        is_reached=lambda answers: answers >= enough,
+    )
+
+
+@contextlib.asynccontextmanager
+async def under_load(
+    deployment: Deployment, services: Sequence[Service], *, pause_s: float = 0
+) -> AsyncIterator[tuple[Account, User, User]]:
+    """Run eight writers of one conversation, and check what they saved in the end.
+
+    They are both users, with both transports, of two processes, with and without client ids.
+    """
+    account = Account()
+    alice, bob = deployment.create_user(services[0]), deployment.create_user(services[1])
+    people = [
+        await person.at(service)
+        for person in (alice, bob)
+        for service in services
+        for _ in range(2)
+    ]
+    other = {alice.id: bob.id, bob.id: alice.id}
+    writers = [
+        asyncio.create_task(
+            write(
+                account,
+                person,
+                other[person.id],
+                transport=("http", "socket")[place % 2],
+                repeat=place % 4 < 2,
+                pause_s=pause_s,
+            )
+        )
+        for place, person in enumerate(people)
+    ]
+    try:
+        await more_answers(account, 100)
+        yield account, alice, bob
+        await more_answers(account, 100)
+    finally:
+        account.stop = True
+        await asyncio.wait_for(asyncio.gather(*writers), LIMIT_S)
+    for fresh in (True, False):
+        check(account, (await bob.read(alice, fresh=fresh)).json())
+    await asyncio.gather(*(person.close() for person in [*people, alice, bob]))

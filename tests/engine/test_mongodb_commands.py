@@ -1,13 +1,19 @@
 """Every command to MongoDB names the shard key, or is in the list of docs/scaling.md."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import shard_keys
 from live import User
+from pymongo import AsyncMongoClient
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
 from waiting import wait_until
+
+from chatlab.errors import EngineError
+from chatlab.local.engines import Engines
+from chatlab.store.sharding import shard_collections
 
 EMOJI = "\N{THUMBS UP SIGN}"
 LONG = 1200  # messages: more than one query reads
@@ -112,3 +118,11 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
     # Reads share a query if they wait for MongoDB at the same time.
     is_shared = {Seen("messages.lookup(conversation)", TARGETED)}.issubset
     await wait_until(read_at_once, "reads that share a query", is_reached=is_shared)
+
+
+async def test_shard_keys_need_a_router(engines: Engines, space: str) -> None:
+    """On a replica set, the error says what to do. Nothing has changed then."""
+    async with AsyncMongoClient[dict[str, Any]](engines.mongo.url) as client:
+        with pytest.raises(EngineError, match="does not name a mongos") as error:
+            await shard_collections(client[space])
+    assert "--shard" in error.value.fix

@@ -4,6 +4,7 @@ answers.
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -45,6 +46,11 @@ class Account:
     def highest_seq(self, before: float) -> int:
         """Return the highest seq of the messages that were answered before this moment."""
         return max((seq for at, seq in self.answered_at if at < before), default=0)
+
+    def longest_pause_s(self) -> float:
+        """Return the longest time in which no send was answered."""
+        times = [at for at, _ in self.answered_at]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
 async def write(

@@ -3,14 +3,12 @@
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import pymongo
-from faults import Deployment, frozen
+from faults import Deployment
 from waiting import block_until
 
 from chatlab.local.binaries import MEMBERS, Member
@@ -54,17 +52,9 @@ def stopped(deployment: Deployment, *members: Member) -> Iterator[None]:
 
 
 def kill(deployment: Deployment, member: Member) -> None:
-    """End a member with SIGKILL. It stays away until `deployment.engines.start(member)`."""
-    pid = deployment.pid(member)
-    with frozen(pid):
-        stopping = threading.Thread(target=deployment.engines.stop, args=(member,))
-        stopping.start()
-        # The supervisor lets it run again to stop it. From now on it does not restart it.
-        process = psutil.Process(pid)
-        block_until(process.status, "the stop", is_reached=lambda s: s != psutil.STATUS_STOPPED)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        stopping.join()
+    """End a member with SIGKILL. It stays away until `restart`."""
+    os.kill(deployment.pid(member), signal.SIGKILL)
+    deployment.engines.stop(member)  # otherwise the supervisor starts it again
 
 
 def restart(deployment: Deployment, member: Member) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -15,6 +16,7 @@ from members import kill, primary_of, restart, secondaries_of
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
+log = logging.getLogger(__name__)
 
 ROUNDS = 10
 TTL_S = 1.0
@@ -43,6 +45,13 @@ async def watched_load(
         is_over.set()
         counts = await asyncio.gather(*readers)
         assert min(counts) > ROUNDS
+    log.info(
+        "%d sends answered, %d not; no answer for %.1f s at most; %d reads answered",
+        len(account.answered),
+        len(account.unanswered),
+        account.longest_pause_s(),
+        sum(counts),
+    )
     for service in pair:
         assert fetch(f"{service.url}/readyz").json()["status"] == "ok"
 

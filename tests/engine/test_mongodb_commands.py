@@ -1,19 +1,20 @@
 """Every command to MongoDB names the shard key, or is in the list of docs/scaling.md."""
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Any
 
+import prefork
 import pytest
 import shard_keys
 from live import User
-from pymongo import AsyncMongoClient
+from pymongo.database import Database
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
-from chatlab.errors import EngineError
 from chatlab.local.engines import Engines
-from chatlab.store.sharding import shard_collections
 
 EMOJI = "\N{THUMBS UP SIGN}"
 LONG = 1200  # messages: more than one query reads
@@ -120,9 +121,15 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
     await wait_until(read_at_once, "reads that share a query", is_reached=is_shared)
 
 
-async def test_shard_keys_need_a_router(engines: Engines, space: str) -> None:
-    """On a replica set, the error says what to do. Nothing has changed then."""
-    async with AsyncMongoClient[dict[str, Any]](engines.mongo.url) as client:
-        with pytest.raises(EngineError, match="does not name a mongos") as error:
-            await shard_collections(client[space])
-    assert "--shard" in error.value.fix
+def test_shard_keys_need_a_router(
+    engines: Engines, database: Database[dict[str, Any]], tmp_path: Path
+) -> None:
+    """On a replica set, `chatlab migrate --shard` builds the indexes and says what to do."""
+    settings = {"MONGO_URL": engines.mongo.url, "DATABASE": database.name}
+    environment = os.environ | {f"CHATLAB_{name}": value for name, value in settings.items()}
+    log = tmp_path / "log"
+    command = prefork.start(["-m", "chatlab", "migrate", "--shard"], environment, log)
+    assert command.wait(LIMIT_S) == 1
+    assert "CHATLAB_MONGO_URL does not name a mongos" in log.read_text()
+    assert "leave out --shard" in log.read_text()
+    assert "place" in database["messages"].index_information()

@@ -51,6 +51,24 @@ def deployment(
         yield deployment
 
 
+@pytest.fixture(scope="session")
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Return a MongoDB with three members, and a Redis. Tests may stop and freeze them."""
+    folder = tmp_path_factory.mktemp("members")
+    settings = load_settings(data_dir=folder, mongo_url=None, redis_url=None)
+    with open_engines(settings, replica_set=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def replicated_deployment(
+    replica_set: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """Return a deployment of one module on the replica set."""
+    with open_deployment(replica_set, tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
+
+
 @pytest.fixture
 def space() -> str:
     """Return a name that only this test uses: for its database and as a prefix of its keys."""

@@ -5,6 +5,7 @@ answers.
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,10 +15,14 @@ from typing import Any
 import httpx
 import socketio
 from faults import Deployment
+from http_clients import fetch
 from live import Service, User
 from waiting import LIMIT_S, wait_until
 
+log = logging.getLogger(__name__)
+
 Message = dict[str, Any]
+PAUSE_S = 0.05  # between two sends of a watched writer, and between two reads of a reader
 RETRY_DELAY_S = 0.05  # after a send that was not answered
 
 
@@ -188,3 +193,58 @@ async def under_load(
     for fresh in (True, False):
         check(account, (await bob.read(alice, fresh=fresh)).json())
     await asyncio.gather(*(person.close() for person in [*people, alice, bob]))
+
+
+@contextlib.asynccontextmanager
+async def watched_load(
+    deployment: Deployment,
+    services: Sequence[Service],
+    *,
+    ttl_s: float,
+    may_fail: bool = True,
+) -> AsyncIterator[Account]:
+    """Run writers and readers. Every read has all messages that were answered a TTL before it.
+
+    In the end, every process is ready. Without `may_fail`, every request must succeed.
+    """
+    is_over, statuses = asyncio.Event(), (200, 503) if may_fail else (200,)
+    async with under_load(deployment, services, pause_s=PAUSE_S) as (account, alice, bob):
+        readers = [
+            asyncio.create_task(_read(account, reader, other, ttl_s, statuses, is_over))
+            for reader, other in ((alice, bob), (bob, alice))
+        ]
+        yield account
+        is_over.set()
+        counts = await asyncio.gather(*readers)
+    log.info(
+        "%d sends answered, %d not; no answer for %.1f s at most; %d reads answered",
+        len(account.answered),
+        len(account.unanswered),
+        account.longest_pause_s(),
+        sum(counts),
+    )
+    assert min(counts) > 0
+    assert may_fail or not account.unanswered
+    for service in services:
+        assert fetch(f"{service.url}/readyz").json()["status"] == "ok"
+
+
+async def _read(
+    account: Account,
+    reader: User,
+    other: User,
+    ttl_s: float,
+    statuses: tuple[int, ...],
+    is_over: asyncio.Event,
+) -> int:
+    """Read until `is_over`, and return the number of reads that were answered."""
+    answered = 0
+    while not is_over.is_set():
+        expected = account.highest_seq(before=time.monotonic() - ttl_s)
+        answer = await reader.read(other, limit=20)
+        assert answer.status_code in statuses, answer.text
+        if answer.status_code == 200:
+            answered += 1
+            assert answer.json()[-1]["seq"] >= expected, answer.headers["x-cache"]
+        await asyncio.sleep(PAUSE_S)
+    return answered

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from faults import Deployment
@@ -27,6 +28,12 @@ from chatlab.store.messages import MessageStore
 from chatlab.store.migrations import migrate
 
 ANN, BOB = UserId("ann"), UserId("bob")
+
+
+@pytest.fixture(scope="module")
+def deployment(replicated_deployment: Deployment) -> Deployment:
+    """Use a MongoDB with three members."""
+    return replicated_deployment
 
 
 def test_one_call_starts_three_members(deployment: Deployment) -> None:
@@ -66,8 +73,10 @@ async def two_processes(
     for database in databases:
         await database.open()
     yield stores
-    for part in (*stores, *databases):
-        await part.close()
+    for store in stores:
+        await store.close()
+    for database in databases:
+        await database.close()
 
 
 def draft(text: str) -> Draft:
@@ -170,6 +179,6 @@ def is_secondary(deployment: Deployment, member: Any) -> bool:
         return bool(client.admin.command("hello")["secondary"])
 
 
-def is_current(answer: Any) -> bool:
+def is_current(answer: httpx.Response) -> bool:
     """Return whether a read was answered, and not by a secondary."""
-    return answer.status_code == 200 and answer.headers["x-cache"] != "stale"
+    return answer.is_success and answer.headers["x-cache"] != "stale"

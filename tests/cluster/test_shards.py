@@ -53,7 +53,7 @@ def member(role: str, folder: Path) -> Iterator[tuple[Client, str]]:
     ):
         try:
             address = f"127.0.0.1:{port}"
-            config = {"_id": role, "members": [{"_id": 0, "host": address}]}
+            config: dict[str, Any] = {"_id": role, "members": [{"_id": 0, "host": address}]}
             config |= {"configsvr": True} if role == "configsvr" else {}
             client.admin.command("replSetInitiate", config)
             block_until(lambda: client.admin.command("hello")["isWritablePrimary"], "a primary")

@@ -25,7 +25,7 @@ WHOLE_NOTEBOOKS = (
     "test_outputs_are_the_same_at_a_reading_pace[",
 )
 
-FOLDERS = {"unit", "engine", "processes", "hostile", "browser", "notebook"}  # each is a marker
+FOLDERS = {"unit", "engine", "processes", "hostile", "cluster", "browser", "notebook"}  # markers
 SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
@@ -60,6 +60,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if engines := config.stash.get(_engines, None):
         engines.close()
     shutil.rmtree(config.stash[_folder], ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs any tests on a replica set with three members."""
+    parser.addoption(
+        "--replica-set", action="store_true", help="let the MongoDB of the test run have 3 members"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

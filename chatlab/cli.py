@@ -53,6 +53,10 @@ Attached = Annotated[
         help="For programs that start the service: print the URL first, stop when input ends.",
     ),
 ]
+ReplicaSet = Annotated[
+    bool,
+    typer.Option("--replica-set", help="Let the private MongoDB have three members."),
+]
 
 
 def _settings_help() -> str:
@@ -108,6 +112,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     workers: Workers = None,
+    replica_set: ReplicaSet = False,
     attached: Attached = False,
 ) -> None:
     """Run the service: HTTP, Socket.IO and the sweeper.
@@ -117,7 +122,11 @@ def serve(
     """
     from chatlab.run.serving import serve as run
 
-    run(load_settings(host=host, port=port, workers=workers), console, attached=attached)
+    settings = load_settings(host=host, port=port, workers=workers)
+    if replica_set and settings.mongo_url:
+        message = f"--replica-set is for a private MongoDB, but {PREFIX}MONGO_URL is set"
+        raise typer.BadParameter(message)
+    run(settings, console, replica_set=replica_set, attached=attached)
 
 
 @app.command()
@@ -131,8 +140,14 @@ def sweep() -> None:
     run(load_settings(), console)
 
 
+Shard = Annotated[
+    bool,
+    typer.Option("--shard", help="Then distribute the collections over the shards of a cluster."),
+]
+
+
 @app.command()
-def migrate() -> None:
+def migrate(shard: Shard = False) -> None:
     """Prepare the database for this version: build the indexes that are missing.
 
     The service does the same when it starts, but saves no message until it is done. With many
@@ -141,7 +156,7 @@ def migrate() -> None:
     """
     from chatlab.run.migrating import migrate as run
 
-    run(load_settings(), console)
+    run(load_settings(), console, shard=shard)
 
 
 Svg = Annotated[

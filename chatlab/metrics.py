@@ -56,7 +56,8 @@ class BusyHistogram:
 
 # Requests. The label `door` is the transport; its name stays for existing dashboards.
 _reads = Counter("chatlab_reads", "Conversation reads, by value of X-Cache", ["cache"])
-READS = {outcome: _reads.labels(outcome) for outcome in ("hit", "partial", "miss", "bypass")}
+_OUTCOMES = ("hit", "partial", "miss", "bypass", "stale")
+READS = {outcome: _reads.labels(outcome) for outcome in _OUTCOMES}
 _sends = Counter("chatlab_sends", "Messages sent, by transport", ["door"])
 SENDS = {transport: _sends.labels(transport) for transport in ("http", "socket")}
 _errors = Counter("chatlab_errors", "Errors returned, by transport and code", ["door", "code"])
@@ -106,7 +107,7 @@ _breaker = Gauge(
     ["part"],
     multiprocess_mode="livemax",
 )
-BREAKERS = {part: _breaker.labels(part) for part in ("mongodb", "redis")}
+BREAKERS = {part: _breaker.labels(part) for part in ("mongodb", "mongodb secondaries", "redis")}
 _opened = Counter("chatlab_breaker_opened", "How often the circuit breaker has opened", ["part"])
 BREAKERS_OPENED = {part: _opened.labels(part) for part in BREAKERS}
 _own_load = Counter(

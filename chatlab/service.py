@@ -15,7 +15,7 @@ from chatlab.domain.ids import UserId, conversation_of, participants_of
 from chatlab.domain.message import Message, create_draft, now
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import SILENT, Trace
-from chatlab.errors import Conflict, Forbidden, Invalid, NotFound
+from chatlab.errors import Conflict, Forbidden, Invalid, NotFound, StoreUnavailable
 from chatlab.history import History, HistoryReader
 from chatlab.metrics import READS
 from chatlab.protect.read_limits import ReadLimits
@@ -44,6 +44,11 @@ class Service:
         self._broadcast = broadcast
         self._accounts, self._receivers = accounts, receivers
         self._history = HistoryReader(store.messages, cache, read_limits)
+        self._stale_history = (
+            HistoryReader(store.stale_messages, cache, read_limits)
+            if store.stale_messages
+            else None
+        )
 
     # --- send --------------------------------------------------------------------------------
 
@@ -97,7 +102,14 @@ class Service:
         if snapshot:
             trace.record("read_cache", key=self._cache.keys.window(conversation))
 
-        history = await self._history.read(reader, conversation, page, snapshot)
+        try:
+            history = await self._history.read(reader, conversation, page, snapshot)
+        except StoreUnavailable:
+            if self._stale_history is None:
+                raise
+            # From secondaries, without the cache: this must not fill a window.
+            history = await self._stale_history.read(reader, conversation, page, snapshot=None)
+            history = history._replace(outcome="stale")
         if history.outcome != "hit":
             trace.record("read_store")
 

@@ -16,7 +16,7 @@ from typing import Any
 from chatlab.connections.mongo import Document
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import rfc3339
-from chatlab.errors import NotFound, Unauthenticated
+from chatlab.errors import NotFound, StoreUnavailable, Unauthenticated
 from chatlab.protect.batcher import Batcher, Callers, Waiting
 from chatlab.protect.rate_limit import TokenBucket
 from chatlab.receivers import Receivers
@@ -24,6 +24,8 @@ from chatlab.settings import Settings
 from chatlab.store.users import UserStore
 
 TOKEN_CACHE_S = 5.0
+# With stale reads, a token that was valid so recently is accepted while MongoDB has no primary.
+STALE_TOKEN_S = 60.0
 # When many clients reconnect at the same time. The requests of one query continue together, so it
 # must not be too large.
 MAX_TOKENS_PER_QUERY = 50
@@ -37,6 +39,7 @@ class Sessions:
 
     def __init__(self, store: UserStore, receivers: Receivers, settings: Settings) -> None:
         self._store, self._receivers, self._days = store, receivers, settings.session_days
+        self._stale_token_s = STALE_TOKEN_S if settings.stale_reads else 0.0
         self._requests = TokenBucket(settings.rate_limit, 2 * settings.rate_limit)
         self._valid: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
         self._asked: dict[str, Callers[UserId | None]] = {}  # by the hash of a token
@@ -61,10 +64,17 @@ class Sessions:
     async def authenticate(self, token: str) -> UserId:
         """Return the user of a valid session. Raises Unauthenticated."""
         token_hash = hash_token(token)
-        user_id, checked_at = self._valid.get(token_hash, (None, 0.0))
-        if user_id is not None and time.monotonic() - checked_at < TOKEN_CACHE_S:
+        user_id, checked_at = self._valid.get(token_hash, (None, float("-inf")))
+        age_s = time.monotonic() - checked_at
+        if user_id is not None and age_s < TOKEN_CACHE_S:
             return user_id
-        return await self._ask(token_hash)
+        try:
+            return await self._ask(token_hash)
+        except StoreUnavailable:
+            is_recent = age_s < self._stale_token_s and token_hash not in self._ended
+            if user_id is not None and is_recent:
+                return user_id
+            raise
 
     async def _ask(self, token_hash: str) -> UserId:
         """Return the user of a session, by a query that other tokens share."""

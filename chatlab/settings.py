@@ -126,6 +126,12 @@ class Settings(BaseSettings):
             description="window: read from Redis if possible; drawn: from MongoDB, as in the diagram; off: no cache",
         ),
     ] = CacheMode.WINDOW
+    stale_reads: Annotated[
+        bool,
+        Field(
+            description="while MongoDB has no primary, read conversations from its secondaries, with `X-Cache: stale`; they may lack the newest messages",
+        ),
+    ] = False
     window_size: Annotated[
         int,
         Field(

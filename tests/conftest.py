@@ -22,14 +22,17 @@ from chatlab.settings import load_settings
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+def engines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
     """Return a real MongoDB and a real Redis for this test run.
 
     If one is missing, tests fail; they are never skipped.
     """
-    with open_engines(
-        load_settings(data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None)
-    ) as found:
+    settings = load_settings(
+        data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None
+    )
+    with open_engines(settings, replica_set=request.config.getoption("--replica-set")) as found:
         yield found
 
 
@@ -47,6 +50,24 @@ def deployment(
 ) -> Iterator[Deployment]:
     """Return a deployment of one module, whose servers its tests may freeze, stop and count."""
     with open_deployment(breakable_engines, tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="session")
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Return a MongoDB with three members, and a Redis. Tests may stop and freeze them."""
+    folder = tmp_path_factory.mktemp("members")
+    settings = load_settings(data_dir=folder, mongo_url=None, redis_url=None)
+    with open_engines(settings, replica_set=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def replicated_deployment(
+    replica_set: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """Return a deployment of one module on the replica set."""
+    with open_deployment(replica_set, tmp_path_factory.mktemp("deployment")) as deployment:
         yield deployment
 
 

@@ -3,16 +3,26 @@ answers.
 """
 
 import asyncio
+import contextlib
+import itertools
+import logging
 import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import socketio
+from faults import Deployment
+from http_clients import fetch
 from live import Service, User
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_until
+
+log = logging.getLogger(__name__)
 
 Message = dict[str, Any]
+PAUSE_S = 0.05  # between two sends of a watched writer, and between two reads of a reader
 RETRY_DELAY_S = 0.05  # after a send that was not answered
 
 
@@ -24,6 +34,7 @@ class Account:
     """
 
     answered: dict[str, Message] = field(default_factory=dict)
+    answered_at: list[tuple[float, int]] = field(default_factory=list)  # monotonic, with the seq
     unanswered: list[str] = field(default_factory=list)
     waiting: dict[str, Service] = field(default_factory=dict)
     stop: bool = False
@@ -35,6 +46,16 @@ class Account:
         else:
             assert message["text"] == text
             self.answered[text] = message
+            self.answered_at.append((time.monotonic(), message["seq"]))
+
+    def highest_seq(self, before: float) -> int:
+        """Return the highest seq of the messages that were answered before this moment."""
+        return max((seq for at, seq in self.answered_at if at < before), default=0)
+
+    def longest_pause_s(self) -> float:
+        """Return the longest time in which no send was answered."""
+        times = [at for at, _ in self.answered_at]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
 async def write(
@@ -45,6 +66,7 @@ async def write(
     transport: str,
     repeat: bool = False,
     count: int = 1_000_000,
+    pause_s: float = 0,
 ) -> None:
     """Send `count` messages, one after the other, or until `account.stop`.
 
@@ -62,8 +84,7 @@ async def write(
             await asyncio.sleep(RETRY_DELAY_S)
             message = await _send(account, sender, request, transport)
         account.note(text, message)
-        if message is None:
-            await asyncio.sleep(RETRY_DELAY_S)
+        await asyncio.sleep(RETRY_DELAY_S if message is None else pause_s)
 
 
 async def _send(
@@ -120,3 +141,110 @@ def check(account: Account, conversation: list[Message]) -> None:
     }
     assert not missing, f"answered but lost: {missing}"
     assert set(found) <= set(account.answered) | set(account.unanswered)
+
+
+async def more_answers(account: Account, count: int) -> None:
+    """Wait until this many more sends have been answered."""
+    enough = len(account.answered) + count
+    await wait_until(
+        lambda: len(account.answered),
+        f"{enough} answers",
+        is_reached=lambda answers: answers >= enough,
+    )
+
+
+@contextlib.asynccontextmanager
+async def under_load(
+    deployment: Deployment, services: Sequence[Service], *, pause_s: float = 0
+) -> AsyncIterator[tuple[Account, User, User]]:
+    """Run eight writers of one conversation, and check what they saved in the end.
+
+    They are both users, with both transports, of two processes, with and without client ids.
+    """
+    account = Account()
+    alice, bob = deployment.create_user(services[0]), deployment.create_user(services[1])
+    people = [
+        await person.at(service)
+        for person in (alice, bob)
+        for service in services
+        for _ in range(2)
+    ]
+    other = {alice.id: bob.id, bob.id: alice.id}
+    writers = [
+        asyncio.create_task(
+            write(
+                account,
+                person,
+                other[person.id],
+                transport=("http", "socket")[place % 2],
+                repeat=place % 4 < 2,
+                pause_s=pause_s,
+            )
+        )
+        for place, person in enumerate(people)
+    ]
+    try:
+        await more_answers(account, 100)
+        yield account, alice, bob
+        await more_answers(account, 100)
+    finally:
+        account.stop = True
+        await asyncio.wait_for(asyncio.gather(*writers), LIMIT_S)
+    for fresh in (True, False):
+        check(account, (await bob.read(alice, fresh=fresh)).json())
+    await asyncio.gather(*(person.close() for person in [*people, alice, bob]))
+
+
+@contextlib.asynccontextmanager
+async def watched_load(
+    deployment: Deployment,
+    services: Sequence[Service],
+    *,
+    ttl_s: float,
+    may_fail: bool = True,
+) -> AsyncIterator[Account]:
+    """Run writers and readers. Every read has all messages that were answered a TTL before it.
+
+    In the end, every process is ready. Without `may_fail`, every request must succeed.
+    """
+    is_over, statuses = asyncio.Event(), (200, 503) if may_fail else (200,)
+    async with under_load(deployment, services, pause_s=PAUSE_S) as (account, alice, bob):
+        readers = [
+            asyncio.create_task(_read(account, reader, other, ttl_s, statuses, is_over))
+            for reader, other in ((alice, bob), (bob, alice))
+        ]
+        yield account
+        is_over.set()
+        counts = await asyncio.gather(*readers)
+    log.info(
+        "%d sends answered, %d not; no answer for %.1f s at most; %d reads answered",
+        len(account.answered),
+        len(account.unanswered),
+        account.longest_pause_s(),
+        sum(counts),
+    )
+    assert min(counts) > 0
+    assert may_fail or not account.unanswered
+    for service in services:
+        assert fetch(f"{service.url}/readyz").json()["status"] == "ok"
+
+
+async def _read(
+    account: Account,
+    reader: User,
+    other: User,
+    ttl_s: float,
+    statuses: tuple[int, ...],
+    is_over: asyncio.Event,
+) -> int:
+    """Read until `is_over`, and return the number of reads that were answered."""
+    answered = 0
+    while not is_over.is_set():
+        expected = account.highest_seq(before=time.monotonic() - ttl_s)
+        answer = await reader.read(other, limit=20)
+        assert answer.status_code in statuses, answer.text
+        if answer.status_code == 200:
+            answered += 1
+            assert answer.json()[-1]["seq"] >= expected, answer.headers["x-cache"]
+        await asyncio.sleep(PAUSE_S)
+    return answered

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo import AsyncMongoClient, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 from pymongo.asynchronous.cursor import AsyncCursor
@@ -31,6 +31,7 @@ from pymongo.monitoring import (
     ServerOpeningEvent,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import Primary, Secondary
 
 from chatlab.connections.diagnosis import MisconfiguredError, diagnose, explain
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
@@ -55,6 +56,7 @@ PROBE_WAIT_S = 0.5
 
 MAX_CONNECTIONS = 100
 DEFAULTS: dict[str, Any] = {"appname": "chatlab", "maxpoolsize": MAX_CONNECTIONS}  # see the URL
+MAX_STALENESS_S = 90  # a secondary further behind is not read; drivers allow no smaller limit
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
 
 
@@ -122,6 +124,9 @@ class DirectConnection(ServerListener):
 class MongoDatabase:
     """One MongoDB database, with a time limit and a circuit breaker for every call.
 
+    With `secondaries`, it is read from the secondaries of a replica set, without what a failover
+    may remove.
+
     `migrate` runs each time MongoDB has become reachable, before the breaker closes. It may take
     any time. It raises PyMongoError if MongoDB does not answer, and is then tried again.
     """
@@ -132,17 +137,20 @@ class MongoDatabase:
         name: str,
         migrate: Callable[["MongoDatabase"], Coroutine[Any, Any, None]],
         lag: LoopLag | None = None,
+        *,
+        secondaries: bool = False,
     ) -> None:
         self.calls, self.pool = DriverCalls(CALL_LIMIT_S), PoolUsage()
         self.long_calls = DriverCalls(None)  # of a migration
         self._lag, self._log_limit = lag or LoopLag(), LogLimit()
+        direct = DirectConnection(self._note_secondary)
         self._client: AsyncMongoClient[Document] = AsyncMongoClient(
             url,
             timeoutMS=REQUEST_TIMEOUT_MS,
             serverSelectionTimeoutMS=REQUEST_TIMEOUT_MS,
             connectTimeoutMS=REQUEST_TIMEOUT_MS,
             maxConnecting=MAX_CONNECTING,
-            event_listeners=[self.pool, DirectConnection(self._note_secondary)],
+            event_listeners=[self.pool] if secondaries else [self.pool, direct],
             socketTimeoutMS=0,  # one in the URL would end a migration
             # One damaged date or text must not make the other documents unreadable.
             datetime_conversion="DATETIME_AUTO",
@@ -151,17 +159,18 @@ class MongoDatabase:
         )
         self.pool.max_connections = self._client.options.pool_options.max_pool_size
         # A write is confirmed when a majority of the replica set has it in its journal. A read
-        # asks the primary, whatever the defaults of the cluster are.
+        # asks the primary or the secondaries, whatever the defaults of the cluster are.
         self.database: AsyncDatabase[Document] = self._client.get_database(
             name,
             write_concern=WriteConcern(w="majority", j=True),
-            read_preference=ReadPreference.PRIMARY,
-            read_concern=ReadConcern("local"),
+            read_preference=Secondary(max_staleness=MAX_STALENESS_S) if secondaries else Primary(),
+            read_concern=ReadConcern("majority") if secondaries else ReadConcern("local"),
         )
         self._migrate = migrate
         self._migrating: asyncio.Task[None] | None = None
+        label = "MongoDB secondaries" if secondaries else "MongoDB"
         self.breaker = CircuitBreaker(
-            "MongoDB", self._probe, explain=functools.partial(explain, "MongoDB")
+            label, self._probe, explain=functools.partial(explain, "MongoDB")
         )
 
     async def open(self) -> None:
@@ -177,8 +186,11 @@ class MongoDatabase:
 
     async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
         """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
-        hello = await self.calls.run(self._client.admin.command("hello"))
-        if not hello["isWritablePrimary"]:
+        preference = self.database.read_preference
+        hello = await self.calls.run(
+            self._client.admin.command("hello", read_preference=preference)
+        )
+        if preference == Primary() and not hello["isWritablePrimary"]:
             raise NotPrimaryError("not primary")
         if self._migrating is None:
             self._migrating = asyncio.create_task(self._migrate(self))
@@ -203,7 +215,8 @@ class MongoDatabase:
 
     async def ping(self) -> None:
         """Raise StoreUnavailable if MongoDB does not answer."""
-        await self.execute(self._client.admin.command("ping"))
+        preference = self.database.read_preference  # commands do not take it from the database
+        await self.execute(self._client.admin.command("ping", read_preference=preference))
 
     async def execute(
         self, call: Coroutine[Any, Any, Result], *, slots: asyncio.Semaphore | None = None

@@ -21,6 +21,13 @@ from chatlab.errors import EngineError
 from chatlab.settings import Settings
 
 Name = Literal["mongo", "redis"]
+Member = Literal["mongo1", "mongo2", "mongo3"]  # of a replica set with three members
+MEMBERS: tuple[Member, ...] = ("mongo1", "mongo2", "mongo3")
+
+
+def kind_of(server: Name | Member) -> Name:
+    """Return which kind of server this is."""
+    return "redis" if server == "redis" else "mongo"
 
 
 @dataclass(frozen=True)

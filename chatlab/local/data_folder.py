@@ -4,7 +4,7 @@ It also knows the command line and the URL of each server.
 
     DATA_DIR/
     ├── lock    held by the supervisor as long as it runs
-    ├── db/     the data of mongod
+    ├── db/     the data of mongod (db1/, db2/, db3/: of a replica set with three members)
     ├── log/    mongo.log, redis.log, supervisor.log: a few MB each at most
     └── run/    the unix sockets, mode 0700
 
@@ -19,16 +19,17 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from chatlab.errors import EngineError
 from chatlab.local import supervisor
-from chatlab.local.binaries import Name
+from chatlab.local.binaries import MEMBERS, Member, Name, kind_of
 from chatlab.settings import Settings
 
+MONGODS: tuple[Name | Member, ...] = ("mongo", *MEMBERS)
 MAX_SOCKET_PATH_BYTES = 100  # systems allow 103 to 107
 # Before it answers, mongod creates a journal of three files in a new folder.
 JOURNAL_FILE_MB = 16
@@ -37,15 +38,18 @@ FIX_DISK = "free some disk space, or set CHATLAB_DATA_DIR to a folder on another
 FIX_FOLDER = "set CHATLAB_DATA_DIR to a folder that you can write to"
 
 # mongod runs in run/ and knows itself, the only member of the replica set, by the relative path of
-# its socket. So a folder that is moved is still the same replica set. `--nounixsocket` turns off
+# its socket. So a folder that is moved is still the same replica set. Three members know each other
+# by absolute paths, because clients get these from them. `--nounixsocket` turns off
 # the other socket, in /tmp. Network compression is off because of its known security holes, and
 # diagnostic data because it fills the disk, as would MongoDB's usual journal of 300 MB.
 MONGOD_OPTIONS = f"""
-    --bind_ip ./mongod.sock --nounixsocket --replSet rs0 --networkMessageCompressors disabled
+    --nounixsocket --replSet rs0 --networkMessageCompressors disabled
     --wiredTigerCacheSizeGB 0.25 --setParameter diagnosticDataCollectionEnabled=false
     --wiredTigerEngineConfigString log=(file_max={JOURNAL_FILE_MB}MB)
     --quiet --logappend --logRotate reopen
 """
+# A member that is stopped would wait for 15 s, so that clients can find another one first.
+MEMBER_OPTIONS = "--setParameter shutdownTimeoutMillisForSignaledShutdown=100"
 REDIS_OPTIONS = """
     --port 0 --unixsocketperm 700 --daemonize no --appendonly no
     --maxmemory 256mb --maxmemory-policy volatile-ttl --notify-keyspace-events Ex
@@ -89,19 +93,24 @@ class DataFolder:
                 f"remove {self.run}",
             )
 
-    def check_disk(self) -> None:
-        """Raise EngineError if the disk has too little free space for mongod to start."""
-        free, needed = shutil.disk_usage(self.db).free, self.needed_disk_bytes()
+    def db_of(self, server: Name | Member) -> Path:
+        """Return the folder with the data of this mongod."""
+        return self.path / server.replace("mongo", "db")
+
+    def databases(self) -> list[Path]:
+        """Return the folders with the data of all mongods that have run here."""
+        return [db for server in MONGODS if (db := self.db_of(server)).exists()]
+
+    def check_disk(self, servers: Iterable[Name | Member] = ("mongo",)) -> None:
+        """Raise EngineError if the disk has too little free space for these mongods to start."""
+        free, needed = shutil.disk_usage(self.db).free, self.needed_disk_bytes(servers)
         if free < needed:
             space = f"{free >> 20} MB free, but MongoDB needs {needed >> 20} MB"
             raise EngineError(f"The disk of {self.path} has {space}.", FIX_DISK)
 
-    def needed_disk_bytes(self) -> int:
-        """Return the free space that mongod needs. A journal that already exists is used again."""
-        journal = sum(
-            file.stat().st_size for file in (self.db / "journal").glob("WiredTiger*log.*")
-        )
-        return max(USED_FOLDER_DISK_BYTES, NEW_FOLDER_DISK_BYTES - journal)
+    def needed_disk_bytes(self, servers: Iterable[Name | Member] = ("mongo",)) -> int:
+        """Return the free space that these mongods need. Existing journals are used again."""
+        return sum(_needed_disk_bytes(self.db_of(server)) for server in servers)
 
     def error_from(self, error: OSError) -> EngineError:
         """Return the error for the user when the operating system refuses an operation in this
@@ -128,14 +137,18 @@ class DataFolder:
             else:
                 yield lock.fileno()
 
-    def add_command(self, name: Name, binary: str) -> dict[str, Any]:
+    def add_command(self, name: Name | Member, binary: str) -> dict[str, Any]:
         """Return the command that makes the supervisor run this server."""
-        log, socket_path = str(self.log / f"{name}.log"), str(self.run / _socket_name(name))
+        log, socket_path = str(self.log / f"{name}.log"), self.socket_path(name)
         if name == "redis":
             options = [*REDIS_OPTIONS.split(), "--save", "", "--unixsocket", socket_path]
             options += ["--dir", str(self.run), "--logfile", log]
         else:
-            options = [*MONGOD_OPTIONS.split(), "--dbpath", str(self.db), "--logpath", log]
+            db = self.db_of(name)
+            db.mkdir(mode=0o700, exist_ok=True)
+            options = [*MONGOD_OPTIONS.split(), "--bind_ip", f"./{_socket_name(name)}"]
+            options += ["--dbpath", str(db), "--logpath", log]
+            options += MEMBER_OPTIONS.split() if name in MEMBERS else []
         return {
             "command": "add",
             "name": name,
@@ -143,21 +156,37 @@ class DataFolder:
             "folder": str(self.run),
             "socket": socket_path,
             "log": log,
-            "reopen_signal": signal.SIGUSR1
-            if name == "mongo"
-            else None,  # redis-server opens its log for each line
+            # redis-server opens its log for each line
+            "reopen_signal": signal.SIGUSR1 if kind_of(name) == "mongo" else None,
         }
 
-    def url(self, name: Name) -> str:
-        """Return the URL of the private server."""
-        socket_path = str(self.run / _socket_name(name))
+    def socket_path(self, name: Name | Member) -> str:
+        return str(self.run / _socket_name(name))
+
+    def host(self, name: Name | Member) -> str:
+        """Return how the members of the replica set know this mongod."""
+        return "./mongod.sock" if name == "mongo" else self.socket_path(name)
+
+    def url(self, name: Name | Member) -> str:
+        """Return the URL of this private server."""
+        socket_path = self.socket_path(name)
         if name == "redis":
             return f"unix://{quote(socket_path)}"
         return f"mongodb://{quote(socket_path, safe='')}/?directConnection=true"
 
+    def replica_set_url(self) -> str:
+        """Return the URL of the replica set with three members."""
+        hosts = ",".join(quote(self.socket_path(member), safe="") for member in MEMBERS)
+        return f"mongodb://{hosts}/?replicaSet=rs0"
 
-def _socket_name(name: Name) -> str:
-    return "redis.sock" if name == "redis" else "mongod.sock"
+
+def _needed_disk_bytes(db: Path) -> int:
+    journal = sum(file.stat().st_size for file in (db / "journal").glob("WiredTiger*log.*"))
+    return max(USED_FOLDER_DISK_BYTES, NEW_FOLDER_DISK_BYTES - journal)
+
+
+def _socket_name(name: Name | Member) -> str:
+    return "redis.sock" if name == "redis" else name.replace("mongo", "mongod") + ".sock"
 
 
 def _short_folder() -> Path:

@@ -4,6 +4,8 @@ If a URL is set, that server is only asked for its version. Otherwise `open_engi
 supervisor of the data folder (or starts it), lets it run mongod and redis-server, and waits until
 both accept writes. The private servers listen only on unix sockets in the data folder. Every
 failure until then is an EngineError.
+
+A private MongoDB is one mongod, or a replica set with three members. The two have different data.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from chatlab.errors import EngineError
-from chatlab.local.binaries import KINDS, Name, find_program
+from chatlab.local.binaries import KINDS, MEMBERS, Member, Name, find_program, kind_of
 from chatlab.local.data_folder import DataFolder
 from chatlab.local.readiness import (
     Engine,
@@ -37,19 +39,25 @@ MAX_RECONNECT_DELAY_S = 5.0
 class Engines:
     """Both servers, or only one of them, for as long as this is open.
 
-    Closing it stops the private ones if no other process uses them.
+    Closing it stops the private ones if no other process uses them. With `replica_set`, a private
+    MongoDB has three members, which are called `mongo1` to `mongo3`.
     """
 
     mongo: Engine
     redis: Engine
 
-    def __init__(self, settings: Settings, *, only: Name | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, only: Name | None = None, replica_set: bool = False
+    ) -> None:
         self._settings = settings
         self._folder = DataFolder(settings)
         urls: dict[Name, str | None] = {"mongo": settings.mongo_url, "redis": settings.redis_url}
         if only:
             urls = {only: urls[only]}
-        self._private: list[Name] = [name for name, url in urls.items() if url is None]
+        self._mongods: list[Name | Member] = [*MEMBERS] if replica_set else ["mongo"]
+        self._private = [
+            server for kind, url in urls.items() if url is None for server in self._servers(kind)
+        ]
         self._closed = threading.Event()
         self._client: SupervisorClient | None = None
         self._watcher = threading.Thread(target=self._watch, name="chatlab-engines", daemon=True)
@@ -72,16 +80,19 @@ class Engines:
         """
         return self._client.fileno() if self._client else None
 
-    def stop(self, name: Name) -> None:
+    def stop(self, name: Name | Member) -> None:
         """Stop a private server for all processes that use this folder, until `start`."""
         self._command("stop", name)
 
-    def start(self, name: Name) -> None:
-        """Start a private server again. Returns once it accepts writes."""
-        self._command("start", name)
-        wait_until_writable(name, self._folder.url(name))
+    def start(self, name: Name | Member) -> None:
+        """Start a private server again. Returns once it accepts writes, or is a secondary."""
+        self._wait_until_writable(kind_of(name), self._command("start", name))
 
-    def pid(self, name: Name) -> int | None:
+    def socket_of(self, name: Name | Member) -> str:
+        """Return the path of the socket of a private server. Drivers call that of mongod a host."""
+        return self._folder.socket_path(name)
+
+    def pid(self, name: Name | Member) -> int | None:
         """Return the process id of a private server; None if it is stopped or set by a URL."""
         if name not in self._private:
             return None
@@ -135,39 +146,50 @@ class Engines:
             self._client.close()
         self._client = connect_supervisor(self._folder)
         states = self._client.send("status")
-        for name in self._private:
-            if name not in states:
-                self._client.send(**self._add_command(name))
+        missing = [name for name in self._private if name not in states]
+        programs = {kind: find_program(kind, self._settings) for kind in _kinds(missing)}
+        self._folder.check_disk(name for name in missing if name != "redis")
+        for name in missing:
+            self._client.send(**self._folder.add_command(name, programs[kind_of(name)].path))
         states = wait_until_running(self._client, self._private)
-        return {name: self._engine(name, states[name]) for name in self._private}
+        return {kind: self._engine(kind, states) for kind in _kinds(self._private)}
 
-    def _add_command(self, name: Name) -> dict[str, Any]:
-        program = find_program(name, self._settings)
-        if name == "mongo":
-            self._folder.check_disk()
-        return self._folder.add_command(name, program.path)
-
-    def _engine(self, name: Name, state: dict[str, Any]) -> Engine:
-        url, label = self._folder.url(name), KINDS[name].label
-        if state["state"] == "stopped":
+    def _engine(self, kind: Name, states: dict[str, Any]) -> Engine:
+        label, first = KINDS[kind].label, self._servers(kind)[0]
+        is_set = kind == "mongo" and len(self._mongods) > 1
+        url = self._folder.replica_set_url() if is_set else self._folder.url(first)
+        binary = states[first]["binary"]
+        if any(states[name]["state"] == "stopped" for name in self._servers(kind)):
             warning = f"{label} was stopped on purpose and stays stopped until it is started again"
-            return Engine(label, url, "", True, state["binary"], warning)
+            return Engine(label, url, "", True, binary, warning)
         try:
-            version = wait_until_writable(name, url)
+            version = self._wait_until_writable(kind, states)
         except EngineError as error:
-            raise start_error(name, state, error) from None
-        return Engine(label, url, version, True, state["binary"], old_version(label, version))
+            raise start_error(first, states[first], error) from None
+        return Engine(label, url, version, True, binary, old_version(label, version))
 
-    def _command(self, command: str, name: Name) -> None:
+    def _servers(self, kind: Name) -> list[Name | Member]:
+        return self._mongods if kind == "mongo" else ["redis"]
+
+    def _wait_until_writable(self, kind: Name, states: dict[str, Any]) -> str:
+        """Return the version once those of the servers that run accept writes."""
+        servers = self._servers(kind)
+        running = [name for name in servers if states[name]["state"] == "running"]
+        return wait_until_writable(
+            kind, [*map(self._folder.url, running)], [*map(self._folder.host, servers)]
+        )
+
+    def _command(self, command: str, name: Name | Member) -> dict[str, Any]:
+        """Send a command to the supervisor and return the states of all servers after it."""
         if name not in self._private:
-            label, variable = KINDS[name].label, f"CHATLAB_{name.upper()}_URL"
+            label, variable = KINDS[kind_of(name)].label, f"CHATLAB_{kind_of(name).upper()}_URL"
             raise EngineError(
                 f"Cannot {command} {label}: {variable} is set, so it is not private.",
                 f"{command} it where it runs",
             )
         with SupervisorClient(self._folder) as client:
             client.send(command, name=name)
-            wait_until_running(client, [name])
+            return wait_until_running(client, [name])
 
     def _watch(self) -> None:
         """Reconnect whenever the supervisor is killed.
@@ -198,10 +220,18 @@ class Engines:
                 return
 
 
-def open_engines(settings: Settings, *, only: Name | None = None) -> Engines:
+def _kinds(servers: list[Name | Member]) -> set[Name]:
+    return {kind_of(name) for name in servers}
+
+
+def open_engines(
+    settings: Settings, *, only: Name | None = None, replica_set: bool = False
+) -> Engines:
     """Return both servers, or only this one, ready for use.
+
+    With `replica_set`, a private MongoDB has three members.
 
     A server configured by a URL that does not answer only gets a warning. Raises EngineError, with
     the fix, if a private server cannot be started.
     """
-    return Engines(settings, only=only)
+    return Engines(settings, only=only, replica_set=replica_set)

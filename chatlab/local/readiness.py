@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from chatlab.connections.diagnosis import diagnose, diagnose_kind
 from chatlab.errors import EngineError
-from chatlab.local.binaries import KINDS, Name
+from chatlab.local.binaries import KINDS, Member, Name, kind_of
 from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
 from chatlab.local.supervisor_client import SupervisorClient
 from chatlab.local.versions import old_version
@@ -30,6 +30,8 @@ from chatlab.settings import Settings
 
 READY_TIMEOUT_S = 20.0
 VERSION_TIMEOUT_S = 1.5  # for a server that is configured by a URL
+# Of a replica set with several members. By default an election begins after 10 s.
+MEMBER_SETTINGS = {"electionTimeoutMillis": 3000, "heartbeatIntervalMillis": 500}
 
 # A pattern in the log or exit status of a server that did not start, what it means, and how to fix
 # it.
@@ -116,7 +118,7 @@ def _unusable(name: Name, url: str, error: Exception) -> Engine:
     return Engine(label, url, "", False, None, f"{label} {found.problem}", found.fix)
 
 
-def wait_until_running(client: SupervisorClient, names: list[Name]) -> dict[str, Any]:
+def wait_until_running(client: SupervisorClient, names: list[Name | Member]) -> dict[str, Any]:
     """Return the states of all servers once these are running, or were stopped with `Engines.stop`.
 
     Raises EngineError if one fails, or is still not running after READY_TIMEOUT_S.
@@ -132,10 +134,15 @@ def wait_until_running(client: SupervisorClient, names: list[Name]) -> dict[str,
         time.sleep(0.02)  # a server does not announce that it is ready
 
 
-def wait_until_writable(name: Name, url: str) -> str:
-    """Return the version of a private server once it accepts writes. Raises EngineError."""
+def wait_until_writable(name: Name, urls: list[str], hosts: list[str]) -> str:
+    """Return the version of a private server once it accepts writes. Raises EngineError.
+
+    `urls` are those of the members of a replica set that run, `hosts` the addresses of all members.
+    """
     try:
-        return _redis_version(url, READY_TIMEOUT_S) if name == "redis" else _wait_until_primary(url)
+        if name == "redis":
+            return _redis_version(urls[0], READY_TIMEOUT_S)
+        return wait_until_replica_set(urls, hosts)
     except (PyMongoError, RedisError) as error:
         raise EngineError(
             f"{KINDS[name].label} does not answer on its socket: {error}.",
@@ -144,13 +151,14 @@ def wait_until_writable(name: Name, url: str) -> str:
 
 
 def start_error(
-    name: Name, state: dict[str, Any], default: EngineError | None = None
+    name: Name | Member, state: dict[str, Any], default: EngineError | None = None
 ) -> EngineError:
     """Return the error that explains why a server did not start, from the end of its log.
 
     Without a known cause it is `default`, or an error that names the log.
     """
-    log, label, outcome = Path(state["log"]), KINDS[name].label, _describe_exit(state["exit_code"])
+    log, outcome = Path(state["log"]), _describe_exit(state["exit_code"])
+    label = KINDS[kind_of(name)].label
     evidence = f"{outcome}\n{_errors_in_log(log, state['log_offset'])}"
     for pattern, cause, fix in START_FAILURES:
         if re.search(pattern, evidence):
@@ -183,26 +191,47 @@ def _errors_in_log(log: Path, offset: int) -> str:
     return ""
 
 
-def _wait_until_primary(url: str) -> str:
-    """Initiate the replica set of a new mongod, wait until it accepts writes, and return its
-    version.
+def wait_until_replica_set(urls: list[str], hosts: list[str]) -> str:
+    """Initiate the replica set of new members, wait until it accepts writes, return its version.
+
+    `urls` are those of the members that run. All of them have the data in the end. If they are no
+    majority, they elect no primary. `hosts` are the addresses of all members. Raises EngineError,
+    PyMongoError.
     """
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    members = [{"_id": 0, "host": "./mongod.sock"}]
-    with MongoClient[dict[str, Any]](url, timeoutMS=READY_TIMEOUT_S * 1000) as client:
-        while not (hello := client.admin.command("hello"))["isWritablePrimary"]:
-            if "setName" not in hello:
-                # It fails if another process does it at the same time, or while mongod still reads
-                # its configuration.
-                with contextlib.suppress(OperationFailure):
-                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+    deadline = time.monotonic() + READY_TIMEOUT_S * len(hosts)
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(MongoClient[dict[str, Any]](url, timeoutMS=READY_TIMEOUT_S * 1000))
+            for url in urls
+        ]
+        while True:
+            members = [client.admin.command("hello") for client in clients]
+            primaries = sum(member["isWritablePrimary"] for member in members)
+            secondaries = sum(member["secondary"] for member in members)
+            has_primary = primaries > 0 or 2 * len(urls) <= len(hosts)
+            if has_primary and primaries + secondaries == len(urls):
+                return _mongo_version(clients[0])
+            if "setName" not in members[0]:
+                _initiate(clients[0], hosts)
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"MongoDB did not elect itself primary within {READY_TIMEOUT_S:g} s.",
+                    f"MongoDB did not elect a primary within {READY_TIMEOUT_S * len(hosts):g} s.",
                     "set CHATLAB_DATA_DIR to a new folder",
                 )
             time.sleep(0.01)  # a server does not announce the end of its election
-        return _mongo_version(client)
+
+
+def _initiate(client: MongoClient[dict[str, Any]], hosts: list[str]) -> None:
+    config: dict[str, Any] = {
+        "_id": "rs0",
+        "members": [{"_id": number, "host": host} for number, host in enumerate(hosts)],
+    }
+    if len(hosts) > 1:
+        config["settings"] = MEMBER_SETTINGS
+    # It fails if another process does it at the same time, or while mongod still reads its
+    # configuration.
+    with contextlib.suppress(OperationFailure):
+        client.admin.command("replSetInitiate", config)
 
 
 def _ask_mongo(url: str, settings: Settings) -> tuple[str, tuple[str, str] | None]:

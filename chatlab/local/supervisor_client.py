@@ -13,7 +13,7 @@ import psutil
 from chatlab.errors import EngineError
 from chatlab.local import supervisor
 from chatlab.local.binaries import environment
-from chatlab.local.data_folder import FIX_FOLDER, DataFolder
+from chatlab.local.data_folder import FIX_FOLDER, MONGODS, DataFolder
 
 CONNECT_TIMEOUT_S = 20.0  # longer than a supervisor needs to stop its servers
 REPLY_TIMEOUT_S = 2 * supervisor.STOP_TIMEOUT_S
@@ -152,7 +152,6 @@ def _belongs_to(process: psutil.Process, folder: DataFolder) -> bool:
 
     Our servers have these paths in their command line.
     """
-    redis_socket = str(folder.run / "redis.sock")
-    return any(
-        argument == str(folder.db) or redis_socket in argument for argument in process.cmdline()
-    )
+    redis_socket = folder.socket_path("redis")
+    databases = {str(folder.db_of(server)) for server in MONGODS}
+    return any(argument in databases or redis_socket in argument for argument in process.cmdline())

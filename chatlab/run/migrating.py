@@ -15,16 +15,22 @@ from chatlab.local.readiness import check_configured
 from chatlab.run.console import log_config
 from chatlab.settings import Settings
 from chatlab.store import migrations
+from chatlab.store.sharding import shard_collections
 
 AGAIN = "run `chatlab migrate` again when MongoDB answers; what is done stays done"
 
 
-def migrate(settings: Settings, console: Console) -> None:
-    """Build the missing indexes, and print the schema version. Raises EngineError."""
+def migrate(settings: Settings, console: Console, *, shard: bool = False) -> None:
+    """Build the missing indexes, and print the schema version. Raises EngineError.
+
+    With `shard`, then distribute the collections over the shards of a cluster.
+    """
     logging.config.dictConfig(log_config(settings))
     with _open_mongo(settings) as url:
-        version = asyncio.run(_migrate(url, settings.database))
+        version = asyncio.run(_migrate(url, settings.database, shard=shard))
     console.print(f"The database {settings.database} has schema version {version}.")
+    if shard:
+        console.print("Its collections are distributed by their shard keys.")
 
 
 @contextlib.contextmanager
@@ -37,10 +43,12 @@ def _open_mongo(settings: Settings) -> Iterator[str]:
             yield engines.mongo.url
 
 
-async def _migrate(url: str, name: str) -> int:
+async def _migrate(url: str, name: str, *, shard: bool) -> int:
     mongo = MongoDatabase(url, name, migrations.migrate)
     try:
         await migrations.migrate(mongo)
+        if shard:
+            await shard_collections(mongo.database)
         return await migrations.find_version(mongo)
     except PyMongoError as error:
         raise EngineError(f"The database was not migrated: {error}.", AGAIN) from None

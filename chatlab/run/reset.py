@@ -11,7 +11,8 @@ from chatlab.settings import Settings, load_settings
 
 def size_mb(settings: Settings) -> int:
     """Return the size of the data of all private servers, in MB."""
-    files = (file for data in _all(settings) for file in data.db.rglob("*") if file.is_file())
+    databases = (db for data in _all(settings) for db in data.databases())
+    files = (file for db in databases for file in db.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files) >> 20
 
 
@@ -29,8 +30,9 @@ def reset(settings: Settings) -> None:
                 )
             if data.path != settings.data_dir.expanduser().resolve():
                 data.remove()
-            elif data.db.exists():
-                shutil.rmtree(data.db)
+            else:
+                for db in data.databases():
+                    shutil.rmtree(db)
 
 
 def _all(settings: Settings) -> Iterator[DataFolder]:

@@ -40,8 +40,12 @@ GC_THRESHOLD = 10_000
 SEND_BUFFER_BYTES = 131_072
 
 
-def serve(settings: Settings, console: Console, *, attached: bool = False) -> None:
+def serve(
+    settings: Settings, console: Console, *, replica_set: bool = False, attached: bool = False
+) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then answer open requests and close all sockets.
+
+    With `replica_set`, a private MongoDB has three members.
 
     With `attached`, the process belongs to the program that started it: it prints its URL as the
     first line of standard output, and stops when its standard input ends.
@@ -52,7 +56,7 @@ def serve(settings: Settings, console: Console, *, attached: bool = False) -> No
     with _listen(settings) as listener:
         if attached:
             _attach(listener)
-        with open_engines(settings) as engines:
+        with open_engines(settings, replica_set=replica_set) as engines:
             urls = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url}
             settings = settings.model_copy(update=urls)
             _greet(console, listener, engines, settings)

@@ -19,6 +19,9 @@ class Store:
     message that was saved although its send was answered with an error (see `reconcile`).
     `on_installation` gets the id of the installation whenever MongoDB has become reachable.
 
+    With `stale_reads`, `stale_messages` reads the secondaries of a replica set; otherwise it is
+    None.
+
     Every method of every part raises StoreUnavailable when MongoDB does not answer within two
     seconds, and at once while the circuit breaker is open.
     """
@@ -31,9 +34,16 @@ class Store:
         on_found: OnFound,
         lag: LoopLag | None = None,
         on_installation: OnInstallation | None = None,
+        *,
+        stale_reads: bool = False,
     ) -> None:
         self._installation = Installation(on_installation)
         self.mongo = MongoDatabase(url, database, self._prepare, lag)
+        self.stale_messages: MessageStore | None = None
+        self._secondaries: MongoDatabase | None = None
+        if stale_reads:
+            self._secondaries = MongoDatabase(url, database, _ready, lag, secondaries=True)
+            self.stale_messages = MessageStore(self._secondaries, clock, on_found)
         self.messages = MessageStore(self.mongo, clock, on_found)
         self.conversations = ConversationStore(self.mongo, self.messages)
         self.users = UserStore(self.mongo)
@@ -48,8 +58,16 @@ class Store:
         Until that is done, all parts raise StoreUnavailable.
         """
         await self.mongo.open()
+        if self._secondaries:
+            await self._secondaries.open()
 
     async def close(self) -> None:
         """Save the messages that wait, wait for the running calls, and close the connections."""
         await self.messages.close()
         await self.mongo.close()
+        if self._secondaries:
+            await self._secondaries.close()
+
+
+async def _ready(_mongo: MongoDatabase) -> None:
+    """Migrate nothing: only the primary can be migrated."""

@@ -190,7 +190,15 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
             broadcast.join(installation)
             await cache.claim(installation)
 
-        store = Store(mongo_url, settings.database, cache.clock.now_us, on_found, lag, join)
+        store = Store(
+            mongo_url,
+            settings.database,
+            cache.clock.now_us,
+            on_found,
+            lag,
+            join,
+            stale_reads=settings.stale_reads,
+        )
         receivers = Receivers(store.users)
         sessions = Sessions(store.users, receivers, settings)
         accounts = Accounts(store.users, sessions, receivers, settings, cache.pipe.execute)

@@ -15,7 +15,8 @@ X_CACHE_HEADERS = {outcome: (b"x-cache", outcome.encode()) for outcome in metric
 X_CACHE = {  # for OpenAPI
     "X-Cache": {
         "description": "Where the messages came from: from Redis, from both servers, "
-        "from MongoDB after a cache miss, or from MongoDB without asking Redis",
+        "from MongoDB after a cache miss, from MongoDB without asking Redis, or from a secondary "
+        "of MongoDB, which may lack the newest messages",
         "schema": {"enum": list(metrics.READS)},
     }
 }

@@ -1,14 +1,21 @@
 """Every command to MongoDB names the shard key, or is in the list of docs/scaling.md."""
 
 import asyncio
+import os
 import secrets
+from pathlib import Path
+from typing import Any
 
+import prefork
 import pytest
 import shard_keys
 from live import PASSWORD, User
+from pymongo.database import Database
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
+
+from chatlab.local.engines import Engines
 
 EMOJI = "\N{THUMBS UP SIGN}"
 LONG = 1200  # messages: more than one query reads
@@ -33,8 +40,8 @@ async def test_every_command_names_the_shard_key(
     await change_by_http(ann, bob)
     await change_by_socket(ann, bob)
     await change_what_is_not_cached(shared, ann, bob)
-    await use_sessions(shared)
     await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
+    await change_the_account(shared, bob)
 
     seen = shard_keys.read_log(shared.service.log)
     assert {one.kind for one in seen if one.outcome == BROADCAST} == shard_keys.listed_broadcasts()
@@ -92,19 +99,6 @@ async def change_what_is_not_cached(shared: SharedService, ann: User, bob: User)
     assert (await ann.http.patch(url, json={"text": "better"})).status_code == 200
 
 
-async def use_sessions(shared: SharedService) -> None:
-    """Log in, list the sessions, and end all others."""
-    eve = await User.sign_up(shared.service, f"eve-{secrets.token_hex(4)}")
-    account = {"username": eve.id, "password": PASSWORD}
-    answers = [
-        await eve.http.post("/api/auth/login", json=account),
-        await eve.http.get("/api/auth/sessions"),
-        await eve.http.delete("/api/auth/sessions"),
-    ]
-    await eve.close()
-    assert [answer.status_code for answer in answers] == [200, 200, 204]
-
-
 async def read_everything(shared: SharedService, ann: User, bob: User, others: list[User]) -> None:
     """Read lists, pages of all kinds, a long history, and many conversations at once."""
     store_messages(shared.database, ann.id, others[0].id, map(str, range(LONG)))
@@ -126,3 +120,35 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
     # Reads share a query if they wait for MongoDB at the same time.
     is_shared = {Seen("messages.lookup(conversation)", TARGETED)}.issubset
     await wait_until(read_at_once, "reads that share a query", is_reached=is_shared)
+
+
+async def change_the_account(shared: SharedService, bob: User) -> None:
+    """Sign up, block and mute somebody, list and end sessions, and change what others see."""
+    ann = await User.sign_up(shared.service, f"ann{secrets.token_hex(4)}")
+    account = {"username": ann.id, "password": PASSWORD}
+    answers = [
+        await ann.http.post("/api/auth/login", json=account),
+        await ann.http.put(f"/api/users/{bob.id}/block"),
+        await ann.http.put(f"/api/users/{bob.id}/mute"),
+        await ann.http.delete(f"/api/users/{bob.id}/block"),
+        await ann.http.patch("/api/auth/me", json={"displayName": "Ann"}),
+        await ann.http.get("/api/auth/sessions"),
+        await ann.http.delete("/api/auth/sessions"),
+        await ann.http.post("/api/auth/logout"),
+    ]
+    assert [answer.status_code for answer in answers] == [*(200, 204, 204, 204, 200, 200, 204, 204)]
+    await ann.close()
+
+
+def test_shard_keys_need_a_router(
+    engines: Engines, database: Database[dict[str, Any]], tmp_path: Path
+) -> None:
+    """On a replica set, `chatlab migrate --shard` builds the indexes and says what to do."""
+    settings = {"MONGO_URL": engines.mongo.url, "DATABASE": database.name}
+    environment = os.environ | {f"CHATLAB_{name}": value for name, value in settings.items()}
+    log = tmp_path / "log"
+    command = prefork.start(["-m", "chatlab", "migrate", "--shard"], environment, log)
+    assert command.wait(LIMIT_S) == 1
+    assert "CHATLAB_MONGO_URL does not name a mongos" in log.read_text()
+    assert "leave out --shard" in log.read_text()
+    assert "place" in database["messages"].index_information()

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from faults import Deployment, Point, Proxy, frozen
 from live import Service, User
-from load import Account, check, write
+from load import Account, more_answers, under_load
 from shared_service import meet
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -38,51 +38,6 @@ def behind(deployment: Deployment, proxy: Proxy) -> Service:
     return deployment.start(MONGO_URL=proxy.mongo_url)
 
 
-async def more_answers(account: Account, count: int) -> None:
-    """Wait until this many more sends have been answered."""
-    enough = len(account.answered) + count
-    await wait_until(
-        lambda: len(account.answered),
-        f"{enough} answers",
-        is_reached=lambda answers: answers >= enough,
-    )
-
-
-@contextlib.asynccontextmanager
-async def under_load(
-    deployment: Deployment, pair: tuple[Service, Service]
-) -> AsyncIterator[Account]:
-    """Run eight writers of one conversation (both users, transports and processes, with and without client ids), and check the result."""
-    account = Account()
-    alice, bob = deployment.create_user(pair[0]), deployment.create_user(pair[1])
-    people = [
-        await person.at(service) for person in (alice, bob) for service in pair for _ in range(2)
-    ]
-    other = {alice.id: bob.id, bob.id: alice.id}
-    writers = [
-        asyncio.create_task(
-            write(
-                account,
-                person,
-                other[person.id],
-                transport=("http", "socket")[place % 2],
-                repeat=place % 4 < 2,
-            )
-        )
-        for place, person in enumerate(people)
-    ]
-    try:
-        await more_answers(account, 100)
-        yield account
-        await more_answers(account, 100)
-    finally:
-        account.stop = True
-        await asyncio.wait_for(asyncio.gather(*writers), LIMIT_S)
-    for fresh in (True, False):
-        check(account, (await bob.read(alice, fresh=fresh)).json())
-    await asyncio.gather(*(person.close() for person in [*people, alice, bob]))
-
-
 @contextlib.asynccontextmanager
 async def sends_in_flight(
     deployment: Deployment, account: Account, services: tuple[Service, ...]
@@ -102,7 +57,7 @@ async def test_killing_mongodb_loses_nothing(
     deployment: Deployment, pair: tuple[Service, Service]
 ) -> None:
     """After SIGKILL of mongod with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
-    async with under_load(deployment, pair) as account:
+    async with under_load(deployment, pair) as (account, _, _):
         for _ in range(2):
             async with sends_in_flight(deployment, account, pair):
                 killed = deployment.pid("mongo")
@@ -115,7 +70,7 @@ async def test_killing_the_service_loses_nothing(
     deployment: Deployment, pair: tuple[Service, Service]
 ) -> None:
     """After SIGKILL of a process with sends in flight, answered messages are saved once, others at most once, and no seq is missing."""
-    async with under_load(deployment, pair) as account:
+    async with under_load(deployment, pair) as (account, _, _):
         for service in pair:
             async with sends_in_flight(deployment, account, (service,)):
                 service.kill()

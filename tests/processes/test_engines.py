@@ -385,7 +385,7 @@ def test_a_leftover_server_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPa
         (home.run / "mongo.pid").write_text(str(leftover.pid))
         block_until(lambda: supervisor.accepts_connections(command["socket"]), "mongod to listen")
         wait_until_writable(
-            "mongo", home.url("mongo")
+            "mongo", [home.url("mongo")], [home.host("mongo")]
         )  # during its election mongod takes long to stop
         leftover.send_signal(signal.SIGSTOP)
         with (

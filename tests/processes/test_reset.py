@@ -38,6 +38,8 @@ def test_the_data_is_removed_but_never_under_a_running_server(tmp_path: Path) ->
     killed = DataFolder(load_settings(data_dir=tmp_path / "lab" / "lab_03_3fa9c1"))
     killed.create()
     (killed.db / "journal").touch()
+    member = DataFolder(settings).db_of("mongo2")  # of a replica set
+    member.mkdir()
     ledger = tmp_path / "lab" / "ledger.json"
     ledger.write_text("{}")
 
@@ -47,6 +49,7 @@ def test_the_data_is_removed_but_never_under_a_running_server(tmp_path: Path) ->
     assert (done.returncode, done.stderr.strip()) == (0, "Removed.")
     assert str(tmp_path) in done.stdout
     assert not (tmp_path / "db").exists()
+    assert not member.exists()
     assert not killed.path.exists()
     assert ledger.exists()
     assert reset(tmp_path, "--yes").returncode == 0

@@ -19,7 +19,7 @@
  * @property {string} [key] - the key that was read or written
  *
  * @typedef {"request" | "create" | "save" | "cache_message" | "cache_conversation" | "emit" | "respond" | "read_cache" | "read_store"} Stage
- * @typedef {"hit" | "partial" | "miss" | "bypass"} Outcome
+ * @typedef {"hit" | "partial" | "miss" | "bypass" | "stale"} Outcome
  *
  * @typedef {{door: "worker", stage: "sweep", at: number, live: number, cleaned: number}} SweepEvent
  * @typedef {{door: "cache", stage: "cached", key: string, at: number, ttlMs: number}} CachedEvent
@@ -70,6 +70,7 @@ export class FlowState {
       partial: 0,
       miss: 0,
       bypass: 0,
+      stale: 0,
       cached: 0,
       cleaned: 0,
     };

@@ -1,0 +1,24 @@
+"""The whole contract holds on servers with several members."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+CONTRACT = (
+    "tests/engine/test_contract_http.py",
+    "tests/engine/test_both_transports.py",
+    "tests/engine/test_mongodb_commands.py",
+    "tests/processes/test_contract_sockets.py",
+)
+
+
+def test_the_contract_holds_on_a_replica_set() -> None:
+    """The tests of the contract pass when MongoDB has three members."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--replica-set", *CONTRACT]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout

@@ -131,8 +131,16 @@ def sweep() -> None:
     run(load_settings(), console)
 
 
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild", help="Compute the summaries of all conversations from their messages again."
+    ),
+]
+
+
 @app.command()
-def migrate() -> None:
+def migrate(rebuild: Rebuild = False) -> None:
     """Prepare the database for this version: build the indexes that are missing.
 
     The service does the same when it starts, but saves no message until it is done. With many
@@ -141,7 +149,7 @@ def migrate() -> None:
     """
     from chatlab.run.migrating import migrate as run
 
-    run(load_settings(), console)
+    run(load_settings(), console, rebuild=rebuild)
 
 
 Svg = Annotated[

@@ -15,15 +15,19 @@ from chatlab.local.readiness import check_configured
 from chatlab.run.console import log_config
 from chatlab.settings import Settings
 from chatlab.store import migrations
+from chatlab.store.summaries import rebuild as rebuild_summaries
 
 AGAIN = "run `chatlab migrate` again when MongoDB answers; what is done stays done"
 
 
-def migrate(settings: Settings, console: Console) -> None:
-    """Build the missing indexes, and print the schema version. Raises EngineError."""
+def migrate(settings: Settings, console: Console, *, rebuild: bool = False) -> None:
+    """Build the missing indexes, and print the schema version.
+
+    `rebuild` also computes the summaries of all conversations again. Raises EngineError.
+    """
     logging.config.dictConfig(log_config(settings))
     with _open_mongo(settings) as url:
-        version = asyncio.run(_migrate(url, settings.database))
+        version = asyncio.run(_migrate(url, settings.database, rebuild=rebuild))
     console.print(f"The database {settings.database} has schema version {version}.")
 
 
@@ -37,10 +41,12 @@ def _open_mongo(settings: Settings) -> Iterator[str]:
             yield engines.mongo.url
 
 
-async def _migrate(url: str, name: str) -> int:
+async def _migrate(url: str, name: str, *, rebuild: bool) -> int:
     mongo = MongoDatabase(url, name, migrations.migrate)
     try:
         await migrations.migrate(mongo)
+        if rebuild:
+            await rebuild_summaries(mongo)
         return await migrations.find_version(mongo)
     except PyMongoError as error:
         raise EngineError(f"The database was not migrated: {error}.", AGAIN) from None

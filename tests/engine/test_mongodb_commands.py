@@ -1,6 +1,7 @@
 """Every command to MongoDB names the shard key, or is in the list of docs/scaling.md."""
 
 import asyncio
+import secrets
 
 import pytest
 import shard_keys
@@ -33,6 +34,7 @@ async def test_every_command_names_the_shard_key(
     await change_by_socket(ann, bob)
     await change_what_is_not_cached(shared, ann, bob)
     await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
+    await use_sessions(shared)
 
     seen = shard_keys.read_log(shared.service.log)
     assert {one.kind for one in seen if one.outcome == BROADCAST} == shard_keys.listed_broadcasts()
@@ -42,13 +44,16 @@ async def test_every_command_names_the_shard_key(
         "messages.findAndModify(_id,conversation,deletedAt)",
         "messages.find(_id,conversation)",
         "messages.find(clientId,conversation,senderId)",
-        "messages.find(conversation)",
         "messages.find(conversation,seq)",
-        "messages.aggregate(conversation)",
+        "messages.aggregate(conversation,seq)",
         "messages.lookup(conversation)",
         "users.find(_id)",
-        "sessions.find(_id,expiresAt)",
+        "sessions.find($or,_id)",
         "reads.update(conversation,seq,userId)",
+        "reads.update(conversation,userId)",
+        "reads.find(lastAt,userId)",
+        "reads.find($or,lastAt,userId)",
+        "reads.find(conversation,userId)",
     }
 
 
@@ -91,11 +96,24 @@ async def change_what_is_not_cached(shared: SharedService, ann: User, bob: User)
     assert (await ann.http.patch(url, json={"text": "better"})).status_code == 200
 
 
+async def use_sessions(shared: SharedService) -> None:
+    """Begin a session, list the sessions of a user, and end all but this one."""
+    eve = await User.sign_up(shared.service, f"u{secrets.token_hex(6)}")
+    assert len((await eve.http.get("/api/auth/sessions")).json()) == 1
+    assert (await eve.http.delete("/api/auth/sessions")).status_code == 204
+    await eve.close()
+
+
 async def read_everything(shared: SharedService, ann: User, bob: User, others: list[User]) -> None:
     """Read lists, pages of all kinds, a long history, and many conversations at once."""
     store_messages(shared.database, ann.id, others[0].id, map(str, range(LONG)))
     answers = [
         await ann.http.get("/api/users"),
+        await ann.http.get("/api/users", params={"after": bob.id}),
+        await ann.http.get("/api/users", params={"query": bob.id}),
+        await ann.http.get("/api/users", params={"query": "Zoe", "after": bob.id}),
+        await ann.http.get("/api/conversations"),
+        await ann.http.get("/api/conversations", params={"before": f"1.{ann.id}:{bob.id}"}),
         await ann.read(bob),
         await ann.read(bob, fresh=True, limit=2),
         await ann.read(bob, fresh=True, before=2),
@@ -103,7 +121,7 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
         await ann.read(others[0], fresh=True),
     ]
     assert {answer.status_code for answer in answers} == {200}
-    assert len(answers[5].json()) == LONG
+    assert len(answers[-1].json()) == LONG
 
     async def read_at_once() -> set[Seen]:
         await asyncio.gather(*(ann.read(other, fresh=True, limit=5) for other in others))

@@ -224,15 +224,6 @@ class Accounts:
         await self._receivers.announce(user_id)
         return await self._sessions.end_all(user_id)
 
-    async def other_users(self, user_id: UserId) -> list[Document]:
-        """Return the public profiles of all users but this one, also of those who are deleted."""
-        users = await self._store.find_all()
-        return [
-            public_profile(user) | {"deleted": is_deleted(user)}
-            for user in users
-            if user["_id"] != user_id
-        ]
-
     async def require_user(self, user_id: str) -> None:
         """Raise NotFound if there never was such a user. Ids are never removed, so they are cached.
 

@@ -144,10 +144,16 @@ Shard = Annotated[
     bool,
     typer.Option("--shard", help="Then distribute the collections over the shards of a cluster."),
 ]
+Rebuild = Annotated[
+    bool,
+    typer.Option(
+        "--rebuild", help="Compute the summaries of all conversations from their messages again."
+    ),
+]
 
 
 @app.command()
-def migrate(shard: Shard = False) -> None:
+def migrate(shard: Shard = False, rebuild: Rebuild = False) -> None:
     """Prepare the database for this version: build the indexes that are missing.
 
     The service does the same when it starts, but saves no message until it is done. With many
@@ -156,7 +162,7 @@ def migrate(shard: Shard = False) -> None:
     """
     from chatlab.run.migrating import migrate as run
 
-    run(load_settings(), console, shard=shard)
+    run(load_settings(), console, shard=shard, rebuild=rebuild)
 
 
 Svg = Annotated[

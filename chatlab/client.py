@@ -7,7 +7,7 @@ It knows the public API only. When the service rejects a request, it raises the 
 import functools
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple, Self
 
 import httpx
@@ -135,14 +135,24 @@ class ChatClient:
         """Read the new messages that the socket may have missed, and add them to `received`."""
         self._receive("resync", lost)
         known = [event.payload for event in self.received if event.event == "newMessage"]
-        rows = _checked(await self.http.get("/api/users")).json()
-        for other in [self.id, *(row["id"] for row in rows if row["lastMessage"])]:
+        async for other in self._partners(since=lost["since"]):
             users = {self.id, other}
             seqs = [one["seq"] for one in known if {one["senderId"], one["receiverId"]} == users]
             page = {"after": max(seqs)} if seqs else {"limit": RESYNC_MESSAGES}
             for message in (await self.read(other, **page)).messages:
                 if seqs or message["createdAt"] >= lost["since"]:
                     self._receive("newMessage", message)
+
+    async def _partners(self, since: str) -> AsyncIterator[str]:
+        """Yield the other users of the conversations with a message since then."""
+        page: Json = {"next": ""}
+        while page["next"] is not None:
+            before = {"before": page["next"]} if page["next"] else {}
+            page = _checked(await self.http.get("/api/conversations", params=before)).json()
+            for row in page["items"]:
+                if row["lastMessage"]["createdAt"] < since:
+                    return
+                yield row["user"]["id"]
 
     async def disconnect(self) -> None:
         """Close the sockets. `connect` and `watch_flow` open them again."""

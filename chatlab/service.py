@@ -4,8 +4,6 @@ The service knows the store, the cache and the broadcast, and nothing of HTTP or
 acting user always comes from the session, never from a payload.
 """
 
-import asyncio
-
 import msgspec
 
 from chatlab.accounts import Accounts
@@ -236,35 +234,7 @@ class Service:
     async def _emit(self, event: str, message: Message) -> None:
         await self._broadcast.emit(event, message.json, participants_of(message.conversation))
 
-    # --- contacts, read marks, typing --------------------------------------------------------
-
-    async def contacts(self, user: UserId) -> list[Document]:
-        """Return the other users with the state of the conversation with each of them.
-
-        Those with the most recent last message come first, the others follow by id. Users who are
-        deleted are there only if there is a conversation.
-        """
-        others = await self._accounts.other_users(user)
-        conversations = {other["id"]: conversation_of(user, other["id"]) for other in others}
-        latest, own_marks, their_marks, (blocked, muted) = await asyncio.gather(
-            self._store.conversations.find_latest(list(conversations.values())),
-            self._store.conversations.find_marks(user),
-            self._store.conversations.find_marks_of_others(conversations),
-            self._store.users.find_lists(user),
-        )
-        read_up_to = {name: own_marks.get(name, 0) for name in latest}
-        behind = {name: seq for name, seq in read_up_to.items() if latest[name].seq > seq}
-        unread = await self._store.conversations.count_unread(user, behind)
-        online = set(self._broadcast.presence.online())
-        rows = [
-            other
-            | {"online": other["id"] in online, "unread": unread.get(name, 0)}
-            | {"lastMessage": latest.get(name), "readUpTo": their_marks.get(name, 0)}
-            | {"muted": other["id"] in muted, "blocked": other["id"] in blocked}
-            for other, name in zip(others, conversations.values(), strict=True)
-            if name in latest or not other["deleted"]
-        ]
-        return sorted(rows, key=_last_message_at, reverse=True)
+    # --- read marks, typing, blocks --------------------------------------------------------
 
     async def mark_read(self, reader: UserId, other: str, seq: int) -> None:
         """Record that the reader has seen all messages up to `seq`.
@@ -306,10 +276,6 @@ class Service:
     async def unmute(self, user: UserId, other: str) -> None:
         await self._accounts.require_user(other)
         await self._receivers.unmute(user, other)
-
-
-def _last_message_at(row: Document) -> str:
-    return row["lastMessage"].created_at if row["lastMessage"] else ""
 
 
 async def finish_send(cache: Cache, broadcast: Broadcast, message: Message, began: int) -> None:

@@ -181,6 +181,11 @@ class User:
             headers=headers,
         )
 
+    async def row_of(self, other: "User") -> Any:
+        """Return the row of another user in the list of users."""
+        rows = (await self.http.get("/api/users", params={"query": other.id})).json()
+        return next(row for row in rows if row["id"] == other.id)
+
     def received(self, event: str) -> list[Any]:
         """Return the payloads of all events of this name received so far."""
         return [payload for name, payload in self.events if name == event]

@@ -101,7 +101,10 @@ def store_messages(
     texts: Iterable[str],
     first_seq: int = 1,
 ) -> None:
-    """Insert messages as the service stores them, without sending them."""
+    """Insert messages as the service stores them, without sending them.
+
+    They have no summary, as after a crash. A read of a list that shows them repairs this.
+    """
     database["messages"].insert_many(
         create_draft(UserId(sender), UserId(receiver), text, None).document(seq)
         for seq, text in enumerate(texts, first_seq)

@@ -28,6 +28,9 @@ from chatlab.errors import Invalid
 from chatlab.settings import CacheMode, CacheTtl
 
 SESSION_ID = "^[0-9a-f]{64}$"
+USUAL_PAGE, MAX_PAGE = 50, 200  # rows in a page of a list
+# A time in milliseconds, which fits into a date, and a conversation.
+CURSOR = r"[0-9]{1,14}\.[a-z0-9_-]{1,32}:[a-z0-9_-]{1,32}"
 MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript cannot represent larger integers exactly
 
 
@@ -40,6 +43,12 @@ def _message_id(text: str) -> str:
 def _session_id(text: str) -> str:
     if not re.fullmatch(SESSION_ID, text):
         raise ValueError("should be the id of a session, 64 hexadecimal digits")
+    return text
+
+
+def _cursor(text: str) -> str:
+    if not re.fullmatch(CURSOR, text):
+        raise ValueError("should be the `next` of a page of this list")
     return text
 
 
@@ -98,6 +107,7 @@ DisplayName = Annotated[
 DeviceId = Annotated[str, StringConstraints(min_length=16, max_length=64)]
 ClientId = Annotated[str, StringConstraints(max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER)]
+PageLimit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 
 
 class Request(BaseModel):
@@ -217,6 +227,31 @@ class Page(Request):
     limit: Annotated[int, Field(ge=1, le=MAX_SAFE_INTEGER)] | None = None
     before: Seq | None = None
     after: Seq | None = None
+
+
+class ConversationsPage(Request):
+    """A page of the list of conversations."""
+
+    model_config = ConfigDict(strict=False)
+
+    limit: PageLimit = USUAL_PAGE
+    before: (
+        Annotated[str, AfterValidator(_cursor), Field(description="`next` of the page before")]
+        | None
+    ) = None
+
+
+class UsersPage(Request):
+    """A page of the list of users. `query`: the beginning of an id or of a display name.
+
+    Accents and capitals make no difference. A page with fewer users than `limit` is the last one.
+    """
+
+    model_config = ConfigDict(strict=False)
+
+    query: Annotated[str, StringConstraints(strip_whitespace=True, max_length=64)] = ""
+    limit: PageLimit = USUAL_PAGE
+    after: Annotated[Handle, Field(description="the last user id of the page before")] | None = None
 
 
 def _from_pydantic(failure: ValidationError) -> Invalid:

@@ -130,11 +130,6 @@ class Presence:
 
     # --- all processes ---
 
-    def online(self) -> list[UserId]:
-        """Return all users with a socket in any process, sorted."""
-        everywhere = set(self._here).union(*(users for _, users in self._peers.values()))
-        return sorted(everywhere)
-
     def announced_to(self, user: UserId) -> list[UserId]:
         """Return the list for a new socket of this user.
 
@@ -217,7 +212,7 @@ class Presence:
         now = time.monotonic()
         has_changed = False
         for user in list(self._pending):
-            if self._is_online(user) == self._is_announced(user):
+            if self.is_online(user) == self._is_announced(user):
                 self._pending.discard(user)
             elif now - self._announced_at.get(user, float("-inf")) >= ANNOUNCE_INTERVAL_S:
                 self._pending.discard(user)
@@ -226,7 +221,8 @@ class Presence:
                 has_changed = True
         return has_changed
 
-    def _is_online(self, user: UserId) -> bool:
+    def is_online(self, user: UserId) -> bool:
+        """Return whether the user has a socket in any process."""
         return user in self._here or any(user in users for _, users in self._peers.values())
 
     def _is_announced(self, user: UserId) -> bool:

@@ -3,6 +3,7 @@
 An idle service inserts at once. There is no timer.
 """
 
+import asyncio
 import itertools
 import time
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from chatlab.domain.message import Draft, Message, from_document
 from chatlab.errors import StoreUnavailable
 from chatlab.metrics import SAVE_BATCH, SAVE_SECONDS
 from chatlab.protect.batcher import PUT_BACK, Batcher, Waiting
+from chatlab.store.summaries import SummaryWriter
 
 MAX_BATCH_MESSAGES = 500
 MAX_KNOWN_CONVERSATIONS = 100_000  # whose last seq is remembered
@@ -49,7 +51,7 @@ class GroupCommitter:
     `place` rejects the message, and the committer reads the last seq again.
 
     `insert` returns the positions that were rejected and the index. `on_uncertain` receives the
-    documents of an insert whose result was not received.
+    documents of an insert whose result was not received. `summaries` learns of each saved message.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class GroupCommitter:
         find_repeated: Callable[[Draft], Awaitable[Message]],
         on_uncertain: Callable[[list[Document]], None],
         clock: Callable[[], int],
+        summaries: SummaryWriter,
     ) -> None:
         self._insert, self._find_last_seqs = insert, find_last_seqs
         self._find_repeated, self._on_uncertain = find_repeated, on_uncertain
-        self._clock = clock
+        self._clock, self._summaries = clock, summaries
         # Identical sends have the same key: they share a draft.
         self._waiting: dict[Conversation, OrderedDict[Hashable, _Waiting]] = {}
         self._last_seqs: OrderedDict[Conversation, int] = OrderedDict()
@@ -107,7 +110,10 @@ class GroupCommitter:
         await self._learn_last_seqs([draft.conversation for draft, _ in batch])
         began = self._clock()
         documents = [self._number(draft) for draft, _ in batch]
+        first_ones = [from_document(document) for document in documents if document["seq"] == 1]
+        beginning = [self._summaries.begin(first_ones)] if first_ones else []
         rejected = await self._insert_measured(documents)
+        await asyncio.gather(*beginning)
         return [
             self._result(waiting, document, rejected.get(position), began)
             for position, (waiting, document) in enumerate(zip(batch, documents, strict=True))
@@ -142,7 +148,10 @@ class GroupCommitter:
             self._put_back(waiting)
             return PUT_BACK
         self._remember(conversation, document["seq"])
-        return Saved(from_document(document), first=True, began=began)
+        message = from_document(document)
+        if message.seq > 1:
+            self._summaries.note(message)
+        return Saved(message, first=True, began=began)
 
     def _put_back(self, waiting: _Waiting) -> None:
         """Let a draft wait again, before the later drafts of its conversation."""

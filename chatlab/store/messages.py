@@ -21,6 +21,7 @@ from chatlab.protect.fair_slots import FairSlots
 from chatlab.store.group_commit import GroupCommitter, Rejection, Saved
 from chatlab.store.read_batching import ReadBatcher
 from chatlab.store.reconcile import OnFound, UncertainWriteReconciler
+from chatlab.store.summaries import SummaryWriter
 
 MAX_BATCHED_MESSAGES = 100  # of one conversation in a batched read: the reply is one document
 CHUNK_MESSAGES = 1000  # the most that one query reads; a longer history is streamed
@@ -47,13 +48,15 @@ class MessageStore:
         self._chunk_reads = asyncio.Semaphore(CONCURRENT_CHUNK_READS)
         self._changes = FairSlots(CONCURRENT_CHANGES, 1, waiting_per_key=WAITING_CHANGES)
         self._reads = ReadBatcher(self.query_newest, self.query_newest_of_each)
-        self._uncertain = UncertainWriteReconciler(self.find_many, clock, on_found)
+        self.summaries = SummaryWriter(mongo)
+        self._uncertain = UncertainWriteReconciler(self.find_many, clock, self._noting(on_found))
         self._commits = GroupCommitter(
             insert=self.insert,
             find_last_seqs=functools.partial(self.find_last_seqs, committed=True),
             find_repeated=self.find_repeated,
             on_uncertain=self._uncertain.add,
             clock=clock,
+            summaries=self.summaries,
         )
 
     @property
@@ -62,9 +65,19 @@ class MessageStore:
         return self._commits.waiting
 
     async def close(self) -> None:
-        """Save the messages that wait, and stop looking for uncertain writes."""
+        """Save the messages that wait and their summaries. Stop looking for uncertain writes."""
         await self._commits.drain()
         await self._uncertain.stop()
+        await self.summaries.close()
+
+    def _noting(self, on_found: OnFound) -> OnFound:
+        """Return a function that notes the summary of a message, and calls `on_found`."""
+
+        async def note(message: Message, began: int) -> None:
+            self.summaries.note(message)
+            await on_found(message, began)
+
+        return note
 
     # --- saving and changing ---------------------------------------------------------------------
 
@@ -232,6 +245,12 @@ class MessageStore:
         rows = await self._mongo.aggregate_all(self._mongo.database, pipeline)
         return {row["_id"]: row["found"] for row in rows}
 
+    async def find_last(self, conversations: list[Conversation]) -> dict[Conversation, Message]:
+        """Return the last message of each conversation that has one."""
+        pipeline = _last_of_each(conversations, {"last": {"$first": "$$ROOT"}})
+        rows = await self._mongo.aggregate_all(self._collection, pipeline)
+        return {row["_id"]: from_document(row["last"]) for row in rows}
+
     async def find_last_seqs(
         self, conversations: list[Conversation], *, committed: bool = False
     ) -> dict[Conversation, int]:
@@ -241,14 +260,19 @@ class MessageStore:
         got its seq after one that the next primary does not have, it would leave a gap.
         """
         source = self._committed if committed else self._collection
-        pipeline: list[Document] = [
-            {"$match": {"conversation": {"$in": conversations}} | IS_NUMBERED},
-            # With this order and $first, MongoDB does one index seek for each conversation.
-            {"$sort": {"conversation": -1, "seq": -1}},
-            {"$group": {"_id": "$conversation", "seq": {"$first": "$seq"}}},
-        ]
+        pipeline = _last_of_each(conversations, {"seq": {"$first": "$seq"}})
         rows = await self._mongo.aggregate_all(source, pipeline)
         return {row["_id"]: int(row["seq"]) for row in rows}
+
+
+def _last_of_each(conversations: list[Conversation], fields: Document) -> list[Document]:
+    """Return a pipeline for these fields of the last message of each conversation."""
+    return [
+        {"$match": {"conversation": {"$in": conversations}} | IS_NUMBERED},
+        # With this order and $first, MongoDB does one index seek for each conversation.
+        {"$sort": {"conversation": -1, "seq": -1}},
+        {"$group": {"_id": "$conversation"} | fields},
+    ]
 
 
 def _by_shard_key(message: Message) -> Document:

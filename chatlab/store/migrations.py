@@ -1,8 +1,9 @@
 """The schema of the database: its indexes and its version.
 
-Every version of chatlab reads the documents of older and of newer ones, so a migration only builds
-indexes. That may take minutes. The service migrates when it reaches MongoDB, and `chatlab migrate`
-does the same beforehand. Several processes may migrate at the same time.
+Every version of chatlab reads the documents of older and of newer ones, so a migration changes
+none. It builds indexes, and computes the summaries of conversations if an older version has not
+written them. That may take minutes. The service migrates when it reaches MongoDB, and `chatlab
+migrate` does the same beforehand. Several processes may migrate at the same time.
 """
 
 import asyncio
@@ -21,10 +22,13 @@ from pymongo.errors import OperationFailure
 from chatlab.connections.diagnosis import diagnose
 from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.errors import EngineError
+from chatlab.store.summaries import rebuild as rebuild_summaries
+from chatlab.store.users import NAME_ORDER
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1  # one more for each change of INDEXES
+SCHEMA_VERSION = 2  # one more for each change of INDEXES
+FIRST_WITH_SUMMARIES = 2
 VERSION_ID = "schema"  # in the collection `meta`
 REPORT_INTERVAL_S = 5.0  # between two log lines about the same indexes
 RETRY_INTERVAL_S = 30.0  # after a failure that somebody has to fix; a build needs much of MongoDB
@@ -47,7 +51,22 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("userId", ASCENDING), ("expiresAt", ASCENDING)], name="user"),
     ],
     "reads": [
-        IndexModel([("userId", ASCENDING), ("conversation", ASCENDING)], unique=True, name="mark")
+        IndexModel([("userId", ASCENDING), ("conversation", ASCENDING)], unique=True, name="mark"),
+        # The conversations of a user, the newest first. Read marks without a summary are not in it.
+        IndexModel(
+            [("userId", ASCENDING), ("lastAt", ASCENDING), ("conversation", ASCENDING)],
+            name="newest",
+            partialFilterExpression={"lastAt": {"$exists": True}},
+        ),
+    ],
+    "users": [
+        # Names are compared without accents and capitals. Deleted accounts have no password.
+        IndexModel(
+            [("displayName", ASCENDING), ("_id", ASCENDING)],
+            name="name",
+            collation=NAME_ORDER,
+            partialFilterExpression={"passwordHash": {"$exists": True}},
+        ),
     ],
 }
 
@@ -88,6 +107,8 @@ async def migrate(mongo: MongoDatabase) -> None:
             missing = [index for index in wanted if not _is_among(existing, index)]
             if missing:
                 await _build(mongo, name, missing)
+        if version < FIRST_WITH_SUMMARIES:
+            await rebuild_summaries(mongo)
         if version < SCHEMA_VERSION:
             change = {"$max": {"version": SCHEMA_VERSION}}
             await run(database["meta"].update_one({"_id": VERSION_ID}, change, upsert=True))
@@ -108,9 +129,17 @@ def _is_among(existing: Iterable[Mapping[str, Any]], wanted: IndexModel) -> bool
     key = list(options.pop("key").items())
     del options["name"]
     return any(
-        found["key"] == key and all(found.get(name) == value for name, value in options.items())
+        found["key"] == key
+        and all(_agree(found.get(name), value) for name, value in options.items())
         for found in existing
     )
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    """Return whether an option has the wanted value. MongoDB adds the defaults of a collation."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return wanted.items() <= found.items()
+    return bool(found == wanted)
 
 
 async def _build(mongo: MongoDatabase, name: str, indexes: list[IndexModel]) -> None:

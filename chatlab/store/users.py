@@ -1,10 +1,12 @@
 """Users, their log-in sessions, and whom they have blocked or muted."""
 
 import contextlib
+import re
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from pymongo import ReturnDocument, WriteConcern
+from pymongo.collation import Collation
 from pymongo.errors import DuplicateKeyError
 
 from chatlab.connections.mongo import Document, MongoDatabase
@@ -23,6 +25,9 @@ WAITING_CHANGES = 200
 
 CHANGES = "changes"  # the document that counts changes. It is in the collection `sessions`, so that
 # the query that checks a token reads it too.
+
+NAME_ORDER = Collation("en", strength=1)  # without accents and capitals
+LAST_CHARACTER = "\uffff"  # behind all others, in this order and in that of bytes
 
 UserList = Literal["blocked", "muted"]
 _PUBLIC = {"passwordHash": 0, "knownFrom": 0, "blocked": 0, "muted": 0}
@@ -69,10 +74,45 @@ class UserStore:
         """Return a user with the password hash, or None."""
         return await self._mongo.execute(self._users.find_one({"_id": user_id}))
 
-    async def find_all(self) -> list[Document]:
-        """Return all users without what only they themselves need, sorted by id."""
-        named = {"_id": {"$type": "string"}}
-        return await self._mongo.find_all(self._users.find(named, _PUBLIC).sort("_id", 1))
+    async def find_many(self, user_ids: list[str]) -> dict[str, Document]:
+        """Return those of these users that exist, without what only they themselves need."""
+        rows = await self._mongo.find_all(self._users.find({"_id": {"$in": user_ids}}, _PUBLIC))
+        return {row["_id"]: row for row in rows}
+
+    async def find_page(
+        self, reader: UserId, limit: int, after: str = "", prefix: str = ""
+    ) -> list[Document]:
+        """Return the next users whose id begins with a prefix, sorted by id.
+
+        The reader and deleted users are left out, here and in `find_by_name`.
+        """
+        ids = {"$gt": after} if after >= prefix else {"$gte": prefix}
+        ids |= {"$lt": prefix + LAST_CHARACTER, "$ne": reader}
+        found = self._users.find({"_id": ids, "deletedAt": None}, _PUBLIC).sort("_id", 1)
+        return await self._mongo.find_all(found.limit(limit).batch_size(limit))
+
+    async def find_by_name(
+        self, reader: UserId, limit: int, after: str | None, prefix: str, id_prefix: str
+    ) -> list[Document]:
+        """Return the next users whose display name begins with a prefix, sorted by this name.
+
+        Those whose id begins with `id_prefix` are left out. `after` is the id of a user.
+        """
+        top = prefix + LAST_CHARACTER
+        wanted: Document = {
+            "_id": {"$ne": reader},
+            "displayName": {"$gte": prefix, "$lt": top},
+            "passwordHash": {"$exists": True},  # as in the index `name`
+        }
+        if id_prefix:
+            wanted["_id"]["$not"] = re.compile(f"^{id_prefix}")
+        if after is not None:
+            name = (await self.find(after) or {}).get("displayName", top)
+            is_behind = {"displayName": {"$gt": name}}, {"_id": {"$gt": after}}
+            wanted["$and"] = [{"displayName": {"$gte": name}}, {"$or": is_behind}]
+        found = self._users.find(wanted, _PUBLIC).collation(NAME_ORDER)
+        found = found.sort([("displayName", 1), ("_id", 1)])
+        return await self._mongo.find_all(found.limit(limit).batch_size(limit))
 
     async def set_known_from(self, user_id: str, hashes: list[str]) -> None:
         """Store the hashes of the devices and addresses from which the user has logged in."""

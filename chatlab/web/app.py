@@ -21,6 +21,7 @@ from chatlab.cache.cache import Cache
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.redis import connect
 from chatlab.connections.redis_limits import RedisLimits
+from chatlab.contacts import Contacts
 from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.protect.loop_lag import LoopLag
@@ -204,6 +205,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         accounts = Accounts(store.users, sessions, receivers, settings, cache.pipe.execute)
         read_limits = ReadLimits(settings.rate_limit)
         service = Service(store, cache, broadcast, accounts, receivers, read_limits)
+        app.state.contacts = Contacts(store, presence.is_online)
         app.state.store, app.state.cache, app.state.events = store, cache, events
         app.state.accounts, app.state.sessions, app.state.service = accounts, sessions, service
 

@@ -11,6 +11,7 @@ from fastapi.security.base import SecurityBase
 
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import Cache
+from chatlab.contacts import Contacts
 from chatlab.domain.ids import UserId
 from chatlab.domain.requests import Request as RequestModel
 from chatlab.domain.trace import EventBus, Trace
@@ -45,6 +46,7 @@ def _part(name: str) -> Any:
 
 
 AccountsDep = Annotated[Accounts, _part("accounts")]
+ContactsDep = Annotated[Contacts, _part("contacts")]
 CacheDep = Annotated[Cache, _part("cache")]
 DrainDep = Annotated[Drain, _part("drain")]
 EventsDep = Annotated[EventBus, _part("events")]

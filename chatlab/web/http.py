@@ -11,9 +11,20 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from chatlab import metrics
 from chatlab.connections.mongo import Document
 from chatlab.domain.message import Message
-from chatlab.domain.requests import Emoji, Handle, MessageId, NewText, Page, ReadUpTo, Send
+from chatlab.domain.requests import (
+    ConversationsPage,
+    Emoji,
+    Handle,
+    MessageId,
+    NewText,
+    Page,
+    ReadUpTo,
+    Send,
+    UsersPage,
+)
 from chatlab.domain.trace import Trace
 from chatlab.web.dependencies import (
+    ContactsDep,
     CurrentUser,
     ServiceDep,
     TraceDep,
@@ -22,19 +33,33 @@ from chatlab.web.dependencies import (
     forbid_storing,
 )
 from chatlab.web.problems import ERROR_RESPONSES
-from chatlab.web.response_models import Contact, MessageModel
+from chatlab.web.response_models import Contact, Conversations, MessageModel
 from chatlab.web.responses import X_CACHE, history_response
 
 routes = APIRouter(prefix="/api", dependencies=[Depends(forbid_storing)], responses=ERROR_RESPONSES)
 NO_CONTENT: dict[str, Any] = {"status_code": 204, "response_class": Response}
 
-# --- users --------------------------------------------------------------------------------------
+# --- conversations and users --------------------------------------------------------------------
+
+
+@routes.get("/conversations", response_model=Conversations)
+async def conversations(
+    user: CurrentUser, page: Annotated[ConversationsPage, Query()], contacts: ContactsDep
+) -> Document:
+    """Return your conversations, the newest first."""
+    return await contacts.conversations(user, page)
 
 
 @routes.get("/users", response_model=list[Contact])
-async def users(user: CurrentUser, service: ServiceDep) -> list[Document]:
-    """Return the other users, the most recent conversation first."""
-    return await service.contacts(user)
+async def users(
+    user: CurrentUser, page: Annotated[UsersPage, Query()], contacts: ContactsDep
+) -> list[Document]:
+    """Return a page of the other users.
+
+    With `query`, those whose id or display name begins with it, whatever the accents and capitals.
+    Without, those with whom you have a conversation come first, the most recent one first.
+    """
+    return await contacts.users(user, page)
 
 
 @routes.put("/users/{userId}/block", **NO_CONTENT)

@@ -42,11 +42,11 @@ class LogInSession(BaseModel):
     current: bool
 
 
-class Contact(User):
-    """`readUpTo` is the `seq` up to which this user has read the conversation.
+class State(BaseModel):
+    """`readUpTo` is the `seq` up to which the other user has read the conversation.
 
-    `muted` and `blocked`: whether you have muted or blocked this user. `deleted`: the user has
-    deleted the account.
+    `unread` counts among the newest 1,000 messages. `muted` and `blocked`: whether you have muted
+    or blocked the other user. `deleted`: the other user has deleted the account.
     """
 
     online: bool
@@ -56,6 +56,23 @@ class Contact(User):
     muted: bool
     blocked: bool
     deleted: bool
+
+
+class Contact(State, User):
+    pass
+
+
+class ConversationRow(State):
+    user: User
+    conversation: str
+    lastMessage: MessageModel
+
+
+class Conversations(BaseModel):
+    """`next` is the `before` of the next page, or null on the last one."""
+
+    items: list[ConversationRow]
+    next: str | None
 
 
 class LabState(BaseModel):

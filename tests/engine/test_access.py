@@ -206,8 +206,8 @@ async def test_an_outsider_reads_nothing_of_a_conversation(chat: Chat, cache: st
     for other in (chat.sender, chat.participant):
         for fresh in (False, True):
             assert (await chat.outsider.read(other, fresh=fresh)).content == b"[]"
-    users = (await chat.outsider.http.get("/api/users")).json()
-    (row,) = [row for row in users if row["id"] == chat.sender.id]
+    assert (await chat.outsider.http.get("/api/conversations")).json()["items"] == []
+    row = await chat.outsider.row_of(chat.sender)
     assert (row["lastMessage"], row["unread"]) == (None, 0)
     assert (await chat.sender.read(chat.participant)).json() == [chat.message]
     assert (await chat.participant.read(chat.sender)).json() == [chat.message]

@@ -41,12 +41,6 @@ async def delete_account(shared: SharedService, user: User) -> None:
     assert answer.status_code == 204
 
 
-async def row_of(user: User, other: User) -> dict[str, Any]:
-    """Return the row of another user in the list of users."""
-    rows = (await user.http.get("/api/users")).json()
-    return next(row for row in rows if row["id"] == other.id)
-
-
 # --- what a blocked sender finds out --------------------------------------------------------------
 
 
@@ -127,14 +121,14 @@ async def test_a_block_has_one_direction_and_an_end(new_user: UserMaker) -> None
     assert [await block(bob, ann) for _ in range(2)] == [204, 204]
     assert (await bob.send(ann, "to you"))["seq"] == 1
     assert "seq" not in await ann.send(bob, "to you")
-    assert [(await row_of(one, other))["blocked"] for one, other in ((bob, ann), (ann, bob))] == [
+    assert [(await one.row_of(other))["blocked"] for one, other in ((bob, ann), (ann, bob))] == [
         True,
         False,
     ]
     for _ in range(2):
         assert (await bob.http.delete(f"/api/users/{ann.id}/block")).status_code == 204
     assert (await ann.send(bob, "again"))["seq"] == 2
-    assert not (await row_of(bob, ann))["blocked"]
+    assert not (await bob.row_of(ann))["blocked"]
 
 
 @pytest.mark.parametrize("what", ["block", "mute"])
@@ -164,10 +158,10 @@ async def test_a_muted_user_still_reaches_you(new_user: UserMaker) -> None:
     assert (await ann.http.put(f"/api/users/{bob.id}/mute")).status_code == 204
     await bob.send(ann, "hello")
     assert (await ann.wait_for_events("newMessage"))[0]["text"] == "hello"
-    row = await row_of(ann, bob)
+    row = await ann.row_of(bob)
     assert (row["muted"], row["blocked"], row["unread"]) == (True, False, 1)
     assert (await ann.http.delete(f"/api/users/{bob.id}/mute")).status_code == 204
-    assert not (await row_of(ann, bob))["muted"]
+    assert not (await ann.row_of(bob))["muted"]
 
 
 # --- what a process remembers: two `Receivers` are two processes -----------------------------------

@@ -193,15 +193,12 @@ async def test_users_are_sorted_by_their_last_message(new_user: UserMaker) -> No
     await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 1})  # a mark never moves back
     assert await unread(ann, bob) == 0
     assert await unread(bob, ann) == 0  # own messages do not count as unread
-    assert [
-        row["readUpTo"] for row in (await bob.http.get("/api/users")).json() if row["id"] == ann.id
-    ] == [2]
+    assert (await bob.row_of(ann))["readUpTo"] == 2
 
 
 async def unread(reader: User, other: User) -> int:
     """Return the number of unread messages that the list of users shows for `other`."""
-    rows = {row["id"]: row for row in (await reader.http.get("/api/users")).json()}
-    return int(rows[other.id]["unread"])
+    return int((await reader.row_of(other))["unread"])
 
 
 ERRORS: list[tuple[str, str, dict[str, Any], int, str]] = [
@@ -322,6 +319,7 @@ async def test_health_metrics_and_docs_need_no_token(shared: SharedService) -> N
         "POST /api/auth/logout",
         "GET /api/auth/me",
         "GET /api/users",
+        "GET /api/conversations",
         "POST /api/messages/send",
         "GET /api/messages/{userId}",
         "PATCH /api/messages/{messageId}",

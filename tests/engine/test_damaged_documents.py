@@ -83,9 +83,9 @@ async def read_in_every_way(reader: User, other: User) -> list[Document]:
     assert [answer.status_code for answer in answers] == [200] * len(answers)
     messages: list[Document] = answers[0].json()
     assert [answer.json() for answer in answers] == [messages] * len(answers)
-    users = await reader.http.get("/api/users")
-    (row,) = [row for row in users.json() if row["id"] == other.id]
-    assert row["lastMessage"] == messages[-1]
+    assert (await reader.row_of(other))["lastMessage"] == messages[-1]
+    rows = (await reader.http.get("/api/conversations")).json()["items"]
+    assert [row["lastMessage"] for row in rows] == [messages[-1]]
     return messages
 
 
@@ -187,10 +187,12 @@ async def test_damaged_users_and_marks_do_not_hide_the_list(
         for user in (ann, bob)
         for mark in ({"conversation": conversation, "seq": "1"}, {"conversation": 7, "seq": 1})
     )
-    rows = {row["id"]: row for row in (await bob.http.get("/api/users")).json()}
-    assert (rows[ann.id]["unread"], rows[ann.id]["readUpTo"]) == (1, 0)
-    for name in ("damaged1", "damaged2"):
-        assert rows[name]["displayName"] == name
-        assert rows[name]["createdAt"] == "1970-01-01T00:00:00.000Z"
+    row = await bob.row_of(ann)
+    assert (row["unread"], row["readUpTo"]) == (1, 0)
+    rows = (await bob.http.get("/api/users", params={"query": "damaged"})).json()
+    assert [row["id"] for row in rows] == ["damaged1", "damaged2"]
+    for row in rows:
+        assert row["displayName"] == row["id"]
+        assert row["createdAt"] == "1970-01-01T00:00:00.000Z"
     log_in = {"username": "damaged1", "password": "correct horse battery"}
     assert (await bob.http.post("/api/auth/login", json=log_in)).status_code == 401

@@ -591,8 +591,7 @@ async def wait_until_offline(witness: User, user: User) -> None:
     """Wait until the list of users shows this user as offline."""
 
     async def is_online() -> bool:
-        rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
-        return bool(rows[user.id]["online"])
+        return bool((await witness.row_of(user))["online"])
 
     await wait_until(is_online, f"{user.id} to be offline", is_reached=lambda online: not online)
 

@@ -57,6 +57,10 @@ async def test_every_command_names_the_shard_key(
         "users.find(_id)",
         "sessions.find($or,_id)",
         "reads.update(conversation,seq,userId)",
+        "reads.update(conversation,userId)",
+        "reads.find(lastAt,userId)",
+        "reads.find($or,lastAt,userId)",
+        "reads.find(conversation,userId)",
     }
 
 
@@ -104,6 +108,11 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
     store_messages(shared.database, ann.id, others[0].id, map(str, range(LONG)))
     answers = [
         await ann.http.get("/api/users"),
+        await ann.http.get("/api/users", params={"after": bob.id}),
+        await ann.http.get("/api/users", params={"query": bob.id}),
+        await ann.http.get("/api/users", params={"query": "Zoe", "after": bob.id}),
+        await ann.http.get("/api/conversations"),
+        await ann.http.get("/api/conversations", params={"before": f"1.{ann.id}:{bob.id}"}),
         await ann.read(bob),
         await ann.read(bob, fresh=True, limit=2),
         await ann.read(bob, fresh=True, before=2),
@@ -111,7 +120,7 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
         await ann.read(others[0], fresh=True),
     ]
     assert {answer.status_code for answer in answers} == {200}
-    assert len(answers[5].json()) == LONG
+    assert len(answers[-1].json()) == LONG
 
     async def read_at_once() -> set[Seen]:
         await asyncio.gather(*(ann.read(other, fresh=True, limit=5) for other in others))

@@ -13,8 +13,7 @@ from waiting import wait_until
 
 async def is_online(witness: User, user: User) -> bool:
     """Return whether the list of users shows this user online."""
-    rows = {row["id"]: row for row in (await witness.http.get("/api/users")).json()}
-    return bool(rows[user.id]["online"])
+    return bool((await witness.row_of(user))["online"])
 
 
 async def test_the_first_event_lists_who_is_online(new_user: UserMaker) -> None:

@@ -1,7 +1,7 @@
 /* The HTTP API. Every address is relative to the page, so it works under any path prefix. */
 
 /** @import { LogInSession } from "./account_dialog.js" */
-/** @import { Contact } from "./contacts.js" */
+/** @import { Contact, ConversationRow } from "./contacts.js" */
 /** @import { Message } from "./conversation.js" */
 /** @import { Session, User } from "./session.js" */
 
@@ -136,9 +136,25 @@ export class Api {
     return request(method, path, { token: this.token, body });
   }
 
-  /** @returns {Promise<Contact[]>} */
-  users() {
-    return request("GET", "api/users", { token: this.token });
+  /**
+   * A page of my conversations, the newest first. `before` is `next` of the page before.
+   *
+   * @param {{before?: string}} page
+   * @returns {Promise<{items: ConversationRow[], next: string | null}>}
+   */
+  conversations(page = {}) {
+    return this.#send("GET", `api/conversations?${new URLSearchParams(page)}`);
+  }
+
+  /**
+   * A page of the other users. `query` is the beginning of an id or a name, `after` the last id of
+   * the page before.
+   *
+   * @param {{query?: string, after?: string}} page
+   * @returns {Promise<Contact[]>}
+   */
+  users(page = {}) {
+    return this.#send("GET", `api/users?${new URLSearchParams(page)}`);
   }
 
   /**

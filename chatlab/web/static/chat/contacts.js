@@ -19,11 +19,21 @@
  * @property {boolean} [blocked] - by me
  * @property {boolean} [deleted] - the user has deleted the account
  * @property {boolean} [self] - I myself
+ *
+ * @typedef {State & {user: User, lastMessage: Message}} ConversationRow
  */
 
 const TYPING_LIMIT_MS = 6000;
+const SEARCH_DELAY_MS = 200; // after the last key, before the service is asked
 
 export class Contacts {
+  /** @type {string | null} */
+  #older = null; // the cursor of the conversations that are not loaded; null: all are
+  #lastId = ""; // of the last user that is loaded, in the order of the service; "": all are
+  #loading = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #searchTimer;
+
   /**
    * @param {User} me
    * @param {Api} api
@@ -40,6 +50,7 @@ export class Contacts {
     /** @type {Map<string, number>} */
     this.typing = new Map(); // user id -> timer that removes the entry
     this.loaded = false;
+    this.searching = ""; // what the service is asked for
   }
 
   /** @param {string} id */
@@ -48,7 +59,7 @@ export class Contacts {
   }
 
   /**
-   * All users, the most recent conversation first, then by name. Without messages, the user's own
+   * All users that are loaded, the most recent conversation first, then by name. Without messages, the user's own
    * entry is last.
    */
   sorted() {
@@ -77,16 +88,80 @@ export class Contacts {
     this.changed();
   }
 
+  /** Load the newest conversations, or load them again. If these are all, load other users too. */
   async refresh() {
-    const [rows, mine] = await Promise.all([
-      this.api.users(),
-      this.api.messages(this.me.id, { limit: 1 }),
-    ]);
-    for (const row of rows) this.#merge(row);
-    const self = this.get(this.me.id);
-    if (self && mine.length) this.#merge({ ...self, lastMessage: mine[0] });
+    const page = await this.api.conversations();
+    let lastId = this.#mergeConversations(page.items);
+    if (!page.next)
+      lastId = this.#mergeUsers(await this.api.users(lastId ? { after: lastId } : {}));
+    if (!this.loaded) {
+      this.#older = page.next;
+      this.#lastId = lastId;
+    }
     this.loaded = true;
     this.changed();
+  }
+
+  /** Load more, at the end of the list: older conversations, and then other users. */
+  async loadMore() {
+    if (!this.loaded || this.#loading || !this.#lastId) return;
+    this.#loading = true;
+    try {
+      if (this.#older) {
+        const page = await this.api.conversations({ before: this.#older });
+        this.#older = page.next;
+        this.#lastId = this.#mergeConversations(page.items);
+      } else this.#lastId = this.#mergeUsers(await this.api.users({ after: this.#lastId }));
+    } finally {
+      this.#loading = false;
+      this.changed();
+    }
+  }
+
+  /**
+   * Load the users whose id or name begins like this, soon.
+   *
+   * @param {string} query
+   */
+  find(query) {
+    clearTimeout(this.#searchTimer);
+    this.searching = query;
+    if (query) this.#searchTimer = setTimeout(() => this.#search(query), SEARCH_DELAY_MS);
+  }
+
+  /** @param {string} query */
+  async #search(query) {
+    this.#mergeUsers(await this.api.users({ query }).catch(() => []));
+    if (this.searching === query) this.searching = "";
+    this.changed();
+  }
+
+  /**
+   * Load one user, who is not in the list yet.
+   *
+   * @param {string} id
+   */
+  async learn(id) {
+    const users = await this.api.users({ query: id }).catch(() => []);
+    this.#mergeUsers(users.filter((user) => user.id === id));
+    this.changed();
+  }
+
+  /**
+   * Returns the id of the last user, or "".
+   *
+   * @param {ConversationRow[]} rows
+   */
+  #mergeConversations(rows) {
+    return this.#mergeUsers(
+      rows.map(({ user, ...state }) => ({ ...user, ...state, self: user.id === this.me.id })),
+    );
+  }
+
+  /** @param {Contact[]} users */
+  #mergeUsers(users) {
+    for (const user of users) this.#merge(user);
+    return users.at(-1)?.id ?? "";
   }
 
   /**
@@ -122,7 +197,7 @@ export class Contacts {
    */
   take(message) {
     const partner = this.get(this.partnerOf(message));
-    if (!partner) return void this.refresh().catch(() => {}); // a user who has signed up meanwhile
+    if (!partner) return void this.learn(this.partnerOf(message));
     const { seq = 0, version = 0 } = partner.lastMessage ?? {};
     const isNew = message.seq > seq;
     if (isNew || (message.seq === seq && message.version > version)) partner.lastMessage = message;
@@ -153,7 +228,6 @@ export class Contacts {
   /** @param {string[]} ids */
   setOnline(ids) {
     const online = new Set(ids);
-    if (ids.some((id) => !this.byId.has(id))) this.refresh().catch(() => {});
     for (const user of this.byId.values()) user.online = online.has(user.id);
     this.changed();
   }

@@ -30,13 +30,16 @@ export class ContactsView {
    */
   constructor(contacts, { leave, openAccount }) {
     this.contacts = contacts;
-    this.list = el("ul.contacts", { role: "list" });
+    this.list = el("ul.contacts", { role: "list", onscroll: () => this.#loadMore() });
     this.filter = el("input", {
       type: "search",
       placeholder: "Find a user",
       "aria-label": "Find a user",
       autocomplete: "off",
-      oninput: () => this.draw(this.#openId),
+      oninput: () => {
+        contacts.find(this.filter.value.trim());
+        this.draw(this.#openId);
+      },
     });
     this.hint = el("p.hint", { role: "status" });
     const me = contacts.me;
@@ -56,6 +59,13 @@ export class ContactsView {
       this.list,
       this.hint,
     );
+  }
+
+  /** Load more when the end of the list is near. */
+  #loadMore() {
+    const { scrollTop, scrollHeight, clientHeight } = this.list;
+    if (!this.filter.value && scrollTop + 2 * clientHeight > scrollHeight)
+      this.contacts.loadMore().catch(() => {}); // the next movement tries again
   }
 
   /** @param {string} openId */
@@ -80,7 +90,7 @@ export class ContactsView {
    */
   #hintFor(found) {
     if (!this.contacts.loaded) return "Loading…";
-    if (!found.length) return "No user has this name.";
+    if (!found.length) return this.contacts.searching ? "Searching…" : "No user has this name.";
     return this.contacts.byId.size === 1
       ? "There are no other users yet. New users appear here when they sign up."
       : "";

@@ -194,6 +194,7 @@ export class Workspace {
     this.element.classList.toggle("in-conversation", Boolean(id));
     this.view?.open(this.drafts.get(id) ?? "");
     this.#refreshOpenConversation().catch(() => {});
+    if (id && !this.contacts.get(id)?.lastMessage) this.contacts.learn(id);
     this.draw();
   }
 

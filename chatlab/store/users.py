@@ -70,8 +70,11 @@ class UserStore:
         return await self._mongo.execute(self._users.find_one({"_id": user_id}))
 
     async def find_all(self) -> list[Document]:
-        """Return all users without what only they themselves need, sorted by id."""
-        named = {"_id": {"$type": "string"}}
+        """Return all users without what only they themselves need, sorted by id.
+
+        Those of the page `/lab` are not among them.
+        """
+        named = {"_id": {"$type": "string"}, "isOnStage": {"$ne": True}}
         return await self._mongo.find_all(self._users.find(named, _PUBLIC).sort("_id", 1))
 
     async def set_known_from(self, user_id: str, hashes: list[str]) -> None:

@@ -183,6 +183,23 @@ def demo(svg: Svg = None) -> None:
     raise typer.Exit(run(load_settings(), svg))
 
 
+RecordingFile = Annotated[
+    Path, typer.Argument(help="HTML file to write. An existing one is replaced.")
+]
+
+
+@app.command()
+def record(file: RecordingFile) -> None:
+    """Write a page that replays a send, two reads and the expiry, without a server.
+
+    Everything in it really happens during this command, on private servers. Takes about ten
+    seconds. The page is one file, and needs no network.
+    """
+    from chatlab.demo.recording import record as run
+
+    run(load_settings(), file, console)
+
+
 JsonFile = Annotated[
     Path | None,
     typer.Argument(help="File for the output of --json.", show_default=False),
@@ -277,12 +294,14 @@ def lab(
     """
     from chatlab.run import jupyter
 
+    settings = load_settings()
     notebooks = (
         jupyter.repository_notebooks()
         if in_place
         else jupyter.working_copy(folder, console, fresh=fresh)
     )
-    jupyter.lab(load_settings(), notebooks, port, open_browser=browser)
+    jupyter.print_lab_page(settings, console)
+    jupyter.lab(settings, notebooks, port, open_browser=browser)
 
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -153,6 +153,14 @@ class Settings(BaseSettings):
             description="publish the stages each message passes, on the Socket.IO namespace /flow of each process",
         ),
     ] = False
+    lab_key: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{8,64}$",
+            description="key that opens the page /lab for the presenter; if unset, a random one, which private servers keep in their data folder",
+            repr=False,
+        ),
+    ] = None
     host: Annotated[
         str,
         Field(min_length=1, description="address the service listens on"),

@@ -23,6 +23,7 @@ from chatlab.domain.message import create_draft
 from chatlab.local.engines import Engines
 from chatlab.sessions import hash_token
 
+LAB_KEY = "key-of-the-presenter"  # opens the page /lab
 Documents = dict[str, list[dict[str, Any]]]
 
 
@@ -144,7 +145,13 @@ def start_shared_service(
     All keys must have an expiry by then.
     """
     space = f"shared{secrets.token_hex(4)}"
-    given = {"DATABASE": space, "KEY_PREFIX": f"{space}:", "FLOW": "1", **settings}
+    given = {
+        "DATABASE": space,
+        "KEY_PREFIX": f"{space}:",
+        "FLOW": "1",
+        "LAB_KEY": LAB_KEY,
+        **settings,
+    }
     with (
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
         redis.Redis.from_url(engines.redis.url) as keys,

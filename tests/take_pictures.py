@@ -14,13 +14,12 @@ from find_browser import chromium_path
 from live import User
 from patient import PatientService
 from playwright.async_api import Browser, Page, async_playwright, expect
-from shared_service import SharedService, meet, start_shared_service
+from shared_service import LAB_KEY, SharedService, meet, start_shared_service
 
 from chatlab.local.engines import open_engines
 from chatlab.settings import load_settings
 
 PICTURES = Path(__file__).with_name("pictures")
-DWELL_MS = 700  # for which a diagram shows a request
 CONVERSATION = [  # whether Ada writes it, and the text
     (True, "Where does a message go when I press Enter?"),
     (False, "To MongoDB first. It is sent to us only after it is saved."),
@@ -50,22 +49,15 @@ async def take_chat(browser: Browser, shared: SharedService) -> None:
 
 
 async def take_lab(browser: Browser, shared: SharedService) -> None:
-    """Show the live diagram after a burst, two sends and two reads."""
-    teacher = shared.create_user("teacher")
-    page = await open_page(browser, shared, teacher, "lab", width=1280, height=720)
-    for name in ("Ada", "Ben"):
-        pane = page.frame_locator(f"iframe[title='The chat of {name}']")
-        await expect(pane.locator("textarea")).to_be_visible()
-    await expect(page.locator(".p-sweeps")).to_contain_text("Sweep")
-    await page.locator("select").select_option("50")
-    await page.get_by_role("button", name="Burst").click()
-    await expect(page.locator(".p-last")).to_contain_text("messages answered")
-    await page.evaluate("document.activeElement.blur()")
-    for key in "hsrr":
-        await page.keyboard.press(key)
-        await page.wait_for_timeout(DWELL_MS)
+    """Show the life of a key, some seconds after a send."""
+    session = await BrowserSession.start(
+        browser, shared.service.url, viewport={"width": 1280, "height": 720}
+    )
+    page = (await session.open(f"lab#key={LAB_KEY}")).page
+    await expect(page.locator(".p-sentence")).to_contain_text("Press S")
+    await page.keyboard.press("s")
+    await expect(page.locator(".p-sentence")).to_contain_text("After 2 s")
     await page.screenshot(path=PICTURES / "lab.png")
-    await teacher.close()
 
 
 async def open_page(

@@ -1,6 +1,7 @@
-"""A list of all live keys of the cache, for the page `/lab`."""
+"""All live keys of the cache, and the value of one of them, for the page `/lab`."""
 
 import asyncio
+from typing import Any
 
 from chatlab.connections.pipeline import AutoPipeline
 
@@ -31,3 +32,16 @@ async def _scan(pipe: AutoPipeline, pattern: str) -> set[bytes] | None:
                 return None
         if cursor == b"0":
             return names
+
+
+async def value_of(pipe: AutoPipeline, key: str) -> dict[str, Any] | None:
+    """Return the value and the remaining TTL of a key, or None if Redis does not have it."""
+    kind, ttl_ms = await asyncio.gather(pipe.execute("TYPE", key), pipe.execute("PTTL", key))
+    is_list = kind in (b"list", "list")
+    command = ("LRANGE", key, 0, -1) if is_list else ("GET", key)
+    found = await pipe.execute(*command) if isinstance(ttl_ms, int) and ttl_ms > 0 else None
+    if not found:
+        return None
+    lines = found if is_list else [found]
+    value = [line.decode("utf-8", "backslashreplace") for line in lines]
+    return {"key": key, "type": "list" if is_list else "string", "value": value, "leftMs": ttl_ms}

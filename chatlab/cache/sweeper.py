@@ -12,6 +12,7 @@ back, keys would live longer than their TTL, so the sweeper shortens their expir
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import secrets
 import time
@@ -58,7 +59,8 @@ class Sweeper:
         self._keys, self._owns_keys = Keys(settings.key_prefix), owns_keys
         self._own_entry = re.compile(re.escape(self._keys.message("")) + "[0-9a-f]{24}")
         self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
-        self._tracker, self._id = DeadlineTracker(), secrets.token_hex(6)
+        self._tracker, self._id = DeadlineTracker(), f"{os.getpid()}_{secrets.token_hex(6)}"
+        self._holder = b""  # of the lock
         self._redis_is_away, self._is_sweeping, self._is_new = False, True, True
 
     async def run(self) -> None:
@@ -98,16 +100,23 @@ class Sweeper:
             log.info("another process sweeps; waiting for its turn")
         self._tracker, self._is_sweeping, self._is_new = DeadlineTracker(), False, True
 
+    @property
+    def other_process(self) -> str | None:
+        """Return the number of the process that sweeps instead of this one, or None."""
+        return None if self._is_sweeping else self._holder.partition(b"_")[0].decode() or "?"
+
     async def _take_lock(self) -> bool:
         """Take or extend the lock. It expires by itself if this process dies.
 
-        Its value says how long it may live, in case the clock of Redis steps back.
+        Its value begins with the number of the process, and says how long the lock may live, in
+        case the clock of Redis steps back.
         """
         key, ttl_ms = self._keys.sweep_lock, max(1000, round(self._interval_s * 2500))
         own = f"{self._id} {ttl_ms}".encode()
         taken, holder = await self._connection.ask(
             ("SET", key, own, "PX", ttl_ms, "NX"), ("GET", key)
         )
+        self._holder = holder or b""
         if taken is None and holder == own:
             await self._connection.execute(("PEXPIRE", key, ttl_ms))
         elif match := re.fullmatch(rb"\w+ (\d+)", holder or b""):

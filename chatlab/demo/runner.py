@@ -26,7 +26,7 @@ DIAGRAM_TIMES_S = (0, 2, 5, 6)
 
 def run(settings: Settings, console: Console, svg: Path | None) -> int:
     """Run the whole demo and return its exit status."""
-    with _open_servers(settings, console) as servers:
+    with open_servers(settings, console) as servers:
         with open_screen(console, svg) as draw:
             _announce_scaled_times(settings, console)
             record = _run_scenario(servers, settings, draw)
@@ -47,10 +47,10 @@ def _run_scenario(servers: DemoServers, settings: Settings, draw: Draw) -> DemoR
 
 
 @contextlib.contextmanager
-def _open_servers(settings: Settings, console: Console) -> Iterator[DemoServers]:
+def open_servers(settings: Settings, console: Console, **changed: object) -> Iterator[DemoServers]:
     """Start MongoDB, Redis and the service with a private database and key prefix.
 
-    Everything is stopped and deleted when the block ends.
+    `changed` are further settings of the service. Everything is stopped and deleted when the block ends.
     """
     with contextlib.ExitStack() as stack:
         with show_status(console, "starting MongoDB and Redis"):
@@ -61,7 +61,8 @@ def _open_servers(settings: Settings, console: Console) -> Iterator[DemoServers]
         versions = f"{_version(engines.mongo)}, {_version(engines.redis)}"
         with show_status(console, f"{versions}; starting the service"):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chatlab-demo-"))
-            url = stack.enter_context(child_service(_service_settings(settings, servers, folder)))
+            given = _service_settings(settings, servers, folder).model_copy(update=changed)
+            url = stack.enter_context(child_service(given))
         try:
             yield dataclasses.replace(servers, url=url)
         finally:

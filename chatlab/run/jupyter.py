@@ -11,6 +11,7 @@ from rich.markup import escape
 from chatlab.errors import EngineError
 from chatlab.local.engines import open_engines
 from chatlab.run.doctor import INSTALL_ALL
+from chatlab.run.lab_key import lab_addresses, presenter_key
 from chatlab.run.working_copy import in_repository, prepare, shipped
 from chatlab.settings import Settings
 
@@ -49,6 +50,20 @@ def working_copy(folder: Path, console: Console, *, fresh: bool) -> Path:
             soft_wrap=True,
         )
     return copy
+
+
+def print_lab_page(settings: Settings, console: Console) -> None:
+    """Print the address of the live diagram, which a service of its own serves.
+
+    The key is the same for `chatlab serve` and `chatlab lab` with one data folder.
+    """
+    url = f"http://{settings.host}:{settings.port}"
+    address, _ = lab_addresses(url, presenter_key(settings))
+    console.print(
+        "For the live diagram, run [bold]CHATLAB_FLOW=1 chatlab serve[/bold] in another terminal,"
+        f" then open [bold]{escape(address)}[/bold]",
+        soft_wrap=True,
+    )
 
 
 def repository_notebooks() -> Path:

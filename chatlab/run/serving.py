@@ -24,6 +24,7 @@ from chatlab import __version__
 from chatlab.errors import EngineError
 from chatlab.local.engines import Engines, open_engines
 from chatlab.run.console import describe_engine, greet, log_config
+from chatlab.run.lab_key import lab_addresses, presenter_key
 from chatlab.run.quiet_port import QuietServer
 from chatlab.settings import PREFIX, Settings
 from chatlab.web.app import create_app
@@ -58,7 +59,8 @@ def serve(
             _attach(listener)
         with open_engines(settings, replica_set=replica_set) as engines:
             urls = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url}
-            settings = settings.model_copy(update=urls)
+            key = presenter_key(settings) if settings.flow else None
+            settings = settings.model_copy(update=urls | {"lab_key": key})
             _greet(console, listener, engines, settings)
             _ignore_repeated_signals()
             with (
@@ -249,5 +251,16 @@ def _greet(console: Console, listener: socket.socket, engines: Engines, settings
         settings,
         f"[bold]chatlab {__version__}[/bold] on [bold]{url}[/bold]   API at {url}/docs",
         *(f"  {describe_engine(engine)}" for engine in (engines.mongo, engines.redis)),
+        *_describe_lab(url, settings),
         f"  {cache}, sweep every {settings.sweep_interval:g} s; Ctrl-C stops",
     )
+
+
+def _describe_lab(url: str, settings: Settings) -> list[str]:
+    if not settings.flow or settings.lab_key is None:
+        return []
+    presenter, viewer = lab_addresses(url, settings.lab_key)
+    return [
+        f"  live diagram, for the presenter: [bold]{presenter}[/bold]",
+        f"  live diagram, to watch only:     {viewer}",
+    ]

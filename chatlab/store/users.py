@@ -84,11 +84,13 @@ class UserStore:
     ) -> list[Document]:
         """Return the next users whose id begins with a prefix, sorted by id.
 
-        The reader and deleted users are left out, here and in `find_by_name`.
+        The reader, deleted users and those of the page `/lab` are left out, here and in
+        `find_by_name`.
         """
         ids = {"$gt": after} if after >= prefix else {"$gte": prefix}
         ids |= {"$lt": prefix + LAST_CHARACTER, "$ne": reader}
-        found = self._users.find({"_id": ids, "deletedAt": None}, _PUBLIC).sort("_id", 1)
+        wanted = {"_id": ids, "passwordHash": {"$exists": True}}
+        found = self._users.find(wanted, _PUBLIC).sort("_id", 1)
         return await self._mongo.find_all(found.limit(limit).batch_size(limit))
 
     async def find_by_name(

@@ -33,6 +33,7 @@ from chatlab.receivers import Receivers
 from chatlab.service import Service, finish_send
 from chatlab.sessions import Sessions
 from chatlab.settings import Settings, load_settings
+from chatlab.stage_users import StageUsers
 from chatlab.store.store import Store
 from chatlab.web import account_routes, health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
@@ -41,6 +42,7 @@ from chatlab.web.descriptors import limit_connections
 from chatlab.web.exit_deadline import ExitDeadline, stop_at_hang_up
 from chatlab.web.fast_path import READ_ROUTE, SEND_ROUTE, FastPath, serve_directly
 from chatlab.web.flow_namespace import FlowNamespace
+from chatlab.web.lab_access import LabAccess
 from chatlab.web.origin_check import OriginCheck
 from chatlab.web.pages import DESCRIPTION, add_pages
 from chatlab.web.problems import add_error_handlers
@@ -208,6 +210,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         app.state.contacts = Contacts(store, presence.is_online)
         app.state.store, app.state.cache, app.state.events = store, cache, events
         app.state.accounts, app.state.sessions, app.state.service = accounts, sessions, service
+        app.state.stage_users = StageUsers(store.users, sessions)
+        app.state.lab_access, app.state.sweeper = LabAccess(settings), sweeper
 
         stack.callback(metrics.remove_this_process)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, cache.close)
@@ -226,7 +230,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, socket_api.close)
 
         if settings.flow:
-            sockets.register_namespace(FlowNamespace(events, socket_sessions))
+            watchers = FlowNamespace(events, socket_sessions, app.state.lab_access)
+            sockets.register_namespace(watchers)
         websockets = _guarded(sockets, settings)
         app.mount(SOCKET_PATH.rstrip("/"), websockets)
         fast_path = FastPath(service, sessions, events, max_body_bytes=settings.max_body)

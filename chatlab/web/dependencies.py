@@ -19,6 +19,7 @@ from chatlab.errors import TooLarge, Unauthenticated, UnsupportedMediaType
 from chatlab.service import Service
 from chatlab.sessions import Sessions
 from chatlab.settings import Settings
+from chatlab.stage_users import StageUsers
 from chatlab.store.store import Store
 from chatlab.web.connection_limits import note_authenticated
 from chatlab.web.socket_sessions import SocketSessions
@@ -50,6 +51,7 @@ ContactsDep = Annotated[Contacts, _part("contacts")]
 CacheDep = Annotated[Cache, _part("cache")]
 DrainDep = Annotated[Drain, _part("drain")]
 EventsDep = Annotated[EventBus, _part("events")]
+StageDep = Annotated[StageUsers, _part("stage_users")]
 ServiceDep = Annotated[Service, _part("service")]
 SessionsDep = Annotated[Sessions, _part("sessions")]
 SettingsDep = Annotated[Settings, _part("settings")]

@@ -98,7 +98,7 @@ async def send(
     trace: TraceDep, user: CurrentUser, asked: Annotated[Send, body_of(Send)], service: ServiceDep
 ) -> MessageModel:
     """Save a message, cache it, and emit it. A `clientId` makes a repeated send harmless."""
-    trace.record("request")
+    trace.record("request", user=user)
     message = await service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
     metrics.SENDS["http"].inc()
     return respond(message, trace)
@@ -123,7 +123,7 @@ async def read(
     keeps its place. `before` and `after` are exclusive. The header
     `X-Cache` says where the messages came from.
     """
-    trace.record("request")
+    trace.record("request", user=user)
     fresh = "no-cache" in cache_control.lower()
     history = await service.read(user, userId, page, fresh=fresh, trace=trace)
     response = await history_response(history)
@@ -140,7 +140,7 @@ async def edit(
     service: ServiceDep,
 ) -> MessageModel:
     """Replace the text of a message (sender only)."""
-    trace.record("request")
+    trace.record("request", user=user)
     return respond(await service.edit(user, messageId, asked.text, trace), trace)
 
 
@@ -149,7 +149,7 @@ async def delete(
     trace: TraceDep, user: CurrentUser, messageId: MessageId, service: ServiceDep
 ) -> MessageModel:
     """Delete the text of a message; the message keeps its place (sender only)."""
-    trace.record("request")
+    trace.record("request", user=user)
     return respond(await service.delete(user, messageId, trace), trace)
 
 
@@ -158,7 +158,7 @@ async def react(
     trace: TraceDep, user: CurrentUser, messageId: MessageId, emoji: Emoji, service: ServiceDep
 ) -> MessageModel:
     """Add the user's reaction to a message (participants only)."""
-    trace.record("request")
+    trace.record("request", user=user)
     return respond(await service.react(user, messageId, emoji, trace), trace)
 
 
@@ -167,7 +167,7 @@ async def unreact(
     trace: TraceDep, user: CurrentUser, messageId: MessageId, emoji: Emoji, service: ServiceDep
 ) -> MessageModel:
     """Remove the user's reaction from a message (participants only)."""
-    trace.record("request")
+    trace.record("request", user=user)
     return respond(await service.unreact(user, messageId, emoji, trace), trace)
 
 
@@ -183,7 +183,7 @@ async def mark_read(
 
     A `seq` above that of the newest message is invalid. A lower one than before changes nothing.
     """
-    trace.record("request")
+    trace.record("request", user=user)
     await service.mark_read(user, userId, asked.seq)
 
 

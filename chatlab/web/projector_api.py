@@ -1,90 +1,102 @@
-"""The routes under `/api/lab`, for the page `/lab` only: live cache keys and two cache settings.
+"""The routes under `/api/lab`, for the page `/lab` only: its users, live cache keys, two settings.
 
-They exist only with `CHATLAB_FLOW`. Reading keys and changing settings is limited to browsers on
-the machine of the service, because anybody may sign up. A change applies to this process until it
-ends. It is rejected when other processes share the cache, because they would keep their settings.
+They exist only with `CHATLAB_FLOW`. `lab_access` says who may use them. A changed setting applies
+to this process until it ends. It is rejected when other processes share the cache, because they
+would keep their settings.
 """
 
-import ipaddress
+import asyncio
 import itertools
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from chatlab.cache.cache import Cache
-from chatlab.cache.live_keys import remaining_ttls_ms
+from chatlab.cache.live_keys import remaining_ttls_ms, value_of
+from chatlab.connections.mongo import Document
+from chatlab.domain.ids import conversation_of
+from chatlab.domain.message import from_json
 from chatlab.domain.requests import LabSettings
-from chatlab.errors import Conflict, Forbidden
+from chatlab.errors import Conflict, NotFound
 from chatlab.settings import Settings
 from chatlab.web.dependencies import (
     CacheDep,
-    ClientAddress,
     SettingsDep,
+    StageDep,
     body_of,
-    current_user,
     describe_body,
     forbid_storing,
 )
+from chatlab.web.lab_access import LabAccess, RoleDep, lab_role, require_presenter
 from chatlab.web.problems import ERROR_RESPONSES
-from chatlab.web.response_models import LabKeys, LabState
+from chatlab.web.replay_page import replay_page
+from chatlab.web.response_models import LabKey, LabKeys, LabState, Session
 
 MAX_KEYS = 5_000  # keys in one response: more than a page can show
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether this is a loopback address, in IPv4, IPv6, or IPv4 mapped to IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
-
-
-async def require_loopback(address: ClientAddress) -> None:
-    """Raise Forbidden unless the client runs on this machine."""
-    if not is_loopback(address):
-        raise Forbidden(
-            "Only a browser on the service's own machine may change its settings and see its keys."
-        )
-
 
 routes = APIRouter(
     prefix="/api/lab",
     responses=ERROR_RESPONSES,
-    dependencies=[Depends(current_user), Depends(forbid_storing)],
+    dependencies=[Depends(lab_role), Depends(forbid_storing)],
 )
+for_presenter = [Depends(require_presenter)]
+
+
+@routes.post("/users", dependencies=for_presenter, response_model=list[Session])
+async def open_stage(stage: StageDep) -> list[Document]:
+    """Return a session of each user of the page. They are in no list of users."""
+    return await stage.open()
 
 
 @routes.get("/settings", response_model=LabState)
 async def current_settings(
-    address: ClientAddress, cache: CacheDep, settings: SettingsDep
+    request: Request, role: RoleDep, stage: StageDep, cache: CacheDep, settings: SettingsDep
 ) -> dict[str, Any]:
-    """Return the current settings, those at start-up, and if the client may change them."""
+    """Return the current settings, those at start-up, and what the client may do."""
+    access: LabAccess = request.app.state.lab_access
+    is_presenter = role == "presenter"
     return {
         "cacheTtl": cache.ttl_ms / 1000,
         "cacheMode": cache.mode,
         "usualTtl": settings.cache_ttl,
         "usualMode": settings.cache_mode,
-        "canTurn": has_own_cache(cache, settings) and is_loopback(address),
+        "canTurn": has_own_cache(cache, settings) and is_presenter,
+        "role": role,
+        "viewerKey": access.viewer_key if is_presenter else None,
+        "users": await stage.profiles(),
+        "sweeper": sweeper_place(request, settings),
     }
+
+
+def sweeper_place(request: Request, settings: Settings) -> str:
+    """Return `here`, or where else the sweeper runs: this process does not see its sweeps."""
+    sweeper = request.app.state.sweeper
+    if sweeper is None:
+        return "another process"
+    if settings.workers > 1:
+        return "one of the workers"
+    other = sweeper.other_process
+    return "here" if other is None else f"process {other}"
 
 
 @routes.put(
     "/settings",
     response_model=LabState,
-    dependencies=[Depends(require_loopback)],
+    dependencies=for_presenter,
     openapi_extra=describe_body(LabSettings),
 )
 async def update_settings(
     wanted: Annotated[LabSettings, body_of(LabSettings)],
-    address: ClientAddress,
+    request: Request,
+    role: RoleDep,
+    stage: StageDep,
     cache: CacheDep,
     settings: SettingsDep,
 ) -> dict[str, Any]:
     """Change the TTL or the cache mode of this process from now on.
 
-    Raises Forbidden for a client on another machine, Conflict when processes share the cache.
+    Raises Forbidden for those who may only watch, Conflict when processes share the cache.
     """
     if not has_own_cache(cache, settings):
         raise Conflict(
@@ -93,24 +105,63 @@ async def update_settings(
         )
     ttl_ms = None if wanted.cacheTtl is None else round(wanted.cacheTtl * 1000)
     await cache.reconfigure(ttl_ms, wanted.cacheMode)
-    return await current_settings(address, cache, settings)
+    return await current_settings(request, role, stage, cache, settings)
 
 
-@routes.get("/keys", response_model=LabKeys, dependencies=[Depends(require_loopback)])
+@routes.get("/keys", response_model=LabKeys)
 async def keys(
-    cache: CacheDep, settings: Annotated[dict[str, Any], Depends(current_settings)]
+    role: RoleDep,
+    cache: CacheDep,
+    state: Annotated[dict[str, Any], Depends(current_settings)],
 ) -> dict[str, Any]:
     """Return the live keys with their remaining milliseconds, and the settings.
 
-    `keys` is null when Redis does not answer. Raises Forbidden for a client on another machine.
+    Those who may only watch see the conversation of the page, and how many other keys there are.
+    `keys` is null when Redis does not answer.
     """
     pttls = await remaining_ttls_ms(cache.pipe, cache.keys.pattern)
+    own = _windows(cache, state["users"])
+    shown = {key: ttl for key, ttl in (pttls or {}).items() if role == "presenter" or key in own}
     return {
         "at": time.time() * 1000,
-        "keys": None if pttls is None else dict(itertools.islice(pttls.items(), MAX_KEYS)),
+        "keys": None if pttls is None else dict(itertools.islice(shown.items(), MAX_KEYS)),
         "live": len(pttls or ()),
-        "settings": settings,
+        "settings": state,
     }
+
+
+@routes.get("/player")
+async def player() -> dict[str, str]:
+    """Return a page without a recording, which the page `/lab` adds before it saves the file."""
+    return {"page": await asyncio.to_thread(replay_page)}
+
+
+@routes.get("/keys/{key}", dependencies=for_presenter, response_model=LabKey)
+async def one_key(
+    key: str, cache: CacheDep, state: Annotated[dict[str, Any], Depends(current_settings)]
+) -> dict[str, Any]:
+    """Return the value of a key of the page's own users, as Redis has it now.
+
+    Raises NotFound for a key that does not exist, and for those of others.
+    """
+    found = await value_of(cache.pipe, key) if key.startswith(cache.keys.prefix) else None
+    if found is None or not _is_of_stage(key, found["value"], cache, state["users"]):
+        raise NotFound("Redis does not have this key.")
+    return found
+
+
+def _is_of_stage(key: str, value: list[str], cache: Cache, users: list[Document]) -> bool:
+    """Return whether a key is a window of these users, or a message between two of them."""
+    if not key.startswith(cache.keys.message("")):
+        return key in _windows(cache, users)
+    message, ids = from_json(value[0].encode()), {user["id"] for user in users}
+    return {message.sender_id, message.receiver_id} <= ids
+
+
+def _windows(cache: Cache, users: list[Document]) -> set[str]:
+    ids = [user["id"] for user in users]
+    pairs = itertools.combinations(ids, 2)
+    return {cache.keys.window(conversation_of(one, other)) for one, other in pairs}
 
 
 def has_own_cache(cache: Cache, settings: Settings) -> bool:

@@ -76,13 +76,22 @@ class Conversations(BaseModel):
 
 
 class LabState(BaseModel):
-    """Current settings, those at start-up, and whether this client may change them."""
+    """Current settings, those at start-up, and whether this client may change them.
+
+    `role`: `presenter` or `viewer`, who may only watch. `viewerKey` opens the page for viewers.
+    `users`: those of the page. `sweeper`: `here`, or which other process
+    sweeps, whose sweeps this process does not see.
+    """
 
     cacheTtl: float
     cacheMode: CacheMode
     usualTtl: float
     usualMode: CacheMode
     canTurn: bool
+    role: str
+    viewerKey: str | None
+    users: list[User]
+    sweeper: str
 
 
 class LabKeys(BaseModel):
@@ -92,3 +101,12 @@ class LabKeys(BaseModel):
     keys: dict[str, int] | None
     live: int
     settings: LabState
+
+
+class LabKey(BaseModel):
+    """A key of Redis. The `value` of a string has one line, that of a list one for each element."""
+
+    key: str
+    type: str
+    value: list[str]
+    leftMs: int

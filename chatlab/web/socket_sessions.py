@@ -25,6 +25,8 @@ MAX_QUEUED_BYTES = 4 << 20  # of events that wait for one socket
 
 
 class SocketSession(NamedTuple):
+    """`user` and `token` are empty for a guest."""
+
     user: UserId
     token: str
     websocket: WatchedSocket
@@ -71,17 +73,14 @@ class SocketSessions:
             metrics.SOCKETS_REFUSED.labels(error.code).inc()
             problem = {"code": error.code, "detail": error.detail}
             raise ConnectionRefused(error.code, problem) from None
-        scope = environ["asgi.scope"]
-        websocket: WatchedSocket = scope[SCOPE_KEY]
-        websocket.accept_token()
-        note_authenticated(scope)
-        # The library keeps 2.5 KB for the request body, which a websocket does not have, and the
-        # state of the request, which nothing else needs.
-        environ.pop("wsgi.input", None)
-        scope.pop("state", None)
-        self._sessions[namespace, sid] = SocketSession(user, token, websocket)
+        self._sessions[namespace, sid] = SocketSession(user, token, _accept(environ))
         self._count[user] += 1
         return user
+
+    def accept_guest(self, namespace: str, sid: str, environ: dict[str, Any]) -> None:
+        """Store that the caller has admitted this socket, which belongs to no user."""
+        self._sessions[namespace, sid] = SocketSession(UserId(""), "", _accept(environ))
+        self._count[UserId("")] += 1
 
     def _require_room(self, user: UserId) -> None:
         if self._count[user] >= self._max_per_user:
@@ -139,7 +138,7 @@ class SocketSessions:
         while True:
             await asyncio.sleep(SESSION_CHECK_INTERVAL_S)
             try:
-                tokens = {session.token for session in self._sessions.values()}
+                tokens = {session.token for session in self._sessions.values()} - {""}
                 for token in await self._logged_in.ended_tokens(tokens):
                     await self.end(token)
             except StoreUnavailable:
@@ -170,3 +169,15 @@ class SocketSessions:
             return 0
         packets = connection.queue._queue  # noqa: SLF001 - see above
         return sum(sys.getsizeof(packet.data) for packet in packets if packet)
+
+
+def _accept(environ: dict[str, Any]) -> WatchedSocket:
+    scope = environ["asgi.scope"]
+    websocket: WatchedSocket = scope[SCOPE_KEY]
+    websocket.accept_token()
+    note_authenticated(scope)
+    # The library keeps 2.5 KB for the request body, which a websocket does not have, and the state
+    # of the request, which nothing else needs.
+    environ.pop("wsgi.input", None)
+    scope.pop("state", None)
+    return websocket

@@ -103,7 +103,7 @@ class SocketApi:
             try:
                 user = await self._sessions.authenticate(sid)
                 request = request_type.from_payload(payload[0] if len(payload) == 1 else None)
-                trace.record("request")
+                trace.record("request", user=user)
                 # Shielded: it completes even if the socket closes.
                 message = await asyncio.shield(act(user, request, trace))
             except ChatlabError as error:

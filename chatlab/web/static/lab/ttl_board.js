@@ -10,7 +10,7 @@
 /**
  * Times are milliseconds since 1970 on the clock `now`.
  *
- * @typedef {{items?: Item[]}} Model
+ * @typedef {{items?: Item[], empty?: string}} Model - `empty`: what to say without items
  *
  * @typedef {object} Item
  * @property {string} key
@@ -59,7 +59,7 @@ export default function ttlBoard(
   const board = add(root, "section", "cl-board");
   board.classList.toggle("cl-big", big);
   board.setAttribute("aria-label", "Cached keys and the time they have left");
-  const empty = add(board, "p", "cl-empty", "No key is cached yet.");
+  const empty = add(board, "p", "cl-empty", NO_KEY_YET);
   const list = add(board, "ul", "cl-keys");
   const summary = add(board, "p", "cl-said");
   summary.setAttribute("aria-live", "polite");
@@ -75,6 +75,7 @@ export default function ttlBoard(
   function update(changed) {
     const items = changed.items ?? [];
     empty.hidden = items.length > 0;
+    empty.textContent = changed.empty ?? NO_KEY_YET;
     const known = new Map(items.map((item) => [item.key, item]));
     for (const [key, row] of rows) if (!known.has(key)) remove(key, row);
     const plain = [...rows.keys()].filter((key) => !known.get(key)?.always);
@@ -193,6 +194,7 @@ export default function ttlBoard(
   };
 }
 
+const NO_KEY_YET = "No key is cached yet.";
 const LEFT = ["little", "some", "much"]; // the values of `data-left`
 const COLOURS = ["--late", "--some", "--live"];
 const colourOf = (/** @type {number} */ share) => (share > 0.4 ? 2 : share > 0.2 ? 1 : 0);

@@ -1,274 +1,306 @@
-/* The controls of the teacher: send, read, send a burst, pause the page, and change two settings of
-   the service. Each button has a key. */
+/* The controls of the presenter, each with a key, and what everybody may do with the picture. What
+   is needed less often is in the dialog “More”. */
+
+/** @import { Speed } from "./presentation.js" */
+/** @import { Stage } from "./stage.js" */
 
 import { el, setText } from "../chat/dom.js";
 import { describeError } from "../chat/format.js";
-
-/** @import { Settings } from "./flow_state.js" */
-/** @import { Players } from "./players.js" */
+import { Burst } from "./burst.js";
+import { Compare } from "./compare.js";
+import { KeysDialog } from "./keys_dialog.js";
+import { MoreDialog } from "./more.js";
 
 /**
- * @typedef {object} Actions
- * @property {(settings: Change) => Promise<void>} change - sends new settings to the service
- * @property {(paused: boolean) => void} pause - stops or continues the drawing
+ * The settings of the service. `canTurn`: this page may change them.
  *
- * @typedef {{cacheTtl?: number, cacheMode?: string}} Change
+ * @typedef {object} Settings
+ * @property {number} cacheTtl - seconds
+ * @property {string} cacheMode
+ * @property {number} usualTtl
+ * @property {string} usualMode
+ * @property {boolean} canTurn
+ * @property {string | null} viewerKey
+ * @property {{id: string, displayName: string}[]} users
+ * @property {string} sweeper - "here", or which other process sweeps
  */
 
-const BURST_CONCURRENCY = 24; // messages of a burst that wait for their response
-const SLOW_FACTOR = 4; // the TTL in a slow class is this many times the usual one
-const MODES = ["window", "drawn", "off"];
 const TEXTS = [
   "Hello!",
-  "Did it arrive?",
-  "Watch the boxes.",
-  "And now?",
-  "Five seconds…",
-  "Is it still cached?",
-  "It will expire soon.",
-  "MongoDB keeps it.",
+  "Lunch?",
+  "On my way",
+  "See you!",
+  "Good idea",
+  "Thank you",
+  "Where?",
+  "I am here",
 ];
-const seconds = (/** @type {number} */ number) => `${Number(number.toFixed(2))} s`;
+const REACTION = "👍";
+/** @type {[Speed, string][]} */
+const SPEEDS = [
+  ["real", "Real time"],
+  ["slow", "¼"],
+  ["step", "Step"],
+];
+const BEHIND_MS = 1_500; // a picture that is less behind counts as live
 
 export class Controls {
-  #sent = 0; // messages sent by button
-  #isBursting = false;
+  #sent = 0;
   #closing = new AbortController();
-  /** @type {Settings | null} */
-  #settings = null; // of the service
   /** @type {Map<string, string>} */
-  #notices = new Map(); // what differs from the usual state, by topic
+  #notices = new Map(); // what is unusual, by topic
+  /** @type {import("./tape.js").Message | null} */
+  #newest = null;
+  #hasReaction = false;
+  /** @type {Promise<unknown>} */
+  #actions = Promise.resolve();
+  #readUpTo = 0; // the seq of the newest message that was read
+  /** @type {Speed} */
+  #runningSpeed = "real";
 
   /**
-   * @param {Players} players
-   * @param {Actions} actions
+   * @param {Stage} stage
+   * @param {Settings} settings
    */
-  constructor(players, actions) {
-    this.players = players;
-    this.actions = actions;
-    this.paused = false;
-    this.last = el("p.p-last", { role: "status" }, "");
+  constructor(stage, settings) {
+    this.stage = stage;
+    this.settings = settings;
+    this.burst = new Burst(stage.players?.crowd ?? []);
+    this.compare = new Compare(stage.players?.crowd ?? []);
+    this.keysDialog = new KeysDialog(stage);
+    this.more = new MoreDialog(this);
     this.label = el("p.p-label", { role: "status" }, "");
-    this.size = el(
-      "select",
-      { "aria-label": "Messages in a burst" },
-      ...[50, 500, 2000].map((size) => el("option", { selected: size === 500 }, String(size))),
-    );
-    /** @type {Record<string, HTMLButtonElement & {label: HTMLElement}>} by key */
-    this.buttons = {
-      h: this.#button("h", "Send by HTTP", () => this.#send("http")),
-      s: this.#button("s", "Send by WebSocket", () => this.#send("socket")),
-      r: this.#button("r", "Read", () => this.#read()),
-      b: this.#button("b", "Burst", () => this.#burst()),
-      p: this.#button("p", "Pause page", () => this.#pause()),
-      l: this.#button("l", "Slow class", () => this.#toggleSlow()),
+    this.behind = el("p.p-behind", {}, "");
+    /** @type {Record<string, () => void>} */
+    this.keys = {
+      n: () => this.step(),
+      a: () => this.stage.again(),
+      p: () => this.pause(),
+      m: () => this.more.toggle(),
+      k: () => this.keysDialog.toggle(),
+      l: () => this.stage.presentation.skip(),
     };
-    const { h, s, r, b, p, l } = this.buttons;
-    this.modes = this.#buildModes();
+    const forPresenter = stage.players ? this.#presenterButtons() : [];
+    this.speeds = this.#buildSpeeds();
     this.element = el(
       "header.p-head",
       {},
-      el("h1", {}, "Live diagram"),
       el(
         "div.p-controls",
         { role: "toolbar", "aria-label": "Controls" },
-        h,
-        s,
-        r,
-        el("span.p-pair", {}, b, this.size),
-        p,
-        l,
+        ...forPresenter,
+        this.speeds,
+        this.#button("n", "Next", "the next step"),
+        this.#button("a", "Again", "show the newest story again"),
+        this.#button("m", "More", "more controls"),
       ),
-      el("div.p-says", {}, this.modes, this.label, this.last),
+      this.more.element,
+      this.compare.element,
+      this.keysDialog.element,
     );
+    this.live = this.#button("l", "Go to live", "leave out everything up to the present");
+    this.status = el("div.p-status", {}, this.behind, this.live);
+    this.showSettings(settings);
+  }
+
+  #presenterButtons() {
+    Object.assign(this.keys, {
+      h: () => this.send("http"),
+      s: () => this.send("socket"),
+      r: () => this.read(),
+      e: () => this.react(),
+      c: () => this.attempt(() => this.compare.run()),
+    });
+    return [
+      el(
+        "span.p-group",
+        { role: "group", "aria-label": "Send" },
+        el("span.p-group-name", {}, "Send"),
+        this.#button("h", "HTTP", "Send by HTTP"),
+        this.#button("s", "WebSocket", "Send by WebSocket"),
+      ),
+      this.#button("r", "Read", "Read the conversation"),
+      this.#button("e", "React", "React to the newest message"),
+    ];
   }
 
   /**
    * @param {string} key
    * @param {string} text
-   * @param {() => void} act
+   * @param {string} title
    */
-  #button(key, text, act) {
-    const label = el("span", {}, text);
-    const button = el(
+  #button(key, text, title) {
+    const attributes = { type: "button", title, "aria-keyshortcuts": key };
+    return el(
       "button",
-      { type: "button", "aria-keyshortcuts": key, onclick: act },
-      label,
+      { ...attributes, onclick: () => this.keys[key]() },
+      el("span", {}, text),
       el("kbd", { "aria-hidden": "true" }, key.toUpperCase()),
     );
-    return Object.assign(button, { label });
   }
 
-  #buildModes() {
-    const choices = MODES.map((mode) => {
+  #buildSpeeds() {
+    const choices = SPEEDS.map(([speed, title]) => {
       const input = el("input", {
         type: "radio",
-        name: "mode",
-        value: mode,
-        onchange: () => this.#change({ cacheMode: mode }),
+        name: "speed",
+        value: speed,
+        checked: speed === "real",
+        onchange: () => this.setSpeed(speed),
       });
-      return el("label", {}, input, mode);
+      return el("label", {}, input, el("span", {}, title));
     });
-    return el("fieldset.p-modes", {}, el("legend", {}, "Cache"), ...choices);
+    return el("fieldset.p-speeds", {}, el("legend", {}, "Speed"), ...choices);
   }
 
   open() {
     const { signal } = this.#closing;
     const typing = (/** @type {any} */ target) =>
       target.closest?.("input:not([type=radio]), textarea, select");
-    addEventListener(
-      "keydown",
-      (event) => {
-        if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || typing(event.target))
-          return;
-        this.buttons[event.key.toLowerCase()]?.click();
-      },
-      { signal },
-    );
+    const press = (/** @type {KeyboardEvent} */ event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || typing(event.target))
+        return;
+      const isOnButton = event.target instanceof HTMLButtonElement;
+      const key = event.key === " " && !isOnButton ? "n" : event.key.toLowerCase();
+      if (!this.keys[key]) return;
+      event.preventDefault();
+      this.keys[key]();
+    };
+    addEventListener("keydown", press, { signal });
   }
 
   close() {
     this.#closing.abort();
-    this.#isBursting = false;
+    this.burst.stop();
+    this.compare.stop();
+    this.keysDialog.close();
   }
 
-  // --- messages ----------------------------------------------------------------------------------
+  // --- what the users do, one after the other ----------------------------------------------------
+
+  get players() {
+    if (!this.stage.players) throw new Error("viewers have no users");
+    return this.stage.players;
+  }
+
+  /** @param {"http" | "socket"} transport */
+  send(transport, text = TEXTS[this.#sent++ % TEXTS.length]) {
+    return this.attempt(() => this.#send(transport, text));
+  }
 
   /**
-   * Send a message. Ada and Ben take turns.
-   *
    * @param {"http" | "socket"} transport
+   * @param {string} text
    */
-  async #send(transport) {
+  async #send(transport, text) {
     const { left, right } = this.players;
-    const [from, to] = this.#sent % 2 ? [right, left] : [left, right];
-    const text = TEXTS[this.#sent++ % TEXTS.length];
-    const began = performance.now();
-    await this.#try(async () => {
-      await from.send(transport, to.id, text);
-      return `${from.name} sent over ${transport === "http" ? "HTTP" : "WebSocket"}: answered in ${(performance.now() - began).toFixed(0)} ms`;
+    this.#newest = await left.send(transport, right.id, text);
+    this.#hasReaction = false;
+    this.stage.remember(this.#newest);
+  }
+
+  /** Read what is new, and at least the newest message. */
+  read() {
+    return this.attempt(async () => {
+      const { left, right, lastSeq } = this.players;
+      const unread = Math.min(this.#readUpTo, (this.#newest?.seq ?? 0) - 1);
+      const { body } = await right.read(left.id, { after: Math.max(lastSeq, unread) });
+      this.#readUpTo = body.at(-1)?.seq ?? this.#readUpTo;
     });
   }
 
-  async #read() {
-    const { left, right } = this.players;
-    await this.#try(async () => {
-      const { body, cache, tookMs } = await left.read(right);
-      return `${left.name} read ${body.length} messages. X-Cache: ${cache}, ${tookMs.toFixed(0)} ms`;
+  react() {
+    return this.#change(({ _id }) => {
+      this.#hasReaction = !this.#hasReaction;
+      return this.players.right.react(_id, REACTION, this.#hasReaction);
+    });
+  }
+
+  /** @param {string} text */
+  edit(text) {
+    return this.#change(({ _id }) => this.players.left.edit(_id, text));
+  }
+
+  /** @param {(message: import("./tape.js").Message) => Promise<unknown>} change */
+  #change(change) {
+    return this.attempt(async () => {
+      if (!this.#newest) await this.#send("socket", TEXTS[this.#sent++ % TEXTS.length]);
+      if (this.#newest) await change(this.#newest);
     });
   }
 
   /**
-   * Let two users who are in no pane send each other messages over both transports, as fast as the
-   * service answers.
-   */
-  async #burst() {
-    if (this.#isBursting) {
-      this.#isBursting = false; // a second press ends it
-      return;
-    }
-    const crowd = [this.players["crowd-1"], this.players["crowd-2"]];
-    const total = Number(this.size.value);
-    this.#isBursting = true;
-    setText(this.buttons.b.label, "Stop burst");
-    let started = 0;
-    let done = 0;
-    const progress = setInterval(
-      () => setText(this.last, `Burst: ${done} of ${total} answered`),
-      500,
-    );
-    const sender = async () => {
-      while (this.#isBursting && started < total) {
-        const number = started++;
-        const transport = number % 4 < 2 ? "http" : "socket";
-        await crowd[number % 2].send(
-          transport,
-          crowd[(number + 1) % 2].id,
-          `message ${number + 1}`,
-          () => this.#isBursting,
-        );
-        done += 1;
-      }
-    };
-    const began = performance.now();
-    await this.#try(async () => {
-      await Promise.all(Array.from({ length: BURST_CONCURRENCY }, sender));
-      return `Burst: ${done} messages answered in ${((performance.now() - began) / 1000).toFixed(1)} s`;
-    });
-    clearInterval(progress);
-    this.#isBursting = false;
-    setText(this.buttons.b.label, "Burst");
-  }
-
-  // --- the page and the settings -----------------------------------------------------------------
-
-  #pause() {
-    this.paused = !this.paused;
-    setText(this.buttons.p.label, this.paused ? "Resume page" : "Pause page");
-    this.buttons.p.setAttribute("aria-pressed", String(this.paused));
-    this.#setNotice(
-      "paused",
-      this.paused && "PAUSED: this page does not update, the service keeps running",
-    );
-    this.actions.pause(this.paused);
-  }
-
-  #toggleSlow() {
-    if (!this.#settings) return;
-    const { cacheTtl, usualTtl } = this.#settings;
-    this.#change({ cacheTtl: cacheTtl === usualTtl ? usualTtl * SLOW_FACTOR : usualTtl });
-  }
-
-  /** @param {Change} settings */
-  async #change(settings) {
-    await this.#try(async () => {
-      await this.actions.change(settings);
-      return settings.cacheMode
-        ? `Cache: ${settings.cacheMode}`
-        : `The TTL is now ${seconds(this.#settings?.cacheTtl ?? 0)}`;
-    });
-    if (this.#settings) this.showSettings(this.#settings);
-  }
-
-  /**
-   * Show the settings of the service. What differs from its start is shown as long as it differs.
+   * Do something when everything before has been done, and show its error.
    *
-   * @param {Settings} settings
+   * @param {() => Promise<unknown>} action
    */
+  attempt(action) {
+    this.#actions = this.#actions.then(action).then(
+      () => this.setNotice("error", false),
+      (error) => this.setNotice("error", describeError(error)),
+    );
+    return this.#actions;
+  }
+
+  // --- the picture -----------------------------------------------------------------------------
+
+  /** @param {Speed} speed */
+  setSpeed(speed) {
+    if (speed !== "step") this.#runningSpeed = speed;
+    this.stage.presentation.setSpeed(speed);
+  }
+
+  step() {
+    this.stage.presentation.step();
+  }
+
+  /** Stop the picture, or let it run on. */
+  pause() {
+    this.setSpeed(this.stage.presentation.speed === "step" ? this.#runningSpeed : "step");
+  }
+
+  draw() {
+    const { presentation } = this.stage;
+    for (const input of this.speeds.querySelectorAll("input"))
+      if (input.checked !== (input.value === presentation.speed))
+        input.checked = input.value === presentation.speed;
+    const { behindMs, waiting } = presentation;
+    this.keysDialog.draw();
+    const isLate = behindMs > BEHIND_MS;
+    const late = isLate ? `${Math.round(behindMs / 1000)} s behind` : "Live";
+    const queue = waiting ? `, ${waiting} more to come` : "";
+    setText(this.behind, late + queue);
+    this.live.classList.toggle("p-off", !isLate);
+    this.element.classList.toggle("p-stepping", presentation.speed === "step");
+  }
+
+  // --- notices ---------------------------------------------------------------------------------
+
+  /** @param {Settings} settings */
   showSettings(settings) {
-    this.#settings = settings;
-    const { cacheTtl, usualTtl, cacheMode, usualMode, canTurn } = settings;
-    const slow = cacheTtl !== usualTtl;
-    setText(this.buttons.l.label, slow ? "Usual speed" : "Slow class");
-    this.buttons.l.setAttribute("aria-pressed", String(slow));
-    this.#setNotice(
-      "slow",
-      slow && `SLOW CLASS: the TTL is ${seconds(cacheTtl)}, not ${seconds(usualTtl)}`,
-    );
-    this.#setNotice(
-      "mode",
-      cacheMode !== usualMode && `CACHE ${cacheMode.toUpperCase()}, not ${usualMode}`,
-    );
-    this.#setNotice(
-      "fixed",
-      !canTurn &&
-        "The cache mode and the TTL can be changed only on the service's own machine, and only if no other process uses the cache",
-    );
-    for (const input of this.modes.querySelectorAll("input")) {
-      input.checked = input.value === cacheMode;
-      input.disabled = !canTurn;
-    }
-    this.buttons.l.disabled = !canTurn;
+    this.settings = settings;
+    const { cacheTtl, usualTtl, cacheMode, usualMode, sweeper } = settings;
+    this.setNotice("ttl", cacheTtl !== usualTtl && `The TTL is ${cacheTtl} s, not ${usualTtl} s`);
+    const modes = /** @type {Record<string, string>} */ ({
+      window: "on",
+      drawn: "as in the document",
+      off: "off",
+    });
+    this.setNotice("mode", cacheMode !== usualMode && `Cache: ${modes[cacheMode]}`);
+    const isElsewhere =
+      sweeper !== "here" && `The worker runs in ${sweeper}: its rounds are not shown`;
+    this.setNotice("sweeper", this.stage.recording ? false : isElsewhere);
+    this.more.showSettings(settings);
   }
 
   /** @param {boolean} connected */
   showConnection(connected) {
-    this.#setNotice("connection", !connected && "No connection to the service. Trying again…");
+    this.setNotice("connection", !connected && "No connection to the service. Trying again…");
   }
 
   /** @param {boolean} isUp */
   showRedis(isUp) {
-    this.#setNotice("redis", !isUp && "Redis does not answer: every read goes to MongoDB");
+    this.setNotice("redis", !isUp && "Redis does not answer: every read goes to MongoDB");
   }
 
   /**
@@ -277,22 +309,9 @@ export class Controls {
    * @param {string} topic
    * @param {string | false} text
    */
-  #setNotice(topic, text) {
+  setNotice(topic, text) {
     if (text) this.#notices.set(topic, text);
     else this.#notices.delete(topic);
     setText(this.label, [...this.#notices.values()].join(" · "));
-  }
-
-  /**
-   * Run an action and show the text it returns, or its error.
-   *
-   * @param {() => Promise<string>} action
-   */
-  async #try(action) {
-    try {
-      setText(this.last, await action());
-    } catch (error) {
-      setText(this.last, describeError(error));
-    }
   }
 }

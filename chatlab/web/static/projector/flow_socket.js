@@ -2,7 +2,7 @@
 
 import { io } from "../vendor/socket.io.esm.min.js";
 
-/** @import { StageEvent } from "./flow_state.js" */
+/** @import { StageEvent } from "./tape.js" */
 
 /**
  * @typedef {object} Handlers
@@ -17,7 +17,7 @@ const RECONNECT_DELAY_MS = 1_000; // after the service itself has closed or refu
 /**
  * Receive every stage event. Returns a function that stops.
  *
- * @param {string} token
+ * @param {string} token - or the key of the page
  * @param {Handlers} handlers
  */
 export function watchFlow(token, handlers) {

@@ -1,85 +1,36 @@
-/* The users of this page: Ada and Ben in the two panes, and two more who exchange the messages of a
-   burst.
-
-   Each one is an ordinary user with its own session, stored where the chat page of the pane looks
-   for it. */
+/* The users of this page: Ada and Ben, who chat, and two more who exchange the messages of a burst.
+   The service creates them. They use the API like everybody else. */
 
 /** @import { Socket } from "socket.io-client" */
 /** @import { Session } from "../chat/session.js" */
+/** @import { Message } from "./tape.js" */
 
 import { ChatError } from "../chat/format.js";
-import { read, write } from "../chat/storage.js";
 import { io } from "../vendor/socket.io.esm.min.js";
 import { request } from "./request.js";
 
-/** @typedef {keyof typeof NAMES} Pane */
-/** @typedef {Record<Pane, Player>} Players */
+/** @typedef {{left: Player, right: Player, crowd: Player[], lastSeq: number}} Players */
 
-const NAMES = { left: "Ada", right: "Ben", "crowd-1": "Crowd One", "crowd-2": "Crowd Two" };
 const ACK_TIMEOUT_MS = 10_000;
 const MAX_RETRY_DELAY_S = 5;
 
-const keyOf = (/** @type {Pane} */ pane) =>
-  `chatlab ${new URL(".", document.baseURI).pathname} ${pane}`; // as in session.js
 const random = (/** @type {number} */ bytes) =>
   [...crypto.getRandomValues(new Uint8Array(bytes))]
     .map((byte) => byte.toString(16).padStart(2, "0"))
     .join("");
 
 /**
- * Return all four players, by pane. `token` is the teacher's; it is checked first, so that no user
- * is created for an ended session.
+ * Log all of them in. Only the presenter may. `lastSeq` is that of their newest message so far:
+ * what is older is not shown.
  *
- * @param {string} token
+ * @param {string} key
+ * @returns {Promise<Players>}
  */
-export async function createPlayers(token) {
-  await request("GET", "api/auth/me", { token });
-  const panes = /** @type {Pane[]} */ (Object.keys(NAMES));
-  const sessions = await Promise.all(panes.map(sessionOf));
-  const players = panes.map((pane, index) => [pane, new Player(sessions[index])]);
-  return /** @type {Players} */ (Object.fromEntries(players));
-}
-
-/**
- * @param {Pane} pane
- * @returns {Promise<Session>}
- */
-async function sessionOf(pane) {
-  const known = stored(pane);
-  try {
-    if (known) return await request("GET", "api/auth/me", { token: known.token }).then(() => known);
-  } catch (error) {
-    if (error.code !== "unauthenticated") throw error;
-  }
-  return signUp(pane);
-}
-
-/**
- * @param {Pane} pane
- * @returns {Session | null}
- */
-function stored(pane) {
-  try {
-    return JSON.parse(read(keyOf(pane)) ?? "null");
-  } catch {
-    return null;
-  }
-}
-
-/**
- * Sign up a new user. The password is not stored: when the session has ended, the next user takes
- * over the pane.
- *
- * @param {Pane} pane
- * @returns {Promise<Session>}
- */
-async function signUp(pane) {
-  const username = `${NAMES[pane].toLowerCase().replace(" ", "-")}-${random(3)}`;
-  const { body } = await request("POST", "api/auth/signup", {
-    body: { username, password: random(16), displayName: NAMES[pane] },
-  });
-  write(keyOf(pane), JSON.stringify(body));
-  return body;
+export async function openPlayers(key) {
+  const { body } = await request("POST", "api/lab/users", { token: key });
+  const [left, right, ...crowd] = body.map((/** @type {Session} */ session) => new Player(session));
+  const before = await left.read(right.id, { limit: 1, fresh: true });
+  return { left, right, crowd, lastSeq: before.body[0]?.seq ?? 0 };
 }
 
 /** One user, who can use both transports. */
@@ -95,21 +46,41 @@ export class Player {
   }
 
   /**
-   * Send a message over `http` or `socket`. After `rate_limited` it waits and tries again while
-   * `mayRetry()` is true;
-   * the client id makes sure that the message is saved only once.
+   * Call `arrived` with each message that the service sends to this user, new or changed.
+   *
+   * @param {(message: Message) => void} arrived
+   */
+  listen(arrived) {
+    this.#connected().on("newMessage", arrived).on("messageUpdated", arrived);
+  }
+
+  /**
+   * Send a message over `http` or `socket`, and return it. After `rate_limited` it waits and tries
+   * again while `mayRetry()` is true; the client id makes sure that it is saved only once.
    *
    * @param {"http" | "socket"} transport
    * @param {string} receiverId
    * @param {string} text
    * @param {() => boolean} mayRetry
+   * @returns {Promise<Message>}
    */
   async send(transport, receiverId, text, mayRetry = () => true) {
     const payload = { receiverId, text, clientId: random(12) };
+    return this.#patiently(
+      () => (transport === "socket" ? this.#sendOverSocket(payload) : this.#sendOverHttp(payload)),
+      mayRetry,
+    );
+  }
+
+  /**
+   * @template Result
+   * @param {() => Promise<Result>} act
+   * @param {() => boolean} mayRetry
+   */
+  async #patiently(act, mayRetry = () => true) {
     for (;;) {
       try {
-        if (transport === "socket") return await this.#sendOverSocket(payload);
-        return await request("POST", "api/messages/send", { token: this.token, body: payload });
+        return await act();
       } catch (error) {
         if (error.code !== "rate_limited" || !mayRetry()) throw error;
         await new Promise((resolve) =>
@@ -117,6 +88,11 @@ export class Player {
         );
       }
     }
+  }
+
+  /** @param {object} body */
+  async #sendOverHttp(body) {
+    return (await request("POST", "api/messages/send", { token: this.token, body })).body;
   }
 
   /** @param {object} payload */
@@ -128,7 +104,7 @@ export class Player {
       throw new ChatError("offline");
     }
     if (!ack.ok) throw new ChatError(ack.error.code, ack.error.detail);
-    return ack;
+    return ack.message;
   }
 
   #connected() {
@@ -142,9 +118,40 @@ export class Player {
     return this.#socket;
   }
 
-  /** @param {Player} other */
-  read(other) {
-    return request("GET", `api/messages/${other.id}`, { token: this.token });
+  /**
+   * Read the conversation with another user, from this `seq` on. With `fresh`, the service must not
+   * use Redis.
+   *
+   * @param {string} other
+   * @param {{after?: number, limit?: number, fresh?: boolean}} options
+   */
+  read(other, { after, limit, fresh = false } = {}) {
+    const query = new URLSearchParams();
+    if (after !== undefined) query.set("after", String(after));
+    if (limit !== undefined) query.set("limit", String(limit));
+    return this.#patiently(() =>
+      request("GET", `api/messages/${other}?${query}`, { token: this.token, fresh }),
+    );
+  }
+
+  /**
+   * Add a reaction to a message, or remove it.
+   *
+   * @param {string} messageId
+   * @param {string} emoji
+   * @param {boolean} on
+   */
+  react(messageId, emoji, on) {
+    const path = `api/messages/${messageId}/reactions/${encodeURIComponent(emoji)}`;
+    return request(on ? "PUT" : "DELETE", path, { token: this.token });
+  }
+
+  /**
+   * @param {string} messageId
+   * @param {string} text
+   */
+  edit(messageId, text) {
+    return request("PATCH", `api/messages/${messageId}`, { token: this.token, body: { text } });
   }
 
   close() {

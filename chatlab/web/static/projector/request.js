@@ -1,7 +1,7 @@
 /* An HTTP request that also reports how long it took and what X-Cache said.
 
-   It never uses fetch's `cache: "no-store"`: fetch would send `Cache-Control: no-cache`, and the
-   service would bypass Redis. */
+   It uses fetch's `cache: "no-store"` only to bypass Redis: fetch then sends
+   `Cache-Control: no-cache`. */
 
 import { ChatError } from "../chat/format.js";
 
@@ -13,17 +13,19 @@ const REQUEST_TIMEOUT_MS = 15_000;
  *
  * @param {string} method
  * @param {string} path
- * @param {{token?: string, body?: object}} options
+ * @param {{token?: string, body?: object, fresh?: boolean}} options
  * @returns {Promise<{body: any, cache: string | null, tookMs: number}>}
  */
-export async function request(method, path, { token, body } = {}) {
+export async function request(method, path, { token, body, fresh } = {}) {
   const headers = {
     accept: "application/json",
     ...(token && { authorization: `Bearer ${token}` }),
     ...(body && { "content-type": "application/json" }),
   };
+  /** @type {RequestInit} */
   const options = {
     method,
+    ...(fresh && { cache: "no-store" }),
     headers,
     body: body && JSON.stringify(body),
     signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),

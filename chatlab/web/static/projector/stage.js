@@ -1,221 +1,196 @@
-/* The page of a user who is logged in: the two diagrams, the board of keys, the counters, the two
-   chat panes and the controls. It is drawn from the flow state, once a frame. */
+/* The page of somebody who may see it: what happens and why in one sentence, one large flow, the
+   others small beside it, the numbers, and for the presenter the controls. Everything is drawn from
+   the presentation, once a frame. */
 
-/** @import { Session } from "../chat/session.js" */
-/** @import { Settings } from "./flow_state.js" */
-/** @import { Player, Players } from "./players.js" */
+/** @import { Settings } from "./controls.js" */
+/** @import { Handlers } from "./flow_socket.js" */
+/** @import { Players } from "./players.js" */
+/** @import { Recording } from "./recording.js" */
+/** @import { Item, Message, StageEvent } from "./tape.js" */
 
-import { el } from "../chat/dom.js";
-import ttlBoard from "../lab/ttl_board.js";
+import { el, setText } from "../chat/dom.js";
 import { Controls } from "./controls.js";
-import { Counters } from "./counters.js";
-import { readDiagram, sendDiagram } from "./diagrams.js";
-import { watchFlow } from "./flow_socket.js";
-import { FlowState } from "./flow_state.js";
+import { Numbers } from "./numbers.js";
+import { Presentation } from "./presentation.js";
+import { boundsOf, fill, Recorder } from "./recording.js";
 import { request } from "./request.js";
+import { Tape } from "./tape.js";
+import { Views } from "./views.js";
 
-const MAX_ROWS = 5; // keys with a row of their own; windows have rows besides
-// without new events, the board is redrawn only for keys that have ended
-const BOARD_INTERVAL_MS = 250;
 const KEYS_INTERVAL_MS = 1_000; // between two requests for the keys
-const KEYS_INTERVAL_MANY_MS = 3_000; // the same, with more than MANY_KEYS keys
-const KEYS_INTERVAL_WINDOW_MS = 150; // the same, if a window may have a new expiry
-const MANY_KEYS = 500;
-const FOCUS_TIME_MS = 1_500; // after it has loaded, a pane does not take the focus any more
+const KEYS_INTERVAL_VIEWER_MS = 5_000;
+const MAX_FRAME_MS = 100;
+
+/**
+ * What a page shows: a service, or a recording.
+ *
+ * @typedef {object} Source
+ * @property {Settings} settings
+ * @property {string} [key] - of the page
+ * @property {Players | null} [players] - null for somebody who may only watch
+ * @property {(handlers: Handlers) => () => void} [watch] - receives the stage events of the service
+ * @property {() => void} [refused] - the service does not know the key any more
+ * @property {Recording} [recording]
+ */
 
 export class Stage {
-  /** @type {number | null} */
-  #pausedAt = null; // the time that the paused page shows
   #closed = false;
-  #drawnAt = 0;
-  #requestedAt = 0;
-  #isRequesting = false;
+  #frameAt = performance.now();
+  #askedAt = -Infinity;
+  #isAsking = false;
+  /** @type {Map<string, string>} */
+  #texts = new Map(); // of messages, by their id
 
-  /**
-   * @param {Session} session
-   * @param {Players} players
-   * @param {() => void} ended - the service has ended the session
-   */
-  constructor({ token }, players, ended) {
-    this.token = token;
+  /** @param {Source} source */
+  constructor({ settings, key = "", players = null, watch, refused = () => {}, recording }) {
+    this.key = key;
     this.players = players;
-    this.ended = ended;
-    this.flow = new FlowState();
-    this.counters = new Counters(this.flow);
-    this.controls = new Controls(players, {
-      change: (settings) =>
-        request("PUT", "api/lab/settings", { token, body: settings }).then(({ body }) =>
-          this.#settings(body),
-        ),
-      pause: (paused) => {
-        this.#pausedAt = paused ? this.flow.now() : null;
-      },
+    this.refused = refused;
+    this.watch = watch;
+    this.recording = recording;
+    this.recorder = new Recorder();
+    const names = new Map(settings.users.map(({ id, displayName }) => [id, displayName]));
+    const [left, right] = settings.users.map(({ id }) => id);
+    const name = (/** @type {string} */ id) => names.get(id) ?? id;
+    const bounds = recording && boundsOf(recording);
+    this.tape = new Tape((user) => names.has(user), bounds ? () => bounds.to : Date.now);
+    this.presentation = new Presentation(this.tape, {
+      name,
+      isHero: (user) => user === left || user === right,
+      otherThan: (user) => (user === left ? right : left),
+      hasArrivals: players !== null || recording !== undefined,
+      textOf: (id) => this.#texts.get(id) ?? "Message",
     });
-    const [send, read, board] = [el("section.p-send"), el("section.p-read"), el("section.p-board")];
-    send.append(el("h2", {}, "Send"));
-    read.append(el("h2", {}, "Read"));
-    board.append(el("h2", {}, "Cache in Redis"), this.counters.keyCounts);
-    this.diagrams = [sendDiagram(send, this.flow), readDiagram(read, this.flow)];
-    read.append(
-      el("p.p-counted", {}, "All numbers count stage events since this page was opened."),
-      this.counters.sweeper,
+    this.sentence = el("p.p-sentence", { role: "status" });
+    this.views = new Views(this.presentation, { left, right, name }, (clicked) =>
+      this.controls.keysDialog.openKey(clicked),
     );
-    this.board = ttlBoard(
-      board,
-      { items: [] },
-      { most: MAX_ROWS, now: () => this.#pausedAt ?? this.flow.now() },
-    );
+    this.numbers = new Numbers(this.presentation);
+    this.controls = new Controls(this, settings);
+    this.views.element.append(this.controls.label);
     this.element = el(
       "div.p-stage",
       {},
       this.controls.element,
-      this.counters.element,
-      el("main.p-main", {}, send, read, board, this.#panes()),
+      el("div.p-say", {}, this.sentence, this.controls.status),
+      this.views.element,
+      this.numbers.element,
     );
   }
 
   open() {
-    this.stopWatching = watchFlow(this.token, {
-      event: (event) => this.flow.add(event),
-      connected: () => this.#connected(true),
-      lost: () => this.#connected(false),
-      ended: () => this.ended(),
-    });
+    if (this.recording) this.#openRecording(this.recording);
+    else this.#openService();
     this.controls.open();
-    this.#frame();
+    document.addEventListener("visibilitychange", this.#shown);
+    this.#frame(performance.now());
   }
+
+  /** @param {Recording} recording */
+  #openRecording(recording) {
+    for (const input of recording.inputs)
+      if ("item" in input && input.item.kind === "arrival") this.remember(input.item.message);
+    this.tape.clockOffset = 0;
+    fill(this.tape, recording);
+    this.again();
+  }
+
+  #openService() {
+    this.stopWatching = this.watch?.({
+      event: (event) => this.#happened(event),
+      connected: () => this.controls.showConnection(true),
+      lost: () => this.controls.showConnection(false),
+      ended: () => this.refused(),
+    });
+    if (!this.players) return;
+    for (const player of [this.players.left, this.players.right])
+      player.listen((message) => this.#arrived(player.id, message));
+  }
+
+  /** Show the newest story again, or the whole recording. */
+  again() {
+    if (this.recording) this.presentation.playFrom(boundsOf(this.recording).from);
+    else this.presentation.replay();
+  }
+
+  save() {
+    return this.recorder.save(this.key, this.controls.settings);
+  }
+
+  /** A page that was hidden has not been drawn: it goes on in the present. */
+  #shown = () => {
+    if (!document.hidden && !this.recording) this.presentation.skip();
+  };
 
   close() {
     this.#closed = true;
+    document.removeEventListener("visibilitychange", this.#shown);
     this.stopWatching?.();
     this.controls.close();
-    for (const diagram of this.diagrams) diagram.close();
-    this.board.close();
-    for (const player of Object.values(this.players)) player.close();
+    this.views.close();
+    const { left, right, crowd } = this.players ?? { crowd: [] };
+    for (const player of [left, right, ...crowd]) player?.close();
   }
 
-  /** @param {boolean} connected */
-  #connected(connected) {
-    this.controls.showConnection(connected);
-    this.#requestedAt = 0;
+  /** @param {Message} message */
+  remember({ _id, text }) {
+    this.#texts.set(_id, text);
   }
 
-  /** @param {Settings} settings */
-  #settings(settings) {
-    this.controls.showSettings(settings);
-    this.element.classList.toggle("p-slow", settings.cacheTtl > settings.usualTtl);
+  /** @param {StageEvent} event */
+  #happened(event) {
+    this.tape.add(event);
+    this.recorder.add({ event });
+    if (event.stage === "cache_conversation") this.#askedAt = -Infinity; // it may have a new TTL
   }
 
-  // --- each frame --------------------------------------------------------------------------------
-
-  #frame() {
-    if (this.#closed) return;
-    requestAnimationFrame(() => this.#frame());
-    const now = performance.now();
-    if (this.#pausedAt === null) this.#draw(now);
-    if (!this.#isRequesting && now - this.#requestedAt > this.#keysInterval()) this.#requestKeys();
+  /**
+   * @param {string} screen
+   * @param {Message} message
+   */
+  #arrived(screen, message) {
+    this.#put({ kind: "arrival", at: this.tape.now(), screen, message });
   }
 
-  #keysInterval() {
-    if (this.flow.windowWritten) return KEYS_INTERVAL_WINDOW_MS;
-    return this.flow.keys.size > MANY_KEYS ? KEYS_INTERVAL_MANY_MS : KEYS_INTERVAL_MS;
+  /** @param {Item} item */
+  #put(item) {
+    this.tape.put(item);
+    this.recorder.add({ item });
   }
+
+  // --- each frame ------------------------------------------------------------------------------
 
   /** @param {number} now */
-  #draw(now) {
-    for (const diagram of this.diagrams) diagram.draw();
-    if (!this.flow.changed && now - this.#drawnAt < BOARD_INTERVAL_MS) return;
-    this.flow.changed = false;
-    this.#drawnAt = now;
-    this.board.update({ items: this.flow.items() });
-    this.counters.draw();
+  #frame(now) {
+    if (this.#closed) return;
+    requestAnimationFrame((next) => this.#frame(next));
+    const passed = now - this.#frameAt;
+    this.#frameAt = now;
+    this.presentation.frame(Math.max(0, Math.min(passed, MAX_FRAME_MS)));
+    setText(this.sentence, this.presentation.sentence);
+    this.views.draw();
+    this.numbers.draw();
+    this.controls.draw();
+    const interval = this.players ? KEYS_INTERVAL_MS : KEYS_INTERVAL_VIEWER_MS;
+    if (!this.recording && !this.#isAsking && now - this.#askedAt > interval) this.#askForKeys();
   }
 
-  async #requestKeys() {
-    this.#isRequesting = true;
-    this.flow.windowWritten = false;
-    const began = this.flow.now();
+  /** Ask which keys Redis has: no event says when a conversation expires. */
+  async #askForKeys() {
+    this.#isAsking = true;
+    this.#askedAt = performance.now();
+    const since = this.tape.now();
     try {
-      const { body } = await request("GET", "api/lab/keys", { token: this.token });
-      this.flow.clockOffset = Math.min(this.flow.clockOffset, Date.now() - body.at);
-      this.#settings(body.settings);
-      this.controls.showRedis(body.keys !== null);
-      if (body.keys) this.flow.compare(body, began);
+      const { body } = await request("GET", "api/lab/keys", { token: this.key });
+      const { at, keys, live, settings } = body;
+      this.tape.clockOffset = Math.min(this.tape.clockOffset, Date.now() - at);
+      const isWhole = keys !== null && live === Object.keys(keys).length;
+      this.#put({ kind: "keys", at, keys, isWhole, ttlMs: settings.cacheTtl * 1000, since });
+      this.controls.showSettings(settings);
+      this.controls.showRedis(keys !== null);
     } catch (error) {
-      if (error.code === "unauthenticated") this.ended();
-      if (error.code === "forbidden") await this.#requestSettings();
+      if (error.code === "unauthenticated") this.refused();
     }
-    this.#requestedAt = performance.now();
-    this.#isRequesting = false;
-  }
-
-  /**
-   * From another machine the service does not list its keys, and the controls only show the
-   * settings.
-   */
-  async #requestSettings() {
-    try {
-      this.#settings((await request("GET", "api/lab/settings", { token: this.token })).body);
-    } catch {
-      // tried again with the next request for the keys
-    }
-  }
-
-  // --- the panes ---------------------------------------------------------------------------------
-
-  #panes() {
-    const { left, right } = this.players;
-    return el(
-      "section.p-panes",
-      { "aria-label": "Two users chat" },
-      this.#pane("left", left, right),
-      this.#pane("right", right, left),
-    );
-  }
-
-  /**
-   * Return the focus to this page: the composer of a pane takes it when it opens, and then the keys
-   * of the controls do nothing.
-   *
-   * @param {HTMLIFrameElement} frame
-   */
-  #keepFocus(frame) {
-    let focusEndsAt = Infinity;
-    frame.addEventListener("load", () => {
-      focusEndsAt = performance.now() + FOCUS_TIME_MS;
-    });
-    const takeBack = () => {
-      // a slow pane may take the focus late
-      const wasUsed = frame.contentWindow?.navigator.userActivation?.hasBeenActive;
-      if (
-        document.activeElement !== frame ||
-        (performance.now() > focusEndsAt && wasUsed !== false)
-      )
-        return;
-      frame.blur();
-      window.focus();
-    };
-    addEventListener("blur", () => setTimeout(takeBack));
-  }
-
-  /**
-   * @param {string} pane
-   * @param {Player} player
-   * @param {Player} other
-   */
-  #pane(pane, player, other) {
-    const frame = el("iframe", {
-      title: `The chat of ${player.name}`,
-      src: `./?pane=${pane}#/${other.id}`,
-    });
-    const fit = () =>
-      frame.contentDocument?.documentElement?.style.setProperty(
-        "font-size",
-        getComputedStyle(document.documentElement).fontSize,
-      );
-    frame.addEventListener("load", fit);
-    addEventListener("resize", fit);
-    this.#keepFocus(frame);
-    return el("div.p-pane", {}, el("h2", {}, `${player.name}’s screen`), frame);
+    this.#isAsking = false;
   }
 }

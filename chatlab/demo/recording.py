@@ -1,0 +1,87 @@
+"""`chatlab record`: record the send-read-expire story, as one page that replays it.
+
+The users are those of the page `/lab`. The recording has what that page would have learned: the
+stage events, and the messages that arrived at each user.
+"""
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from chatlab.client import ChatClient
+from chatlab.demo.runner import open_servers
+from chatlab.demo.screen import show_status
+from chatlab.errors import EngineError
+from chatlab.settings import Settings
+from chatlab.web.replay_page import replay_page
+
+Json = dict[str, Any]
+GRACE_S = 20  # for the sweeper to log an expiry, on a slow machine
+PAUSE_S = 1.0  # between the send and the first read, so that the page shows some of the life
+
+
+def record(settings: Settings, file: Path, console: Console) -> None:
+    """Record the story and write the page. Raises EngineError if a program is missing."""
+    key = secrets.token_urlsafe()
+    with (
+        open_servers(settings, console, lab_key=key) as servers,
+        show_status(console, "recording"),
+    ):
+        recording = asyncio.run(_record_story(servers.url, key))
+    file.write_text(replay_page(recording), encoding="utf-8")
+    console.print(f"Wrote {file}: open it in a browser.", markup=False, soft_wrap=True)
+
+
+async def _record_story(url: str, key: str) -> Json:
+    inputs: list[Json] = []
+    cleaned = asyncio.Event()
+
+    def happened(event: Json) -> None:
+        inputs.append({"event": event})
+        if event["stage"] == "cleaned":
+            cleaned.set()
+
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+        sessions = (await http.post("/api/lab/users")).json()
+        settings = (await http.get("/api/lab/settings")).json()
+    ada, ben = (ChatClient(url, session["user"], session["token"]) for session in sessions[:2])
+    for user in (ada, ben):
+        await user.connect()
+    await ada.watch_flow(happened)
+    try:
+        await _play(ada, ben, cleaned, settings["cacheTtl"])
+    finally:
+        for user in (ada, ben):
+            await user.close()
+    inputs += [{"item": arrival} for user in (ada, ben) for arrival in _arrivals(user)]
+    settings |= {"role": "viewer", "canTurn": False, "viewerKey": None}
+    return {"version": 1, "settings": settings, "inputs": inputs}
+
+
+async def _play(ada: ChatClient, ben: ChatClient, cleaned: asyncio.Event, ttl_s: float) -> None:
+    """Send a message, read it, wait until its key was cleaned, and read it again."""
+    await ada.send_by_socket(ben.id, "Hello!")
+    await asyncio.sleep(PAUSE_S)
+    await ben.read(ada.id)
+    try:
+        await asyncio.wait_for(cleaned.wait(), ttl_s + GRACE_S)
+    except TimeoutError:
+        raise EngineError(
+            "The sweeper has not logged the expiry in time.", "chatlab demo"
+        ) from None
+    await asyncio.sleep(PAUSE_S)  # the sweep that cleaned the key ends, and the window too
+    await ben.read(ada.id)
+    await asyncio.sleep(PAUSE_S)  # for the last events
+
+
+def _arrivals(user: ChatClient) -> list[Json]:
+    return [
+        {"kind": "arrival", "at": event.at, "screen": user.id, "message": event.payload}
+        for event in user.received
+        if event.event in ("newMessage", "messageUpdated")
+    ]

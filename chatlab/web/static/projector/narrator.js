@@ -1,0 +1,96 @@
+/* The narrator: which sentence is said, and which flow is large. */
+
+/** @import { Picture } from "./picture.js" */
+/** @import { Trip, View } from "./presentation.js" */
+/** @import { Item, Story } from "./tape.js" */
+
+import { outcomeOf } from "./picture.js";
+import { beginning, LIFE, sentenceOf, WORKER } from "./words.js";
+
+export class Narrator {
+  sentence = beginning();
+  /** @type {View} */
+  view = "send";
+  /** @type {Set<string>} */
+  #told = new Set(); // what is said only once
+
+  /** @param {{name: (user: string) => string, otherThan: (user: string) => string}} people */
+  constructor(people) {
+    this.people = people;
+  }
+
+  /** Everything may be said again. */
+  restart() {
+    this.sentence = beginning();
+    this.#told.clear();
+  }
+
+  /**
+   * Say what happens in the current leg.
+   *
+   * @param {Trip} trip
+   * @param {Picture} picture
+   * @param {Item[]} items - of the tape
+   */
+  tellLeg(trip, picture, items) {
+    this.view = trip.view;
+    if (trip.sweep) this.sentence = WORKER[trip.index](trip.sweep);
+    else if (trip.story) this.sentence = this.#sentenceOf(trip.story, trip, picture, items);
+  }
+
+  /**
+   * @param {Story} story
+   * @param {Trip} trip
+   * @param {Picture} picture
+   * @param {Item[]} items
+   */
+  #sentenceOf(story, { legs, index }, picture, items) {
+    const { name, otherThan } = this.people;
+    const cached = items.find((item) => item.kind === "cached" && item.at >= story.at);
+    return sentenceOf(story, legs[index], {
+      name,
+      other: name(otherThan(story.user)),
+      ttlMs: cached?.kind === "cached" ? cached.ttlMs : (picture.ttlMs ?? 5_000),
+      outcome: outcomeOf(story),
+      isRedisUp: picture.isRedisUp,
+    });
+  }
+
+  /**
+   * A trip has ended: turn to the life of the key, if there is one.
+   *
+   * @param {Picture} picture
+   */
+  tellEnd({ newest }) {
+    if (!newest || this.view === "read") return;
+    if (this.view === "worker") this.#tell(`gone ${newest.bornAt}`, LIFE.gone());
+    else if (newest.state === "live") this.#tell(`born ${newest.bornAt}`, LIFE.born(newest));
+  }
+
+  /**
+   * Say what has happened to the newest key by this moment.
+   *
+   * @param {Picture} picture
+   * @param {number} at
+   */
+  tellLife({ newest, sweeps, isRedisUp }, at) {
+    if (!newest || newest.state === "lost" || !isRedisUp) return;
+    const { bornAt, deadline, ttlMs } = newest;
+    if (at >= deadline) this.#tell(`expired ${bornAt}`, LIFE.expired());
+    else if (at >= bornAt + 0.4 * ttlMs) this.#tell(`later ${bornAt}`, LIFE.later(newest));
+    else if ((sweeps.at(-1)?.at ?? 0) > bornAt) this.#tell(`swept ${bornAt}`, LIFE.swept());
+  }
+
+  /**
+   * Say a sentence about the life of the key, once.
+   *
+   * @param {string} topic
+   * @param {string} sentence
+   */
+  #tell(topic, sentence) {
+    if (this.#told.has(topic)) return;
+    this.#told.add(topic);
+    this.sentence = sentence;
+    this.view = "life";
+  }
+}

@@ -1,0 +1,150 @@
+/* The tape: what really happened, in the order of the service's clock. The presentation plays it.
+   Nothing here touches the DOM, so a burst of thousands of events costs little. */
+
+/**
+ * A stage event of the service, as `/flow` sends it.
+ *
+ * @typedef {object} StageEvent
+ * @property {string} trace
+ * @property {string} door - the transport, or "cache", or "worker"
+ * @property {string} stage
+ * @property {number} at - milliseconds since 1970, as all times here
+ * @property {number} tookMs
+ * @property {string} [user]
+ * @property {string} [key]
+ * @property {number} [ttlMs]
+ * @property {string} [messageId]
+ * @property {Outcome} [cache]
+ * @property {number} [deadline]
+ * @property {number} [live]
+ * @property {number} [cleaned]
+ *
+ * @typedef {"hit" | "partial" | "miss" | "bypass" | "stale"} Outcome
+ */
+
+/**
+ * A request, as a whole.
+ *
+ * @typedef {object} Story
+ * @property {"story"} kind
+ * @property {number} at
+ * @property {string} trace
+ * @property {string} door
+ * @property {"send" | "read" | "change"} type
+ * @property {string} user
+ * @property {StageEvent[]} steps
+ * @property {boolean} failed - it has not been answered
+ *
+ * @typedef {{kind: "cached", at: number, key: string, ttlMs: number}} Cached
+ * @typedef {{kind: "expired", at: number, key: string, deadline: number}} Expired
+ * @typedef {{kind: "cleaned", at: number, key: string}} Cleaned
+ * @typedef {{kind: "sweep", at: number, live: number, cleaned: number}} Sweep
+ * @typedef {{kind: "arrival", at: number, screen: string, message: Message}} Arrival
+ * @typedef {{kind: "keys", at: number, keys: Record<string, number> | null, isWhole: boolean, ttlMs: number, since: number}} Keys
+ * @typedef {Story | Cached | Expired | Cleaned | Sweep | Arrival | Keys} Item
+ *
+ * @typedef {{_id: string, seq: number, version: number, senderId: string, text: string, reactions: Record<string, string[]>, deletedAt: string | null}} Message
+ */
+
+/** @type {Record<string, Story["type"]>} the stage after `request` */
+const TYPES = { create: "send", save: "change", read_cache: "read", read_store: "read" };
+const STALE_MS = 3_000; // a request without an answer for so long has failed
+const MAX_ITEMS = 30_000;
+
+export class Tape {
+  /** @type {Item[]} */
+  items = [];
+  /** @type {Map<string, Story & {since: number}>} */
+  #open = new Map(); // requests without an answer so far, by trace
+  ownKeys = new Set(); // the keys that our users have caused
+  floor = -Infinity; // what is presented already; nothing is inserted before it
+  removed = 0; // items that were removed from the front
+  clockOffset = Infinity; // this browser's clock minus the service's, by the fastest event
+
+  /**
+   * @param {(user: string) => boolean} isOurs
+   * @param {() => number} localTime - milliseconds since 1970 on this browser's clock
+   */
+  constructor(isOurs, localTime = Date.now) {
+    this.isOurs = isOurs;
+    this.localTime = localTime;
+  }
+
+  /** The time on the service's clock. */
+  now() {
+    return this.localTime() - (Number.isFinite(this.clockOffset) ? this.clockOffset : 0);
+  }
+
+  /** @param {StageEvent} event */
+  add(event) {
+    this.clockOffset = Math.min(this.clockOffset, this.localTime() - event.at);
+    if (event.door === "cache" || event.door === "worker")
+      this.put(/** @type {any} */ ({ ...event, kind: event.stage }));
+    else this.#addStage(event);
+  }
+
+  /** @param {StageEvent} event */
+  #addStage(event) {
+    if (event.stage === "request" && this.isOurs(event.user ?? "")) this.#begin(event);
+    const story = this.#open.get(event.trace);
+    if (!story) return;
+    story.type ??= TYPES[event.stage];
+    story.steps.push(event);
+    if (event.key) this.ownKeys.add(event.key);
+    if (event.stage === "respond") this.#finish(story, false);
+  }
+
+  /** @param {StageEvent} event */
+  #begin({ trace, door, user = "", at }) {
+    const story = { kind: "story", at, trace, door, type: undefined, user, steps: [] };
+    this.#open.set(
+      trace,
+      /** @type {any} */ ({ ...story, failed: false, since: this.localTime() }),
+    );
+  }
+
+  /** Take in the requests that nobody has answered. */
+  closeStale() {
+    for (const story of this.#open.values())
+      if (this.localTime() - story.since > STALE_MS) this.#finish(story, true);
+  }
+
+  /**
+   * @param {Story & {since?: number}} story
+   * @param {boolean} failed
+   */
+  #finish(story, failed) {
+    this.#open.delete(story.trace);
+    if (!story.type) return; // not a message: a mark that something was read
+    const { since: _, ...whole } = story;
+    this.put({ ...whole, failed });
+  }
+
+  /** @param {Item} item */
+  put(item) {
+    const placed = { ...item, at: Math.max(item.at, this.floor) };
+    let place = this.items.length;
+    while (place > 0 && this.items[place - 1].at > placed.at) place -= 1;
+    this.items.splice(place, 0, placed);
+    if (this.items.length > MAX_ITEMS + 1000) {
+      this.items.splice(0, 1000);
+      this.removed += 1000;
+    }
+  }
+
+  /**
+   * What a user received because of this request is shown when the token gets there: move it to
+   * the time of the stage `emit`. It is on the tape only if it has really arrived.
+   *
+   * @param {Story} story
+   */
+  alignArrivals(story) {
+    const emit = story.steps.find(({ stage }) => stage === "emit");
+    if (!emit) return;
+    const isOfStory = (/** @type {Item} */ item) =>
+      item.kind === "arrival" && item.at >= story.at && item.message._id === emit.messageId;
+    const arrivals = this.items.filter(isOfStory);
+    this.items = this.items.filter((item) => !arrivals.includes(item));
+    for (const item of arrivals) this.put({ ...item, at: emit.at });
+  }
+}

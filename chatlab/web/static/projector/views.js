@@ -1,0 +1,106 @@
+/* The four flows: one of them large, the others small beside it. The presentation chooses which one
+   is large, until somebody clicks on another one. */
+
+/** @import { Presentation, View } from "./presentation.js" */
+
+import { el, setText } from "../chat/dom.js";
+import { lifeScene } from "./life_scene.js";
+import { readScene } from "./read_scene.js";
+import { sendScene } from "./send_scene.js";
+import { shortKey } from "./words.js";
+import { workerScene } from "./worker_scene.js";
+
+/** @type {Record<View, string>} */
+const TITLES = { send: "Send", life: "Life of a key", worker: "Worker", read: "Read" };
+const SCENES = { send: sendScene, life: lifeScene, worker: workerScene, read: readScene };
+const VIEWS = /** @type {View[]} */ (Object.keys(TITLES));
+const portrait = matchMedia("(max-aspect-ratio: 1/1)");
+
+export class Views {
+  /** @type {View | null} */
+  #pinned = null;
+  /** @type {Record<string, {svg: SVGElement, draw: (presentation: Presentation) => void}>} */
+  #scenes = {};
+  #closing = new AbortController();
+
+  /**
+   * @param {Presentation} presentation
+   * @param {{left: string, right: string, name: (user: string) => string}} people
+   * @param {(key: string) => void} openKey
+   */
+  constructor(presentation, people, openKey) {
+    this.openKey = openKey;
+    this.presentation = presentation;
+    this.people = { ...people, short: (/** @type {string} */ key) => shortKey(key, people.name) };
+    this.follow = el(
+      "button.p-follow",
+      { type: "button", hidden: true, onclick: () => this.pin(null) },
+      "Follow the message",
+    );
+    this.panels = VIEWS.map((view) => {
+      const title = el(
+        "button.p-title",
+        { type: "button", onclick: () => this.pin(view) },
+        TITLES[view],
+      );
+      return el(
+        "section.p-view",
+        {
+          "data-view": view,
+          "aria-label": TITLES[view],
+          onclick: (/** @type {MouseEvent} */ { target }) => this.#clicked(view, target),
+        },
+        title,
+      );
+    });
+    this.element = el("main.p-main", {}, ...this.panels, this.follow);
+    this.#build();
+    portrait.addEventListener("change", () => this.#build(), { signal: this.#closing.signal });
+  }
+
+  #build() {
+    VIEWS.forEach((view, index) => {
+      this.#scenes[view]?.svg.remove();
+      this.#scenes[view] = SCENES[view](this.people, portrait.matches);
+      this.panels[index].prepend(this.#scenes[view].svg);
+    });
+  }
+
+  /**
+   * Enlarge a small flow, or open the key that was clicked.
+   *
+   * @param {View} view
+   * @param {EventTarget | null} target
+   */
+  #clicked(view, target) {
+    if (view !== this.large) return this.pin(view);
+    const key = target instanceof Element && target.closest("[data-key]");
+    if (key) this.openKey(key.getAttribute("data-key") ?? "");
+  }
+
+  /** @param {View | null} view */
+  pin(view) {
+    this.#pinned = view;
+    this.follow.hidden = view === null;
+  }
+
+  get large() {
+    return this.#pinned ?? this.presentation.view;
+  }
+
+  draw() {
+    const { large } = this;
+    if (this.element.dataset.large !== large) {
+      this.element.dataset.large = large;
+      VIEWS.forEach((view, index) => {
+        this.panels[index].classList.toggle("p-large", view === large);
+      });
+    }
+    for (const view of VIEWS) this.#scenes[view].draw(this.presentation);
+    setText(this.follow, "Follow the message");
+  }
+
+  close() {
+    this.#closing.abort();
+  }
+}

@@ -11,7 +11,16 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from chatlab import metrics
 from chatlab.connections.mongo import Document
 from chatlab.domain.message import Message
-from chatlab.domain.requests import Emoji, Handle, MessageId, NewText, Page, ReadUpTo, Send
+from chatlab.domain.requests import (
+    Emoji,
+    Handle,
+    MessageId,
+    NewText,
+    Page,
+    ReadUpTo,
+    Search,
+    Send,
+)
 from chatlab.domain.trace import Trace
 from chatlab.web.dependencies import (
     CurrentUser,
@@ -74,7 +83,9 @@ async def send(
 ) -> MessageModel:
     """Save a message, cache it, and emit it. A `clientId` makes a repeated send harmless."""
     trace.record("request")
-    message = await service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
+    message = await service.send(
+        user, asked.receiverId, asked.text, asked.clientId, trace, reply_to=asked.replyTo
+    )
     metrics.SENDS["http"].inc()
     return respond(message, trace)
 
@@ -104,6 +115,31 @@ async def read(
     response = await history_response(history)
     trace.record("respond", cache=history.outcome)
     return response
+
+
+@routes.get("/messages/{userId}/search", response_model=list[MessageModel])
+async def search(
+    trace: TraceDep,
+    user: CurrentUser,
+    userId: Handle,
+    asked: Annotated[Search, Query()],
+    service: ServiceDep,
+) -> list[Message]:
+    """Return the messages of a conversation that contain a text, newest first.
+
+    For more of them, ask again with the lowest `seq` of the response as `before`.
+    """
+    trace.record("request")
+    return await service.search(user, userId, asked)
+
+
+@routes.get("/messages/{userId}/{messageId}")
+async def read_one(
+    trace: TraceDep, user: CurrentUser, userId: Handle, messageId: MessageId, service: ServiceDep
+) -> MessageModel:
+    """Return one message of a conversation, for example the one that a `replyTo` names."""
+    trace.record("request")
+    return respond(await service.read_one(user, userId, messageId), trace)
 
 
 @routes.patch("/messages/{messageId}", openapi_extra=describe_body(NewText))

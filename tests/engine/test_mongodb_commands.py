@@ -44,6 +44,7 @@ async def test_every_command_names_the_shard_key(
         "messages.find(clientId,conversation,senderId)",
         "messages.find(conversation)",
         "messages.find(conversation,seq)",
+        "messages.find(conversation,seq,text)",
         "messages.aggregate(conversation)",
         "messages.lookup(conversation)",
         "users.find(_id)",
@@ -101,6 +102,7 @@ async def read_everything(shared: SharedService, ann: User, bob: User, others: l
         await ann.read(bob, fresh=True, before=2),
         await ann.read(bob, fresh=True, after=1),
         await ann.read(others[0], fresh=True),
+        await ann.http.get(f"/api/messages/{bob.id}/search?query=o"),
     ]
     assert {answer.status_code for answer in answers} == {200}
     assert len(answers[5].json()) == LONG

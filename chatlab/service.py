@@ -11,7 +11,7 @@ from chatlab.cache.cache import Cache
 from chatlab.connections.mongo import Document
 from chatlab.domain.ids import UserId, conversation_of, participants_of
 from chatlab.domain.message import Message, create_draft, now
-from chatlab.domain.requests import Page
+from chatlab.domain.requests import Page, Search
 from chatlab.domain.trace import SILENT, Trace
 from chatlab.errors import Conflict, Forbidden, Invalid, NotFound, StoreUnavailable
 from chatlab.history import History, HistoryReader
@@ -19,6 +19,7 @@ from chatlab.metrics import READS
 from chatlab.protect.read_limits import ReadLimits
 from chatlab.realtime.broadcast import Broadcast
 from chatlab.receivers import Receivers
+from chatlab.search import MessageSearch
 from chatlab.store.reactions import MAX_REACTION_KINDS, add_reaction, remove_reaction
 from chatlab.store.store import Store
 
@@ -47,6 +48,7 @@ class Service:
             if store.stale_messages
             else None
         )
+        self._search = MessageSearch(store.messages, read_limits)
 
     # --- send --------------------------------------------------------------------------------
 
@@ -57,16 +59,21 @@ class Service:
         text: str,
         client_id: str | None = None,
         trace: Trace = SILENT,
+        *,
+        reply_to: str | None = None,
     ) -> Message:
         """Send a message.
 
         A repeat with the same client id returns the first message and emits nothing.
 
-        Raises NotFound (no such receiver, or the receiver has blocked the sender), Conflict (the
-        client id was used for another text), StoreUnavailable.
+        `reply_to` is the id of the message that this one answers. Raises NotFound (no such
+        receiver, or the receiver has blocked the sender), Invalid (nothing to answer in this
+        conversation), Conflict (the client id was used for another text), StoreUnavailable.
         """
         await self._receivers.require(sender, receiver)
-        draft = create_draft(sender, UserId(receiver), text, client_id)
+        if reply_to and await self._find_theirs(sender, receiver, reply_to) is None:
+            raise Invalid("replyTo: should be the _id of a message of this conversation")
+        draft = create_draft(sender, UserId(receiver), text, client_id, reply_to)
         trace.record("create", messageId=str(draft.id))
 
         message, is_new, began = await self._store.messages.save(draft)
@@ -113,6 +120,29 @@ class Service:
 
         READS[history.outcome].inc()
         return history
+
+    async def read_one(self, reader: UserId, other: str, message_id: str) -> Message:
+        """Return one message of the conversation with another user. Raises NotFound."""
+        await self._accounts.require_user(other)
+        message = await self._find_theirs(reader, other, message_id)
+        if message is None:
+            raise NotFound("There is no such message.")
+        return message
+
+    async def _find_theirs(self, user: UserId, other: str, message_id: str) -> Message | None:
+        """Return the message if it belongs to the conversation of these two."""
+        conversation = conversation_of(user, other)
+        message = await self._cache.message(message_id)
+        message = message or await self._store.messages.find_in(conversation, message_id)
+        return message if message and message.conversation == conversation else None
+
+    async def search(self, reader: UserId, other: str, asked: Search) -> list[Message]:
+        """Return messages of the conversation with another user that contain a text, newest first.
+
+        Raises NotFound (no such user), RateLimited (the reader reads too much), StoreUnavailable.
+        """
+        await self._accounts.require_user(other)
+        return await self._search.find(reader, conversation_of(reader, other), asked)
 
     # --- change ------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Draft(msgspec.Struct, frozen=True):
     text: str
     client_id: str | None
     created_at: datetime
+    reply_to: ObjectId | None = None
 
     @property
     def conversation(self) -> Conversation:
@@ -57,6 +58,8 @@ class Draft(msgspec.Struct, frozen=True):
             document["clientId"] = self.client_id
             # Of the original text: a repeat with another text is a conflict, also after an edit.
             document["clientText"] = text_digest(self.text)
+        if self.reply_to is not None:
+            document["replyTo"] = self.reply_to
         return document
 
 
@@ -75,6 +78,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Time = msgspec.field(name="createdAt")
     edited_at: Time | None = msgspec.field(name="editedAt")
     deleted_at: Time | None = msgspec.field(name="deletedAt")
+    reply_to: str | None = msgspec.field(name="replyTo", default=None)  # an `_id`
 
     @property
     def conversation(self) -> Conversation:
@@ -89,9 +93,16 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Message).decode
 
 
-def create_draft(sender: UserId, receiver: UserId, text: str, client_id: str | None) -> Draft:
+def create_draft(
+    sender: UserId,
+    receiver: UserId,
+    text: str,
+    client_id: str | None,
+    reply_to: str | None = None,
+) -> Draft:
     """Return a new message with its `_id` and the current time."""
-    return Draft(ObjectId(), sender, receiver, text, client_id, now())
+    original = ObjectId(reply_to) if reply_to else None
+    return Draft(ObjectId(), sender, receiver, text, client_id, now(), original)
 
 
 def text_digest(text: str) -> bytes:
@@ -114,6 +125,7 @@ def from_document(document: Mapping[str, Any]) -> Message:
     """
     try:
         edited, deleted = document.get("editedAt"), document.get("deletedAt")
+        reply_to = document.get("replyTo")
         message = Message(
             id=str(document["_id"]),
             seq=document["seq"],
@@ -126,6 +138,7 @@ def from_document(document: Mapping[str, Any]) -> Message:
             created_at=rfc3339(document["createdAt"]),
             edited_at=edited and rfc3339(edited),
             deleted_at=deleted and rfc3339(deleted),
+            reply_to=reply_to and str(reply_to),
         )
     except (KeyError, TypeError, AttributeError):
         return _from_unusual(document)
@@ -134,6 +147,7 @@ def from_document(document: Mapping[str, Any]) -> Message:
         type(message.seq) is type(message.version) is int
         and type(message.sender_id) is type(message.receiver_id) is type(message.text) is str
         and (client is None or type(client) is str)
+        and (reply_to is None or type(reply_to) is ObjectId)
     )
     return message if is_plain else _from_unusual(document)
 
@@ -160,6 +174,7 @@ def _from_unusual(document: Mapping[str, Any]) -> Message:
     if text is None or created is None:
         _report_damage(str(document["_id"]))
     created = created or UNKNOWN_TIME
+    reply_to = document.get("replyTo")
     try:
         reactions = _reactions(document.get("reactions", {}))
     except (TypeError, AttributeError):
@@ -176,6 +191,7 @@ def _from_unusual(document: Mapping[str, Any]) -> Message:
         created_at=created,
         edited_at=edited,
         deleted_at=deleted if text else deleted or created,
+        reply_to=str(reply_to) if type(reply_to) is ObjectId else None,
     )
 
 

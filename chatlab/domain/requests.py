@@ -40,6 +40,12 @@ def _message_id(text: str) -> str:
     return text
 
 
+def _query(text: str) -> str:
+    if "\0" in text:  # MongoDB has no pattern with it
+        raise ValueError("should not contain the character U+0000")
+    return text
+
+
 def _session_id(text: str) -> str:
     if not re.fullmatch(SESSION_ID, text):
         raise ValueError("should be the id of a session, 64 hexadecimal digits")
@@ -174,6 +180,9 @@ class Send(Request):
     receiverId: Handle
     text: Text
     clientId: ClientId | None = None
+    replyTo: Annotated[
+        MessageId | None, Field(description="the `_id` of an earlier message of the conversation")
+    ] = None
 
 
 class NewText(Request):
@@ -252,6 +261,21 @@ class UsersPage(Request):
     query: Annotated[str, StringConstraints(strip_whitespace=True, max_length=64)] = ""
     limit: PageLimit = USUAL_PAGE
     after: Annotated[Handle, Field(description="the last user id of the page before")] | None = None
+
+
+class Search(Request):
+    """A search in a conversation: a page of at most `limit` messages, below the seq `before`."""
+
+    model_config = ConfigDict(strict=False)  # query parameters are text
+
+    query: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=100),
+        AfterValidator(_query),
+        Field(description="any part of a text; capitals and small letters are the same"),
+    ]
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    before: Seq | None = None
 
 
 def _from_pydantic(failure: ValidationError) -> Invalid:

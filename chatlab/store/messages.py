@@ -5,6 +5,7 @@ A save is acknowledged when a majority of the replica set has the message in its
 
 import asyncio
 import functools
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from bson import ObjectId
@@ -142,6 +143,10 @@ class MessageStore:
         """Return the current version of a message, or None if it was removed from MongoDB."""
         return await self._find_one(_by_shard_key(message))
 
+    async def find_in(self, conversation: Conversation, message_id: str) -> Message | None:
+        """Return the message with this id if it belongs to the conversation, or None."""
+        return await self._find_one({"_id": ObjectId(message_id), "conversation": conversation})
+
     async def _find_one(self, wanted: Document) -> Message | None:
         found = await self._mongo.execute(self._collection.find_one(wanted, hint=BY_ID))
         return from_document(found) if found else None
@@ -182,6 +187,17 @@ class MessageStore:
         """Return at most `limit` messages from seq `lowest` to `highest`, oldest first."""
         cursor = self._range(conversation, lowest, highest, limit)
         return _messages(await self._mongo.find_all(cursor))
+
+    async def search(
+        self, conversation: Conversation, text: str, seqs: range, limit: int
+    ) -> list[Message]:
+        """Return at most `limit` messages of a range that contain a text, newest first."""
+        wanted = {
+            "conversation": conversation,
+            "seq": {"$gte": seqs.start, "$lt": seqs.stop},
+            "text": {"$regex": re.escape(text), "$options": "i"},
+        }
+        return _messages(await self.query_newest(wanted, limit))
 
     async def read_chunks(
         self, conversation: Conversation, lowest: int, highest: int | None

@@ -19,6 +19,7 @@ from chatlab.domain.requests import (
     NewText,
     Page,
     ReadUpTo,
+    Search,
     Send,
     UsersPage,
 )
@@ -99,7 +100,9 @@ async def send(
 ) -> MessageModel:
     """Save a message, cache it, and emit it. A `clientId` makes a repeated send harmless."""
     trace.record("request", user=user)
-    message = await service.send(user, asked.receiverId, asked.text, asked.clientId, trace)
+    message = await service.send(
+        user, asked.receiverId, asked.text, asked.clientId, trace, reply_to=asked.replyTo
+    )
     metrics.SENDS["http"].inc()
     return respond(message, trace)
 
@@ -129,6 +132,31 @@ async def read(
     response = await history_response(history)
     trace.record("respond", cache=history.outcome)
     return response
+
+
+@routes.get("/messages/{userId}/search", response_model=list[MessageModel])
+async def search(
+    trace: TraceDep,
+    user: CurrentUser,
+    userId: Handle,
+    asked: Annotated[Search, Query()],
+    service: ServiceDep,
+) -> list[Message]:
+    """Return the messages of a conversation that contain a text, newest first.
+
+    For more of them, ask again with the lowest `seq` of the response as `before`.
+    """
+    trace.record("request")
+    return await service.search(user, userId, asked)
+
+
+@routes.get("/messages/{userId}/{messageId}")
+async def read_one(
+    trace: TraceDep, user: CurrentUser, userId: Handle, messageId: MessageId, service: ServiceDep
+) -> MessageModel:
+    """Return one message of a conversation, for example the one that a `replyTo` names."""
+    trace.record("request")
+    return respond(await service.read_one(user, userId, messageId), trace)
 
 
 @routes.patch("/messages/{messageId}", openapi_extra=describe_body(NewText))

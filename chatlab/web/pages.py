@@ -48,9 +48,10 @@ Besides the requests below, the service has
 * the pages `/` (the chat), `/docs` (this one) and, with `CHATLAB_FLOW=1`, `/lab` (the live
   diagram), with their files under `/static`. They accept `GET` and `HEAD`;
 * Socket.IO at `/socket.io/`, over websockets only, with `auth: {token}`. A client emits
-  `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead` and
-  `typing`, and receives `newMessage`, `messageUpdated`, `messagesRead`, `typing`, `onlineUsers` and
-  `resync {since}`: events may have been lost since then, so read by `seq`.
+  `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead`,
+  `typing` and `alive` (its acknowledgement shows that the connection works). It receives
+  `newMessage`, `messageUpdated`, `messagesRead`, `typing`, `onlineUsers` and `resync {since}`:
+  events may have been lost since then, so read by `seq`.
 """
 
 

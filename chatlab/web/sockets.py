@@ -62,6 +62,7 @@ class SocketApi:
         self._answer("removeReaction", React, self._remove_reaction)
         self._answer("markRead", MarkRead, self._mark_read)
         self._answer("typing", Typing, self._typing)
+        self._answer("alive", Request, self._alive)
         self._sockets.on("*", self._unknown)
         self._sessions.open()
 
@@ -126,7 +127,12 @@ class SocketApi:
 
     async def _send(self, user: UserId, request: Send, trace: Trace) -> Message:
         message = await self._service.send(
-            user, request.receiverId, request.text, request.clientId, trace
+            user,
+            request.receiverId,
+            request.text,
+            request.clientId,
+            trace,
+            reply_to=request.replyTo,
         )
         metrics.SENDS["socket"].inc()
         return message
@@ -148,6 +154,9 @@ class SocketApi:
 
     async def _typing(self, user: UserId, request: Typing, _trace: Trace) -> None:
         await self._service.typing(user, request.receiverId, typing=request.typing)
+
+    async def _alive(self, _user: UserId, _request: Request, _trace: Trace) -> None:
+        """Do nothing: the acknowledgement shows that the connection works."""
 
 
 def _acknowledged(message: Message | None, trace: Trace) -> Ack:

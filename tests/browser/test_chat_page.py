@@ -1,6 +1,7 @@
 """The chat page in a real browser: users chat, lose the connection and send hostile texts."""
 
 import asyncio
+import functools
 import json
 import re
 import secrets
@@ -313,17 +314,17 @@ async def test_edits_and_deletions(open_browser: BrowserOpener, create_users: Us
 async def history(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> History:
-    """Ann's open conversation with Bob, who has sent her 130 messages.
+    """Ann's open conversation with Bob, who has sent her 130 messages, which she has read.
 
     The page has loaded 50 of them and shows the end.
     """
     ann, bob = create_users("ann", "bob")
     texts = [f"number {number}" for number in range(1, 131)]
     store_messages(shared.database, bob.id, ann.id, texts)
+    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 130})
     tab = await (await open_browser(ann, ignore=("ERR_FAILED",))).open_conversation(bob)
     await expect(tab.messages).to_have_count(50)
     await expect(tab.message("number 130")).to_be_in_viewport()
-    await expect(tab.row(bob).locator(".badge")).to_be_hidden()  # the page has marked them as read
     return ann, bob, tab
 
 
@@ -534,7 +535,7 @@ async def test_reads_again_when_events_were_lost(
 async def test_a_message_without_a_connection_is_sent_once_later(
     open_browser: BrowserOpener, create_users: UserMaker, away: Service
 ) -> None:
-    """A message written while the service is down is marked as not sent.
+    """A message written while the service is down has a clock, and is not shown as an error.
 
     The page sends it when the service is back.
     """
@@ -546,15 +547,15 @@ async def test_a_message_without_a_connection_is_sent_once_later(
     await expect(tab.page.get_by_text("No connection. Trying again…")).to_be_visible()
     for text in ("one", "two", "never mind"):
         await tab.write(text)
-    await expect(tab.page.locator(".failure")).to_have_count(3)
-    await expect(tab.message("one")).to_contain_text("Not sent. No connection to the chat.")
-    await tab.message("one").get_by_role("button", name="Try again").click()
-    await expect(tab.message("one")).to_contain_text("Not sent.")
+    await expect(tab.page.locator(".will-be-sent")).to_have_count(3)
+    await expect(tab.message("one")).to_contain_text("Will be sent.")
+    await expect(tab.message("one").locator(".status")).to_have_attribute("title", "waiting")
+    await expect(tab.page.locator(".refusal")).to_have_count(0)
     await tab.message("never mind").get_by_role("button", name="Discard").click()
 
     await asyncio.to_thread(away.restart)
     await expect(tab.page.locator(".status.sent")).to_have_count(3)
-    await expect(tab.page.locator(".failure")).to_have_count(0)
+    await expect(tab.page.locator(".will-be-sent")).to_have_count(0)
     assert await tab.texts() == ["before", "one", "two"]
     assert [message["text"] for message in (await bob.read(ann, fresh=True)).json()] == [
         "before",
@@ -563,19 +564,160 @@ async def test_a_message_without_a_connection_is_sent_once_later(
     ]
 
 
+async def test_what_was_written_survives_a_crash_and_a_new_log_in(
+    open_browser: BrowserOpener, create_users: UserMaker, away: Service, shared: SharedService
+) -> None:
+    """Queued messages and a draft are stored at once. Other tabs show the queued messages too.
+
+    They are there again when the user logs in, and the messages are then sent once.
+    """
+    [bob], ann = create_users("bob"), await User.sign_up(away, "ann-without-a-network")
+    here = await open_browser(ann, away.url, ignore=(*LOST, REFUSED))
+    tab, other = await here.open_conversation(bob), await here.open_conversation(bob)
+    await expect(tab.row(bob)).to_be_visible()
+    away.kill()
+    await expect(tab.page.get_by_text("No connection. Trying again…")).to_be_visible()
+    for text in ("one", "two"):
+        await tab.write(text)
+    await tab.page.locator("textarea").fill("half a sen")
+    await expect(other.message("two")).to_contain_text("Will be sent.")
+    for page in here.context.pages:
+        await page.close()
+    shared.database["sessions"].delete_many({"userId": ann.id})
+    await asyncio.to_thread(away.restart)
+
+    tab = await here.open(f"#/{bob.id}")
+    await tab.page.get_by_label("User name").fill(ann.id)
+    await tab.page.get_by_label("Password").fill(PASSWORD)
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.locator("textarea")).to_have_value("half a sen")
+    await expect(tab.page.locator(".status.sent")).to_have_count(2)
+    assert await tab.texts() == ["one", "two"]
+    await tab.page.locator("textarea").fill("")
+    assert (
+        await tab.page.evaluate(
+            "Object.keys(localStorage).filter((key) => /draft|queue/.test(key))"
+        )
+        == []
+    )
+    await ann.close()
+
+
+async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_seconds(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The clock of the page stands still, except for the ten seconds."""
+    ann, bob = create_users("ann", "bob")
+    here = await open_browser(ann, ignore=LOST)
+    page, frozen = await here.context.new_page(), asyncio.Event()
+    tab, banner = Tab(page), page.get_by_text("No connection. Trying again…")
+    await page.clock.install()
+    await page.route_web_socket("**/socket.io/**", functools.partial(forward_unless, frozen))
+    await page.goto(f"{here.url}#/{bob.id}")
+    await tab.write("before")
+    await expect(tab.message("before").locator(".status.sent")).to_be_visible()
+    await page.clock.pause_at(await page.evaluate("Date.now() + 1500"))
+    await expect(banner).to_be_hidden()
+
+    await here.context.set_offline(True)
+    await expect(banner).to_be_visible()
+    await tab.write("on the train")
+    await expect(tab.message("on the train")).to_contain_text("Will be sent.")
+    await here.context.set_offline(False)
+    await expect(banner).to_be_hidden()
+    await expect(tab.message("on the train").locator(".status.sent")).to_be_visible()
+
+    frozen.set()
+    await page.clock.run_for(10_000)
+    await expect(banner).to_be_visible()
+    frozen.clear()
+    await page.clock.resume()
+    await expect(banner).to_be_hidden()
+
+
+def forward_unless(frozen: asyncio.Event, page_side: WebSocketRoute) -> None:
+    """Forward the messages of a websocket in both directions, except while it is frozen."""
+    service_side = page_side.connect_to_server()
+    for source, sink in ((page_side, service_side), (service_side, page_side)):
+        source.on_message(lambda text, sink=sink: None if frozen.is_set() else sink.send(text))
+
+
 async def test_a_rejected_message_stays_until_it_is_discarded(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
-    """A message that the service rejects shows the reason, and the user can discard it."""
+    """A message that the service rejects shows the reason, and the user can discard it.
+
+    It is not sent again by itself.
+    """
     [ann] = create_users("ann")
     tab = await (await open_browser(ann, ignore=(REFUSED,))).open("#/nobody-of-that-name")
     await expect(tab.page.locator(".top")).to_have_text("There is no such user. Try again")
     await tab.write("anybody there?")
-    await expect(tab.page.locator(".failure")).to_contain_text("Not sent. There is no such user.")
-    await tab.page.locator(".failure").get_by_role("button", name="Try again").click()
-    await expect(tab.page.locator(".failure")).to_contain_text("Not sent. There is no such user.")
+    await expect(tab.page.locator(".refusal")).to_contain_text("Not sent. There is no such user.")
+    await tab.page.locator(".refusal").get_by_role("button", name="Try again").click()
+    await expect(tab.page.locator(".refusal")).to_contain_text("Not sent. There is no such user.")
+    await tab.page.reload()
+    await expect(tab.page.locator(".refusal")).to_contain_text("Not sent. There is no such user.")
     await tab.page.get_by_role("button", name="Discard").click()
     await expect(tab.messages).to_have_count(0)
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+
+async def test_links_and_code(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> None:
+    """Links open in a new tab. Code has a fixed width, and a block of it can be copied."""
+    ann, bob = create_users("ann", "bob")
+    code = "if True:\n    print(1)"
+    texts = [
+        "see https://docs.example/a_(b), and (http://x.example/?q=1&r=2).",
+        "https://bank.example@evil.example/ javascript:alert(1) https:// www.x.example //x.example",
+        "run `pip install <chatlab>` now, or ``a ` b``; not ` this",
+        f"so:\n```py\n{code}\n```\nis code",
+    ]
+    store_messages(shared.database, bob.id, ann.id, texts)
+    permissions = ["clipboard-read", "clipboard-write"]
+    tab = await (await open_browser(ann, permissions=permissions)).open_conversation(bob)
+    await expect(tab.messages).to_have_count(len(texts))
+    assert await tab.texts() == [
+        *texts[:2],
+        "run pip install <chatlab> now, or a ` b; not ` this",
+        f"so:\n{code}is code",
+    ]
+    assert await tab.page.locator(".text a").evaluate_all(
+        "(links) => links.map(({ href, target, rel }) => [href, target, rel])"
+    ) == [
+        [address, "_blank", "noopener noreferrer nofollow"]
+        for address in ("https://docs.example/a_(b)", "http://x.example/?q=1&r=2")
+    ]
+    found = tab.page.locator(".text code")
+    assert await found.all_text_contents() == ["pip install <chatlab>", "a ` b", code]
+    await tab.page.get_by_role("button", name="Copy the code").click()
+    await expect(tab.page.locator("#notices")).to_have_text("Copied.")
+    assert await tab.page.evaluate("navigator.clipboard.readText()") == code
+
+
+async def test_emoji_and_directions(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> None:
+    """A few emoji alone are large. A text from right to left begins at the right."""
+    ann, bob = create_users("ann", "bob")
+    family, hebrew = (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\u05e9\u05dc\u05d5\u05dd",
+    )
+    texts = [family, "42", "\U0001f44d yes", hebrew]
+    store_messages(shared.database, bob.id, ann.id, texts)
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    await expect(tab.messages).to_have_count(len(texts))
+    assert await tab.page.locator(".text.large").all_text_contents() == [family]
+    await expect(tab.page.locator(".bubble:dir(rtl)")).to_have_count(1)
+    await expect(tab.messages.nth(3).locator(".bubble:dir(rtl)")).to_have_count(1)
+    await expect(tab.row(bob).locator(".preview:dir(rtl)")).to_have_count(1)
+    await tab.page.locator("textarea").fill(hebrew)
+    await expect(tab.page.locator("textarea:dir(rtl)")).to_have_count(1)
 
 
 # --- hostile texts --------------------------------------------------------------------------------
@@ -644,8 +786,6 @@ async def test_texts_of_users_are_never_executed(
         shared.keys.delete(key)
 
     tab = await (await open_browser(ann)).open_conversation(bob)
-    await expect(tab.messages).to_have_count(50)
-    await tab.scroll_to(0)
     await expect(tab.messages).to_have_count(100)
     assert await tab.texts() == PAYLOADS
     assert await tab.page.locator(".reaction .glyph").all_text_contents() == PAYLOADS
@@ -847,7 +987,7 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
 async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
     """The API page loads everything from the service, lists every route and can send a request."""
     page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
-    await expect(page.locator(".opblock")).to_have_count(28)
+    await expect(page.locator(".opblock")).to_have_count(30)
     await page.locator("#operations-default-me_api_auth_me_get .opblock-summary-control").click()
     await page.get_by_role("button", name="Try it out").click()
     await page.get_by_role("button", name="Execute").click()

@@ -139,6 +139,12 @@ CASES: dict[str, list[Step]] = {
     "the longest client id": [send(clientId="x" * 64)],
     "no client id": [send(clientId=None)],
     "a note to self": [send(receiverId="<ann>")],
+    "a reply": [("bob", SEND, {"receiverId": "<ann>", "text": "yes", "replyTo": "<message>"})],
+    "no reply": [send(replyTo=None)],
+    "a reply to what is deleted": [
+        ("ann", DELETE, {"messageId": "<message>"}),
+        send(replyTo="<message>"),
+    ],
     "an edit": [("ann", EDIT, {"messageId": "<message>", "text": "better"})],
     "two edits": [
         ("ann", EDIT, {"messageId": "<message>", "text": "better"}),
@@ -200,6 +206,9 @@ REFUSED: dict[str, Step] = {
     "an operator for a receiver": send(receiverId={"$gt": ""}),
     "a longer client id": send(clientId="x" * 65),
     "a client id that is a number": send(clientId=5),
+    "a reply to nothing": send(replyTo=UNKNOWN_MESSAGE_ID),
+    "a reply to no id": send(replyTo="first"),
+    "a reply to a message of another conversation": send(receiverId="<eve>", replyTo="<message>"),
     "a list for a payload": ("ann", SEND, [1]),
     "a string for a payload": ("ann", SEND, "hello"),
     "a number for a payload": ("ann", SEND, 1),

@@ -11,8 +11,10 @@ import socketio
 from bson import ObjectId
 from http_clients import open_client
 from live import JSON, PASSWORD, User
-from shared_service import SharedService, UserMaker
+from shared_service import SharedService, UserMaker, store_messages
 from waiting import wait_until
+
+from chatlab.search import PART_MESSAGES
 
 EMOJI = "\N{THUMBS UP SIGN}"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -28,6 +30,7 @@ MESSAGE = [
     "createdAt",
     "editedAt",
     "deletedAt",
+    "replyTo",
 ]
 
 pytest_plugins = ["patient_plugin"]
@@ -77,6 +80,7 @@ async def test_a_message_has_exactly_its_fields(new_user: UserMaker) -> None:
         "reactions": {},
         "editedAt": None,
         "deletedAt": None,
+        "replyTo": None,
     }
 
 
@@ -119,6 +123,63 @@ async def test_a_message_changes_as_the_contract_says(new_user: UserMaker) -> No
         [deleted],
         [deleted],
     ]
+
+
+async def test_a_reply_names_its_original(shared: SharedService, new_user: UserMaker) -> None:
+    """Both participants can read the original alone, from Redis and from MongoDB."""
+    ann, bob, eve = new_user(), new_user(), new_user()
+    original = await ann.send(bob, "which day?")
+    reply = await bob.send(ann, "Monday", replyTo=original["_id"])
+    assert reply["replyTo"] == original["_id"]
+    assert (await ann.read(bob)).json() == (await ann.read(bob, fresh=True)).json()
+    assert (await ann.read(bob, fresh=True)).json() == [original, reply]
+    for reader, other in ((ann, bob), (bob, ann)):
+        answer = await reader.http.get(f"/api/messages/{other.id}/{original['_id']}")
+        assert (answer.status_code, answer.json()) == (200, original)
+        shared.keys.delete(f"{shared.prefix}message:{original['_id']}")
+    for reader, other in ((eve, ann), (ann, eve), (ann, ann)):
+        path = f"/api/messages/{other.id}/{original['_id']}"
+        assert_problem(await reader.http.get(path), 404, "not_found")
+
+
+async def test_a_search_finds_the_newest_messages_with_a_text(
+    shared: SharedService, new_user: UserMaker
+) -> None:
+    """Any part of a text is found, in capitals or not, and a page goes on where the last ended."""
+    ann, bob, eve = new_user(), new_user(), new_user()
+    texts = ["Zoë (1+1=2)?", *map(str, range(PART_MESSAGES)), "zoë, a.b", "ZOË again"]
+    store_messages(shared.database, bob.id, ann.id, texts)
+    await eve.send(ann, "zoë in another conversation")
+    gone = await ann.send(bob, "zoë will be deleted")
+    await ann.http.delete(f"/api/messages/{gone['_id']}")
+
+    async def search(**asked: object) -> list[str]:
+        answer = await ann.http.get(f"/api/messages/{bob.id}/search", params=asked)
+        assert answer.status_code == 200, answer.text
+        return [message["text"] for message in answer.json()]
+
+    assert await search(query=" zoë") == ["ZOË again", "zoë, a.b", "Zoë (1+1=2)?"]
+    assert await search(query="zoë", limit=2) == ["ZOË again", "zoë, a.b"]
+    last = len(texts)
+    assert await search(query="zoë", limit=1, before=last) == ["zoë, a.b"]
+    assert await search(query="(1+1=2)?") == ["Zoë (1+1=2)?"]
+    assert await search(query="a.b") == ["zoë, a.b"]
+    assert await search(query="nothing like it") == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"query": " "}, {"query": "x" * 101}, {"query": "\0"}, {"query": "x", "limit": 101}],
+)
+async def test_a_search_says_what_is_wrong(new_user: UserMaker, asked: dict[str, object]) -> None:
+    """A wrong query is invalid, and an unknown user is not found."""
+    ann = new_user()
+    assert_problem(
+        await ann.http.get(f"/api/messages/{ann.id}/search", params=asked), 422, "invalid"
+    )
+    assert_problem(
+        await ann.http.get("/api/messages/nobody-of-this-name/search?query=x"), 404, "not_found"
+    )
 
 
 async def test_changes_after_a_deletion_are_a_conflict(new_user: UserMaker) -> None:

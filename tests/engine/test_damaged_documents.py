@@ -42,6 +42,7 @@ DAMAGED: dict[str, Document] = {
     "a reaction of a number": {"reactions": {"🎉": [7]}},
     "a version that is a text": {"version": "two"},
     "a client id that is a number": {"clientId": 1},
+    "a reply to a number": {"replyTo": 5},
 }
 WITHOUT_NUMBER: dict[str, Document] = {
     "no seq": {"seq": MISSING},

@@ -87,6 +87,11 @@ async def test_a_wrong_number_of_payloads_is_invalid(new_user: UserMaker) -> Non
     assert {ack["error"]["code"] for ack in acks[:2]} == {"invalid"}
 
 
+async def test_alive_is_acknowledged_and_does_nothing(new_user: UserMaker) -> None:
+    """A client can ask whether its connection works."""
+    assert await new_user().ask("alive", {}) == {"ok": True}
+
+
 # --- events ---------------------------------------------------------------------------------------
 
 

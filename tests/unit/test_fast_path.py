@@ -42,7 +42,14 @@ class FakeService:
     """Answers with what it was called with."""
 
     async def send(
-        self, sender: str, receiver: str, text: str, client_id: str | None, trace: Trace
+        self,
+        sender: str,
+        receiver: str,
+        text: str,
+        client_id: str | None,
+        trace: Trace,
+        *,
+        reply_to: str | None,
     ) -> Message:
         if receiver in ERRORS:
             raise ERRORS[receiver]
@@ -58,6 +65,7 @@ class FakeService:
             created_at="2026-01-31T12:00:00.123Z",
             edited_at=None,
             deleted_at=None,
+            reply_to=reply_to,
         )
 
     async def read(
@@ -74,6 +82,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "all characters": SEND
     | {"json": {"receiverId": "bob", "text": "".join(map(chr, range(0xD800)))[:4000]}},
     "a client id": SEND | {"json": {"receiverId": "bob", "text": "x", "clientId": "\U0001f408"}},
+    "a reply": SEND | {"json": {"receiverId": "bob", "text": "x", "replyTo": "1" * 24}},
     "another content type": SEND
     | {"content": '{"receiverId": "bob", "text": "x"}', "headers": TOKEN | {"content-type": "x"}},
     "no content type": SEND | {"content": "{}"},

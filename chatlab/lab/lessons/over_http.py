@@ -34,6 +34,7 @@ MAKERS = {
     "createdAt": "the service, in create: its own clock",
     "editedAt": "later changes",
     "deletedAt": "later changes",
+    "replyTo": "the body, if it has one",
 }
 
 

@@ -158,6 +158,29 @@ export class Api {
   }
 
   /**
+   * One message of a conversation.
+   *
+   * @param {string} userId
+   * @param {string} id
+   * @returns {Promise<Message>}
+   */
+  message(userId, id) {
+    return this.#send("GET", `api/messages/${encodeURIComponent(userId)}/${id}`);
+  }
+
+  /**
+   * The messages of a conversation that contain a text, newest first.
+   *
+   * @param {string} userId
+   * @param {{query: string, limit: number, before?: number}} asked
+   * @returns {Promise<Message[]>}
+   */
+  search(userId, asked) {
+    const query = new URLSearchParams(/** @type {any} */ (asked)); // numbers become text
+    return this.#send("GET", `api/messages/${encodeURIComponent(userId)}/search?${query}`);
+  }
+
+  /**
    * A page of a conversation, oldest message first. `page`: {limit, before, after}, seqs are
    * exclusive.
    *

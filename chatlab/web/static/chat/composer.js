@@ -1,14 +1,17 @@
 /* The text field for a new message, or for the new text of an existing one. */
 
 import { el, icon, iconButton, setText } from "./dom.js";
-import { countCharacters, hasVisible } from "./format.js";
+import { countCharacters, hasVisible, plainText } from "./format.js";
 
 /** @import { Message } from "./conversation.js" */
+/** @import { Draft } from "./unsent.js" */
 
 /**
  * @typedef {object} Actions
- * @property {(text: string) => void} send
+ * @property {(draft: Draft) => void} send
  * @property {(message: Message, text: string) => Promise<boolean>} edit
+ * @property {(draft: Draft) => void} keepDraft - called after each change of the new message
+ * @property {(message: Message) => string} nameOf - the sender of a message
  * @property {(typing: boolean) => void} typing
  * @property {() => void} editLast
  */
@@ -28,9 +31,12 @@ export class Composer {
     this.actions = actions;
     /** @type {Message | null} */
     this.editing = null;
-    this.savedDraft = ""; // the draft, while another message is edited
+    /** @type {Message | null} */
+    this.original = null; // the message that the new one answers
+    this.savedText = ""; // of the new message, while another one is edited
     this.input = el("textarea", {
       rows: "1",
+      dir: "auto",
       "aria-label": `Message to ${name}`,
       placeholder: "Write a message",
       "aria-describedby": "composer-count",
@@ -44,29 +50,34 @@ export class Composer {
       icon("send"),
     );
     this.count = el("span.count", { id: "composer-count", role: "status" });
-    this.banner = el(
-      "div.editing",
-      { hidden: true },
-      icon("pencil"),
-      el("span", {}, "Editing your message"),
-      iconButton("close", "Cancel editing", () => this.cancel()),
-    );
+    this.banner = el("div.banner", { hidden: true });
     this.element = el(
       "form.composer",
       { onsubmit: (event) => this.#submit(event) },
       this.banner,
       el("div.line", {}, this.input, this.count, this.button),
     );
-    this.#changed();
+    this.#changed({ isTyping: false });
   }
 
-  /** The text of the new message, without an edit. */
+  /**
+   * The new message, without an edit.
+   *
+   * @returns {Draft}
+   */
   get draft() {
-    return this.editing ? this.savedDraft : this.input.value;
+    return { text: this.editing ? this.savedText : this.input.value, original: this.original };
+  }
+
+  /** @param {Draft} draft */
+  open({ text, original }) {
+    this.original = original;
+    this.#drawBanner();
+    this.#set(text);
   }
 
   /** @param {string} text */
-  set(text) {
+  #set(text) {
     this.input.value = text;
     this.#changed({ isTyping: false });
   }
@@ -75,20 +86,63 @@ export class Composer {
     this.input.focus({ preventScroll: true });
   }
 
+  /** On a phone the keyboard would hide the messages. */
+  focusUnlessTouch() {
+    if (!matchMedia("(pointer: coarse)").matches) this.focus();
+  }
+
+  /**
+   * Let the new message answer this one.
+   *
+   * @param {Message | null} original
+   */
+  reply(original) {
+    if (this.editing) this.cancel();
+    this.original = original;
+    this.#drawBanner();
+    this.actions.keepDraft(this.draft);
+    this.focus();
+  }
+
+  /** Show what is edited, or answered. */
+  #drawBanner() {
+    const { editing, original } = this;
+    this.banner.hidden = !editing && !original;
+    if (editing)
+      this.banner.replaceChildren(
+        icon("pencil"),
+        el("span.about", {}, "Editing your message"),
+        iconButton("close", "Cancel editing", () => this.cancel()),
+      );
+    else if (original)
+      this.banner.replaceChildren(
+        icon("reply"),
+        el("span.about", {}, "Replying to ", el("bdi", {}, this.#nameOf(original))),
+        el("span.original", { dir: "auto" }, plainText(original)),
+        iconButton("close", "Cancel the reply", () => this.reply(null)),
+      );
+  }
+
+  /** @param {Message} original */
+  #nameOf(original) {
+    const name = this.actions.nameOf(original);
+    return name === "You" ? "yourself" : name;
+  }
+
   /** @param {Message} message */
   edit(message) {
-    if (!this.editing) this.savedDraft = this.input.value;
+    if (!this.editing) this.savedText = this.input.value;
     this.editing = message;
-    this.banner.hidden = false;
-    this.set(message.text);
+    this.#drawBanner();
+    this.#set(message.text);
     this.focus();
     this.input.setSelectionRange(message.text.length, message.text.length);
   }
 
   cancel() {
     this.editing = null;
-    this.banner.hidden = true;
-    this.set(this.savedDraft);
+    this.#drawBanner();
+    this.#set(this.savedText);
     this.focus();
   }
 
@@ -104,10 +158,12 @@ export class Composer {
     this.count.classList.toggle("over", left < 0);
     this.#fit();
     if (isTyping && !this.editing) this.#sendTyping(length > 0);
+    if (isTyping) this.actions.keepDraft(this.draft);
   }
 
-  /** Make the field as tall as its text. The style sheet limits its height. */
+  /** Make the field as tall as its text, where the style sheet cannot. It limits the height. */
   #fit() {
+    if (CSS.supports("field-sizing", "content")) return;
     this.input.style.height = "auto";
     if (this.input.scrollHeight) this.input.style.height = `${this.input.scrollHeight}px`;
   }
@@ -133,6 +189,7 @@ export class Composer {
     const touch = matchMedia("(pointer: coarse)").matches; // on a phone, Enter starts a new line
     if (event.key === "Enter" && plain && !touch) this.#submit(event);
     else if (event.key === "Escape" && this.editing) this.cancel();
+    else if (event.key === "Escape" && this.original) this.reply(null);
     else if (event.key === "ArrowUp" && plain && !this.input.value) {
       event.preventDefault();
       this.actions.editLast();
@@ -146,9 +203,10 @@ export class Composer {
     const text = this.input.value.toWellFormed?.().trim() ?? this.input.value.trim();
     if (this.button.disabled) return;
     if (!this.editing) {
-      this.set("");
+      this.actions.send({ text, original: this.original });
+      this.open({ text: "", original: null });
+      this.actions.keepDraft(this.draft);
       this.#stopTyping();
-      this.actions.send(text);
     } else if (text === this.editing.text || (await this.actions.edit(this.editing, text)))
       this.cancel();
     this.focus();

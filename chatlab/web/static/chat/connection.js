@@ -11,11 +11,16 @@ const RECONNECT_DELAY_MAX_MS = 5_000;
 // Each delay is between a quarter of this time and 1.75 times of it. After a restart of the service
 // its clients do not all come back in the same moment.
 const RECONNECT_JITTER = 0.75;
+// A frozen network closes no connection. After this time without anything from the service, the page
+// asks whether it is there. So a user who looks at the page learns it within 9 s.
+const SILENCE_MS = 5_000;
+const ALIVE_TIMEOUT_MS = 4_000;
+const DROPPED = "forced close"; // the library's reason for what #drop does
 
 /**
  * @typedef {object} Handlers - a function for each of EVENTS and for each change of the connection
  * @property {() => void} connected
- * @property {() => void} lost
+ * @property {(isCertain: boolean) => void} lost - isCertain: it will not be back in a moment
  * @property {() => void} ended - the session is not valid any more
  * @property {(message: Message) => void} newMessage
  * @property {(message: Message) => void} messageUpdated
@@ -35,6 +40,8 @@ export const EVENTS = /** @type {const} */ ([
 ]);
 
 export class Connection {
+  closing = new AbortController();
+
   /**
    * @param {string} token
    * @param {Handlers} handlers
@@ -50,9 +57,18 @@ export class Connection {
       timeout: 8000,
     });
     for (const event of EVENTS) this.socket.on(event, (payload) => handlers[event](payload));
-    this.socket.on("connect", () => handlers.connected());
+    this.socket.on("connect", () => {
+      this.#checkLater();
+      handlers.connected();
+    });
     this.socket.on("disconnect", (reason) => this.#lost(reason, handlers));
     this.socket.on("connect_error", (error) => this.#refused(error, handlers));
+    this.socket.onAny(() => this.#checkLater());
+    this.socket.io.on("ping", () => this.#checkLater());
+    const { signal } = this.closing;
+    addEventListener("offline", () => this.#drop() || handlers.lost(true), { signal });
+    addEventListener("online", () => this.#reconnect(), { signal });
+    document.addEventListener("visibilitychange", () => this.#check(), { signal });
   }
 
   get connected() {
@@ -75,6 +91,7 @@ export class Connection {
     } catch {
       throw new ChatError("offline");
     }
+    this.#checkLater();
     if (!ack.ok) throw new ChatError(ack.error.code, ack.error.detail);
     return ack.message;
   }
@@ -91,8 +108,42 @@ export class Connection {
 
   close() {
     clearTimeout(this.reconnectTimer);
+    clearTimeout(this.checkTimer);
+    this.closing.abort();
     this.socket.off();
+    this.socket.offAny();
     this.socket.disconnect();
+  }
+
+  #checkLater() {
+    clearTimeout(this.checkTimer);
+    this.checkTimer = setTimeout(() => this.#check(), SILENCE_MS);
+  }
+
+  /** Ask the service whether it is there. A page in the background has time. */
+  async #check() {
+    if (document.hidden || !this.socket.connected) return;
+    clearTimeout(this.checkTimer);
+    try {
+      await this.socket.timeout(ALIVE_TIMEOUT_MS).emitWithAck("alive", {});
+      if (!this.closing.signal.aborted) this.#checkLater();
+    } catch {
+      this.#drop();
+    }
+  }
+
+  /** Close a connection that does not work; the library reconnects. Returns whether there was one. */
+  #drop() {
+    const { connected } = this.socket;
+    if (connected) this.socket.io.engine.close();
+    return connected;
+  }
+
+  /** The network is back: do not wait for the next attempt. */
+  #reconnect() {
+    if (this.socket.connected) return;
+    this.socket.disconnect();
+    this.socket.connect();
   }
 
   /**
@@ -100,7 +151,7 @@ export class Connection {
    * @param {Handlers} handlers
    */
   #lost(reason, handlers) {
-    handlers.lost();
+    handlers.lost(reason === DROPPED || !navigator.onLine);
     // The service is stopping, or our session has ended. The next connection shows which.
     if (reason === "io server disconnect") this.#reconnectLater();
   }
@@ -112,7 +163,7 @@ export class Connection {
   #refused(error, handlers) {
     if (error.data?.code === "unauthenticated") handlers.ended();
     else {
-      handlers.lost();
+      handlers.lost(!navigator.onLine);
       // The library tries again only if the service was not reached, not if it refused.
       if (!this.socket.active) this.#reconnectLater();
     }

@@ -112,7 +112,7 @@ class Row {
     this.name = el("span.whose");
     this.sign = partnerSign();
     this.time = el("time");
-    this.preview = el("span.preview");
+    this.preview = el("span.preview", { dir: "auto" });
     this.badge = el("span.badge", { hidden: true });
     const line = el("span.preview-line", {}, this.sign.element, this.preview);
     this.link = el(

@@ -6,7 +6,7 @@
    kept. */
 
 /** @import { Api } from "./api.js" */
-/** @import { ChatError } from "./format.js" */
+/** @import { Unsent } from "./unsent.js" */
 
 /**
  * @typedef {object} Message - a sent message
@@ -21,13 +21,15 @@
  * @property {string} createdAt
  * @property {string | null} editedAt
  * @property {string | null} deletedAt
+ * @property {string | null} [replyTo] - the `_id` of the message that this one answers
  *
  * @typedef {object} Pending - a message that waits to be sent
  * @property {string} clientId
  * @property {string} text
+ * @property {string | null} replyTo
  * @property {string} createdAt
- * @property {"sending" | "failed"} state
- * @property {ChatError | null} error
+ * @property {"queued" | "refused"} state - queued: it is sent as soon as possible; refused: by the service
+ * @property {{code: string, detail: string} | null} error - why it was refused
  */
 
 /**
@@ -42,6 +44,7 @@
 
 const PAGE_SIZE = 50; // messages loaded at once when the user scrolls up
 const CATCH_UP_SIZE = 200; // messages requested at once after a lost connection
+const CONTEXT_SIZE = 20; // messages loaded before one that is to be shown
 
 export class Conversation {
   #highestSeq = 0; // of all messages and events received
@@ -54,19 +57,24 @@ export class Conversation {
    * @param {string} me - a user id
    * @param {string} other - a user id
    * @param {Api} api
+   * @param {Unsent} unsent - stores the pending messages
    * @param {() => void} changed - called after each change
    */
-  constructor(me, other, api, changed) {
+  constructor(me, other, api, unsent, changed) {
     this.me = me;
     this.other = other;
     this.api = api;
+    this.unsent = unsent;
     this.changed = changed;
     /** @type {Message[]} */
     this.messages = []; // oldest first, seq without gaps
     /** @type {Pending[]} */
     this.pending = [];
+    /** @type {Map<string, Message | null>} */
+    this.originals = new Map(); // messages that others answer and that are not loaded; null: not known
+    this.markedSeq = 0; // up to here, the messages have been marked as read
     this.loaded = false;
-    /** @type {ChatError | null} */
+    /** @type {import("./format.js").ChatError | null} */
     this.loadError = null; // why older messages could not be loaded
   }
 
@@ -93,11 +101,12 @@ export class Conversation {
    */
   take(message) {
     this.#highestSeq = Math.max(this.#highestSeq, message.seq);
+    this.#removePending(message);
+    if (this.originals.has(message._id)) this.originals.set(message._id, message);
     if (!this.loaded) return;
     if (message.seq === this.last + 1) this.messages.push(message);
     else if (message.seq <= this.last) this.#replace(message);
     else return void this.catchUp();
-    this.#removePending(message);
     this.changed();
   }
 
@@ -114,16 +123,92 @@ export class Conversation {
    * @param {Message} message
    */
   #removePending(message) {
-    if (message.senderId === this.me && message.clientId) {
-      this.pending = this.pending.filter((waiting) => waiting.clientId !== message.clientId);
+    const sent = this.pending.find(({ clientId }) => clientId === message.clientId);
+    if (sent && message.senderId === this.me) this.discard(sent);
+  }
+
+  /**
+   * Add a message that waits to be sent, or store its new state.
+   *
+   * @param {Pending} pending
+   */
+  keep(pending) {
+    if (!this.pending.includes(pending)) this.pending.push(pending);
+    this.unsent.keep(this.other, pending);
+    this.changed();
+  }
+
+  /**
+   * Remove a pending message: it has been sent, or the user has discarded it.
+   *
+   * @param {Pending} pending
+   */
+  discard(pending) {
+    this.pending = this.pending.filter((one) => one !== pending);
+    this.unsent.forget(this.other, pending);
+    this.changed();
+  }
+
+  /**
+   * Take over the stored messages: another tab may have written, sent or discarded some.
+   *
+   * @param {Pending[]} stored
+   */
+  takeStored(stored) {
+    const known = new Map(this.pending.map((pending) => [pending.clientId, pending]));
+    this.pending = stored.map((pending) => known.get(pending.clientId) ?? pending);
+    this.changed();
+  }
+
+  /** The loaded messages of the other user. */
+  get received() {
+    return this.messages.filter((message) => message.senderId === this.other);
+  }
+
+  /**
+   * The message with this id: a loaded one, or one that has been read alone, or else null. It may
+   * be known later.
+   *
+   * @param {string} id
+   */
+  original(id) {
+    const loaded = this.messages.find((message) => message._id === id);
+    if (loaded) return loaded;
+    if (!this.originals.has(id)) this.#readOriginal(id);
+    return this.originals.get(id) ?? null;
+  }
+
+  /** @param {string} id */
+  async #readOriginal(id) {
+    this.originals.set(id, null);
+    try {
+      this.originals.set(id, await this.api.message(this.other, id));
+      this.changed();
+    } catch (error) {
+      if (error.code === "offline") this.originals.delete(id); // the next drawing asks again
     }
   }
 
-  /** Load the newest page, or the page before the first loaded message. */
-  loadOlder() {
+  /**
+   * Load everything from this message on, and some messages before it.
+   *
+   * @param {number} seq
+   */
+  async loadBackTo(seq) {
+    if (!this.loaded) await this.loadOlder();
+    while (this.loaded && this.first > seq && !this.loadError)
+      await this.loadOlder(this.first - seq + CONTEXT_SIZE);
+  }
+
+  /**
+   * Load the newest page, or the page before the first loaded message.
+   *
+   * @param {number} size - of the page
+   */
+  loadOlder(size = PAGE_SIZE) {
     if (!this.#loadingOlder && !this.complete) {
       this.loadError = null;
-      this.#loadingOlder = this.#loadOlder()
+      this.#loadingOlder = this.#loadOlder(size)
         .catch((error) => (this.loadError = error))
         .finally(() => {
           this.#loadingOlder = null;
@@ -134,9 +219,10 @@ export class Conversation {
     return this.#loadingOlder;
   }
 
-  async #loadOlder() {
+  /** @param {number} size */
+  async #loadOlder(size) {
     const where = this.loaded ? { before: this.first } : {};
-    const page = await this.api.messages(this.other, { limit: PAGE_SIZE, ...where });
+    const page = await this.api.messages(this.other, { limit: size, ...where });
     if (this.loaded && page.length && page.at(-1)?.seq !== this.first - 1) return;
     this.messages.unshift(...page);
     this.loaded = true;

@@ -2,20 +2,25 @@
 
 /** @import { Contact, Contacts } from "./contacts.js" */
 /** @import { Conversation, Item, Message } from "./conversation.js" */
+/** @import { Draft } from "./unsent.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 import { Composer } from "./composer.js";
 import { avatar } from "./contacts_view.js";
-import { el, icon, setChildren, setText } from "./dom.js";
-import { describeError, formatDay, isSameDay } from "./format.js";
+import { el, hasFocus, icon, notice, setChildren, setText } from "./dom.js";
+import { describeError, formatDay, isSameDay, plainText } from "./format.js";
 import { MessageRow } from "./message_row.js";
 import { confirmDialog, MessageTools } from "./message_tools.js";
 import { nameOf, nameTag, nameText, showName } from "./names.js";
 import { PartnerTools } from "./partner_tools.js";
+import { SearchPanel } from "./search_panel.js";
+import { ShownMessages } from "./shown_messages.js";
 
 const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
-const LOAD_DISTANCE_PX = 400; // from the top: older messages are loaded
+const LOAD_DISTANCE_PX = 400; // from the first or the last row: more messages are shown
 const END_DISTANCE_PX = 48; // from the end: this still counts as the end
+const SEEN_DISTANCE_PX = 8; // of a message: this much of it may be below the edge
+const FOUND_MS = 2500; // the message that a link leads to is marked for this time
 
 export class ConversationView {
   /** @type {Map<string, MessageRow>} */
@@ -24,11 +29,12 @@ export class ConversationView {
   #lines = new Map(); // day, or "new" -> line between messages
   #followsEnd = true; // show new messages at the end
   #endScrollTop = 0; // scrollTop after the last scroll to the end
-  #lastSeenSeq = 0; // the last message that was on the screen
+  #unread = 0; // when the conversation was opened
+  #newestSeq = 0; // when they were counted
   newest = ""; // key of the last message
   current = ""; // key of the last focused one
-  /** @type {number | null} */
-  #firstUnreadSeq = null; // when the conversation was opened; 0: none; null: not known yet
+  #isCounted = false; // the unread messages are known
+  closing = new AbortController();
 
   face = el("span.face");
   name = el("h2");
@@ -44,7 +50,7 @@ export class ConversationView {
     onclick: (event) => this.#clicked(event),
   });
   scroller = el("div.scroller", { onscroll: () => this.#scrolled() }, this.top, this.list);
-  jump = el("button.jump", { type: "button", hidden: true, onclick: () => this.#scrollToEnd() });
+  jump = el("button.jump", { type: "button", hidden: true, onclick: () => this.#goToEnd() });
 
   /**
    * @param {Conversation} conversation
@@ -60,15 +66,22 @@ export class ConversationView {
       id: conversation.other,
       displayName: conversation.other,
     };
-    this.unreadAtFirst = this.partner.unread ?? 0;
+    this.shown = new ShownMessages(conversation);
+    this.search = new SearchPanel(conversation, contacts, {
+      show: (seq) => this.show(seq),
+      closed: () => this.composer.focus(),
+    });
     this.composer = new Composer(nameText(this.partner), {
-      send: (text) => this.#send(text),
+      send: (draft) => this.#send(draft),
       edit: (message, text) => workspace.edit(message, text),
+      keepDraft: (draft) => workspace.unsent.setDraft(conversation.other, draft),
+      nameOf: (message) => this.#senderOf(message),
       typing: (typing) => workspace.typing(conversation, typing),
       editLast: () => this.#editLast(),
     });
     this.tools = new MessageTools({
       react: (message, emoji) => workspace.react(message, emoji),
+      reply: (message) => this.composer.reply(message),
       edit: (message) => this.composer.edit(message),
       remove: (message) => this.#remove(message),
     });
@@ -89,31 +102,31 @@ export class ConversationView {
         ),
         this.face,
         el("div.who", {}, this.name, this.presence),
+        this.search.button,
         this.partnerTools.element,
       ),
+      this.search.element,
       el("div.middle", {}, this.scroller, this.jump),
       this.composer.element,
       this.partnerTools.bar,
     );
   }
 
-  get draft() {
-    return this.composer.draft;
-  }
-
-  /** @param {string} draft */
+  /** @param {Draft} draft */
   open(draft) {
-    this.composer.set(draft);
+    this.composer.open(draft);
+    addEventListener("focus", () => this.draw(), { signal: this.closing.signal });
     this.watcher = new ResizeObserver(() => this.#checkFollowsEnd() && this.#scrollToEnd());
     this.watcher.observe(this.scroller);
     if (!this.conversation.loaded) this.conversation.loadOlder();
     this.draw();
-    // on a phone the keyboard would hide the messages
-    if (!matchMedia("(pointer: coarse)").matches) this.composer.focus();
+    this.composer.focusUnlessTouch();
   }
 
   close() {
     this.watcher?.disconnect();
+    this.closing.abort();
+    clearTimeout(this.foundTimer);
     this.composer.close();
   }
 
@@ -125,9 +138,14 @@ export class ConversationView {
     const top = anchor?.getBoundingClientRect().top;
     this.#drawHeader();
     this.#drawTop();
-    this.#findFirstUnread();
+    const firstUnread = this.#findFirstUnread();
+    if (firstUnread) this.#showAround(firstUnread);
+    if (this.#followsEnd) this.shown.followEnd();
+    const hadFocus = this.list.contains(document.activeElement);
     setChildren(this.list, this.#nodes());
-    if (this.#followsEnd) this.#scrollToEnd();
+    if (hadFocus && !this.list.contains(document.activeElement)) this.composer.focus();
+    if (firstUnread) this.#scrollTo(this.#lines.get("new"));
+    else if (this.#followsEnd) this.#scrollToEnd();
     else if (anchor?.isConnected)
       // the message being read does not move
       this.scroller.scrollTop += anchor.getBoundingClientRect().top - (top ?? 0);
@@ -167,7 +185,8 @@ export class ConversationView {
   }
 
   #drawTop() {
-    const { loading, complete, loadError, messages, pending } = this.conversation;
+    const { loading, loadError, messages, pending } = this.conversation;
+    const complete = this.shown.reachesBeginning;
     if (loadError)
       this.top.replaceChildren(
         describeError(loadError),
@@ -197,21 +216,30 @@ export class ConversationView {
     );
   }
 
-  /** Find the first message that was unread when the conversation was opened. */
+  /**
+   * Find the first message that was unread when the conversation was opened, once the list of users
+   * has been loaded. Returns its seq, only once.
+   */
   #findFirstUnread() {
-    if (this.#firstUnreadSeq !== null || !this.conversation.loaded) return;
-    const received = this.conversation.messages.filter(
-      (message) => message.senderId === this.partner.id,
-    );
-    this.#firstUnreadSeq =
-      this.unreadAtFirst && !this.partner.self
-        ? (received.at(-Math.min(this.unreadAtFirst, received.length))?.seq ?? 0)
-        : 0;
+    const { shown, contacts, conversation } = this;
+    if (!contacts.loaded || !conversation.loaded) return 0;
+    const partner = contacts.get(conversation.other);
+    if (!this.#isCounted) {
+      this.#isCounted = true;
+      this.#unread = partner?.self ? 0 : (partner?.unread ?? 0);
+      this.#newestSeq = partner?.lastMessage?.seq ?? 0;
+    }
+    if (shown.firstUnreadSeq === null) return shown.findFirstUnread(this.#unread, this.#newestSeq);
+    // What arrives while the user is elsewhere is new when the user comes back.
+    const unseen = hasFocus() ? undefined : shown.unseen()[0];
+    if (unseen && shown.firstUnreadSeq <= shown.lastSeenSeq) shown.firstUnreadSeq = unseen.seq;
+    return 0;
   }
 
   /** The rows and the lines between them, in order. Rows of removed messages are deleted. */
   #nodes() {
-    const { messages, pending } = this.conversation;
+    const messages = this.shown.messages();
+    const pending = this.shown.reachesEnd ? this.conversation.pending : [];
     /** @type {HTMLElement[]} */
     const nodes = [];
     const used = new Set();
@@ -238,7 +266,7 @@ export class ConversationView {
     const lines = [];
     if (!before || !isSameDay(before.createdAt, item.createdAt))
       lines.push(this.#line(new Date(item.createdAt).toDateString(), formatDay(item.createdAt)));
-    if (item.seq && item.seq === this.#firstUnreadSeq) lines.push(this.#line("new", "New"));
+    if (item.seq && item.seq === this.shown.firstUnreadSeq) lines.push(this.#line("new", "New"));
     return lines;
   }
 
@@ -276,47 +304,75 @@ export class ConversationView {
       mine,
       read,
       follows,
+      sending: this.workspace.sending.has(this.conversation),
       names,
       me: this.contacts.me.id,
       sender: nameText(this.partner),
+      quote: this.#quoteOf(item),
     });
     return row;
+  }
+
+  /** @param {Item} item */
+  #quoteOf({ replyTo }) {
+    if (!replyTo) return null;
+    const original = this.conversation.original(replyTo);
+    return {
+      address: `#/${this.conversation.other}/${replyTo}`,
+      sender: original ? this.#senderOf(original) : "",
+      text: original ? plainText(original) : "An earlier message",
+    };
+  }
+
+  /** @param {Message} message */
+  #senderOf({ senderId }) {
+    return senderId === this.contacts.me.id ? "You" : nameOf(this.contacts, senderId);
   }
 
   /** @returns {MessageRow["actions"]} */
   #rowActions() {
     return {
       react: (message, emoji) => this.workspace.react(message, emoji),
+      showOriginal: (id) => this.showMessage(id),
       retry: (pending) => this.workspace.retry(this.conversation, pending),
-      discard: (pending) => this.workspace.discard(this.conversation, pending),
+      discard: (pending) => this.conversation.discard(pending),
     };
   }
 
   /** Update what depends on the scroll position: read marks, the jump button, older messages. */
   #updateAfterScroll() {
-    const { conversation } = this;
-    if (this.#followsEnd && !document.hidden) {
-      this.#lastSeenSeq = conversation.last;
-      this.workspace.markRead(conversation);
-    }
-    const below = conversation.messages.filter(
-      (message) => message.seq > this.#lastSeenSeq && message.senderId === this.partner.id,
-    ).length;
+    const { conversation, shown } = this;
+    this.#markSeen();
+    const below = shown.unseen().length;
     this.jump.hidden = this.#followsEnd;
     this.jump.replaceChildren(
       icon("down"),
       below ? `${below} new` : "",
       el("span.unseen", {}, below ? " messages, go to the end" : "Go to the end"),
     );
-    if (
-      this.scroller.scrollTop < LOAD_DISTANCE_PX &&
-      conversation.loaded &&
-      !conversation.complete &&
-      !conversation.loadError &&
-      this.scroller.clientHeight
-    ) {
-      conversation.loadOlder();
-    }
+    if (!this.scroller.clientHeight || !conversation.loaded) return;
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    if (scrollTop < LOAD_DISTANCE_PX) {
+      if (shown.extendUp()) this.workspace.draw();
+      else if (!conversation.complete && !conversation.loadError) conversation.loadOlder();
+    } else if (scrollHeight - scrollTop - clientHeight < LOAD_DISTANCE_PX && shown.extendDown())
+      this.workspace.draw();
+  }
+
+  /** Mark as read what is on the screen, if the user looks at this page. */
+  #markSeen() {
+    if (this.shown.firstUnreadSeq === null || !hasFocus()) return;
+    const seq = this.#followsEnd ? this.conversation.last : this.#lastVisibleSeq();
+    this.shown.lastSeenSeq = Math.max(this.shown.lastSeenSeq, seq);
+    this.workspace.markRead(this.conversation, seq);
+  }
+
+  #lastVisibleSeq() {
+    const bottom = this.scroller.getBoundingClientRect().bottom + SEEN_DISTANCE_PX;
+    const visible = [...this.#rows.values()].findLast(
+      ({ item, element }) => item?.seq && element.getBoundingClientRect().bottom <= bottom,
+    );
+    return visible?.item?.seq ?? 0;
   }
 
   // --- scrolling ---------------------------------------------------------------------------------
@@ -328,7 +384,7 @@ export class ConversationView {
 
   #isAtEnd() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    return scrollHeight - scrollTop - clientHeight < END_DISTANCE_PX;
+    return this.shown.reachesEnd && scrollHeight - scrollTop - clientHeight < END_DISTANCE_PX;
   }
 
   /**
@@ -354,12 +410,79 @@ export class ConversationView {
     this.#endScrollTop = this.scroller.scrollTop; // the browser limits the value
   }
 
+  #followEnd() {
+    this.#followsEnd = true;
+    this.#endScrollTop = 0; // the user has not scrolled up from here
+  }
+
+  #goToEnd() {
+    this.#followEnd();
+    this.draw();
+    this.composer.focusUnlessTouch();
+  }
+
+  /** @param {number} seq */
+  #showAround(seq) {
+    this.#followsEnd = false;
+    this.shown.around(seq);
+  }
+
+  /**
+   * Scroll so that this element is a little below the top. It may be near the end.
+   *
+   * @param {Element | undefined} node
+   */
+  #scrollTo(node) {
+    if (!node) return this.#scrollToEnd();
+    const { top, height } = this.scroller.getBoundingClientRect();
+    this.scroller.scrollTop += node.getBoundingClientRect().top - top - height / 5;
+    this.#endScrollTop = 0;
+    this.#followsEnd = this.#isAtEnd();
+  }
+
+  /**
+   * Show the message with this id, and mark it for a moment.
+   *
+   * @param {string} id
+   */
+  async showMessage(id) {
+    const { conversation } = this;
+    const known = conversation.original(id);
+    try {
+      await this.show((known ?? (await conversation.api.message(conversation.other, id))).seq);
+    } catch (error) {
+      notice(describeError(error));
+    }
+  }
+
+  /**
+   * Show the message with this number, and mark it for a moment.
+   *
+   * @param {number} seq
+   */
+  async show(seq) {
+    await this.conversation.loadBackTo(seq);
+    if (this.conversation.loadError) throw this.conversation.loadError;
+    if (this.closing.signal.aborted) return;
+    this.shown.firstUnreadSeq ??= 0;
+    this.#showAround(seq);
+    this.draw();
+    const row = [...this.#rows.values()].find(({ item }) => item?.seq === seq);
+    this.#scrollTo(row?.element);
+    this.#updateAfterScroll();
+    row?.element.focus({ preventScroll: true });
+    this.list.querySelector(".found")?.classList.remove("found");
+    row?.element.classList.add("found");
+    clearTimeout(this.foundTimer);
+    this.foundTimer = setTimeout(() => row?.element.classList.remove("found"), FOUND_MS);
+  }
+
   // --- actions -----------------------------------------------------------------------------------
 
-  /** @param {string} text */
-  #send(text) {
-    this.#scrollToEnd();
-    this.workspace.send(this.conversation, text);
+  /** @param {Draft} draft */
+  #send(draft) {
+    this.#followEnd();
+    this.workspace.send(this.conversation, draft);
   }
 
   #editLast() {

@@ -81,17 +81,17 @@ export function setText(node, text) {
  * @param {ChildNode[]} nodes
  */
 export function setChildren(parent, nodes) {
+  const wanted = new Set(nodes);
+  for (const node of [...parent.childNodes]) if (!wanted.has(node)) node.remove();
   let next = parent.firstChild;
   for (const node of nodes) {
     if (node === next) next = next.nextSibling;
     else parent.insertBefore(node, next);
   }
-  while (next) {
-    const gone = next;
-    next = next.nextSibling;
-    gone.remove();
-  }
 }
+
+/** Whether the user is at this page. A pane of the lab page counts as a part of that page. */
+export const hasFocus = () => !document.hidden && (window.top ?? window).document.hasFocus();
 
 /**
  * Let screen readers read this text.

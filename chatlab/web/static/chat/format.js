@@ -162,6 +162,14 @@ export function describeProgram(userAgent) {
   return system ? `${browser} on ${system}` : browser;
 }
 
+/**
+ * A message in one line.
+ *
+ * @param {{text: string, deletedAt?: string | null}} message
+ */
+export const plainText = ({ text, deletedAt }) =>
+  deletedAt ? "Message deleted" : text.slice(0, 200);
+
 /** Whether anything of a text can be seen. The service rejects other texts. */
 export const hasVisible = (/** @type {string} */ text) =>
   /[^\p{White_Space}\p{Default_Ignorable_Code_Point}\p{Cc}\u2800\ufff9-\ufffb]/u.test(text);

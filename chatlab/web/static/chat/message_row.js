@@ -7,18 +7,24 @@
  * @property {(message: Message, emoji: string) => void} react
  * @property {(pending: Pending) => void} retry
  * @property {(pending: Pending) => void} discard
+ * @property {(id: string) => void} showOriginal
  *
  * @typedef {object} Context
  * @property {boolean} mine
  * @property {boolean} read
+ * @property {boolean} sending - the pending messages are being sent
  * @property {boolean} follows - the message before is of the same sender and close in time
  * @property {(id: string) => string} names
  * @property {string} me
  * @property {string} sender - the name of the other user
+ * @property {Quote | null} quote - of the message that this one answers
+ *
+ * @typedef {{address: string, sender: string, text: string}} Quote
  */
 
 import { el, icon } from "./dom.js";
-import { describeError, formatFullTime, formatTime } from "./format.js";
+import { ChatError, describeError, formatFullTime, formatTime } from "./format.js";
+import { isLargeEmoji, richText } from "./rich_text.js";
 
 export class MessageRow {
   #drawn = "";
@@ -51,6 +57,8 @@ export class MessageRow {
       item.error?.detail,
       context.read,
       context.follows,
+      context.sending && item.state,
+      context.quote,
       Object.values(item.reactions ?? {}),
     ];
     const key = JSON.stringify(state);
@@ -72,8 +80,8 @@ export class MessageRow {
       mine,
       follows,
       deleted: Boolean(item.deletedAt),
-      failed: item.state === "failed",
-      sending: item.state === "sending",
+      refused: item.state === "refused",
+      waiting: item.state === "queued",
     };
     for (const [name, on] of Object.entries(flags)) this.element.classList.toggle(name, on);
   }
@@ -83,11 +91,44 @@ export class MessageRow {
    * @param {Context} context
    */
   #parts(item, context) {
-    const parts = [el("div.bubble", {}, sender(context), text(item), meta(item, context))];
+    // The direction is that of the text: the parts around it have one of their own.
+    const parts = [
+      el(
+        "div.bubble",
+        { dir: "auto" },
+        sender(context),
+        ...this.#quote(item, context),
+        text(item),
+        meta(item, context),
+      ),
+    ];
     if (item.reactions && Object.keys(item.reactions).length)
       parts.push(this.#reactions(item, context));
-    if (item.state === "failed") parts.push(this.#failure(item));
+    if (item.state === "refused") parts.push(this.#refusal(item));
+    if (item.state === "queued" && !context.sending) parts.push(this.#waiting(item));
     return parts;
+  }
+
+  /**
+   * @param {Item} item
+   * @param {Context} context
+   */
+  #quote({ replyTo, deletedAt }, { quote }) {
+    if (!quote || !replyTo || deletedAt) return [];
+    const onclick = (/** @type {MouseEvent} */ event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // opens the link elsewhere
+      event.preventDefault();
+      this.actions.showOriginal(replyTo);
+    };
+    const link = el(
+      "a.quote",
+      { href: quote.address, dir: "auto", onclick },
+      el("span.unseen", {}, "In reply to "),
+      el("bdi.who-said", {}, quote.sender),
+      el("span.unseen", {}, ": "),
+      el("span.said", {}, quote.text),
+    );
+    return [link];
   }
 
   /**
@@ -114,22 +155,35 @@ export class MessageRow {
   }
 
   /** @param {Pending} pending */
-  #failure(pending) {
+  #waiting(pending) {
     return el(
-      "div.failure",
+      "div.will-be-sent",
+      {},
+      el("span", {}, "Will be sent."),
+      this.#discardButton(pending),
+    );
+  }
+
+  /** @param {Pending} pending */
+  #discardButton(pending) {
+    const onclick = () => this.actions.discard(pending);
+    return el("button.link", { type: "button", onclick }, "Discard");
+  }
+
+  /** @param {Pending} pending */
+  #refusal(pending) {
+    const { code, detail } = pending.error ?? { code: "internal", detail: "" };
+    return el(
+      "div.refusal",
       { role: "alert" },
       icon("alert"),
-      el("span", {}, `Not sent. ${describeError(pending.error)}`),
+      el("span", {}, `Not sent. ${describeError(new ChatError(code, detail))}`),
       el(
         "button.link",
         { type: "button", onclick: () => this.actions.retry(pending) },
         "Try again",
       ),
-      el(
-        "button.link",
-        { type: "button", onclick: () => this.actions.discard(pending) },
-        "Discard",
-      ),
+      this.#discardButton(pending),
     );
   }
 }
@@ -140,12 +194,13 @@ export class MessageRow {
  * @param {Context} context
  */
 function sender({ mine, sender: name }) {
-  return el("span.unseen", {}, `${mine ? "You" : name}: `);
+  return el("bdi.unseen", {}, `${mine ? "You" : name}: `);
 }
 
 /** @param {Item} item */
 function text(item) {
-  return el("p.text", { dir: "auto" }, item.deletedAt ? "Message deleted" : item.text);
+  if (item.deletedAt) return el("div.text", {}, "Message deleted");
+  return el(isLargeEmoji(item.text) ? "div.text.large" : "div.text", {}, ...richText(item.text));
 }
 
 /**
@@ -163,13 +218,13 @@ function meta(item, { mine, read }) {
   ];
   if (item.editedAt && !item.deletedAt)
     parts.unshift(el("span.edited", { title: formatFullTime(item.editedAt) }, "edited"));
-  if (mine && item.state !== "failed")
+  if (mine && item.state !== "refused")
     parts.push(status(item.state ? "clock" : read ? "read" : "sent"));
-  return el("span.meta", {}, ...parts);
+  return el("span.meta", { dir: "ltr" }, ...parts);
 }
 
 /** @type {Record<string, string>} */
-const STATUS = { clock: "sending", sent: "sent", read: "read" };
+const STATUS = { clock: "waiting", sent: "sent", read: "read" };
 
 /** @param {string} name */
 function status(name) {

@@ -7,6 +7,7 @@
 /**
  * @typedef {object} Actions
  * @property {(message: Message, emoji: string) => void} react
+ * @property {(message: Message) => void} reply
  * @property {(message: Message) => void} edit
  * @property {(message: Message) => void} remove
  */
@@ -61,7 +62,10 @@ export class MessageTools {
   }
 
   #showButtons() {
-    const buttons = [iconButton("smile", "React", () => this.#showPalette())];
+    const buttons = [
+      iconButton("smile", "React", () => this.#showPalette()),
+      iconButton("reply", "Reply", () => this.#run(this.actions.reply)),
+    ];
     if (this.mine) {
       buttons.push(iconButton("pencil", "Edit", () => this.#run(this.actions.edit)));
       buttons.push(iconButton("bin", "Delete", () => this.#run(this.actions.remove)));

@@ -18,7 +18,7 @@ import { read, remove, write } from "./storage.js";
 /** @typedef {{user: User, token: string}} Session */
 
 const PANE = new URL(document.baseURI).searchParams.get("pane") ?? "";
-const PATH = new URL(".", document.baseURI).pathname;
+export const PATH = new URL(".", document.baseURI).pathname;
 const KEY = `chatlab ${PATH} ${PANE}`;
 const DEVICE_KEY = `chatlab-device ${PATH}`;
 

@@ -20,6 +20,7 @@ export function read(key) {
 export function write(key, value) {
   try {
     localStorage.setItem(key, value);
+    ofThisPage.delete(key);
   } catch {
     ofThisPage.set(key, value);
   }
@@ -33,4 +34,19 @@ export function remove(key) {
   } catch {
     // there is nothing to remove
   }
+}
+
+/**
+ * The keys that begin with this prefix.
+ *
+ * @param {string} prefix
+ */
+export function keysWith(prefix) {
+  let stored = /** @type {string[]} */ ([]);
+  try {
+    stored = Object.keys(localStorage);
+  } catch {
+    // only those of this page
+  }
+  return [...new Set([...stored, ...ofThisPage.keys()])].filter((key) => key.startsWith(prefix));
 }

@@ -1,10 +1,10 @@
 /* The page of a user who is logged in: the list of users, the open conversation, and the connection
    that updates both. */
 
-/** @import { ChatError } from "./format.js" */
 /** @import { Handlers } from "./connection.js" */
 /** @import { Message, Pending } from "./conversation.js" */
 /** @import { Session, User } from "./session.js" */
+/** @import { Draft } from "./unsent.js" */
 
 import { openAccountDialog } from "./account_dialog.js";
 import { Api } from "./api.js";
@@ -14,12 +14,18 @@ import { ContactsView } from "./contacts_view.js";
 import { Conversation } from "./conversation.js";
 import { ConversationView } from "./conversation_view.js";
 import { announce, el, notice, setText } from "./dom.js";
+import { refuseFiles } from "./files.js";
 import { describeError } from "./format.js";
 import { nameOf } from "./names.js";
+import { Unsent } from "./unsent.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
 const RESYNC_SPREAD_MS = 2000; // all clients of a process are told at the same time
+const ADDRESS = /^#\/([a-z0-9][a-z0-9_-]{0,31})(?:\/([0-9a-f]{24}))?$/;
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
+const RETRY_DELAY_MS = 5000; // after the service could not save a message for now
+// The service will not save such a message as it is. After all other errors it is sent again.
+const REFUSALS = ["invalid", "not_found", "forbidden", "conflict", "too_large", "internal"];
 
 export class Workspace {
   /**
@@ -44,8 +50,9 @@ export class Workspace {
     this.openId = ""; // of the other user; empty: no conversation is open
     /** @type {ConversationView | null} */
     this.view = null;
-    /** @type {Map<string, string>} */
-    this.drafts = new Map();
+    this.unsent = new Unsent(user.id);
+    /** @type {Set<Conversation>} */
+    this.sending = new Set(); // conversations whose pending messages are being sent
     this.closing = new AbortController();
 
     this.contacts = new Contacts(user, this.api, () => this.draw());
@@ -65,6 +72,9 @@ export class Workspace {
     document.addEventListener("visibilitychange", () => document.hidden || this.#refresh(), {
       signal,
     });
+    refuseFiles(signal);
+    this.#takeUnsent();
+    this.unsent.onChangeInOtherTab(() => this.#takeUnsent(), signal);
     this.timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_INTERVAL_MS);
     this.#showBannerLater();
     this.#openFromAddress();
@@ -76,6 +86,7 @@ export class Workspace {
     clearInterval(this.timer);
     clearTimeout(this.bannerTimer);
     clearTimeout(this.resyncTimer);
+    clearTimeout(this.retryTimer);
     this.connection.close();
     this.view?.close();
     this.dialog?.close();
@@ -85,7 +96,7 @@ export class Workspace {
   #handlers() {
     return {
       connected: () => this.#connected(),
-      lost: () => this.#lost(),
+      lost: (isCertain) => this.#lost(isCertain),
       ended: () => this.ended(),
       newMessage: (message) => this.#newMessage(message),
       messageUpdated: (message) => this.#take(message),
@@ -105,10 +116,11 @@ export class Workspace {
   async #connected() {
     clearTimeout(this.bannerTimer);
     this.banner.hidden = true;
+    this.draw();
     this.stale = new Set(this.conversations.values());
+    for (const conversation of this.stale) conversation.markedSeq = 0; // a mark may have been lost
     await this.#refresh();
-    // not awaited: conversations are independent
-    for (const conversation of this.conversations.values()) this.#sendPending(conversation);
+    this.#sendAllPending();
   }
 
   /** Events may have been lost: update the list and the loaded messages, at a random moment soon. */
@@ -118,17 +130,22 @@ export class Workspace {
     this.resyncTimer = setTimeout(() => this.#refresh(), Math.random() * RESYNC_SPREAD_MS);
   }
 
-  #lost() {
+  /** @param {boolean} isCertain */
+  #lost(isCertain) {
     this.contacts.lost();
-    this.#showBannerLater();
+    if (isCertain) this.#showBanner();
+    else this.#showBannerLater();
   }
 
   #showBannerLater() {
     clearTimeout(this.bannerTimer);
-    this.bannerTimer = setTimeout(() => {
-      setText(this.banner, "No connection. Trying again…");
-      this.banner.hidden = false;
-    }, BANNER_DELAY_MS);
+    this.bannerTimer = setTimeout(() => this.#showBanner(), BANNER_DELAY_MS);
+  }
+
+  #showBanner() {
+    clearTimeout(this.bannerTimer);
+    setText(this.banner, "No connection. Trying again…");
+    this.banner.hidden = false;
   }
 
   async #refresh() {
@@ -178,21 +195,24 @@ export class Workspace {
 
   // --- navigation --------------------------------------------------------------------------------
 
-  /** The URL names the open conversation, `#/alice`, so that the back button and a reload work. */
+  /**
+   * The URL names the open conversation, `#/alice`, so that the back button and a reload work. It
+   * may name a message too: `#/alice/0123456789abcdef01234567`.
+   */
   #openFromAddress() {
-    const id = document.location.hash.match(/^#\/([a-z0-9][a-z0-9_-]{0,31})$/)?.[1] ?? "";
+    const [, id = "", messageId] = document.location.hash.match(ADDRESS) ?? [];
     if (id !== this.openId || !this.view) this.#show(id);
+    if (messageId) this.view?.showMessage(messageId);
   }
 
   /** @param {string} id */
   #show(id) {
-    if (this.view) this.drafts.set(this.openId, this.view.draft);
     this.view?.close();
     this.openId = id;
     this.view = id ? new ConversationView(this.#conversation(id), this.contacts, this) : null;
     this.stage.replaceChildren(this.view ? this.view.element : nothingOpen());
     this.element.classList.toggle("in-conversation", Boolean(id));
-    this.view?.open(this.drafts.get(id) ?? "");
+    this.view?.open(this.unsent.draft(id));
     this.#refreshOpenConversation().catch(() => {});
     if (id && !this.contacts.get(id)?.lastMessage) this.contacts.learn(id);
     this.draw();
@@ -201,7 +221,8 @@ export class Workspace {
   /** @param {string} id */
   #conversation(id) {
     const conversation =
-      this.conversations.get(id) ?? new Conversation(this.me.id, id, this.api, () => this.draw());
+      this.conversations.get(id) ??
+      new Conversation(this.me.id, id, this.api, this.unsent, () => this.draw());
     this.conversations.set(id, conversation);
     return conversation;
   }
@@ -223,70 +244,101 @@ export class Workspace {
   // --- actions -----------------------------------------------------------------------------------
 
   /**
-   * Show the message at once as pending. The saved message with the same client id replaces it.
+   * Show and store the message at once as pending. The saved message with the same client id
+   * replaces it.
    *
    * @param {Conversation} conversation
-   * @param {string} text
+   * @param {Draft} draft
    */
-  send(conversation, text) {
-    const clientId = newId();
-    /** @type {Pending} */
-    const pending = {
-      clientId,
+  send(conversation, { text, original }) {
+    conversation.keep({
+      clientId: newId(),
       text,
+      replyTo: original?._id ?? null,
       createdAt: new Date().toISOString(),
-      state: "sending",
+      state: "queued",
       error: null,
-    };
-    conversation.pending.push(pending);
-    this.retry(conversation, pending);
+    });
+    this.#sendPending(conversation);
   }
 
   /**
-   * Send a pending message, perhaps again. Because of its client id the service saves it only once.
+   * Send a message again that the service has refused.
    *
    * @param {Conversation} conversation
    * @param {Pending} pending
    */
-  async retry(conversation, pending) {
-    Object.assign(pending, { state: "sending", error: null });
-    this.draw();
-    try {
-      this.#take(
-        await this.connection.request("sendMessage", {
-          receiverId: conversation.other,
-          text: pending.text,
-          clientId: pending.clientId,
-        }),
-      );
-    } catch (error) {
-      Object.assign(pending, { state: "failed", error });
-      if (error.code === "unauthenticated") this.ended();
-      this.draw();
+  retry(conversation, pending) {
+    conversation.keep(Object.assign(pending, { state: "queued", error: null }));
+    this.#sendPending(conversation);
+  }
+
+  /** Show the stored messages that wait to be sent. Another tab may have changed them. */
+  #takeUnsent() {
+    const queue = this.unsent.queue();
+    for (const id of new Set([...this.conversations.keys(), ...queue.map(({ other }) => other)])) {
+      const stored = queue.filter(({ other }) => other === id).map(({ pending }) => pending);
+      this.#conversation(id).takeStored(stored);
     }
   }
 
-  /**
-   * @param {Conversation} conversation
-   * @param {Pending} pending
-   */
-  discard(conversation, pending) {
-    conversation.pending = conversation.pending.filter((one) => one !== pending);
-    this.draw();
+  #sendAllPending() {
+    // not awaited: conversations are independent
+    for (const conversation of this.conversations.values()) this.#sendPending(conversation);
   }
 
   /**
-   * Send the messages that failed for lack of a connection, one after the other, which keeps their
-   * order.
+   * Send the pending messages one after the other, which keeps their order. If that is not possible
+   * now, try again later, or when the connection is back.
    *
    * @param {Conversation} conversation
    */
   async #sendPending(conversation) {
-    for (const pending of [...conversation.pending]) {
-      const isDiscarded = !conversation.pending.includes(pending);
-      if (!isDiscarded && pending.error?.code === "offline")
-        await this.retry(conversation, pending);
+    if (this.sending.has(conversation)) return;
+    this.sending.add(conversation);
+    this.draw();
+    const next = () => conversation.pending.find(({ state }) => state !== "refused");
+    for (let pending = next(); pending && this.connection.connected; pending = next())
+      if (!(await this.#deliver(conversation, pending))) break;
+    this.sending.delete(conversation);
+    this.draw();
+  }
+
+  /**
+   * Send a pending message, perhaps again. Because of its client id the service saves it only once.
+   * Returns whether the service has saved or refused it.
+   *
+   * @param {Conversation} conversation
+   * @param {Pending} pending
+   */
+  async #deliver(conversation, pending) {
+    const { clientId, text, replyTo } = pending;
+    try {
+      this.#take(
+        await this.connection.request("sendMessage", {
+          receiverId: conversation.other,
+          text,
+          clientId,
+          ...(replyTo && { replyTo }),
+        }),
+      );
+      conversation.discard(pending);
+      return true;
+    } catch (error) {
+      if (REFUSALS.includes(error.code)) {
+        const { code, detail } = error;
+        conversation.keep(Object.assign(pending, { state: "refused", error: { code, detail } }));
+        return true;
+      }
+      if (error.code === "unauthenticated") this.ended();
+      else this.#sendPendingLater();
+      return false;
     }
+  }
+
+  #sendPendingLater() {
+    clearTimeout(this.retryTimer);
+    this.retryTimer = setTimeout(() => this.#sendAllPending(), RETRY_DELAY_MS);
   }
 
   /**
@@ -330,7 +382,10 @@ export class Workspace {
 
   #openAccount() {
     this.dialog = openAccountDialog(this.me, this.api, {
-      deleted: this.deleted,
+      deleted: () => {
+        this.unsent.forgetAll();
+        this.deleted();
+      },
       renamed: (user) => {
         this.rename(user);
         this.renamed({ user, token: this.token });
@@ -366,16 +421,19 @@ export class Workspace {
   }
 
   /**
-   * Mark the messages of this conversation as read.
+   * Mark the messages of this conversation as read, up to this one.
    *
    * @param {Conversation} conversation
+   * @param {number} seq
    */
-  markRead(conversation) {
+  markRead(conversation, seq) {
     const partner = this.contacts.get(conversation.other);
-    if (!partner?.unread || partner.self || !conversation.last || !this.connection.connected)
-      return;
-    partner.unread = 0;
-    this.connection.emit("markRead", { userId: conversation.other, seq: conversation.last });
+    if (!partner?.unread || partner.self || !this.connection.connected) return;
+    if (seq <= conversation.markedSeq) return;
+    conversation.markedSeq = seq;
+    const left = conversation.received.filter((message) => message.seq > seq).length;
+    partner.unread = Math.min(partner.unread, left);
+    this.connection.emit("markRead", { userId: conversation.other, seq });
     this.draw();
   }
 

@@ -179,6 +179,17 @@ def test_exercises_are_derived_from_their_solutions(path: Path) -> None:
 
 
 @each_notebook
+def test_the_learner_writes_working_code(path: Path) -> None:
+    """Where solutions are shown, at least one exercise asks for a function."""
+    solved = [
+        cell.metadata["chatlab"]["solution"]
+        for cell in series.exercises(series.read(path))
+        if "reason" in cell.metadata["chatlab"]
+    ]
+    assert not solved or any(series.FUNCTION.search(solution) for solution in solved)
+
+
+@each_notebook
 def test_saved_outputs_are_for_any_reader(path: Path) -> None:
     """Committed outputs are readable without a live widget and contain no local paths.
 

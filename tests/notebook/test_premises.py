@@ -11,14 +11,10 @@ from chatlab.lab import Lab, start
 from chatlab.lab.lessons import (
     breaking,
     changing,
-    conversation,
     faster,
     five_seconds,
     lighter,
-    one_message,
-    over_a_socket,
     reading,
-    saving,
     worker,
 )
 from chatlab.lab.sentences import PremiseGone
@@ -61,14 +57,6 @@ async def _later(value: Any) -> Any:
     return value
 
 
-def _killed(world: World) -> saving.Killed:
-    return saving.Killed("another session", "another session 0", [{"_id": "0" * 24}], [])
-
-
-def _trace_without_sockets(world: World) -> Trace:
-    return Trace(world.trace.message, 1.0, [])
-
-
 async def _read_after_the_end(world: World) -> Any:
     """Read a message that was changed, when its window has expired."""
     old = Trace(world.trace.message | {"text": "an older text"}, 1.0, [])
@@ -82,11 +70,6 @@ async def _measured(world: World) -> Any:
 
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "key_lifetime": lambda w: w.lab.key_lifetime("message:never"),
-    "arrivals": lambda w: over_a_socket.arrivals(_trace_without_sockets(w), w.alice, w.bob),
-    "plans": lambda w: _later(saving.plans(w.lab, _killed(w))),
-    "how_long": lambda w: _later(one_message.how_long(w.lab, "message:half")),
-    "cached": lambda w: one_message._cached(w.lab, w.trace),
-    "window": lambda w: _later(conversation.window(w.lab, w.alice, w.bob)),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
     "watch": lambda w: worker.watch(w.lab, w.trace),
     "alone": lambda w: worker.alone(w.lab, w.trace),
@@ -117,14 +100,12 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for what a sweeper or a socket would have to report."""
-    for lesson in (worker, one_message, changing):
+    for lesson in (worker, changing):
         monkeypatch.setattr(lesson, "PATIENCE", 0.1)
     with pytest.raises(PremiseGone, match="The worker does not run"):
         await worker.beats(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
         await worker.word_of(world.lab, world.trace)
-    with pytest.raises(PremiseGone, match="no line about"):
-        await one_message.mended_by_worker(world.lab, "message:half")
     with pytest.raises(PremiseGone, match="not 3"):
         await changing.heard(world.bob, world.trace, 3)
 

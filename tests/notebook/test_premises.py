@@ -17,9 +17,8 @@ from chatlab.lab.lessons import (
     lighter,
     one_message,
     over_a_socket,
-    reading,
     saving,
-    worker,
+    sweeper,
 )
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.trace import Trace
@@ -88,12 +87,9 @@ HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "cached": lambda w: one_message._cached(w.lab, w.trace),
     "window": lambda w: _later(conversation.window(w.lab, w.alice, w.bob)),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
-    "watch": lambda w: worker.watch(w.lab, w.trace),
-    "alone": lambda w: worker.alone(w.lab, w.trace),
-    "waits": lambda w: worker.waits(w.lab, w.lab.chart("A chart")),
-    "compared": lambda w: _later(
-        reading.compared(w.lab, reading.in_mongodb(w.lab, w.alice, w.bob), w.alice, w.bob)
-    ),
+    "watch": lambda w: sweeper.watch(w.lab, w.trace.key),
+    "lifetime_without_sweeper": lambda w: sweeper.lifetime_without_sweeper(w.lab, w.trace.key),
+    "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
     "passed": lambda w: changing.passed(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
     "stale": _read_after_the_end,
     "microseconds": _measured,
@@ -117,12 +113,13 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for what a sweeper or a socket would have to report."""
-    for lesson in (worker, one_message, changing):
+    monkeypatch.setattr(sweeper, "TIMEOUT_S", 0.1)
+    for lesson in (one_message, changing):
         monkeypatch.setattr(lesson, "PATIENCE", 0.1)
-    with pytest.raises(PremiseGone, match="The worker does not run"):
-        await worker.beats(world.lab)
+    with pytest.raises(PremiseGone, match="The sweeper is not running"):
+        await sweeper.sweeps(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
-        await worker.word_of(world.lab, world.trace)
+        await sweeper.wait_for_log(world.lab, "Cache lost", world.trace.key)
     with pytest.raises(PremiseGone, match="no line about"):
         await one_message.mended_by_worker(world.lab, "message:half")
     with pytest.raises(PremiseGone, match="not 3"):

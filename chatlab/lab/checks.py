@@ -14,24 +14,34 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from chatlab.errors import EngineError
+from chatlab.lab.lanes import LanesPicture
 from chatlab.lab.plain_text import error_text
 from chatlab.lab.sentences import sentence_of
+from chatlab.lab.widgets.diagram_svg import image_of
 
 CORRECT, NOT_YET, BLANK, NOT_CHECKED = "Correct", "Not yet", "Not answered yet", "Could not check"
 MARKS = {CORRECT: "✅", NOT_YET: "↩️", BLANK: "✏️", NOT_CHECKED: "⚠️"}
 
 
 class CheckResult(NamedTuple):
-    """The result of a check, and what to try next."""
+    """The result of a check, and what to try next.
+
+    `picture`: the steps in which the answer failed.
+    """
 
     kind: str
     text: str
+    picture: LanesPicture | None = None
 
     def __repr__(self) -> str:
-        return f"{self.kind}. {self.text}"
+        steps = f"\n{self.picture!r}" if self.picture else ""
+        return f"{self.kind}. {self.text}{steps}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{MARKS[self.kind]} <b>{self.kind}.</b> {html.escape(self.text)}</p>"
+        result = f"<p>{MARKS[self.kind]} <b>{self.kind}.</b> {html.escape(self.text)}</p>"
+        if not self.picture:
+            return result
+        return f"{result}\n{image_of(self.picture._repr_svg_(), repr(self.picture))}"
 
 
 Check = Callable[..., Awaitable[CheckResult]]
@@ -42,15 +52,19 @@ def correct(text: str) -> CheckResult:
     return CheckResult(CORRECT, text)
 
 
-def not_yet(text: str) -> CheckResult:
-    return CheckResult(NOT_YET, text)
+def not_yet(text: str, picture: LanesPicture | None = None) -> CheckResult:
+    return CheckResult(NOT_YET, text, picture)
 
 
 class UnusableAnswer(Exception):
-    """An answer that cannot be tried; the message is for the learner.
+    """An answer that cannot be tried, or that failed; the message is for the learner.
 
-    A check turns it into a "Not yet".
+    A check turns it into a "Not yet", with the picture if there is one.
     """
+
+    def __init__(self, text: str, picture: LanesPicture | None = None) -> None:
+        super().__init__(text)
+        self.picture = picture
 
 
 def call_answer(function: Any, *arguments: Any) -> Any:
@@ -127,7 +141,7 @@ def check(evaluate: Check) -> Check:
         try:
             return await evaluate(*arguments)
         except UnusableAnswer as error:
-            return not_yet(str(error))
+            return not_yet(str(error), error.picture)
         except EngineError as error:
             return CheckResult(NOT_CHECKED, sentence_of(error))
         except Exception as error:  # noqa: BLE001 - a check never raises

@@ -2,6 +2,8 @@
 
 import html
 import json
+import re
+import textwrap
 from typing import Any, NamedTuple
 
 from redis import Redis
@@ -10,8 +12,9 @@ from chatlab.lab.session_stores import value_of
 from chatlab.lab.stepped_redis import SteppedRedis
 from chatlab.lab.stepped_task import SteppedTask, Work
 
-LANE, AFTER, ROW, TOP, GAP = 255, 240, 30, 58, 10  # pixels of the picture
-CUT = 40  # characters of a text in a lane
+LANE, AFTER, LINE, TOP, GAP = 255, 240, 16, 46, 10  # pixels of the picture
+CUT = 40  # characters of a line in a lane
+ID = re.compile(r"\b[0-9a-f]{24}\b")
 INK, QUIET, LOST, KEPT, BOX = "#1c2430", "#566170", "#c2410c", "#17877a", "#eef2f6"
 PAUSE = "⏸ stops here: "
 
@@ -79,11 +82,11 @@ class LanesPicture(NamedTuple):
         return None
 
     def __repr__(self) -> str:
-        heads = ["", *self.names, f"{self.key} afterwards"]
+        heads = ["", *self.names, self._after]
         rows = [
             [
                 str(number),
-                *(step.text if name == step.lane else "" for name in self.names),
+                *(_without_id(step.text) if name == step.lane else "" for name in self.names),
                 f"{step.value}  <- lost: {self.lost}" if step is self.losing_step else step.value,
             ]
             for number, step in enumerate(self.steps, 1)
@@ -96,17 +99,25 @@ class LanesPicture(NamedTuple):
 
     def _repr_svg_(self) -> str:
         width = 30 + len(self.names) * (LANE + GAP) + AFTER
-        height = TOP + ROW * len(self.steps) + 12
-        size = f'viewBox="0 0 {width} {height}" width="{width}"'
+        rows, y = list[str](), TOP
+        for number, step in enumerate(self.steps, 1):
+            lines = textwrap.wrap(_without_id(step.text), CUT)
+            rows += self._row(number, step, lines, y)
+            y += LINE * len(lines) + 2 * GAP
+        size = f'viewBox="0 0 {width} {y}" width="{width}"'
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
             f"<title>{html.escape(', '.join(self.names))}: steps in their order</title>",
-            f'<rect width="{width}" height="{height}" rx="8" fill="#ffffff" stroke="#b9c3cf"/>',
-            *self._heads(height),
-            *(line for row, step in enumerate(self.steps) for line in self._row(row, step)),
+            f'<rect width="{width}" height="{y}" rx="8" fill="#ffffff" stroke="#b9c3cf"/>',
+            *self._heads(y),
+            *rows,
             "</svg>",
         ]
         return "\n".join(parts)
+
+    @property
+    def _after(self) -> str:
+        return f"{_without_id(self.key)} afterwards"
 
     def _x(self, lane: int) -> int:
         return 30 + lane * (LANE + GAP)
@@ -119,23 +130,26 @@ class LanesPicture(NamedTuple):
             f'<path d="M{self._x(lane) + 8} 38V{height - 10}" stroke="#b9c3cf"/>'
             for lane in range(len(self.names))
         ]
-        after = _text(self._x(len(self.names)), 30, f"{self.key} afterwards", QUIET)
-        return [*heads, *lines, after]
+        return [*heads, *lines, _text(self._x(len(self.names)), 30, self._after, QUIET)]
 
-    def _row(self, row: int, step: LaneStep) -> list[str]:
-        y, x = TOP + ROW * row, self._x(self.names.index(step.lane))
+    def _row(self, number: int, step: LaneStep, lines: list[str], y: int) -> list[str]:
+        x, end = self._x(self.names.index(step.lane)), self._x(len(self.names))
         is_lost = step is self.losing_step
         colour = LOST if is_lost else QUIET if step.text.startswith(PAUSE) else INK
         edge = LOST if is_lost else "#b9c3cf"
-        end = self._x(len(self.names))
         value = f"{step.value}   lost: {self.lost}" if is_lost else step.value
         has_it = KEPT if self.lost and self.lost in step.value else QUIET
+        height = LINE * len(lines) + GAP
         return [
-            _text(10, y + 6, str(row + 1), QUIET),
-            f'<rect x="{x}" y="{y - 12}" width="{LANE}" height="26" rx="5" fill="{BOX}" stroke="{edge}"/>',
-            _text(x + 8, y + 5, _cut(step.text), colour),
-            _text(end, y + 5, value, LOST if is_lost else has_it),
+            _text(10, y + LINE, str(number), QUIET),
+            f'<rect x="{x}" y="{y}" width="{LANE}" height="{height}" rx="5" fill="{BOX}" stroke="{edge}"/>',
+            *(_text(x + 8, y + LINE * row, line, colour) for row, line in enumerate(lines, 1)),
+            _text(end, y + LINE, value, LOST if is_lost else has_it),
         ]
+
+
+def _without_id(text: str) -> str:
+    return ID.sub("{_id}", text)
 
 
 def _text(x: int, y: int, text: str, colour: str, weight: str = "normal") -> str:
@@ -148,7 +162,3 @@ def _short(value: Any) -> str:
     if value is None:
         return "nothing"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= CUT else f"{text[: CUT - 1]}…"

@@ -14,8 +14,7 @@ from chatlab.lab.lessons import (
     faster,
     five_seconds,
     lighter,
-    reading,
-    worker,
+    sweeper,
 )
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.trace import Trace
@@ -57,12 +56,6 @@ async def _later(value: Any) -> Any:
     return value
 
 
-async def _read_after_the_end(world: World) -> Any:
-    """Read a message that was changed, when its window has expired."""
-    old = Trace(world.trace.message | {"text": "an older text"}, 1.0, [])
-    return await changing.stale(world.bob, world.alice, old)
-
-
 async def _measured(world: World) -> Any:
     sides = faster.Sides(world.lab, world.alice, {})
     return await faster.microseconds(sides, world.trace, world.lab.chart("A chart"))
@@ -71,14 +64,10 @@ async def _measured(world: World) -> Any:
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "key_lifetime": lambda w: w.lab.key_lifetime("message:never"),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
-    "watch": lambda w: worker.watch(w.lab, w.trace),
-    "alone": lambda w: worker.alone(w.lab, w.trace),
-    "waits": lambda w: worker.waits(w.lab, w.lab.chart("A chart")),
-    "compared": lambda w: _later(
-        reading.compared(w.lab, reading.in_mongodb(w.lab, w.alice, w.bob), w.alice, w.bob)
-    ),
-    "passed": lambda w: changing.passed(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
-    "stale": _read_after_the_end,
+    "watch": lambda w: sweeper.watch(w.lab, w.trace.key),
+    "lifetime_without_sweeper": lambda w: sweeper.lifetime_without_sweeper(w.lab, w.trace.key),
+    "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
+    "passed": lambda w: changing.passed(w.lab, "0" * 24),
     "microseconds": _measured,
     "weigh": lambda w: _later(lighter.weigh(w.lab, w.trace)),
     "to_its_end": lambda w: breaking._to_its_end(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
@@ -100,21 +89,8 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for what a sweeper or a socket would have to report."""
-    for lesson in (worker, changing):
-        monkeypatch.setattr(lesson, "PATIENCE", 0.1)
-    with pytest.raises(PremiseGone, match="The worker does not run"):
-        await worker.beats(world.lab)
+    monkeypatch.setattr(sweeper, "TIMEOUT_S", 0.1)
+    with pytest.raises(PremiseGone, match="The sweeper is not running"):
+        await sweeper.sweeps(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
-        await worker.word_of(world.lab, world.trace)
-    with pytest.raises(PremiseGone, match="not 3"):
-        await changing.heard(world.bob, world.trace, 3)
-
-
-async def test_a_measurement_sets_up_its_own_state(world: World) -> None:
-    """What an edit costs is measured with and without a copy in Redis, at any pace."""
-    await world.lab.update_settings(cache_ttl=60)
-    costs = await changing.costs(world.lab, world.alice, world.trace)
-    assert [row[0] for row in costs.rows] == ["is in Redis", "is not in Redis"]
-    assert costs.rows[0] != costs.rows[1]
-    lives = await changing.lives(world.lab, world.alice, world.trace)
-    assert [row[0] for row in lives.rows] == [world.trace.key, "messages:alice:bob"]
+        await sweeper.wait_for_log(world.lab, "Cache lost", world.trace.key)

@@ -19,7 +19,7 @@ from chatlab.lab.lessons import (
     reading,
     saving,
     start_here,
-    worker,
+    sweeper,
 )
 from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.scorecard import SCORECARD_NOTEBOOK, Entry, Scorecard
@@ -203,12 +203,12 @@ async def _five_seconds(lab: Lab, alice: User, bob: User) -> None:
 
 
 async def _worker(lab: Lab, alice: User, bob: User) -> None:
-    watched = await worker.watch(lab, await alice.send(bob, "Who tells of my end?"))
-    heard = await worker.beats(lab)
+    trace = await alice.send(bob, "Who logs my end?")
+    watched, swept = await sweeper.watch(lab, trace.key), await sweeper.sweeps(lab)
     await lab.restart(sweeper=False)
-    worker.claims(
-        lab, heard, watched, await worker.alone(lab, await alice.send(bob, "Will anybody end me?"))
-    )
+    trace = await alice.send(bob, "Does anything end me?")
+    without = await sweeper.lifetime_without_sweeper(lab, trace.key)
+    sweeper.claims(lab, swept, watched, without)
 
 
 async def _reading(lab: Lab, alice: User, bob: User) -> None:

@@ -1,16 +1,19 @@
 """Read, solve and run the notebooks. As a script, update their committed outputs.
 
-A solution is written once, in the metadata of its own cell; `blank` makes the exercise from it.
-Next to it are `wrong` answers. `python tests/series.py` writes every exercise from its solution,
-runs the notebook and saves the real outputs, without what only a live front end can show.
+A solution is written once, in the metadata of its own cell, with a line that ends in `# your
+answer`: `name = ...` or `def name(...):`. `blank` makes the exercise from it, and `solution_text`
+the Markdown cell that shows it with its `reason`. Next to it are `wrong` answers.
+
+`python tests/series.py` writes every exercise and solution, runs the notebook and saves the real
+outputs, without what only a live front end can show.
 """
 
 import asyncio
-import functools
 import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ from chatlab.lab.checks import CORRECT, NOT_YET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ANSWER = re.compile(r"^(\w+ = ).*?(  # your answer.*)$", re.MULTILINE)
+FUNCTION = re.compile(
+    r"^((?:async )?def .*:  # your answer.*\n)((?:[ ].*\n|\n)*[ ].*\n)", re.MULTILINE
+)
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 Notebook = Any  # nbformat has no types
@@ -50,9 +56,24 @@ def read(path: Path) -> Notebook:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
+def fill(solution: str, answer: str) -> str:
+    """Replace the marked answer of a solution: the value of a variable, or a function's body."""
+    filled = ANSWER.sub(lambda found: f"{found[1]}{answer}{found[2]}", solution)
+    body = textwrap.indent(answer, "    ")
+    return FUNCTION.sub(lambda found: f"{found[1]}{body}\n", filled)
+
+
 def blank(solution: str) -> str:
-    """Make the exercise from a solution: replace marked answers by dots."""
-    return ANSWER.sub(r"\1...\2", solution)
+    """Make the exercise from a solution: replace the marked answer by dots."""
+    return fill(solution, "...")
+
+
+def solution_text(exercise: Any) -> str:
+    """Return the text of the cell that shows the solution of an exercise, and the reason."""
+    about = exercise.metadata["chatlab"]
+    code = re.sub(r"  # your answer.*", "", about["solution"].partition("\nawait lesson.")[0])
+    parts = ("<details>\n<summary>Solution</summary>", f"```python\n{code.rstrip()}\n```")
+    return "\n\n".join([*parts, about["reason"], "</details>"])
 
 
 def exercises(notebook: Notebook) -> list[Any]:
@@ -61,14 +82,18 @@ def exercises(notebook: Notebook) -> list[Any]:
 
 
 def leave_blank(notebook: Notebook) -> Notebook:
-    """Turn every exercise into the form that the learner gets."""
+    """Turn every exercise into the form that the learner gets, followed by its solution."""
     for cell in exercises(notebook):
         cell.source = blank(cell.metadata["chatlab"]["solution"])
+    shown = [cell for cell in notebook.cells if not cell.id.endswith("-solution")]
+    notebook.cells = [one for cell in shown for one in (cell, *_solutions(cell))]
     return notebook
 
 
-def _put(wrong: str, line: re.Match[str]) -> str:
-    return f"{line[1]}{wrong}{line[2]}"
+def _solutions(cell: Any) -> Iterator[Any]:
+    if "reason" in cell.metadata.get("chatlab", {}):
+        about = {"id": f"{cell.id}-solution"}
+        yield nbformat.v4.new_markdown_cell(solution_text(cell), **about)  # type: ignore[no-untyped-call]
 
 
 def answer(notebook: Notebook) -> Notebook:
@@ -77,11 +102,11 @@ def answer(notebook: Notebook) -> Notebook:
     for cell in notebook.cells:
         about = cell.metadata.get("chatlab", {})
         for number, wrong in enumerate(about.get("wrong", ())):
-            tried = ANSWER.sub(functools.partial(_put, wrong), about["solution"])
             about_it = {
                 "id": f"{cell.id}-wrong-{number}",
                 "metadata": {"chatlab": {"expect": NOT_YET}},
             }
+            tried = fill(about["solution"], wrong)
             cells.append(nbformat.v4.new_code_cell(tried, **about_it))  # type: ignore[no-untyped-call]
         if "solution" in about:
             cell.source, about["expect"] = about["solution"], CORRECT

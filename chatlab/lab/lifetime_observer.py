@@ -50,7 +50,7 @@ class LifetimeObserver:
 
         Raises PremiseGone if the key was not observed.
         """
-        if key not in self._lifetimes:
+        if not await self._events.wait_for(lambda: key in self._lifetimes):
             raise PremiseGone(
                 f"{key} was not observed: it was not cached in this session, or more than"
                 f" {MAX_OBSERVED_KEYS} keys were cached at the same time.",

@@ -30,10 +30,14 @@ LOG_ALL_US, LOG_SLOW_US = 0, 10_000  # thresholds of Redis's slow log; the secon
 
 
 class QueryLog(NamedTuple):
-    """The commands in the order they were sent, such as `find messages` or `SET message:...`."""
+    """The commands in the order they were sent, such as `find messages` or `SET message:...`.
+
+    `result` is what the operation returned.
+    """
 
     mongo: list[str]
     redis: list[str]
+    result: Any = None
 
     def __repr__(self) -> str:
         return f"{_summary('MongoDB', self.mongo)}\n{_summary('Redis', self.redis)}"

@@ -33,6 +33,7 @@ from chatlab.lab.sentences import SessionEnded, show_sentences
 from chatlab.lab.session_engines import SessionEngines
 from chatlab.lab.session_service import SessionService
 from chatlab.lab.session_stores import SessionStores
+from chatlab.lab.stepped_clients import SteppedClients
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import PASSWORD, User
@@ -230,6 +231,11 @@ class Lab(LabWidgets):
         """The database of this session: an ordinary one of pymongo."""
         return self._open_stores().mongo
 
+    @property
+    def stepped_clients(self) -> SteppedClients:
+        """The clients of functions in a `Race`."""
+        return self._open_stores().stepped
+
     def find_messages(self, **fields: Any) -> list[Json]:
         """Return the messages in MongoDB with these fields, in the form that the API returns."""
         return self._open_stores().find_messages(**fields)
@@ -237,7 +243,7 @@ class Lab(LabWidgets):
     async def record_queries(self, act: Awaitable[Any]) -> QueryLog:
         """Return the commands that the service sends to MongoDB and to Redis during `act`.
 
-        For example `await lab.record_queries(bob.read("alice"))`.
+        For example `await lab.record_queries(bob.read("alice"))`. Its `result` is that of `act`.
         """
         try:
             stores = self._open_stores()
@@ -247,8 +253,8 @@ class Lab(LabWidgets):
             raise
         async with self.recording:
             with stores.record_queries() as log:
-                await act
-        return log
+                result = await act
+        return log._replace(result=result)
 
     def _open_stores(self) -> SessionStores:
         return self._workspace.stores

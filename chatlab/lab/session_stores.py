@@ -12,6 +12,7 @@ from redis import Redis
 from chatlab.client import Json
 from chatlab.domain.message import from_document
 from chatlab.lab.query_log import QueryLog, record_queries
+from chatlab.lab.stepped_clients import SteppedClients
 from chatlab.local.engines import Engines
 
 REPLY_TIMEOUT_S = 2.0
@@ -32,8 +33,10 @@ class SessionStores:
             socket_timeout=REPLY_TIMEOUT_S,
             socket_connect_timeout=REPLY_TIMEOUT_S,
         )
+        self.stepped = SteppedClients(self.redis, engines.mongo.url, database)
 
     def close(self) -> None:
+        self.stepped.close()
         self.redis.close()
         self.client.close()
 

@@ -22,17 +22,20 @@ from chatlab.lab.sentences import PremiseGone
 STEP_TIMEOUT_S = 5.0  # to reach the next point, or the end
 
 Pause = Callable[[str], Awaitable[None]]
+Work = Callable[..., Awaitable[Any]]
 
 
 class SteppedTask:
     """Call `work` with the given arguments and, as the last one, `pause`.
 
     The task does not start before `run_until` or `finish`. A notebook shows it as the source of
-    `work`.
+    `work`. `on_stop` is called with each point where it stops.
     """
 
-    def __init__(self, work: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-        self._work, self._arguments = work, arguments
+    def __init__(
+        self, work: Work, *arguments: Any, on_stop: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._work, self._arguments, self._on_stop = work, arguments, on_stop
         self._may_run, self._has_stopped = asyncio.Event(), asyncio.Event()
         self._stop_at: str | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -84,4 +87,5 @@ class SteppedTask:
         if point == self._stop_at:
             self._may_run.clear()
             self._has_stopped.set()
+            self._on_stop(point)
             await self._may_run.wait()

@@ -320,7 +320,7 @@ async def test_checks_distinguish_wrong_from_blank(begin: LabMaker) -> None:
         BLANK,
         NOT_YET,
     ]
-    assert "new life" in (await start_here.gone_at(lab, 3)).text
+    assert "new TTL" in (await start_here.gone_at(lab, 3)).text
 
 
 CACHED = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}

@@ -11,15 +11,10 @@ from chatlab.lab import Lab, start
 from chatlab.lab.lessons import (
     breaking,
     changing,
-    conversation,
     faster,
     five_seconds,
     lighter,
-    one_message,
-    over_a_socket,
-    reading,
-    saving,
-    worker,
+    sweeper,
 )
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.trace import Trace
@@ -61,20 +56,6 @@ async def _later(value: Any) -> Any:
     return value
 
 
-def _killed(world: World) -> saving.Killed:
-    return saving.Killed("another session", "another session 0", [{"_id": "0" * 24}], [])
-
-
-def _trace_without_sockets(world: World) -> Trace:
-    return Trace(world.trace.message, 1.0, [])
-
-
-async def _read_after_the_end(world: World) -> Any:
-    """Read a message that was changed, when its window has expired."""
-    old = Trace(world.trace.message | {"text": "an older text"}, 1.0, [])
-    return await changing.stale(world.bob, world.alice, old)
-
-
 async def _measured(world: World) -> Any:
     sides = faster.Sides(world.lab, world.alice, {})
     return await faster.microseconds(sides, world.trace, world.lab.chart("A chart"))
@@ -82,20 +63,11 @@ async def _measured(world: World) -> Any:
 
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "key_lifetime": lambda w: w.lab.key_lifetime("message:never"),
-    "arrivals": lambda w: over_a_socket.arrivals(_trace_without_sockets(w), w.alice, w.bob),
-    "plans": lambda w: _later(saving.plans(w.lab, _killed(w))),
-    "how_long": lambda w: _later(one_message.how_long(w.lab, "message:half")),
-    "cached": lambda w: one_message._cached(w.lab, w.trace),
-    "window": lambda w: _later(conversation.window(w.lab, w.alice, w.bob)),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
-    "watch": lambda w: worker.watch(w.lab, w.trace),
-    "alone": lambda w: worker.alone(w.lab, w.trace),
-    "waits": lambda w: worker.waits(w.lab, w.lab.chart("A chart")),
-    "compared": lambda w: _later(
-        reading.compared(w.lab, reading.in_mongodb(w.lab, w.alice, w.bob), w.alice, w.bob)
-    ),
-    "passed": lambda w: changing.passed(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
-    "stale": _read_after_the_end,
+    "watch": lambda w: sweeper.watch(w.lab, w.trace.key),
+    "lifetime_without_sweeper": lambda w: sweeper.lifetime_without_sweeper(w.lab, w.trace.key),
+    "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
+    "passed": lambda w: changing.passed(w.lab, "0" * 24),
     "microseconds": _measured,
     "weigh": lambda w: _later(lighter.weigh(w.lab, w.trace)),
     "to_its_end": lambda w: breaking._to_its_end(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
@@ -117,23 +89,8 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for what a sweeper or a socket would have to report."""
-    for lesson in (worker, one_message, changing):
-        monkeypatch.setattr(lesson, "PATIENCE", 0.1)
-    with pytest.raises(PremiseGone, match="The worker does not run"):
-        await worker.beats(world.lab)
+    monkeypatch.setattr(sweeper, "TIMEOUT_S", 0.1)
+    with pytest.raises(PremiseGone, match="The sweeper is not running"):
+        await sweeper.sweeps(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
-        await worker.word_of(world.lab, world.trace)
-    with pytest.raises(PremiseGone, match="no line about"):
-        await one_message.mended_by_worker(world.lab, "message:half")
-    with pytest.raises(PremiseGone, match="not 3"):
-        await changing.heard(world.bob, world.trace, 3)
-
-
-async def test_a_measurement_sets_up_its_own_state(world: World) -> None:
-    """What an edit costs is measured with and without a copy in Redis, at any pace."""
-    await world.lab.update_settings(cache_ttl=60)
-    costs = await changing.costs(world.lab, world.alice, world.trace)
-    assert [row[0] for row in costs.rows] == ["is in Redis", "is not in Redis"]
-    assert costs.rows[0] != costs.rows[1]
-    lives = await changing.lives(world.lab, world.alice, world.trace)
-    assert [row[0] for row in lives.rows] == [world.trace.key, "messages:alice:bob"]
+        await sweeper.wait_for_log(world.lab, "Cache lost", world.trace.key)

@@ -19,7 +19,7 @@ from chatlab.lab.lessons import (
     reading,
     saving,
     start_here,
-    worker,
+    sweeper,
 )
 from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.scorecard import SCORECARD_NOTEBOOK, Entry, Scorecard
@@ -169,25 +169,24 @@ Measure = Callable[[Lab, User, User], Awaitable[Any]]
 
 async def _doors(lab: Lab, alice: User, bob: User) -> None:
     """00, 01, 02, 04: both doors, a stranger at one of them, and one life."""
-    over_a_socket.claims(lab, await over_a_socket.both_doors(lab, alice, bob))
-    sent = await over_http.send(alice, {"receiverId": bob.id, "text": "By HTTP"})
-    guessed = "a-guess"
-    refused = await over_http.send(
-        alice, {"receiverId": bob.id, "text": "By nobody"}, token=guessed
-    )
-    over_http.claims(lab, sent, refused)
+    over_a_socket.claims(lab, await over_a_socket.compare_transports(lab, alice, bob))
+    body = {"receiverId": bob.id, "text": "By HTTP"}
+    sent = await alice.http.post(over_http.SEND, json=body)
+    wrong_token = {"authorization": "Bearer a-guess"}
+    refused = await alice.http.post(over_http.SEND, json=body, headers=wrong_token)
+    await over_http.claims(lab, sent, refused)
     trace = await alice.send(bob, "And how long do I last?")
-    weighed = await one_message.weigh(lab, alice, bob)
+    sizes = await one_message.memory_by_length(alice, bob, lab.redis, [1, 100, 1000, 4000])
     life = await lab.key_lifetime(trace)
     start_here.claims(lab, trace, life)
-    one_message.claims(lab, trace, life, weighed)
+    one_message.claims(lab, life, sizes)
 
 
 async def _saving(lab: Lab, alice: User, bob: User) -> None:
-    killed = await saving.killed_between(lab, alice, bob, "Did this arrive?")
-    born = await saving.born(lab, alice, bob)
-    kept = await saving.kept(lab, alice, bob, await lab.user("carol"))
-    saving.claims(lab, killed, born, kept, await saving.unheard(lab, alice, bob))
+    killed = await saving.kill_between_save_and_cache(lab, alice, "bob", "Did this arrive?")
+    early = await saving.send_while_mongodb_is_frozen(lab, alice, bob)
+    kept = await saving.kill_mongodb_under_load(lab, alice, bob, await lab.user("carol"))
+    saving.claims(lab, killed, early, kept, await saving.is_lost_without_reply(lab))
 
 
 async def _conversation(lab: Lab, _alice: User, _bob: User) -> None:
@@ -195,7 +194,7 @@ async def _conversation(lab: Lab, _alice: User, _bob: User) -> None:
     await nine.send(ten, "ping")
     await ten.send(nine, "pong")
     keys = list(lab.redis.scan_iter("messages:*"))
-    conversation.claims(lab, keys, await conversation.lives(lab, nine, ten))
+    conversation.claims(lab, keys, await conversation.measure_lifetimes(lab, nine, ten))
 
 
 async def _five_seconds(lab: Lab, alice: User, bob: User) -> None:
@@ -204,12 +203,12 @@ async def _five_seconds(lab: Lab, alice: User, bob: User) -> None:
 
 
 async def _worker(lab: Lab, alice: User, bob: User) -> None:
-    watched = await worker.watch(lab, await alice.send(bob, "Who tells of my end?"))
-    heard = await worker.beats(lab)
+    trace = await alice.send(bob, "Who logs my end?")
+    watched, swept = await sweeper.watch(lab, trace.key), await sweeper.sweeps(lab)
     await lab.restart(sweeper=False)
-    worker.claims(
-        lab, heard, watched, await worker.alone(lab, await alice.send(bob, "Will anybody end me?"))
-    )
+    trace = await alice.send(bob, "Does anything end me?")
+    without = await sweeper.lifetime_without_sweeper(lab, trace.key)
+    sweeper.claims(lab, swept, watched, without)
 
 
 async def _reading(lab: Lab, alice: User, bob: User) -> None:

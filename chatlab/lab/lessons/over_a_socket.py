@@ -1,368 +1,216 @@
-"""Notebook 02: a send over a socket, as frames; who hears of it, and how often; and that both doors leave the same behind."""
+"""Notebook 02: sending and receiving with socketio, and what both transports leave behind."""
 
 import asyncio
-import contextlib
+import functools
 import json
-from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+import socketio
 
-from chatlab import client
-from chatlab.client import Json, ReceivedEvent
-from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    await_answer,
+    call_answer,
+    check,
+    correct,
+    not_yet,
+)
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.diagram import STAGES
-from chatlab.lab.sentences import PremiseGone
+from chatlab.lab.polling import poll_until
 from chatlab.lab.session import Lab
 from chatlab.lab.session_stores import value_of
-from chatlab.lab.tables import Rows, table_html
-from chatlab.lab.trace import Trace
+from chatlab.lab.tables import table_html
 from chatlab.lab.user import User
 
-PATIENCE = 10  # seconds for a frame
-DOORS = ("http", "socket")
-OF_EACH = ("_id", "seq", "createdAt")  # what two messages never have in common
-PING, PONG, CONNECT, EVENT = "2", "3", "40", "42"  # how frames begin, see Engine.IO and Socket.IO
+REPLY_TIMEOUT_S = 5.0
+TRANSPORTS = ("http", "socket")
+DIFFERENT = ("_id", "seq", "createdAt")  # fields that two messages never have in common
+REJECTED = ({"receiverId": "nobody", "text": "Hello"}, {"receiverId": "bob", "text": ""})
 
 
-# --- frames --------------------------------------------------------------------------------------------------------------------
-
-
-class Talk(NamedTuple):
-    """Frames of one socket from an event to its ack, in their order: `> ` to the service, `< ` from it."""
-
-    frames: list[str]
-
-    @property
-    def first(self) -> str:
-        """What came back first: `newMessage` or `the ack`."""
-        return "newMessage" if '["newMessage"' in self.frames[1] else "the ack"
-
-    def __repr__(self) -> str:
-        return "\n".join(self.frames)
-
-
-async def talk(person: User, event: str, payload: Json) -> Talk:
-    """Connect as this person, say one event, and listen until it is acknowledged. Who is online, and when, is left out."""
-    asked = f"{EVENT}1{json.dumps([event, payload])}"
-    url = f"ws://{urlsplit(person.url).netloc}/socket.io/?EIO=4&transport=websocket"
-    async with asyncio.timeout(PATIENCE), connect(url, proxy=None) as socket:
-        await socket.recv()
-        await socket.send(CONNECT + json.dumps({"token": person.token}))
-        await anext(frame async for frame in _frames(socket) if frame.startswith(CONNECT))
-        await socket.send(asked)
-        frames = [f"> {asked}"]
-        async for frame in _frames(socket):
-            if '["onlineUsers"' not in frame:
-                frames.append(f"< {frame}")
-            if frame.startswith("431"):
-                break
-    return Talk(frames)
-
-
-async def _frames(socket: ClientConnection) -> AsyncIterator[str]:
-    """All that comes but pings, which are answered."""
-    while True:
-        frame = str(await socket.recv())
-        if frame == PING:
-            await socket.send(PONG)
-        else:
-            yield frame
-
-
-# --- who hears -------------------------------------------------------------------------------------------------------------------
-
-
-async def settled(*people: client.ChatClient) -> None:
-    """Wait until all that has been emitted to these sockets has come: what is asked now is answered behind it."""
-    await asyncio.gather(
-        *(person.socket.call("is all here?", timeout=PATIENCE) for person in people)
-    )
-
-
-def heard_of(person: client.ChatClient, message_id: str) -> list[ReceivedEvent]:
-    """The `newMessage` events with this message that came to this person."""
-    return [
-        heard
-        for heard in person.received
-        if heard.event == "newMessage" and heard.payload["_id"] == message_id
-    ]
-
-
-async def arrivals(trace: Trace, *people: User) -> Rows:
-    """When, in milliseconds since the request came in, and how often each of these people heard of this message.
-
-    Their sockets were open when it was sent.
-    """
-    await settled(*people)
-    told = [(person.id, heard_of(person, trace.id)) for person in people]
-    if len(trace.events) < len(STAGES) or not all(heard for _, heard in told):
-        raise PremiseGone(
-            "The sockets were not all open when this message was sent.",
-            "run the cell that opens them and sends the message again",
-        )
-    began = trace.events[0]["at"] - trace.events[0]["tookMs"]
-    at = {event["stage"]: event["at"] for event in trace.events}
-    rows = [
-        (name, f"newMessage, {_times(len(heard))}", _ms(heard[0].at - began) if heard else "")
-        for name, heard in told
-    ]
-    emits, answers = (
-        at["cache_conversation"],
-        at["respond"],
-    )  # the box before has ended; this one has
-    ends = [
-        ("the service", "emits", _ms(emits - began)),
-        *rows,
-        ("the service", "answers", _ms(answers - began)),
-    ]
-    return Rows(("who", "what", "since the request"), ends)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.2f} ms"
-
-
-# --- both doors ------------------------------------------------------------------------------------------------------------------
-
-
-WHAT = ("boxes passed", "the document in MongoDB", "the answer", "keys in Redis", "newMessage")
+# --- both transports ------------------------------------------------------------------------------
 
 
 class Left(NamedTuple):
-    """What a send has left behind, in words that do not name the message. `cached`: each key had an expiry. `once`: both heard once."""
+    """What a send has left behind, without the ids. `is_cached`: each key had an expiry.
 
-    boxes: str
-    document: str
-    answer: str
-    keys: str
-    events: str
-    cached: bool
+    `once`: both users received newMessage once.
+    """
+
+    rows: dict[str, str]
+    is_cached: bool
     once: bool
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        return self.boxes, self.document, self.answer, self.keys, self.events
 
-
-class Doors(NamedTuple):
-    """What the same words left behind by each door."""
+class BothTransports(NamedTuple):
+    """What the same text left behind when it was sent by each transport."""
 
     http: Left
     socket: Left
 
     @property
-    def rows(self) -> list[tuple[str, str, str]]:
-        return list(zip(WHAT, self.http.words, self.socket.words, strict=True))
+    def is_same(self) -> bool:
+        return self.http.rows == self.socket.rows
 
     def __repr__(self) -> str:
         return "\n".join(
-            f"{what:<24} {one}" if one == other else f"{what:<24} {one} | {other}"
-            for what, one, other in self.rows
+            f"{what:<24} {one}" if one == self.socket.rows[what] else f"{what:<24} they differ"
+            for what, one in self.http.rows.items()
         )
 
     def _repr_html_(self) -> str:
-        return table_html(
-            ("", "HTTP", "socket"),
-            [(what, one, "same" if one == other else other) for what, one, other in self.rows],
-        )
+        other = self.socket.rows
+        rows = [
+            (what, one, "the same" if one == other[what] else other[what])
+            for what, one in self.http.rows.items()
+        ]
+        return table_html(("", "HTTP", "socket"), rows)
 
 
-async def both_doors(lab: Lab, sender: User, receiver: User, text: str = "The same words") -> Doors:
-    """Send the same words by each door, and look what each has left behind."""
-    return Doors(*[await _left_by(door, lab, sender, receiver, text) for door in DOORS])
+async def compare_transports(lab: Lab, sender: User, receiver: User) -> BothTransports:
+    """Send the same text by each transport, and compare what it leaves behind."""
+    return BothTransports(
+        *[await _left_by(transport, lab, sender, receiver) for transport in TRANSPORTS]
+    )
 
 
-async def _left_by(door: str, lab: Lab, sender: User, receiver: User, text: str) -> Left:
-    trace = await sender.send(receiver, text, transport=door)
-    lives = {key: lab.redis.pttl(key) for key in keys_of(lab, trace.id)}
-    await settled(sender, receiver)
-    heard = {person.id: heard_of(person, trace.id) for person in (sender, receiver)}
-    answered = all(event.payload == trace.message for events in heard.values() for event in events)
-    document = lab.find_messages(_id=trace.id)
-    return Left(
-        boxes=", ".join(trace.stages),
-        document=", ".join(
-            f"{name} {json.dumps(document[0][name])}" for name in document[0] if name not in OF_EACH
-        ),
-        answer="the document" if document == [trace.message] else "not the document",
-        keys=", ".join(key.replace(trace.id, "{_id}") for key in lives),
-        events=", ".join(f"{name} {_times(len(events))}" for name, events in heard.items())
-        + ("" if answered else ", not as answered"),
-        cached=len(lives) == 2 and all(life > 0 for life in lives.values()),
-        once=all(len(events) == 1 for events in heard.values()),
+async def _left_by(transport: str, lab: Lab, sender: User, receiver: User) -> Left:
+    trace = await sender.send(receiver, "The same words", transport=transport)
+    keys = keys_of(lab, trace.id)
+    ttls = [lab.redis.pttl(key) for key in keys]
+    await _all_events_arrived(sender, receiver)
+    times = {user.id: _count(user, trace.id) for user in (sender, receiver)}
+    document = (lab.find_messages(_id=trace.id) or [{}])[0]
+    fields = {name: value for name, value in document.items() if name not in DIFFERENT}
+    rows = {
+        "boxes passed": ", ".join(trace.stages),
+        "the document in MongoDB": json.dumps(fields),
+        "the reply": "the document" if document == trace.message else "not the document",
+        "keys in Redis": ", ".join(key.replace(trace.id, "{_id}") for key in keys),
+        "newMessage events": ", ".join(f"{name} {count}" for name, count in times.items()),
+    }
+    is_cached = len(keys) == 2 and all(ttl > 0 for ttl in ttls)
+    return Left(rows, is_cached, once=set(times.values()) == {1})
+
+
+async def _all_events_arrived(*users: User) -> None:
+    """Wait for what was emitted: the answer to a new event arrives behind it."""
+    await asyncio.gather(
+        *(user.socket.call("is all here?", timeout=REPLY_TIMEOUT_S) for user in users)
+    )
+
+
+def _count(user: User, message_id: str) -> int:
+    return sum(
+        received.event == "newMessage" and received.payload["_id"] == message_id
+        for received in user.received
     )
 
 
 def keys_of(lab: Lab, message_id: str) -> list[str]:
-    """The keys in Redis that hold this message now."""
+    """Return the keys in Redis that contain this message now."""
     keys = sorted(lab.redis.scan_iter("message*"))
     return [key for key in keys if message_id in str(value_of(lab.redis, key))]
 
 
-# --- exercises -------------------------------------------------------------------------------------------------------------------
+# --- exercises ------------------------------------------------------------------------------------
 
 
 @check
-async def receives(lab: Lab, answer: Any) -> CheckResult:
-    """Does this function pick the one message from Bob to Alice out of all that her socket hears?"""
-    alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
-    await settled(alice)
-    heard = [told for told in alice.received if told.event == "onlineUsers"][:1]
-    before = len(alice.received)
-    wanted = await _traffic(alice, bob, carol)
-    await settled(alice)
-    heard += [told for told in alice.received[before:] if told.event != "onlineUsers"]
-    picked = [told for told in heard if _picked(answer, told)]
-    if [(told.event, told.payload["_id"]) for told in picked if isinstance(told.payload, dict)] == [
-        ("newMessage", wanted)
-    ]:
-        return correct(
-            f"Of {len(heard)} events that her socket heard, your function picks Bob's new message to her, and no other."
-        )
-    names = "; ".join(_described(told) for told in picked) or "none"
-    return not_yet(
-        f"Her socket heard {len(heard)} events. Your function picks {len(picked)}: {names}. One is wanted: a new message, from Bob."
-    )
-
-
-async def _traffic(alice: User, bob: User, carol: User) -> str:
-    """What goes on around Alice; the _id of the one message from Bob."""
-    await alice.send_by_http("bob", "Are you there?")
-    await carol.send_by_http("alice", "Alice, have you seen Bob?")
-    message = (await bob.send_by_http("alice", "Here I am!")).message
-    await alice.send_by_http("carol", "He is here")
-    await bob.http.patch(f"/api/messages/{message['_id']}", json={"text": "Here I am, at last!"})
-    return str(message["_id"])
-
-
-def _picked(answer: Any, told: ReceivedEvent) -> bool:
+async def answers(lab: Lab, start_bot: Any) -> CheckResult:
+    """Check a bot that replies to each message once. It is a new user each time."""
+    alice, bot = await lab.user("alice"), await lab.new_user("bot")
+    socket = await await_answer(start_bot, bot.url, bot.id, bot.token)
+    if not isinstance(socket, socketio.AsyncClient):
+        raise UnusableAnswer(f"It returned {socket!r}. It must return the connected socket.")
     try:
-        return bool(call_answer(answer, told.event, told.payload))
-    except UnusableAnswer as wrong:
-        if not callable(answer):
-            raise
-        kind = "a list of names" if isinstance(told.payload, list) else "a message"
-        raise UnusableAnswer(
-            f"{wrong} It was given the event {told.event}, whose payload is {kind}."
-        ) from None
+        return await _conversation_with_bot(lab, alice, bot)
+    finally:
+        await socket.disconnect()
 
 
-def _described(told: ReceivedEvent) -> str:
-    return (
-        f"{told.event} from {told.payload['senderId']}"
-        if isinstance(told.payload, dict)
-        else told.event
-    )
+async def _conversation_with_bot(lab: Lab, alice: User, bot: User) -> CheckResult:
+    for text in ("one", "two", "three"):
+        await alice.send_by_http(bot.id, text)
+        wanted = {"senderId": bot.id, "receiverId": "alice", "text": f"Got it: {text}"}
+        find = functools.partial(lab.mongo.messages.count_documents, wanted)
+        if not await poll_until(find, REPLY_TIMEOUT_S):
+            return not_yet(
+                f'Alice sent "{text}", and no "Got it: {text}" came back within'
+                f" {REPLY_TIMEOUT_S:g} s. Is the handler registered before connect?"
+            )
+    sent = [message["text"] for message in lab.find_messages(senderId=bot.id)]
+    if len(sent) > 3:
+        return not_yet(
+            f"The bot sent {len(sent)} messages for three, among them {sent[-1][:60]!r}. Its own"
+            " messages come back to it as newMessage, too."
+        )
+    return correct("Alice sent three messages, and the bot replied to each of them once.")
 
 
 @check
-async def names_keys(lab: Lab, answer: Any) -> CheckResult:
-    """Does this function name the keys that a message leaves, whoever sends it, by whichever door?"""
-    ways = (("alice", "bob", "http"), ("bob", "alice", "socket"), ("carol", "alice", "socket"))
-    for sender, receiver, door in ways:
-        trace = await (await lab.user(sender)).send(
-            await lab.user(receiver), "Which keys?", transport=door
-        )
-        there, said = keys_of(lab, trace.id), call_answer(answer, trace.message)
-        if not isinstance(said, list | tuple | set) or not all(
-            isinstance(key, str) for key in said
-        ):
+async def sends(lab: Lab, send: Any) -> CheckResult:
+    """Check an async function that sends over a socket, and raises an error with the detail."""
+    alice, _ = await lab.user("alice"), await lab.user("bob")
+    message = await await_answer(send, alice.socket, "bob", "Sent over my own socket")
+    if not isinstance(message, dict) or "_id" not in message:
+        return not_yet(f"It returned {message!r}. It must return the message of the ack.")
+    if lab.find_messages(_id=message["_id"]) != [message]:
+        return not_yet(f"MongoDB has no such message: {message}.")
+    for body in REJECTED:
+        ack = await alice.socket.call("sendMessage", body, timeout=REPLY_TIMEOUT_S)
+        try:
+            said = await await_answer(send, alice.socket, body["receiverId"], body["text"])
+        except UnusableAnswer as error:
+            if ack["error"]["detail"] not in str(error):
+                return not_yet(f"{error} The error must contain: {ack['error']['detail']}")
+        else:
             return not_yet(
-                f"Your function says {said!r}. What is wanted is a list of keys, each of them text."
+                f"For {body} the ack was {ack}, but your function raised no error. It returned"
+                f" {said!r}."
             )
+    return correct("It returned the saved message, and raised an error for each rejected send.")
+
+
+@check
+async def names_keys(lab: Lab, name_keys: Any) -> CheckResult:
+    """Check a function that names the keys that a message leaves, for any sender and transport."""
+    ways = (("alice", "bob", "http"), ("bob", "alice", "socket"), ("carol", "alice", "socket"))
+    for sender, receiver, transport in ways:
+        user, other = await lab.user(sender), await lab.user(receiver)
+        trace = await user.send(other, "Which keys?", transport=transport)
+        there, said = keys_of(lab, trace.id), call_answer(name_keys, trace.message)
+        if not isinstance(said, list | tuple | set):
+            return not_yet(f"Your function returned {said!r}. It must return a list of keys.")
         if set(said) != set(there):
             return not_yet(
-                _other_keys(
-                    f"A message from {sender} to {receiver}, by {door}",
-                    set(there),
-                    set(said),
-                    trace.id,
-                )
+                f"{sender} wrote to {receiver} by {transport}. Redis has it in {there}, but your"
+                f" function returned {sorted(map(str, said))}."
             )
-    return correct(
-        f"{len(ways)} messages, {len(set(DOORS))} doors: each time exactly these keys held the message. No key tells the door."
-    )
+    return correct("For three messages by both transports it named exactly the keys in Redis.")
 
 
-def _other_keys(what: str, there: set[str], said: set[str], message_id: str) -> str:
-    missing, wrong = [
-        ", ".join(sorted(keys)).replace(message_id, "{_id}")
-        for keys in (there - said, said - there)
-    ]
-    names = (
-        "The two names have one order, whoever sends."
-        if wrong
-        else "One kind of key is for the message, one for the conversation."
-    )
-    return (
-        f"{what}: {f'{missing} is there and not named' if missing else ''}{'; ' if missing and wrong else ''}"
-        + (f"{wrong} is named and not there. {names}" if wrong else f". {names}")
-    )
+# --- claims ---------------------------------------------------------------------------------------
 
 
-@check
-async def counts(lab: Lab, answer: Any) -> CheckResult:
-    """How many events does one send make? Opens the tabs, sends, and counts."""
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        return not_yet("The answer is a whole number of events.")
-    alice, bob, carol = [await lab.user(name) for name in ("alice", "bob", "carol")]
-    async with _tab(alice) as second:
-        trace = await alice.send(bob, "How many hear this?", transport="socket")
-        tabs = {"the tab that sent": alice, "Alice's other tab": second, "Bob": bob, "Carol": carol}
-        await settled(*tabs.values())
-        found = {name: len(heard_of(tab, trace.id)) for name, tab in tabs.items()}
-    told = ", ".join(f"{name} {count}" for name, count in found.items())
-    if answer == sum(found.values()):
-        return correct(
-            f"Counted: {told}. Each open socket of both people, once each, the one that sent too."
-        )
-    return not_yet(
-        f"It is {'fewer' if answer > sum(found.values()) else 'more'} than {answer}. {_whom(answer)}"
-    )
+def claims(lab: Lab, both: BothTransports) -> ClaimResults:
+    """Compare the document's claims about the transports with what the same text left behind."""
+    seven = both.http.rows["boxes passed"] == ", ".join(STAGES)
+    same = "the same boxes, document, reply, keys and events" if both.is_same else "they differ"
 
+    def each(row: str) -> str:
+        return f"by HTTP {both.http.rows[row]}; by socket {both.socket.rows[row]}"
 
-def _whom(answer: int) -> str:
-    if answer <= 1:
-        return "In the frames above, what came back to Alice herself?"
-    return "An event goes to sockets, not to people; and to those of the two people in the conversation, nobody else's."
-
-
-@contextlib.asynccontextmanager
-async def _tab(person: User) -> AsyncIterator[client.ChatClient]:
-    """One more tab of this person, with a socket of its own."""
-    tab = client.ChatClient(person.url, person.user, person.token)
-    await tab.connect()
-    try:
-        yield tab
-    finally:
-        await tab.close()
-
-
-# --- what holds ------------------------------------------------------------------------------------------------------------------
-
-
-def claims(lab: Lab, doors: Doors) -> ClaimResults:
-    """What the document says of the two doors, held against the same words sent by each."""
-    seven = doors.http.boxes == ", ".join(STAGES)
-    same = all(one == other for _, one, other in doors.rows)
-    told = "the same boxes, document, answer, keys and events" if same else "they differ, see above"
     return lab.record_claims(
-        ClaimResult("two_doors", told, holds_if(seven and same)),
+        ClaimResult("two_doors", same, holds_if(seven and both.is_same)),
         ClaimResult(
-            "emitted",
-            f"by HTTP {doors.http.events}; by socket {doors.socket.events}",
-            holds_if(doors.http.once and doors.socket.once),
+            "emitted", each("newMessage events"), holds_if(both.http.once and both.socket.once)
         ),
         ClaimResult(
             "real_time",
-            f"by HTTP {doors.http.keys}; by socket {doors.socket.keys}",
-            holds_if(doors.http.cached and doors.socket.cached),
+            each("keys in Redis"),
+            holds_if(both.http.is_cached and both.socket.is_cached),
         ),
     )

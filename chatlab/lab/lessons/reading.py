@@ -1,13 +1,13 @@
-"""Notebook 08: reading a conversation. What each kind of read asks, and two mistakes that a cached list invites."""
+"""Notebook 08: what each kind of read costs, and checks of cached reads that the learner writes."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sized
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from chatlab.cache.keys import grace_period_ms
 from chatlab.cache.window import SOURCE, scripts_in
-from chatlab.client import Json, ReadResult
+from chatlab.client import Json
 from chatlab.errors import EngineError
 from chatlab.lab.checks import (
     CheckResult,
@@ -20,125 +20,87 @@ from chatlab.lab.checks import (
 )
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.plain_text import PlainText
-from chatlab.lab.sentences import PremiseGone
+from chatlab.lab.race import Race, every_order
 from chatlab.lab.session import Lab
 from chatlab.lab.session_stores import time_us, value_of
-from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.tables import Rows
 from chatlab.lab.user import User
 
 WINDOW = "messages:alice:bob"
-NAIVE = "messages:naive:"  # before a conversation: its list in the cache of the naive server
-LIFE = 5000  # milliseconds
-PAGE = 50
-READS = 12
-SHORTEST, LONGEST = 0.1, 60.0  # seconds between two reads
+TTL_MS = 5000
 TRIES = 20
-SENDS = 5
-FILL = scripts_in(SOURCE)["fill"]  # the service's own
+SENDS, READS, PAGE = 5, 12, 50
+SHORTEST_S, LONGEST_S = 0.1, 60.0  # between two reads
+FILL = scripts_in(SOURCE)["fill"]  # the service's own script
+NAIVE, FENCE = "messages:dave:erin", "fence:dave:erin"  # the keys of the notebook's own cache
 
 
-# --- what a read asks ----------------------------------------------------------------------------------------------------------
+# --- what a read costs ----------------------------------------------------------------------------
 
 
 class Read(NamedTuple):
-    """One read through the service: what it gave, and the commands for messages that it cost MongoDB and Redis."""
+    """The X-Cache header of a read, and the number of commands for messages that it caused."""
 
-    reading: ReadResult
-    mongo: list[str]
-    redis: list[str]
-
-    @property
-    def wanted(self) -> str:
-        """What it asked MongoDB for, in a word."""
-        return "everything" if self.mongo else "nothing"
-
-    def __repr__(self) -> str:
-        got = f"{_counted(self.reading.messages)}, X-Cache: {self.reading.cache}"
-        return f"{got}. MongoDB was asked {_times(self.mongo)}, Redis {_times(self.redis)}."
-
-
-def _counted(messages: Sized) -> str:
-    return f"{len(messages)} message{'' if len(messages) == 1 else 's'}"
-
-
-def _times(asked: list[str]) -> str:
-    return {0: "nothing", 1: "once"}.get(len(asked), f"{len(asked)} times")
-
-
-async def read(lab: Lab, reader: User, other: User, *, fresh: bool = False, **page: int) -> Read:
-    """Read, and count. Whose token this is the service asks MongoDB every few seconds: that does not count here."""
-    found: list[ReadResult] = []
-
-    async def act() -> None:
-        found.append(await reader.read(other.id, fresh=fresh, **page))
-
-    asked = await lab.record_queries(act())
-    return Read(
-        found[0], [command for command in asked.mongo if command.endswith(" messages")], asked.redis
-    )
-
-
-def end_window(lab: Lab) -> PlainText:
-    """End the window's life now, so that nobody has to wait for it."""
-    lab.redis.execute_command("DEL", WINDOW)
-    return PlainText(f"{WINDOW} is not there any more, as after its 5 s.")
-
-
-def in_window(lab: Lab) -> int:
-    """How many messages the window holds."""
-    return max(0, len(value_of(lab.redis, WINDOW) or []) - 1)  # its first entry is a header
+    cache: str
+    mongo: int
+    redis: int
 
 
 class Ways(dict[str, Read]):
-    """A read for each state of the cache, and each way to ask."""
+    """A read for each state of the cache, and for each way to ask."""
 
-    def rows(self) -> Rows:
+    def _rows(self) -> Rows:
         cells = [
-            (name, way.reading.cache, _times(way.mongo), _times(way.redis))
-            for name, way in self.items()
+            (name, read.cache, str(read.mongo), str(read.redis)) for name, read in self.items()
         ]
-        return Rows(("the cache", "X-Cache", "MongoDB was asked", "Redis was asked"), cells)
+        return Rows(("the cache", "X-Cache", "MongoDB commands", "Redis commands"), cells)
 
     def __repr__(self) -> str:
-        return repr(self.rows())
+        return repr(self._rows())
 
     def _repr_html_(self) -> str:
-        return self.rows()._repr_html_()
+        return self._rows()._repr_html_()
 
 
 async def ways(lab: Lab, alice: User, bob: User) -> Ways:
-    """Read in every way there is."""
+    """Read in every way, and count the commands of the service."""
+
+    async def read(*, fresh: bool = False) -> Read:
+        log = await lab.record_queries(bob.read(alice.id, fresh=fresh))
+        mongo = [command for command in log.mongo if command.endswith(" messages")]
+        return Read(log.result.cache, len(mongo), len(log.redis))
+
+    async def send_after_the_end() -> None:
+        lab.redis.delete(WINDOW)
+        await alice.send(bob, "After a pause")
+
     found = Ways()
-    end_window(lab)
-    found["has nothing"] = await read(lab, bob, alice)
-    await _prepared(lambda: bob.read(alice.id), lambda: in_window(lab) > 1)
-    found["has it all"] = await read(lab, bob, alice)
-    await _prepared(lambda: _one_alone(lab, alice, bob), lambda: in_window(lab) == 1)
-    found["has the newest only"] = await read(lab, bob, alice)
-    found["is not to be asked: Cache-Control: no-cache"] = await read(lab, bob, alice, fresh=True)
+    lab.redis.delete(WINDOW)
+    found["has nothing"] = await read()
+    await _prepare(lab, lambda: bob.read(alice.id), lambda messages: messages > 1)
+    found["has all messages"] = await read()
+    await _prepare(lab, send_after_the_end, lambda messages: messages == 1)
+    found["has only the newest message"] = await read()
+    found["is bypassed: Cache-Control: no-cache"] = await read(fresh=True)
     await lab.update_settings(cache_mode="drawn")
-    found["is not asked: mode drawn"] = await read(lab, bob, alice)
+    found["is not used: mode drawn"] = await read()
     await lab.update_settings(cache_mode="window")
     return found
 
 
-async def _prepared(act: Callable[[], Awaitable[Any]], ready: Callable[[], bool]) -> None:
-    """Do this until the cache is in the state that is to be read; a slow machine may need more than one try."""
+async def _prepare(
+    lab: Lab, act: Callable[[], Awaitable[Any]], is_ready: Callable[[int], bool]
+) -> None:
+    """Repeat `act` until the window holds the wanted number of messages."""
     for _ in range(TRIES):
         await act()
-        if ready():
+        if is_ready(len(value_of(lab.redis, WINDOW) or [""]) - 1):  # without the header
             return
-    raise EngineError("The cache did not come into the state to be read.", "run the cell again")
-
-
-async def _one_alone(lab: Lab, alice: User, bob: User) -> None:
-    end_window(lab)
-    await alice.send(bob, "After a pause")
+    raise EngineError("The window does not hold what this read needs.", "run the cell again")
 
 
 async def latest(lab: Lab, alice: User, bob: User) -> dict[str, int]:
-    """For each mode: of SENDS sends, how many a read right behind it showed as the last message."""
+    """Return, for each mode, how many of SENDS sends the next read showed as the last message."""
     seen = {}
     for mode in ("drawn", "window"):
         await lab.update_settings(cache_mode=mode)
@@ -146,298 +108,200 @@ async def latest(lab: Lab, alice: User, bob: User) -> dict[str, int]:
             (await alice.send(bob, f"Number {number}, {mode}"), await bob.read(alice.id))
             for number in range(SENDS)
         ]
-        seen[mode] = sum(reading.messages[-1]["_id"] == trace.id for trace, reading in pairs)
+        seen[mode] = sum(read.messages[-1]["_id"] == trace.id for trace, read in pairs)
     return seen
 
 
-# --- a naive server, on the same MongoDB and Redis -----------------------------------------------------------------------------
-
-
-async def naive_send(lab: Lab, sender: User, other: User, text: str) -> None:
-    """Save, then push on the list."""
-    message = (await sender.send_by_http(other.id, text)).message
-    push(lab, _list_of(sender, other), message)
-
-
-async def naive_read(lab: Lab, reader: User, other: User, pause: Pause) -> list[Json]:
-    """A list that is there is the conversation; if there is none, MongoDB is asked and its answer is cached."""
-    cached = cached_list(lab, _list_of(reader, other))
-    if cached:
-        return cached
-    stored = in_mongodb(lab, reader, other)
-    await pause("has read MongoDB")
-    replace(lab, _list_of(reader, other), stored)
-    return stored
-
-
-def _list_of(one: User, other: User) -> str:
-    return f"{NAIVE}{_conversation(one, other)}"
-
-
-def _conversation(one: User, other: User) -> str:
-    return ":".join(sorted([one.id, other.id]))
-
-
-def in_mongodb(lab: Lab, one: User, other: User) -> list[Json]:
-    """Their conversation, in its order."""
-    return sorted(
-        lab.find_messages(conversation=_conversation(one, other)),
-        key=lambda message: message["seq"],
-    )
-
-
-def cached_list(lab: Lab, key: str) -> list[Json]:
-    return [json.loads(entry) for entry in lab.redis.execute_command("LRANGE", key, 0, -1)]
-
-
-def push(lab: Lab, key: str, message: Json) -> None:
-    lab.redis.execute_command("RPUSH", key, json.dumps(message))
-    lab.redis.execute_command("PEXPIRE", key, LIFE)
-
-
-def replace(lab: Lab, key: str, messages: list[Json]) -> None:
-    lab.redis.execute_command("DEL", key)
-    for message in messages:
-        push(lab, key, message)
-
-
-async def talk(sender: User, other: User, count: int) -> PlainText:
-    """So many messages, through the service."""
-    for number in range(1, count + 1):
-        await sender.send_by_http(other.id, f"Number {number}")
-    return PlainText(f"{count} messages from {sender.id} to {other.id} are saved.")
-
-
-def compared(lab: Lab, seen: list[Json], one: User, other: User) -> PlainText:
-    """What a reader saw, beside what MongoDB has."""
-    stored = in_mongodb(lab, one, other)
-    if seen == stored:
-        raise PremiseGone(
-            "The reader has seen everything, because the list in Redis had expired.",
-            "run the cells from the one that makes the list on again, one right after the other",
-        )
-    rows = [
-        f"{who} {_counted(messages):>11}, the last: {messages[-1]['text']!r}"
-        for who, messages in (("seen:    ", seen), ("MongoDB: ", stored))
-    ]
-    return PlainText("\n".join(rows))
-
-
-# --- the service's own late fill -----------------------------------------------------------------------------------------------
-
-
-async def service_read(lab: Lab, reader: User, other: User, pause: Pause) -> str:
-    """The steps of the service's own miss: a token before MongoDB is asked, then its own script with that token."""
-    token = time_us(lab.redis)
-    stored = in_mongodb(lab, reader, other)
-    await pause("has read MongoDB")
-    return fill(lab, f"messages:{_conversation(reader, other)}", token, stored)
-
-
-def fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
-    """What became of a fill with this token, in the script's word."""
-    common = (0, LIFE, grace_period_ms(LIFE), lab.settings.window_size, token)
-    texts = [json.dumps(message, separators=(",", ":"), ensure_ascii=False) for message in messages]
-    return str(
-        lab.redis.execute_command("EVAL", FILL, 1, key, *common, 0, messages[0]["seq"], *texts)
-    )
+# --- the late fill of the service -----------------------------------------------------------------
 
 
 async def late_fill(
     lab: Lab, reader: User, other: User, act: Callable[[], Awaitable[Any]]
 ) -> PlainText:
-    """A reader of the service stands between MongoDB and its fill while `act` happens; then it goes on, and somebody else reads."""
-    became = "old"
+    """Read MongoDB, run `act`, and then fill the window with the service's own script."""
+    conversation = ":".join(sorted([reader.id, other.id]))
+    outcome = ""
     for _ in range(TRIES):
-        lab.redis.execute_command("DEL", f"messages:{_conversation(reader, other)}")
-        walk = await SteppedTask(service_read, lab, reader, other).run_until("has read MongoDB")
+        lab.redis.delete(f"messages:{conversation}")
+        token = time_us(lab.redis)
+        stored = _stored(lab, conversation)
         await act()
-        became = await walk.finish()
-        if became != "old":  # it took too long altogether, which is refused as well
+        outcome = _fill(lab, f"messages:{conversation}", token, stored)
+        if outcome != "old":  # everything together took too long
             break
-    reading, stored = await reader.read(other.id), in_mongodb(lab, reader, other)
-    right = (
-        "is exactly what MongoDB has" if reading.messages == stored else "is not what MongoDB has"
-    )
-    return PlainText(f"The late fill: {became}. What the next reader sees {right}.")
+    reading = await reader.read(other.id)
+    equal = "equals" if reading.messages == _stored(lab, conversation) else "differs from"
+    return PlainText(f"The fill: {outcome}. The next read {equal} what MongoDB has.")
 
 
-# --- exercise 1: half hits -----------------------------------------------------------------------------------------------------
+def _stored(lab: Lab, conversation: str) -> list[Json]:
+    found = lab.find_messages(conversation=conversation)
+    return sorted(found, key=lambda message: int(message["seq"]))
+
+
+def _fill(lab: Lab, key: str, token: int, messages: list[Json]) -> str:
+    common = (0, TTL_MS, grace_period_ms(TTL_MS), lab.settings.window_size, token)
+    texts = [json.dumps(message, separators=(",", ":"), ensure_ascii=False) for message in messages]
+    return str(lab.redis.eval(FILL, 1, key, *common, 0, messages[0]["seq"], *texts))
+
+
+# --- exercise 1: how often to read ----------------------------------------------------------------
 
 
 @check
-async def half_hits(lab: Lab, alice: User, bob: User, every: Any) -> CheckResult:
-    """With a read every so many seconds, is one of two a hit? Reads; the time between is taken off the window's life."""
-    if not is_number(every) or not SHORTEST <= every <= LONGEST:
-        return not_yet(f"The answer is a number of seconds from {SHORTEST} to {LONGEST:.0f}.")
-    end_window(lab)
-    outcomes = [await _read_and_age(lab, alice, bob, every) for _ in range(READS)]
+async def half_hits(lab: Lab, alice: User, bob: User, every_s: Any) -> CheckResult:
+    """Check with which interval every second read is a hit. Shortens the TTL instead of waiting."""
+    if not is_number(every_s) or not SHORTEST_S <= every_s <= LONGEST_S:
+        return not_yet(f"The answer is a number of seconds from {SHORTEST_S} to {LONGEST_S:g}.")
+    lab.redis.delete(WINDOW)
+    outcomes = []
+    for _ in range(READS):
+        outcomes.append((await bob.read(alice.id)).cache)
+        left_ms = lab.redis.pttl(WINDOW) - round(every_s * 1000)
+        lab.redis.pexpire(WINDOW, max(left_ms, -1))  # a TTL below 0 deletes the key
     hits = outcomes.count("hit")
-    seen = f"Read every {every:g} s: {', '.join(outcomes)}. {hits} of {READS} are hits."
+    seen = f"A read every {every_s:g} s: {', '.join(outcomes)}. {hits} of {READS} are hits."
     if hits * 2 == READS:
         return correct(
-            f"{seen} A window lives 5 s from its filling, and reading does not extend that: room for one more read, not for two."
+            f"{seen} A window expires 5 s after its fill, and a read does not extend it."
         )
     if not hits:
-        return not_yet(
-            f"{seen} When the next read comes, the window's 5 s are over. How soon must it come?"
-        )
-    return not_yet(f"{seen} How many reads fall into the 5 s that begin with a miss?")
+        return not_yet(f"{seen} The window has expired before the next read.")
+    return not_yet(f"{seen} How many reads come within the 5 s after a miss?")
 
 
-async def _read_and_age(lab: Lab, alice: User, bob: User, seconds: float) -> str:
-    """X-Cache of a read, after which the window grows older by so much."""
-    outcome = (await bob.read(alice.id)).cache
-    left = lab.redis.pttl(WINDOW) - round(seconds * 1000)
-    lab.redis.execute_command(*(("PEXPIRE", WINDOW, left) if left > 0 else ("DEL", WINDOW)))
-    return outcome
-
-
-# --- exercise 2: the partial list ----------------------------------------------------------------------------------------------
-
-
-class Case(NamedTuple):
-    """A cached list that holds seq `oldest` to `newest` of what `stored` is in MongoDB."""
-
-    stored: list[Json]
-    oldest: int
-    newest: int
+# --- exercise 2: the partial list -----------------------------------------------------------------
 
 
 @check
-async def may_answer(lab: Lab, bob: User, rule: Any) -> CheckResult:
-    """Does the rule let a list answer `limit=50` when it can, and only then? Tried with lists in Redis, compared with MongoDB."""
-    long, short = await _stored(lab, "dave", bob, PAGE + 10), await _stored(lab, "erin", bob, 3)
-    last = len(long)
-    cases = [
-        Case(long, last, last),
-        Case(long, last - PAGE + 2, last),
-        Case(long, last - PAGE + 1, last),
-        Case(long, 1, last),
-    ]
-    for case in [*cases, Case(short, 3, 3), Case(short, 1, 3)]:
-        wrong = _answered(lab, case, rule)
-        if wrong:
-            return not_yet(wrong)
+async def answers_whole_pages(lab: Lab, read: Any) -> CheckResult:
+    """Check a read with a limit against lists that hold different parts of a conversation."""
+    cases = [(60, 60), (60, 12), (60, 11), (60, 1), (60, 0), (3, 3), (3, 1)]
+    for last, oldest in cases:
+        await asyncio.to_thread(_read_a_page, lab, read, last, oldest)
     return correct(
-        f"Lists of {len(cases) + 2} kinds, and no reader missed a message or asked in vain. {await _by_the_service(lab, bob)}"
+        f"{len(cases)} lists: no message was missing, and MongoDB was queried only where the list"
+        " was too short."
     )
 
 
-async def _stored(lab: Lab, name: str, bob: User, count: int) -> list[Json]:
-    """So many messages from this person to Bob, in MongoDB."""
-    person = await lab.user(name)
-    there = len(in_mongodb(lab, person, bob))
-    await asyncio.gather(
-        *(person.send_by_http(bob.id, f"Number {number}") for number in range(there, count))
-    )
-    return in_mongodb(lab, person, bob)[:count]
-
-
-def _answered(lab: Lab, case: Case, rule: Any) -> str:
-    """What is wrong with the answer of a reader who follows the rule; nothing if it is right."""
-    key = f"{NAIVE}try"
-    replace(lab, key, case.stored[case.oldest - 1 : case.newest])
-    cached, wanted = cached_list(lab, key)[-PAGE:], case.stored[-PAGE:]
-    held = f"The list held seq {case.oldest} to {case.newest} of a conversation of {len(case.stored)}, and limit={PAGE} was asked."
-    says = call_answer(rule, case.oldest, case.newest, PAGE)
-    if not isinstance(says, bool):
+def _read_a_page(lab: Lab, read: Any, last: int, oldest: int) -> None:
+    """Read 50 messages when the list holds the messages from `oldest` to `last` (0: no list)."""
+    messages = [{"_id": number, "text": f"Number {number}"} for number in range(1, last + 1)]
+    lab.mongo.chat.drop()
+    lab.mongo.chat.insert_many(messages)
+    lab.redis.delete(NAIVE)
+    if oldest:
+        lab.redis.rpush(NAIVE, *(json.dumps(message) for message in messages[oldest - 1 :]))
+        lab.redis.expire(NAIVE, 5)
+    race = Race(lab, NAIVE, reader=lambda r, db: call_answer(read, r, db, PAGE)).run("reader")
+    wanted, seen = messages[-PAGE:], race.results["reader"]
+    held = f"messages {oldest} to {last}" if oldest else "no messages"
+    case = f"The list held {held} of a conversation of {last}, and the limit was {PAGE}."
+    if not isinstance(seen, list):
+        raise UnusableAnswer(f"{case} Your function returned {seen!r}, not a list of messages.")
+    if seen != wanted:
         raise UnusableAnswer(
-            f"Your function said {says!r}. It has to say True (the list may answer) or False (ask MongoDB)."
+            f"{case} Your function returned {_extent(seen)}, and MongoDB has {_extent(wanted)}."
         )
-    if says and cached != wanted:
-        return f"{held} Your rule let it answer: {_counted(cached)}, of {len(wanted)}. {len(wanted) - len(cached)} are missing."
-    if not says and cached == wanted:
-        return f"{held} It had all of it, and your rule sent the reader to MongoDB. Which number shows that a list reaches the beginning?"
-    return ""
+    is_enough = bool(oldest) and (oldest == 1 or last - oldest + 1 >= PAGE)
+    if is_enough and any(step.text.startswith("find") for step in race.steps):
+        raise UnusableAnswer(f"{case} The list had all of them, and your function asked MongoDB.")
 
 
-async def _by_the_service(lab: Lab, bob: User) -> str:
-    """The service in the same place: a window of one, and a question for fifty."""
-    dave = await lab.user("dave")
-    lab.redis.execute_command("DEL", f"messages:{_conversation(bob, dave)}")
-    await dave.send_by_http(bob.id, "After a pause")
-    reading = await bob.read("dave", limit=PAGE)
-    return f"The service, asked for {PAGE} with a window of one, gave {len(reading.messages)} and said X-Cache: {reading.cache}."
+def _extent(messages: list[Any]) -> str:
+    if not messages:
+        return "no messages"
+    numbers = [message.get("_id") if isinstance(message, dict) else message for message in messages]
+    return f"{len(messages)} messages, from {numbers[0]!r} to {numbers[-1]!r}"
 
 
-# --- exercise 3: the late fill -------------------------------------------------------------------------------------------------
-
-
-async def careful_read(lab: Lab, reader: User, other: User, rule: Any, pause: Pause) -> bool:
-    """The naive reader, who asks the rule before it fills: with the time before MongoDB was read, and the time of the last change."""
-    key = _list_of(reader, other)
-    token = time_us(lab.redis)
-    stored = in_mongodb(lab, reader, other)
-    await pause("has read MongoDB")
-    says = call_answer(rule, token, int(lab.redis.execute_command("GET", f"{key}:changed") or 0))
-    if not isinstance(says, bool):
-        raise UnusableAnswer(
-            f"Your function said {says!r}. It has to say True (fill) or False (leave it)."
-        )
-    if says:
-        replace(lab, key, stored)
-    return says
-
-
-async def marked_send(lab: Lab, sender: User, other: User, text: str) -> None:
-    """The naive send, which also leaves the time of the change, by Redis's clock."""
-    await naive_send(lab, sender, other, text)
-    lab.redis.execute_command(
-        "SET", f"{_list_of(sender, other)}:changed", time_us(lab.redis), "EX", 60
-    )
+# --- exercise 3: the late fill --------------------------------------------------------------------
 
 
 @check
-async def may_fill(lab: Lab, bob: User, carol: User, rule: Any) -> CheckResult:
-    """The walk of above with a reader who follows the rule: with a change after the reading, with one before it, and with none."""
-    key = _list_of(bob, carol)
-    lab.redis.execute_command("DEL", key, f"{key}:changed")
-    if not await SteppedTask(careful_read, lab, bob, carol, rule).finish():
-        return not_yet(
-            "Nothing had ever changed (changed was 0), and your rule refused the fill: nothing would ever be cached."
-        )
-    lab.redis.execute_command("DEL", key)
-    await marked_send(lab, carol, bob, "Before the reading")
-    lab.redis.execute_command("DEL", key)
-    if not await SteppedTask(careful_read, lab, bob, carol, rule).finish():
-        return not_yet(
-            "The change came before MongoDB was read, so what was read has it. Your rule refused all the same: nothing is cached."
-        )
-    lab.redis.execute_command("DEL", key)
-    reader = await SteppedTask(careful_read, lab, bob, carol, rule).run_until("has read MongoDB")
-    await marked_send(lab, carol, bob, "While the reader stood")
-    await reader.finish()
-    cached, stored = cached_list(lab, key), in_mongodb(lab, bob, carol)
-    if cached[-1]["text"] != stored[-1]["text"]:
-        return not_yet(
-            f"In the walk the list ends with {cached[-1]['text']!r}, MongoDB with {stored[-1]['text']!r}: the late fill has hidden it."
-            " Which of the two times is the larger one then?"
-        )
+async def never_stale(lab: Lab, send: Any, read: Any) -> CheckResult:
+    """Check a cached read: that it caches, and that no order of commands leaves an old list."""
+    await asyncio.to_thread(_caches, lab, read)
+    orders = await asyncio.to_thread(_is_exact_in_every_order, lab, send, read)
     return correct(
-        "With no change and with an earlier one the fill was made; the late one was refused, and the new message is still in the list."
+        f"The first read fills the cache and the second is a hit. In all {orders} orders of a read"
+        " and a send, the next read has the new message."
     )
 
 
-# --- what holds ----------------------------------------------------------------------------------------------------------------
+def _start_chat(lab: Lab) -> None:
+    lab.redis.delete(NAIVE, FENCE)
+    lab.mongo.chat.drop()
+    lab.mongo.chat.insert_one({"_id": 1, "text": "Number 1"})
+
+
+def _caches(lab: Lab, read: Any) -> None:
+    _start_chat(lab)
+    commands = []
+    for _ in range(2):
+        race = Race(lab, NAIVE, reader=lambda r, db: call_answer(read, r, db)).run("reader")
+        if race.results["reader"] != ["Number 1"]:
+            raise UnusableAnswer(
+                f"MongoDB has ['Number 1'], and your function returned {race.results['reader']!r}.",
+                race.picture(),
+            )
+        commands = [step.text for step in race.steps]
+    if any(command.startswith("find") for command in commands):
+        raise UnusableAnswer(
+            "Two reads, one after the other, and the second one asked MongoDB, too. Nothing was"
+            f" cached under {NAIVE}.",
+            race.picture(),
+        )
+    if not 0 < lab.redis.pttl(NAIVE) <= TTL_MS:
+        raise UnusableAnswer(
+            f"PTTL of {NAIVE} is {lab.redis.pttl(NAIVE)}. The list must expire within 5 s."
+        )
+
+
+def _is_exact_in_every_order(lab: Lab, send: Any, read: Any) -> int:
+    def start() -> Race:
+        _start_chat(lab)
+        return Race(
+            lab,
+            NAIVE,
+            reader=lambda r, db: call_answer(read, r, db),
+            sender=lambda r, db: send(r, db, 2),
+        )
+
+    orders = 0
+    for race in every_order(start):
+        orders += 1
+        seen = call_answer(read, lab.redis, lab.mongo)
+        if seen != ["Number 1", "Number 2"]:
+            raise UnusableAnswer(
+                f"Number 2 is sent and saved, and the next read returns {seen!r}. This happens when"
+                " the commands come in this order:",
+                race.note("next read", f"returns {seen!r}").picture(),
+            )
+    return orders
+
+
+# --- claims ---------------------------------------------------------------------------------------
 
 
 def claims(lab: Lab, found: Ways, seen: dict[str, int]) -> ClaimResults:
-    """What the document says of reading, held against these reads."""
-    asks = [bool(way.mongo) for way in found.values()]
-    verdict = HOLDS if all(asks) else DEPENDS if any(asks) else FAILS
-    told = [
-        f"{way.reading.cache} {_times(way.mongo)}"
-        for name, way in found.items()
-        if "drawn" not in name
+    """Return the verdicts for the document's claims about reading."""
+    asks = [read.mongo > 0 for read in found.values()]
+    counted = [
+        f"{'mode drawn' if 'drawn' in name else read.cache} {read.mongo}"
+        for name, read in found.items()
     ]
-    drawn = [f"mode drawn {_times(way.mongo)}" for name, way in found.items() if "drawn" in name]
     shown = ", ".join(f"{count} of {SENDS} in mode {mode}" for mode, count in seen.items())
     return lab.record_claims(
-        ClaimResult("asks_mongodb", "; ".join([*drawn, *told]), verdict),
+        ClaimResult(
+            "asks_mongodb",
+            f"queries of MongoDB: {', '.join(counted)}",
+            HOLDS if all(asks) else DEPENDS if any(asks) else FAILS,
+        ),
         ClaimResult(
             "latest_data",
-            f"right behind a send, the read had it: {shown}",
+            f"the read after a send had the new message: {shown}",
             holds_if(all(count == SENDS for count in seen.values())),
         ),
     )

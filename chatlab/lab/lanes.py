@@ -1,0 +1,164 @@
+"""Programs that use one Redis at the same time, drawn as lanes: who did what, and in which order."""
+
+import html
+import json
+import re
+import textwrap
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from chatlab.lab.session_stores import value_of
+from chatlab.lab.stepped_redis import SteppedRedis
+from chatlab.lab.stepped_task import SteppedTask, Work
+
+LANE, AFTER, LINE, TOP, GAP = 255, 240, 16, 46, 10  # pixels of the picture
+CUT = 40  # characters of a line in a lane
+ID = re.compile(r"\b[0-9a-f]{24}\b")
+INK, QUIET, LOST, KEPT, BOX = "#1c2430", "#566170", "#c2410c", "#17877a", "#eef2f6"
+PAUSE = "⏸ stops here: "
+
+
+class LaneStep(NamedTuple):
+    """A step of one lane, or a point where it stopped. `value`: the key's value after it."""
+
+    lane: str
+    text: str
+    value: str
+
+
+class Lanes:
+    """The clients of some programs on one Redis, and everything they do.
+
+    lanes = Lanes(r, "messages:ann:ben", "ann", "ben")
+    ann = lanes.task("ann", append, "from ann")   # runs append(client, "from ann", pause)
+    await ann.run_until("has read")
+    lanes.picture(lost="from ann")
+    """
+
+    def __init__(self, redis: Redis, key: str, *names: str) -> None:
+        self.key, self.names, self.steps = key, names, list[LaneStep]()
+        self._redis = redis
+
+    def client(self, name: str) -> SteppedRedis:
+        """Return an ordinary client whose steps are recorded in this lane."""
+        return SteppedRedis(
+            self._redis, after=lambda step, reply: self._record(name, f"{step} → {_short(reply)}")
+        )
+
+    def task(self, name: str, work: Work, *arguments: Any) -> SteppedTask:
+        """Return a task that calls `work` with a client of this lane, the arguments and `pause`."""
+        return SteppedTask(
+            work,
+            self.client(name),
+            *arguments,
+            on_stop=lambda point: self._record(name, f"{PAUSE}{point}"),
+        )
+
+    def picture(self, *, lost: str = "") -> "LanesPicture":
+        """Draw the steps so far. `lost`: mark the step after which the key lacks this text."""
+        return LanesPicture(self.key, self.names, list(self.steps), lost)
+
+    def _record(self, name: str, text: str) -> None:
+        self.steps.append(LaneStep(name, text, _short(value_of(self._redis, self.key))))
+
+
+class LanesPicture(NamedTuple):
+    """The steps of some lanes, as a picture and as a table in text."""
+
+    key: str
+    names: tuple[str, ...]
+    steps: list[LaneStep]
+    lost: str
+
+    @property
+    def losing_step(self) -> LaneStep | None:
+        """The step that replaced a value with `lost` in it by one without it."""
+        before = ""
+        for step in self.steps:
+            if self.lost and self.lost in before and self.lost not in step.value:
+                return step
+            before = step.value
+        return None
+
+    def __repr__(self) -> str:
+        heads = ["", *self.names, self._after]
+        rows = [
+            [
+                str(number),
+                *(_without_id(step.text) if name == step.lane else "" for name in self.names),
+                f"{step.value}  <- lost: {self.lost}" if step is self.losing_step else step.value,
+            ]
+            for number, step in enumerate(self.steps, 1)
+        ]
+        wide = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(row, wide, strict=True)).rstrip()
+            for row in [heads, *rows]
+        )
+
+    def _repr_svg_(self) -> str:
+        width = 30 + len(self.names) * (LANE + GAP) + AFTER
+        rows, y = list[str](), TOP
+        for number, step in enumerate(self.steps, 1):
+            lines = textwrap.wrap(_without_id(step.text), CUT)
+            rows += self._row(number, step, lines, y)
+            y += LINE * len(lines) + 2 * GAP
+        size = f'viewBox="0 0 {width} {y}" width="{width}"'
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
+            f"<title>{html.escape(', '.join(self.names))}: steps in their order</title>",
+            f'<rect width="{width}" height="{y}" rx="8" fill="#ffffff" stroke="#b9c3cf"/>',
+            *self._heads(y),
+            *rows,
+            "</svg>",
+        ]
+        return "\n".join(parts)
+
+    @property
+    def _after(self) -> str:
+        return f"{_without_id(self.key)} afterwards"
+
+    def _x(self, lane: int) -> int:
+        return 30 + lane * (LANE + GAP)
+
+    def _heads(self, height: int) -> list[str]:
+        heads = [
+            _text(self._x(lane), 30, name, INK, "bold") for lane, name in enumerate(self.names)
+        ]
+        lines = [
+            f'<path d="M{self._x(lane) + 8} 38V{height - 10}" stroke="#b9c3cf"/>'
+            for lane in range(len(self.names))
+        ]
+        return [*heads, *lines, _text(self._x(len(self.names)), 30, self._after, QUIET)]
+
+    def _row(self, number: int, step: LaneStep, lines: list[str], y: int) -> list[str]:
+        x, end = self._x(self.names.index(step.lane)), self._x(len(self.names))
+        is_lost = step is self.losing_step
+        colour = LOST if is_lost else QUIET if step.text.startswith(PAUSE) else INK
+        edge = LOST if is_lost else "#b9c3cf"
+        value = f"{step.value}   lost: {self.lost}" if is_lost else step.value
+        has_it = KEPT if self.lost and self.lost in step.value else QUIET
+        height = LINE * len(lines) + GAP
+        return [
+            _text(10, y + LINE, str(number), QUIET),
+            f'<rect x="{x}" y="{y}" width="{LANE}" height="{height}" rx="5" fill="{BOX}" stroke="{edge}"/>',
+            *(_text(x + 8, y + LINE * row, line, colour) for row, line in enumerate(lines, 1)),
+            _text(end, y + LINE, value, LOST if is_lost else has_it),
+        ]
+
+
+def _without_id(text: str) -> str:
+    return ID.sub("{_id}", text)
+
+
+def _text(x: int, y: int, text: str, colour: str, weight: str = "normal") -> str:
+    return (
+        f'<text x="{x}" y="{y}" fill="{colour}" font-weight="{weight}">{html.escape(text)}</text>'
+    )
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

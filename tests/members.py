@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ import pymongo
 from faults import Deployment
 from waiting import block_until
 
+from chatlab.errors import EngineError
 from chatlab.local.binaries import MEMBERS, Member
 
 
@@ -48,7 +50,7 @@ def stopped(deployment: Deployment, *members: Member) -> Iterator[None]:
         yield
     finally:
         for member in members:
-            deployment.engines.start(member)
+            restart(deployment, member)
 
 
 def kill(deployment: Deployment, member: Member) -> None:
@@ -58,5 +60,12 @@ def kill(deployment: Deployment, member: Member) -> None:
 
 
 def restart(deployment: Deployment, member: Member) -> None:
-    """Start a member that was killed."""
-    deployment.engines.start(member)
+    """Start a member that was killed. A busy machine may need longer than `start` waits."""
+    block_until(partial(_starts, deployment, member), f"{member} to start")
+
+
+def _starts(deployment: Deployment, member: Member) -> bool:
+    with contextlib.suppress(EngineError):
+        deployment.engines.start(member)
+        return True
+    return False

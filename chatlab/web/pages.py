@@ -49,8 +49,10 @@ Besides the requests below, the service has
   diagram), with their files under `/static`. They accept `GET` and `HEAD`;
 * Socket.IO at `/socket.io/`, over websockets only, with `auth: {token}`. A client emits
   `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead` and
-  `typing`, and receives `newMessage`, `messageUpdated`, `messagesRead`, `typing`, `onlineUsers` and
-  `resync {since}`: events may have been lost since then, so read by `seq`.
+  `typing`, and receives `newMessage`, `messageUpdated`, `messagesRead`, `typing`, and
+  - `onlineUsers [userId, ...]`: which of your partners are online, right after the connection,
+  - `presence {userId, online}`: one of them has come or gone,
+  - `resync {since}`: events may have been lost since then, so read by `seq`.
 """
 
 

@@ -5,6 +5,7 @@ online. A *partner* is somebody with whom the user has a conversation.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Collection
 
 import socketio
@@ -12,7 +13,7 @@ import socketio
 from chatlab.domain.ids import UserId
 from chatlab.errors import StoreUnavailable
 
-MAX_PARTNERS = 1000  # the newest ones, of a user who connects
+MAX_PARTNERS = 1000  # whom a user watches after connecting, and who is told of a change
 FOUND_AT_ONCE = 8  # users whose partners are looked for; others wait when many connect
 RETRY_INTERVAL_S = 1.0  # while MongoDB is unavailable
 NOTIFIED_AT_ONCE = 50  # users; more would keep the event loop busy for too long
@@ -87,7 +88,7 @@ class Partners:
 
     async def notify(self, user: UserId, *, online: bool) -> None:
         """Tell the partners of a user who has come or gone. Other tasks run in between."""
-        watchers = list(self._watchers.get(user, ()))
+        watchers = list(itertools.islice(self._watchers.get(user, ()), MAX_PARTNERS))
         for start in range(0, len(watchers), NOTIFIED_AT_ONCE):
             await self._emit(watchers[start : start + NOTIFIED_AT_ONCE], user, online=online)
             await asyncio.sleep(0)

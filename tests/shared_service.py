@@ -54,12 +54,17 @@ class SharedService:
             service.end()
 
     def everything(self) -> Documents:
-        """Return all documents of this service, by collection."""
-        return {
+        """Return all documents of this service, by collection.
+
+        Without the summaries, which the service writes in the background.
+        """
+        documents = {
             name: list(self.database[name].find().sort("_id", 1))
             for name in sorted(self.database.list_collection_names())
             if not name.startswith("system.")
         }
+        marks = self.database["reads"].find({"seq": {"$gt": 0}}, {"lastSeq": 0, "lastAt": 0})
+        return documents | {"reads": list(marks.sort("_id", 1))}
 
     def keys_of(self, pattern: str) -> list[str]:
         """Return the keys that match, without their prefix."""

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 import shard_keys
-from live import User
+from live import PASSWORD, User
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
 from waiting import wait_until
@@ -33,8 +33,8 @@ async def test_every_command_names_the_shard_key(
     await change_by_http(ann, bob)
     await change_by_socket(ann, bob)
     await change_what_is_not_cached(shared, ann, bob)
-    await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
     await use_sessions(shared)
+    await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
 
     seen = shard_keys.read_log(shared.service.log)
     assert {one.kind for one in seen if one.outcome == BROADCAST} == shard_keys.listed_broadcasts()
@@ -97,11 +97,16 @@ async def change_what_is_not_cached(shared: SharedService, ann: User, bob: User)
 
 
 async def use_sessions(shared: SharedService) -> None:
-    """Begin a session, list the sessions of a user, and end all but this one."""
-    eve = await User.sign_up(shared.service, f"u{secrets.token_hex(6)}")
-    assert len((await eve.http.get("/api/auth/sessions")).json()) == 1
-    assert (await eve.http.delete("/api/auth/sessions")).status_code == 204
+    """Log in, list the sessions, and end all others."""
+    eve = await User.sign_up(shared.service, f"eve-{secrets.token_hex(4)}")
+    account = {"username": eve.id, "password": PASSWORD}
+    answers = [
+        await eve.http.post("/api/auth/login", json=account),
+        await eve.http.get("/api/auth/sessions"),
+        await eve.http.delete("/api/auth/sessions"),
+    ]
     await eve.close()
+    assert [answer.status_code for answer in answers] == [200, 200, 204]
 
 
 async def read_everything(shared: SharedService, ann: User, bob: User, others: list[User]) -> None:

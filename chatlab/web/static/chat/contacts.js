@@ -232,8 +232,7 @@ export class Contacts {
    */
   setOnline(ids) {
     const online = new Set(ids);
-    for (const user of this.byId.values())
-      if (user.lastMessage) user.online = online.has(user.id);
+    for (const user of this.byId.values()) if (user.lastMessage) user.online = online.has(user.id);
     this.changed();
   }
 

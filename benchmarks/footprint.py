@@ -29,6 +29,7 @@ from chatlab.local.engines import open_engines
 from chatlab.settings import load_settings
 
 IDLE_SOCKETS = 1000
+IDLE_CROWD = 10_000
 WARM_UP_SOCKETS = 10
 LIVE_KEYS = 100_000
 SENDS_PER_SECOND = 200
@@ -58,6 +59,25 @@ def _kb_for_each_socket(server: Server, count: int, seconds: float) -> float:
         with generators.open_idle_sockets(server.url, as_json(users)) as opened:
             time.sleep(min(3.0, 4 * seconds))  # until all these events are sent
             return (server.resident_bytes() - before) / opened / 1000
+
+
+def measure_idle_crowd(environment: Environment) -> Result:
+    """Measure the memory and the CPU time of very many idle sockets in one process."""
+    count = IDLE_CROWD if environment.full_size else 50
+    server = environment.chatlab(MAX_CONNECTIONS=str(2 * count))
+    users = [server.users[number % len(server.users)] for number in range(count)]
+    before = server.resident_bytes()
+    with generators.open_idle_sockets(server.url, as_json(users)) as opened:
+        time.sleep(min(3.0, 4 * environment.seconds))  # until all events are sent
+        size_kb = (server.resident_bytes() - before) / opened / 1000
+        window_s = max(0.5, 2.5 * environment.seconds)
+        shares = [100 * _cpu_share(server, window_s) for _ in range(environment.rounds)]
+    checks = [
+        Check("KB for each idle socket", [size_kb], 42, at_least=False),
+        Check("% of a core", shares, 5, at_least=False),
+    ]
+    settings = {"sockets": count, "users": environment.users, "seconds": window_s}
+    return Result("KB each", {"chatlab": [size_kb]}, checks, settings, [])
 
 
 def measure_sweep(environment: Environment) -> Result:

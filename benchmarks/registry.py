@@ -4,7 +4,22 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmarks.environment import CONNECTIONS, Environment
-from benchmarks.footprint import measure_idle, measure_start, measure_sweep
+from benchmarks.footprint import (
+    IDLE_CROWD,
+    measure_idle,
+    measure_idle_crowd,
+    measure_start,
+    measure_sweep,
+)
+from benchmarks.growth import (
+    JOINING,
+    MAX_CONNECT_MS,
+    MAX_GROWTH,
+    MAX_JOINING_MB,
+    MAX_LIST_MS,
+    measure_joining,
+    measure_lists,
+)
 from benchmarks.hostile import MAX_P95_MS, measure_hostile
 from benchmarks.hostile_log_in import MAX_P95_MS as MAX_LOG_IN_MS
 from benchmarks.hostile_log_in import measure_log_ins
@@ -61,7 +76,22 @@ BENCHMARKS = {
     "workers": Benchmark(
         "2 processes", "at least 1.3 times the reads of one process", measure_workers
     ),
+    "lists": Benchmark(
+        "A page of conversations and of users, with 1,000 to 1,000,000 users",
+        f"p50 of at most {MAX_LIST_MS} ms, and at most {MAX_GROWTH} times that with 1,000 users",
+        measure_lists,
+    ),
+    "joining": Benchmark(
+        f"{JOINING:,} users who join in a minute",
+        f"at most {MAX_JOINING_MB} MB to all clients, and a p99 of a connection of at most {MAX_CONNECT_MS} ms",
+        measure_joining,
+    ),
     "idle": Benchmark("Idle sockets", "at most 45 KB each", measure_idle),
+    "crowd": Benchmark(
+        f"{IDLE_CROWD:,} idle sockets in one process",
+        "at most 42 KB each, and 5 % of a core",
+        measure_idle_crowd,
+    ),
     "sweep": Benchmark(
         "Sweep with 100,000 live keys",
         "under 0.5 s of CPU time for each sweep; p99 of a send at most 1.3 times",

@@ -7,17 +7,17 @@ import asyncio
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 from chatlab.accounts import is_deleted, public_profile
 from chatlab.connections.mongo import Document
-from chatlab.domain.ids import Conversation, UserId, conversation_of, participants_of
+from chatlab.domain.ids import Conversation, UserId, conversation_of, other_of
+from chatlab.domain.message import EPOCH
 from chatlab.domain.requests import ConversationsPage, UsersPage
 from chatlab.store.conversations import Place, State
 from chatlab.store.store import Store
 
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - MongoDB returns times without a time zone
 MIN_CHUNK = 50  # users in one query for those who are no partners
 
 List = TypeVar("List")
@@ -82,7 +82,7 @@ class Contacts:
         if not after or place:
             # One more, because the conversation with oneself is left out.
             places = await self._conversations.find_places(user, limit + 1, place)
-            others = [place for place in places if _other(user, place.conversation) != user]
+            others = [place for place in places if other_of(user, place.conversation) != user]
             rows, are_right = await self._rows_of_places(user, others[:limit])
         if len(rows) < limit:
             after = "" if place or not after else after
@@ -103,7 +103,7 @@ class Contacts:
             users = await self._users.find_page(user, chunk, after)
             names = [conversation_of(user, other["_id"]) for other in users]
             places = await self._conversations.find_own_places(user, names)
-            partners = {_other(user, place.conversation) for place in places}
+            partners = {other_of(user, place.conversation) for place in places}
             found += [other for other in users if other["_id"] not in partners]
             if len(users) < chunk:
                 break
@@ -129,7 +129,7 @@ class Contacts:
     async def _rows_of_places(
         self, user: UserId, places: list[Place]
     ) -> tuple[list[Document], bool]:
-        others = [_other(user, place.conversation) for place in places]
+        others = [other_of(user, place.conversation) for place in places]
         known = await self._users.find_many(others)
         gone = {"deletedAt": EPOCH}  # the operator has removed the user from MongoDB
         return await self._rows(user, [known.get(one, {"_id": one} | gone) for one in others])
@@ -165,12 +165,6 @@ def _item(conversation: Conversation, row: Document) -> Document:
     """Return a row of the list of conversations: the profile of the other user is an object."""
     user = {name: row[name] for name in ("id", "displayName", "createdAt")}
     return {"user": user, "conversation": conversation} | row
-
-
-def _other(user: UserId, conversation: Conversation) -> UserId:
-    """Return the other user of a conversation, or the user of a conversation with oneself."""
-    participants = participants_of(conversation)
-    return participants[0] if participants[-1] == user else participants[-1]
 
 
 def _as_id(query: str) -> str:

@@ -155,6 +155,10 @@ class Tab:
         """Return the entry of this user in the list of users."""
         return self.page.locator(f'[data-user="{user if isinstance(user, str) else user.id}"]')
 
+    async def find(self, user: User) -> None:
+        """Search for this user, who may be far down in the list of users."""
+        await self.page.get_by_label("Find a user").fill(user.id)
+
     async def open_conversation(self, user: User | str) -> None:
         """Open a conversation from the list, and wait until the page has left the one before."""
         await self.row(user).click()

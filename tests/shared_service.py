@@ -4,6 +4,7 @@ sign-up.
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -54,12 +55,17 @@ class SharedService:
             service.end()
 
     def everything(self) -> Documents:
-        """Return all documents of this service, by collection."""
-        return {
+        """Return all documents of this service, by collection.
+
+        Without the summaries, which the service writes in the background.
+        """
+        documents = {
             name: list(self.database[name].find().sort("_id", 1))
             for name in sorted(self.database.list_collection_names())
             if not name.startswith("system.")
         }
+        marks = self.database["reads"].find({"seq": {"$gt": 0}}, {"lastSeq": 0, "lastAt": 0})
+        return documents | {"reads": list(marks.sort("_id", 1))}
 
     def keys_of(self, pattern: str) -> list[str]:
         """Return the keys that match, without their prefix."""
@@ -119,21 +125,32 @@ def presence_channel(database: Database[dict[str, Any]], prefix: str) -> str:
 
 
 def sees(witness: User, user: User) -> bool:
-    """Return whether the newest `onlineUsers` that the witness has received contains this user."""
-    lists = witness.received("onlineUsers")
-    return bool(lists) and user.id in lists[-1]
+    """Return whether the events that the witness has received show this partner online."""
+    online = set[str]()
+    for event, payload in witness.events:
+        if event == "onlineUsers":
+            online = set(payload)
+        elif event == "presence" and payload["online"]:
+            online.add(payload["userId"])
+        elif event == "presence":
+            online.discard(payload["userId"])
+    return user.id in online
+
+
+async def is_online(witness: User, user: User) -> bool:
+    """Return whether the list of users shows another user online."""
+    return bool((await witness.row_of(user))["online"])
 
 
 async def meet(*users: User) -> None:
-    """Connect the users and wait until each one sees all of them online.
+    """Connect the users and wait until the list of each one shows the others online.
 
     Afterwards the processes that they are connected to know each other.
     """
     await asyncio.gather(*(user.connect() for user in users))
-    await wait_until(
-        lambda: all(sees(witness, user) for witness in users for user in users),
-        "all users to see each other online",
-    )
+    others = ((one, user) for one, user in itertools.permutations(users, 2) if one.id != user.id)
+    for witness, user in others:
+        await wait_until(lambda: is_online(witness, user), "users to see each other online")  # noqa: B023 - called at once
 
 
 @contextlib.contextmanager

@@ -7,13 +7,14 @@ import sys
 import uvloop
 
 from benchmarks.load.http import closed_loop, constant_rate
-from benchmarks.load.sockets import idle_sockets, socket_sends
+from benchmarks.load.sockets import idle_sockets, joining_sockets, socket_sends
 
 LOADS = {
     "closed": closed_loop,
     "paced": constant_rate,
     "sockets": socket_sends,
     "idle": idle_sockets,
+    "joining": joining_sockets,
 }
 
 

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 from benchmarks.load.common import Spec, connect, make_figures, wait_for_last_replies
 from benchmarks.load.websocket import UPGRADE_HEADERS, UPGRADE_PATH, decode_frames, encode_frame
 from chatlab.bench.raw_http import END_OF_HEAD, encode_request
+from chatlab.web.descriptors import raise_limit
 
 CONNECT_SIZE = 50  # sockets that connect at the same time
 CONNECT_TIMEOUT_S = 30
+LAST_EVENTS_S = 1.0  # after the last connection
 
 
 class SocketConnection(asyncio.Protocol):
@@ -148,8 +150,39 @@ class _Conversation:
             self.all_delivered.set()
 
 
+async def joining_sockets(spec: Spec) -> dict[str, float]:
+    """Connect all users one after the other, evenly over the time, and stay.
+
+    `bytes` and `frames` are those that all sockets have received from the service by then, without
+    the answers to the connections themselves. The latencies are those of the connections.
+    """
+    raise_limit(len(spec["users"]))
+    received = list[int]()
+    started, latencies_ms = time.perf_counter(), list[float]()
+    connecting: list[asyncio.Task[None]] = []
+
+    async def join(user: dict[str, str]) -> None:
+        began = time.perf_counter()
+        protocol = partial(
+            SocketConnection, spec["url"], user, lambda _, packet: received.append(len(packet))
+        )
+        connection = await connect(spec, protocol)
+        await asyncio.wait_for(connection.connected, CONNECT_TIMEOUT_S)
+        latencies_ms.append((time.perf_counter() - began) * 1000)
+
+    pause_s = spec["seconds"] / len(spec["users"])
+    for number, user in enumerate(spec["users"]):
+        await asyncio.sleep(started + number * pause_s - time.perf_counter())
+        connecting.append(asyncio.create_task(join(user)))
+    await asyncio.gather(*connecting)
+    await asyncio.sleep(LAST_EVENTS_S)
+    figures = make_figures(latencies_ms, time.perf_counter() - started, 0)
+    return figures | {"bytes": sum(received), "frames": len(received)}
+
+
 async def idle_sockets(spec: Spec) -> dict[str, float]:
     """Keep all sockets open until standard input ends; print their number when they are open."""
+    raise_limit(len(spec["users"]))
     connections = await _connect_all(spec, lambda _connection, _packet: None)
     print(json.dumps({"sockets": len(connections)}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

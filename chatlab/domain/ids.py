@@ -16,6 +16,12 @@ def conversation_of(one: str, other: str) -> Conversation:
     return Conversation(f"{one}:{other}" if one <= other else f"{other}:{one}")
 
 
+def other_of(user: UserId, conversation: str) -> UserId:
+    """Return the other user of a conversation, or the user of a conversation with oneself."""
+    participants = participants_of(conversation)
+    return participants[0] if participants[-1] == user else participants[-1]
+
+
 def participants_of(conversation: str) -> tuple[UserId, ...]:
     """Return the two users of a conversation, or the one user who writes to themself."""
     one, _, other = conversation.partition(":")

@@ -20,6 +20,7 @@ from chatlab.domain.ids import Conversation, UserId, conversation_of
 log = logging.getLogger(__name__)
 
 MAX_COUNT = 1 << 53  # JavaScript and Lua have no larger exact number
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - MongoDB returns times without a time zone
 UNKNOWN_TIME = "1970-01-01T00:00:00.000Z"
 Time = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 

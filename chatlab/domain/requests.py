@@ -28,7 +28,8 @@ from chatlab.errors import Invalid
 from chatlab.settings import CacheMode, CacheTtl
 
 SESSION_ID = "^[0-9a-f]{64}$"
-USUAL_PAGE, MAX_PAGE = 50, 200  # rows in a page of a list
+USUAL_PAGE = 50  # rows in a page of a list
+MAX_PAGE = 200
 # A time in milliseconds, which fits into a date, and a conversation.
 CURSOR = r"[0-9]{1,14}\.[a-z0-9_-]{1,32}:[a-z0-9_-]{1,32}"
 MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript cannot represent larger integers exactly

@@ -24,6 +24,8 @@ REQUESTS = {"EVALSHA", "EVAL", "GET"}
 # Not recorded: every few seconds the service checks tokens again, also those of open sockets. These
 # queries do not belong to the measured operation.
 SESSIONS_COLLECTION = ".sessions"
+# Not recorded: how new each conversation is, for the lists. The service writes it in the background.
+SUMMARY_FIELD = "lastSeq"
 PROFILE_ALL, PROFILE_OFF = 2, 0
 MAX_COMMANDS = 100_000
 LOG_ALL_US, LOG_SLOW_US = 0, 10_000  # thresholds of Redis's slow log; the second is its default
@@ -68,10 +70,14 @@ def _profiler(mongo: Database[Json], commands: list[str]) -> Iterator[None]:
         commands.extend(
             _mongo_command(entry)
             for entry in entries
-            if not entry["ns"].endswith(SESSIONS_COLLECTION)
+            if not entry["ns"].endswith(SESSIONS_COLLECTION) and not _is_summary(entry)
         )
     finally:
         mongo.command("profile", PROFILE_OFF)
+
+
+def _is_summary(entry: dict[str, Any]) -> bool:
+    return entry["op"] == "update" and SUMMARY_FIELD in str(entry.get("command"))
 
 
 def _mongo_command(entry: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -32,7 +32,16 @@ log = logging.getLogger(__name__)
 SUBSCRIBE_TIMEOUT_S = 1.0  # for a connection or a reply; no request waits for a subscription
 RETRY_INTERVAL_S = 0.5  # before this process subscribes again after a failure
 
+NEW_MESSAGE = "newMessage"
+
 Envelope = tuple[str, str, msgspec.Raw]  # process id of the sender, event, payload
+
+
+class Participants(msgspec.Struct):
+    """The part of a message that says whose conversation it belongs to."""
+
+    senderId: UserId  # noqa: N815 - as in JSON
+    receiverId: UserId  # noqa: N815
 
 
 class Broadcast:
@@ -85,7 +94,7 @@ class Broadcast:
         await self._tasks.cancel()
         await self._redis.aclose()
 
-    async def emit(self, event: str, payload: bytes, users: Iterable[UserId]) -> None:
+    async def emit(self, event: str, payload: bytes, users: Sequence[UserId]) -> None:
         """Deliver an event to every socket of these users. `payload` is JSON already."""
         for user in users:
             if self.presence.is_here(user):
@@ -95,6 +104,8 @@ class Broadcast:
                 published = self._publish(user, event, payload)  # not awaited: events are hints
                 if event != NOT_READABLE:
                     published.add_done_callback(functools.partial(self._note_unpublished, user))
+        if event == NEW_MESSAGE:
+            await self.presence.partners.met(users[0], users[-1])
 
     def _publish(self, user: UserId, event: str, payload: bytes) -> "asyncio.Future[Any]":
         envelope = msgspec.json.encode([self.presence.process_id, event, msgspec.Raw(payload)])
@@ -108,12 +119,10 @@ class Broadcast:
         """Register a new socket of this user. Returns once events of other processes reach it."""
         if self.presence.add(user):
             await self._update_subscription(user)
-            self.presence.changed_here()
 
     def left(self, user: UserId) -> None:
         """Remove a socket of this user. With the last socket the user goes offline."""
         if self.presence.remove(user):
-            self.presence.changed_here()
             self._tasks.start(self._update_subscription(user))
 
     async def _update_subscription(self, user: UserId) -> None:
@@ -165,7 +174,7 @@ class Broadcast:
                     if message["type"] == "message":
                         await self._receive(channel, message["data"])
                     elif message["type"] == "subscribe" and channel == self.presence.channel:
-                        self.presence.report(is_new=True)
+                        self.presence.report_new()
                         self._subscribed.set()
                         resyncing.start(self._resync.end_gap())
         finally:
@@ -186,3 +195,6 @@ class Broadcast:
                 await self._sockets.emit(
                     event, payload, room=channel.removeprefix(self._user_channel)
                 )
+                if event == NEW_MESSAGE:
+                    message = msgspec.json.decode(payload, type=Participants)
+                    await self.presence.partners.met(message.senderId, message.receiverId)

@@ -1,17 +1,19 @@
 """Who is online: the users with a socket in this process, and those that other processes report.
 
-Each process publishes the list of its users every second and after each change. A process that has
-been silent for SILENCE_S seconds, for example after a crash, no longer counts.
+Each process publishes who has come and who has gone, with a version, and its version every second.
+A process that has missed a report asks for the whole list; a new process asks all others. One that
+has been silent for SILENCE_S seconds, for example after a crash, no longer counts.
 
-Clients receive the whole list with each change. One user who reconnects all the time, or many who
-connect at once, would therefore keep all clients busy. Three limits prevent this.
+A user who reconnects at once does not go offline: the end of the last socket counts LEAVE_DELAY_S
+seconds later, and so does the end of a process.
 """
 
 import asyncio
-import bisect
+import itertools
 import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 import socketio
@@ -19,32 +21,47 @@ import socketio
 from chatlab import metrics
 from chatlab.connections.pipeline import AutoPipeline
 from chatlab.domain.ids import UserId
+from chatlab.realtime.partners import FindPartners, Partners
 from chatlab.realtime.peer_settings import PeerSettings, Values
 from chatlab.realtime.task_set import TaskSet
 
-REPORT_INTERVAL_S = 1.0  # between two reports of a process about its users
+REPORT_INTERVAL_S = 1.0  # between two reports of a process
 SILENCE_S = 3.0  # three missed reports: the process has stopped
 PEER_MEMORY_S = 60.0  # how long the events of another process are expected after its last report
-NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the clients and processes together
-ANNOUNCE_INTERVAL_S = 1.0  # between two changes of the same user that reach the clients
-NOTIFIED_AT_ONCE = 50  # users; 2,000 at once would keep the event loop busy for half a second
-NOTIFIED_NAMES_PER_S = 1_000_000  # in the lists to all clients together: with 1,000 users, one list
+LEAVE_DELAY_S = 3.0
+NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the processes and clients together
+EVERYBODY = "*"
 
 
 class PresenceReport(msgspec.Struct, array_like=True):
-    """What a process publishes. `is_new` asks the others to answer with a report at once."""
+    """What a process publishes.
+
+    `version` counts the changes of its users, this one included. With `is_whole`, `joined` are all
+    of its users. `asks` is the process that should answer with its whole list, or EVERYBODY.
+    """
 
     process_id: str
-    users: list[UserId]
-    is_new: bool
-    settings: Values = msgspec.field(default_factory=dict)
+    version: int
+    joined: list[UserId] = []
+    left: list[UserId] = []
+    is_whole: bool = False
+    asks: str = ""
+    settings: Values = {}
+
+
+class Peer:
+    """What this process knows of another one. The version -1 means that its users are unknown."""
+
+    def __init__(self) -> None:
+        self.version, self.users = -1, set[UserId]()
+        self.heard_at = self.asked_at = float("-inf")
 
 
 class Presence:
-    """Knows the online users.
+    """Knows the online users, and sends the changes to their partners.
 
     `sockets` is the Socket.IO server of this process, `pipe` publishes to the other processes.
-    `settings` takes part in the reports.
+    `settings` takes part in the reports, `find_partners` asks MongoDB.
     """
 
     def __init__(
@@ -53,20 +70,26 @@ class Presence:
         pipe: AutoPipeline,
         prefix: str,
         settings: PeerSettings,
+        find_partners: FindPartners,
     ) -> None:
         self.process_id = secrets.token_hex(6)
         self.channel = ""  # until the id of the installation is known
+        self.partners = Partners(sockets, self.is_online, find_partners)
         self._prefix = prefix
-        self._sockets, self._pipe, self._settings = sockets, pipe, settings
+        self._pipe, self._settings = pipe, settings
         self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
-        # process id -> (time of its last report, its users)
-        self._peers: dict[str, tuple[float, frozenset[UserId]]] = {}
+        self._reported: set[UserId] = set()  # users of this process, also those who have just left
+        self._version = 0  # of `_reported`
+        self._joined: set[UserId] = set()  # will be reported
+        self._left: set[UserId] = set()
+        self._must_report_whole = False
+        self._peers: dict[str, Peer] = {}
         self._last_report_at = float("-inf")  # of any other process
-        self._announced: list[UserId] = []  # the sorted list for the clients
-        self._announced_at: dict[UserId, float] = {}  # last changes, for ANNOUNCE_INTERVAL_S
-        self._pending: set[UserId] = set()  # have come or gone since they were announced
+        # Who has left, here or with a process, counts as online until then. The oldest come first.
+        self._leaving: dict[UserId, float] = {}
+        self._online: set[UserId] = set()  # everywhere
+        self._changes: dict[UserId, bool] = {}  # of `_online`, for the partners
         self._changed = asyncio.Event()
-        self._must_report = self._must_notify = False
         self._tasks = TaskSet()
 
     def join(self, installation: str) -> None:
@@ -76,12 +99,13 @@ class Presence:
     def open(self) -> None:
         """Start to report this process's users, and to notify its clients."""
         self._tasks.start(self._report_regularly())
-        self._tasks.start(self._notify_clients())
+        self._tasks.start(self._report_changes())
 
     async def close(self) -> None:
-        """Report an empty list, so that other processes show these users as offline at once."""
+        """Report an empty list, so that other processes know that this one has stopped."""
         self._here.clear()
-        self.report()
+        self._reported.clear()
+        self._report_whole()
         await self._pipe.drain()
         await self._tasks.cancel()
 
@@ -100,7 +124,12 @@ class Presence:
         self._here[user] += 1
         is_first = self._here[user] == 1
         if is_first:
-            self._pending.add(user)
+            self.partners.open(user)
+            self._leaving.pop(user, None)
+            if user not in self._reported:
+                self._reported.add(user)
+                self._note(user, self._joined, self._left)
+            self._update([user])
         return is_first
 
     def remove(self, user: UserId) -> bool:
@@ -109,39 +138,87 @@ class Presence:
         is_last = self._here[user] <= 0
         if is_last:
             del self._here[user]
-            self._pending.add(user)
+            self.partners.close(user)
+            self._hold_back([user])
         return is_last
 
-    def changed_here(self) -> None:
-        """Notify the clients and the other processes that a user has come or gone."""
-        self._must_report = True
+    # --- reports ---
+
+    def report_new(self) -> None:
+        """Publish the users of this process, and ask all other processes for theirs."""
+        self._report_whole(asks=EVERYBODY)
+
+    def _report_whole(self, asks: str = "") -> None:
+        self._must_report_whole = False
+        self._version += 1
+        self._joined.clear()
+        self._left.clear()
+        self._publish(joined=sorted(self._reported), is_whole=True, asks=asks)
+
+    def _publish(
+        self,
+        *,
+        joined: Iterable[UserId] = (),
+        left: Iterable[UserId] = (),
+        is_whole: bool = False,
+        asks: str = "",
+    ) -> None:
+        if self.channel:
+            report = PresenceReport(
+                self.process_id,
+                self._version,
+                list(joined),
+                list(left),
+                is_whole,
+                asks,
+                self._settings.own,
+            )
+            self._pipe.execute("PUBLISH", self.channel, msgspec.json.encode(report))
+
+    def _note(self, user: UserId, changes: set[UserId], opposite: set[UserId]) -> None:
+        """Report a change soon, unless the opposite one has not been reported yet."""
+        if user in opposite:
+            opposite.remove(user)
+        else:
+            changes.add(user)
         self._changed.set()
 
-    def report(self, *, is_new: bool = False) -> None:
-        """Publish the users of this process.
+    async def _report_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            self._publish()
+            self._forget_silent_processes()
+            self._end_leaving()
+            metrics.USERS_HERE.set(len(self._here))
+            metrics.USERS_ONLINE.set(len(self._online))
+            metrics.PEERS.set(len(self._peers))
 
-        `is_new` asks the other processes to answer with a report at once.
-        """
-        self._must_report = False
-        if not self.channel:
-            return
-        report = PresenceReport(self.process_id, self.users_here(), is_new, self._settings.own)
-        self._pipe.execute("PUBLISH", self.channel, msgspec.json.encode(report))
+    async def _report_changes(self) -> None:
+        """Report changes to the other processes, and send them to the partners here."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._must_report_whole:
+                self._report_whole()
+            elif self._joined or self._left:
+                self._version += 1
+                self._publish(joined=self._joined, left=self._left)
+                self._joined.clear()
+                self._left.clear()
+            changes, self._changes = self._changes, {}
+            for user, online in changes.items():
+                await self.partners.notify(user, online=online)
+            await asyncio.sleep(NOTIFY_INTERVAL_S)
 
     # --- all processes ---
 
-    def announced_to(self, user: UserId) -> list[UserId]:
-        """Return the list for a new socket of this user.
-
-        It is the one that all clients have or are about to receive, and this user.
-        """
-        if self._announce_changes():
-            self._must_notify = True
-            self._changed.set()
-        users = list(self._announced)
-        if not self._is_announced(user):
-            bisect.insort(users, user)
-        return users
+    def is_online(self, user: UserId) -> bool:
+        """Return whether the user has a socket in any process, or had one until just now."""
+        return (
+            user in self._here
+            or user in self._leaving
+            or any(user in peer.users for peer in self._peers.values())
+        )
 
     def has_live_peers(self) -> bool:
         """Return whether other processes run: events must be published for them."""
@@ -156,93 +233,61 @@ class Presence:
         return time.monotonic() - self._last_report_at < PEER_MEMORY_S
 
     def receive_report(self, report: PresenceReport) -> None:
-        """Store the users of another process. A new process gets a report of this one in return."""
+        """Take in the report of another process, or ask for its whole list after a gap."""
         self._settings.receive(report.settings)
-        before = self._peers.get(report.process_id, (0.0, frozenset()))[1]
-        users, self._last_report_at = frozenset(report.users), time.monotonic()
-        self._peers[report.process_id] = (self._last_report_at, users)
-        if differences := before ^ users:
-            self._pending |= differences
+        if report.asks in (EVERYBODY, self.process_id):
+            self._must_report_whole = True
             self._changed.set()
-        if report.is_new:
-            self.report()
+        peer = self._peers.setdefault(report.process_id, Peer())
+        peer.heard_at = self._last_report_at = time.monotonic()
+        joined, left = set(report.joined), set(report.left)
+        if report.is_whole:
+            self._hold_back(peer.users - joined)
+            joined, left = joined - peer.users, peer.users - joined
+        elif peer.version < 0 or report.version != peer.version + bool(joined or left):
+            self._ask(report.process_id, peer)
+            return
+        peer.version = report.version
+        peer.users |= joined
+        peer.users -= left
+        self._update(joined | left)
 
-    # --- background ---
-
-    async def _report_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_INTERVAL_S)
-            self.report()
-            self._forget_silent_processes()
-            metrics.USERS_HERE.set(len(self._here))
-            metrics.USERS_ONLINE.set(len(self._announced))
-            metrics.PEERS.set(len(self._peers))
+    def _ask(self, process_id: str, peer: Peer) -> None:
+        if peer.heard_at - peer.asked_at > REPORT_INTERVAL_S:
+            peer.asked_at = peer.heard_at
+            self._publish(asks=process_id)
 
     def _forget_silent_processes(self) -> None:
         now = time.monotonic()
-        silent = [
-            process_id
-            for process_id, (reported_at, _) in self._peers.items()
-            if now - reported_at > SILENCE_S
-        ]
-        for process_id in silent:
-            self._pending |= self._peers.pop(process_id)[1]
-        if silent:
-            self._changed.set()
+        silent = [name for name, peer in self._peers.items() if now - peer.heard_at > SILENCE_S]
+        for name in silent:
+            self._hold_back(self._peers.pop(name).users)
 
-    async def _notify_clients(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._must_report:
-                self.report()
-            if self._announce_changes() or self._must_notify:
-                self._must_notify = False
-                await self._send_list()
-            names = len(self._announced) * self._here.total()
-            await asyncio.sleep(max(NOTIFY_INTERVAL_S, names / NOTIFIED_NAMES_PER_S))
-            if self._pending:  # changes that may be announced later
-                self._changed.set()
+    # --- changes ---
 
-    def _announce_changes(self) -> bool:
-        """Take the changes that may be announced now over into the list.
+    def _hold_back(self, users: Iterable[UserId]) -> None:
+        """Let users who have left count as online for a while."""
+        until = time.monotonic() + LEAVE_DELAY_S
+        for user in users:
+            self._leaving.pop(user, None)
+            self._leaving[user] = until
 
-        Return whether there are any.
-        """
+    def _end_leaving(self) -> None:
+        """Let the users be offline who left long enough ago and have not come back."""
         now = time.monotonic()
-        has_changed = False
-        for user in list(self._pending):
-            if self.is_online(user) == self._is_announced(user):
-                self._pending.discard(user)
-            elif now - self._announced_at.get(user, float("-inf")) >= ANNOUNCE_INTERVAL_S:
-                self._pending.discard(user)
-                self._announce(user)
-                self._announced_at[user] = now
-                has_changed = True
-        return has_changed
+        over = list(itertools.takewhile(lambda user: self._leaving[user] <= now, self._leaving))
+        for user in over:
+            del self._leaving[user]
+            if user in self._reported and user not in self._here:
+                self._reported.remove(user)
+                self._note(user, self._left, self._joined)
+        self._update(over)
 
-    def is_online(self, user: UserId) -> bool:
-        """Return whether the user has a socket in any process."""
-        return user in self._here or any(user in users for _, users in self._peers.values())
-
-    def _is_announced(self, user: UserId) -> bool:
-        place = bisect.bisect_left(self._announced, user)
-        return self._announced[place : place + 1] == [user]
-
-    def _announce(self, user: UserId) -> None:
-        """Add a user to the list, or remove the user from it."""
-        if self._is_announced(user):
-            self._announced.remove(user)
-        else:
-            bisect.insort(self._announced, user)
-
-    async def _send_list(self) -> None:
-        """Send the list to all clients of this process. Other tasks run in between."""
-        now, users = time.monotonic(), self.users_here()
-        self._announced_at = {
-            user: at for user, at in self._announced_at.items() if now - at < ANNOUNCE_INTERVAL_S
-        }
-        for start in range(0, len(users), NOTIFIED_AT_ONCE):
-            group = users[start : start + NOTIFIED_AT_ONCE]
-            await self._sockets.emit("onlineUsers", self._announced, room=group)
-            await asyncio.sleep(0)
+    def _update(self, users: Iterable[UserId]) -> None:
+        """Note for the partners which of these users have come or gone."""
+        for user in users:
+            online = self.is_online(user)
+            if online != (user in self._online):
+                (self._online.add if online else self._online.discard)(user)
+                self._changes[user] = online
+                self._changed.set()

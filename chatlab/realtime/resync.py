@@ -14,7 +14,8 @@ import socketio
 
 from chatlab.domain.ids import UserId
 from chatlab.domain.message import now, rfc3339
-from chatlab.realtime.presence import NOTIFIED_AT_ONCE, REPORT_INTERVAL_S, SILENCE_S, Presence
+from chatlab.realtime.partners import NOTIFIED_AT_ONCE
+from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence
 
 EVENT = "resync"
 NOT_READABLE = "typing"  # a lost event of this name cannot be read later

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from pymongo.errors import DuplicateKeyError
 
 from chatlab.connections.mongo import Document, MongoDatabase
-from chatlab.domain.ids import Conversation, UserId, conversation_of
-from chatlab.domain.message import Message
+from chatlab.domain.ids import Conversation, UserId, conversation_of, other_of
+from chatlab.domain.message import EPOCH, Message
 from chatlab.protect.fair_slots import FairSlots
 from chatlab.store.messages import CONCURRENT_CHANGES, WAITING_CHANGES, MessageStore
 
 # One damaged document must not make the list of conversations unreadable.
 IS_VALID_MARK = {"conversation": {"$type": "string"}, "seq": {"$gt": 0}}
-HAS_SUMMARY = {"lastAt": {"$exists": True}}  # as in the index `newest`
+HAS_SUMMARY = {"lastAt": {"$gte": EPOCH}}  # with this, the index `newest` has the whole answer
 MAX_UNREAD = 1000  # only so many of the newest messages of a conversation are counted
 
 
@@ -75,6 +75,11 @@ class ConversationStore:
         found = self._reads.find(wanted, fields).sort([("lastAt", -1), ("conversation", -1)])
         rows = await self._mongo.find_all(found.limit(limit).batch_size(limit))
         return [Place(row["lastAt"], row["conversation"]) for row in rows]
+
+    async def find_partners(self, user_id: UserId, limit: int) -> list[UserId]:
+        """Return the other users of the newest conversations of a user."""
+        places = await self.find_places(user_id, limit)
+        return [other_of(user_id, place.conversation) for place in places]
 
     async def find_own_places(
         self, user_id: UserId, conversations: list[Conversation]

@@ -130,15 +130,15 @@ def _is_among(existing: Iterable[Mapping[str, Any]], wanted: IndexModel) -> bool
     del options["name"]
     return any(
         found["key"] == key
-        and all(_agree(found.get(name), value) for name, value in options.items())
+        and all(_agree(name, found.get(name), value) for name, value in options.items())
         for found in existing
     )
 
 
-def _agree(found: Any, wanted: Any) -> bool:
+def _agree(option: str, found: Any, wanted: Any) -> bool:
     """Return whether an option has the wanted value. MongoDB adds the defaults of a collation."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return wanted.items() <= found.items()
+    if option == "collation" and found:
+        return bool(wanted.items() <= found.items())
     return bool(found == wanted)
 
 

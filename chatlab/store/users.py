@@ -229,7 +229,10 @@ class UserStore:
             "_id": {"$in": [*token_hashes, CHANGES]},
             "$or": [is_valid, {"_id": CHANGES}],
         }
-        rows = {row["_id"]: row for row in await self._mongo.find_all(self._sessions.find(wanted))}
+        # Of each open socket, every few seconds: only what is needed here.
+        fields = {"userId": 1, "lastUsedAt": 1, "version": 1, "recent": 1}
+        found = await self._mongo.find_all(self._sessions.find(wanted, fields))
+        rows = {row["_id"]: row for row in found}
         changes = rows.pop(CHANGES, {})
         await self._note_use(rows, moment)
         users = {name: UserId(row["userId"]) for name, row in rows.items()}

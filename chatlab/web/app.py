@@ -22,6 +22,7 @@ from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.redis import connect
 from chatlab.connections.redis_limits import RedisLimits
 from chatlab.contacts import Contacts
+from chatlab.domain.ids import UserId
 from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.protect.loop_lag import LoopLag
@@ -184,7 +185,11 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
             on_cached=sweeper.expect if sweeper else None,
         )
         sockets = create_socket_server(settings.max_body)
-        presence = Presence(sockets, cache.pipe, settings.key_prefix, peers)
+
+        async def find_partners(user: UserId, limit: int) -> list[UserId]:
+            return await store.conversations.find_partners(user, limit)  # it is created below
+
+        presence = Presence(sockets, cache.pipe, settings.key_prefix, peers, find_partners)
         subscriber = connect(redis_url, SUBSCRIBE_TIMEOUT_S)
         broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)

@@ -50,8 +50,10 @@ Besides the requests below, the service has
 * Socket.IO at `/socket.io/`, over websockets only, with `auth: {token}`. A client emits
   `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead`,
   `typing` and `alive` (its acknowledgement shows that the connection works). It receives
-  `newMessage`, `messageUpdated`, `messagesRead`, `typing`, `onlineUsers` and `resync {since}`:
-  events may have been lost since then, so read by `seq`.
+  `newMessage`, `messageUpdated`, `messagesRead`, `typing`, and
+  - `onlineUsers [userId, ...]`: which of your partners are online, right after the connection,
+  - `presence {userId, online}`: one of them has come or gone,
+  - `resync {since}`: events may have been lost since then, so read by `seq`.
 """
 
 

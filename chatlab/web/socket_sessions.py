@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections import Counter
 from typing import Any, NamedTuple
 
 import socketio
@@ -24,6 +23,9 @@ UNCHECKED_PACKETS = 100  # the bytes of a queue are counted only if it has more 
 MAX_QUEUED_BYTES = 4 << 20  # of events that wait for one socket
 
 
+SocketKey = tuple[str, str]  # namespace, socket id
+
+
 class SocketSession(NamedTuple):
     """`user` and `token` are empty for a guest."""
 
@@ -42,9 +44,9 @@ class SocketSessions:
         self, sockets: socketio.AsyncServer, sessions: Sessions, max_per_user: int
     ) -> None:
         self._sockets, self._logged_in = sockets, sessions
-        self._max_per_user, self._count = max_per_user, Counter[UserId]()
-        # (namespace, socket id) -> session
-        self._sessions: dict[tuple[str, str], SocketSession] = {}
+        self._max_per_user = max_per_user
+        self._sessions: dict[SocketKey, SocketSession] = {}
+        self._of_user: dict[UserId, set[SocketKey]] = {}
         self._tasks = TaskSet()
 
     def open(self) -> None:
@@ -73,17 +75,19 @@ class SocketSessions:
             metrics.SOCKETS_REFUSED.labels(error.code).inc()
             problem = {"code": error.code, "detail": error.detail}
             raise ConnectionRefused(error.code, problem) from None
-        self._sessions[namespace, sid] = SocketSession(user, token, _accept(environ))
-        self._count[user] += 1
+        self._add(namespace, sid, SocketSession(user, token, _accept(environ)))
         return user
 
     def accept_guest(self, namespace: str, sid: str, environ: dict[str, Any]) -> None:
         """Store that the caller has admitted this socket, which belongs to no user."""
-        self._sessions[namespace, sid] = SocketSession(UserId(""), "", _accept(environ))
-        self._count[UserId("")] += 1
+        self._add(namespace, sid, SocketSession(UserId(""), "", _accept(environ)))
+
+    def _add(self, namespace: str, sid: str, session: SocketSession) -> None:
+        self._sessions[namespace, sid] = session
+        self._of_user.setdefault(session.user, set()).add((namespace, sid))
 
     def _require_room(self, user: UserId) -> None:
-        if self._count[user] >= self._max_per_user:
+        if len(self._of_user.get(user, ())) >= self._max_per_user:
             raise RateLimited(
                 f"You have {self._max_per_user} open connections. Close one, such as another tab."
             )
@@ -93,9 +97,10 @@ class SocketSessions:
         session = self._sessions.pop((namespace, sid), None)
         if session is None:
             return None
-        self._count[session.user] -= 1
-        if not self._count[session.user]:
-            del self._count[session.user]
+        sockets = self._of_user[session.user]
+        sockets.discard((namespace, sid))
+        if not sockets:
+            del self._of_user[session.user]
         return session.user
 
     async def authenticate(self, sid: str) -> UserId:
@@ -110,20 +115,19 @@ class SocketSessions:
         try:
             return await self._logged_in.admit(session.token)
         except Unauthenticated:
-            self._tasks.start(self.end(session.token))
+            self._tasks.start(self._end(session.user, {session.token}))
             raise
 
     async def end_hashes(self, user: UserId, hashes: list[str]) -> None:
         """Disconnect every socket of these tokens of a user, given by their hashes."""
-        tokens = {session.token for session in self._sessions.values() if session.user == user}
-        for token in tokens:
-            if hash_token(token) in hashes:
-                await self.end(token)
+        tokens = {self._sessions[key].token for key in self._of_user.get(user, ())}
+        await self._end(user, {token for token in tokens if hash_token(token) in hashes})
 
-    async def end(self, token: str) -> None:
-        """Disconnect every socket of this token."""
-        for (namespace, sid), session in list(self._sessions.items()):
-            if session.token == token:
+    async def _end(self, user: UserId, tokens: set[str]) -> None:
+        """Disconnect every socket of these tokens of a user."""
+        for namespace, sid in list(self._of_user.get(user, ())):
+            session = self._sessions.get((namespace, sid))
+            if session and session.token in tokens:
                 connection = self._sockets.manager.eio_sid_from_sid(sid, namespace)
                 await self._sockets.disconnect(sid, namespace)
                 # Not awaited: the client may not read.
@@ -138,9 +142,9 @@ class SocketSessions:
         while True:
             await asyncio.sleep(SESSION_CHECK_INTERVAL_S)
             try:
-                tokens = {session.token for session in self._sessions.values()} - {""}
-                for token in await self._logged_in.ended_tokens(tokens):
-                    await self.end(token)
+                users = {session.token: session.user for session in self._sessions.values()}
+                for token in await self._logged_in.ended_tokens(users.keys() - {""}):
+                    await self._end(users[token], {token})
             except StoreUnavailable:
                 continue  # while MongoDB is down, sockets stay connected
 

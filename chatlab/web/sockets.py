@@ -75,9 +75,8 @@ class SocketApi:
         await self._sockets.enter_room(sid, user)
         await self._broadcast.joined(user)
         metrics.SOCKETS.inc()
-        online = self._broadcast.presence.announced_to(user)
         # In a task, because this handler must return before the connection is confirmed.
-        self._tasks.start(self._sockets.emit("onlineUsers", online, to=sid))
+        self._tasks.start(self._broadcast.presence.partners.introduce(user, sid))
 
     async def _disconnect(self, sid: str, _reason: str) -> None:
         user = self._sessions.disconnect(MAIN_NAMESPACE, sid)

@@ -268,6 +268,10 @@ async def create_three_users(new_user: UserMaker) -> ThreeUsers:
     return three
 
 
+NOT_COMPARED = ("typing", "onlineUsers", "presence")
+NO_SUMMARY = {"_id": 0, "lastSeq": 0, "lastAt": 0}  # it is written later
+
+
 async def all_events(three: ThreeUsers) -> dict[str, list[tuple[str, Any]]]:
     """Return the events at each socket. A last event to every user shows that all earlier ones have arrived."""
     for name, other in (("ann", "bob"), ("bob", "ann"), ("eve", "eve")):
@@ -280,17 +284,17 @@ async def all_events(three: ThreeUsers) -> dict[str, list[tuple[str, Any]]]:
         is_reached=all,
     )
     return {
-        name: [event for event in heard if event[0] not in ("typing", "onlineUsers")]
+        name: [event for event in heard if event[0] not in NOT_COMPARED]
         for name, heard in three.heard.items()
     }
 
 
 def documents(shared: SharedService, three: ThreeUsers) -> list[Any]:
-    """Return the documents of these three users."""
+    """Return the messages and read marks of these three users."""
     names = {"$in": [user.id for user in three.users.values()]}
     return [
         *shared.database["messages"].find({"senderId": names}).sort("seq", 1),
-        *shared.database["reads"].find({"userId": names}, {"_id": 0}),
+        *shared.database["reads"].find({"userId": names, "seq": {"$gt": 0}}, NO_SUMMARY),
     ]
 
 

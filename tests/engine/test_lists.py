@@ -216,7 +216,7 @@ async def test_unread_messages_are_counted_up_to_a_limit(
 @pytest.fixture
 async def crowd(shared: SharedService, new_user: UserMaker) -> AsyncIterator[list[User]]:
     """Return users with names for a search. Their ids begin with `k-`, their names with `Ko`."""
-    names = ["Koé Nuñez", "KOE", "Koe\u0301 b", "Łukasz", "Bjørn", "E\u200bve", "Kofi"]
+    names = ["Koé Nuñez", "KOE", "Koe\u0301 b", "Łukasz", "Bjørn", "E\u200bvqx", "Kofi"]
     crowd = [new_user(f"k-{number}-{new_user().id}") for number in range(len(names))]
     for user, name in zip(crowd, names, strict=True):
         change = {"$set": {"displayName": name}}
@@ -239,7 +239,7 @@ async def test_users_are_found_by_the_beginning_of_id_and_name(
 
     assert await found("koe") == await found("KOÉ") == await found(" koe\u0301 ") == [1, 2, 0]
     assert await found("koe n") == [0]
-    assert [await found(query) for query in ("luk", "BJORN", "eve")] == [[3], [4], [5]]
+    assert [await found(query) for query in ("luk", "BJORN", "evqx")] == [[3], [4], [5]]
     assert await found("K-") == await found("@k-") == list(range(7))
     assert await found(crowd[6].id.upper()) == [6]
     assert sorted(await found("k")) == list(range(7))

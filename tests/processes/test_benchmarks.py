@@ -195,13 +195,7 @@ async def test_idle_sockets_are_open_during_the_block(service: Service, sign_up:
     ) as opened:
         assert opened == 3
         assert await online()
-    await bob.connect()
-    await wait_until(
-        lambda: bob.received("onlineUsers")[-1:],
-        "Bob alone online",
-        is_reached=lambda latest: latest == [["bob"]],
-    )
-    assert not await online()
+    await wait_until(online, "Alice to be offline", is_reached=lambda still: not still)
 
 
 def test_frames_are_decoded_however_the_data_is_split() -> None:

@@ -12,7 +12,7 @@ import pytest
 import socketio
 from live import ServiceMaker, User
 from raw_socket import RawSocket, raw_socket, unauthenticated
-from shared_service import SharedService, UserMaker, create_user
+from shared_service import SharedService, UserMaker, create_user, is_online
 from waiting import LIMIT_S, wait_until
 
 EMOJI = "\N{THUMBS UP SIGN}"
@@ -107,8 +107,9 @@ async def with_sockets(*users: User, each: int = 2) -> list[list[tuple[str, Any]
 
 
 def heard_by(lists: list[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
-    """Return the events that each socket has received, without `onlineUsers`."""
-    return [[event for event in heard if event[0] != "onlineUsers"] for heard in lists]
+    """Return the events that each socket has received, without those of the presence."""
+    names = ("onlineUsers", "presence")
+    return [[event for event in heard if event[0] not in names] for heard in lists]
 
 
 @pytest.mark.parametrize("transport", ["http", "socket"])
@@ -310,14 +311,10 @@ async def read_slowly(plain: socket.socket) -> None:
 
 async def until_dropped(senders: list[User], bob: User, observer: User) -> None:
     """Let all senders send long messages until the observer sees Bob offline."""
-
-    def bob_is_online() -> bool:
-        return bob.id in (observer.received("onlineUsers") or [[]])[-1]
-
-    await wait_until(bob_is_online, "Bob to be online")
+    await wait_until(lambda: is_online(observer, bob), "Bob to be online")
     service = psutil.Process(bob.service.process.pid)
     memory = service.memory_info().rss
-    while bob_is_online():
+    while await is_online(observer, bob):
         # Each text has 16 KB.
         await asyncio.gather(*(sender.send(bob, "\N{GRINNING FACE}" * 4000) for sender in senders))
     assert service.memory_info().rss - memory < 40 << 20

@@ -225,10 +225,14 @@ export class Contacts {
     this.changed();
   }
 
-  /** @param {string[]} ids */
+  /**
+   * The service names those with whom I have a conversation. Others keep the state of the list.
+   *
+   * @param {string[]} ids
+   */
   setOnline(ids) {
     const online = new Set(ids);
-    for (const user of this.byId.values()) user.online = online.has(user.id);
+    for (const user of this.byId.values()) if (user.lastMessage) user.online = online.has(user.id);
     this.changed();
   }
 

@@ -103,6 +103,7 @@ export class Workspace {
       messagesRead: (read) => this.contacts.takeRead(read),
       typing: ({ userId, typing }) => this.contacts.setTyping(userId, typing),
       onlineUsers: (ids) => this.contacts.setOnline(ids),
+      presence: ({ userId, online }) => this.contacts.update(userId, { online }),
       resync: () => this.#resync(),
     };
   }

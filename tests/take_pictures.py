@@ -90,5 +90,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
+    story = PICTURES.parent.parent / "docs" / "send-read-expire.html"
+    subprocess.run([sys.executable, "-m", "chatlab", "record", str(story)], check=True)
     demo = [sys.executable, "-m", "chatlab", "demo", "--svg", str(PICTURES / "demo.svg")]
     subprocess.run(demo, check=True)

@@ -204,6 +204,7 @@ export class Presentation {
    */
   #stepTarget(at, ms, newest) {
     if (this.#stop === null) return at;
+    if (this.#stop === Infinity) return newest; // until something happens
     const pace = Math.max(1, (this.#stop - this.#stepFrom) / STEP_MS);
     const target = Math.min(newest, this.#stop, at + ms * pace);
     if (target === this.#stop) this.#stop = null;
@@ -242,16 +243,16 @@ export class Presentation {
     return this.tape.items.slice(this.#index).find(matters)?.at ?? Infinity;
   }
 
+  /** The next moment at which there is something to say, or Infinity if it is not known yet. */
   #nextStop() {
     const at = this.at ?? 0;
-    const { newest } = this.picture;
+    const { newest, sweeps } = this.picture;
     const stops = newest ? [newest.bornAt + 0.4 * newest.ttlMs, newest.deadline] : [];
-    const next = this.tape.items
-      .slice(this.#index)
-      .find((item) => this.#isHero(item) || (item.kind === "sweep" && item.cleaned > 0));
-    if (next) stops.push(next.at);
-    const later = stops.filter((stop) => stop > at + 1);
-    return later.length ? Math.min(...later) : null;
+    const isSeen = !newest || (sweeps.at(-1)?.at ?? 0) > newest.bornAt;
+    const matters = (/** @type {Item} */ item) =>
+      this.#isHero(item) || (item.kind === "sweep" && (item.cleaned > 0 || !isSeen));
+    stops.push(this.tape.items.slice(this.#index).find(matters)?.at ?? Infinity);
+    return Math.min(...stops.filter((stop) => stop > at + 1));
   }
 
   // --- trips -----------------------------------------------------------------------------------
@@ -315,6 +316,7 @@ export class Presentation {
   /** @param {Pick<Trip, "view" | "story" | "sweep" | "legs">} trip */
   #startTrip(trip) {
     this.trip = { ...trip, index: 0, progress: 0, hasEffect: false };
+    this.#stop = null;
     this.#holdMs = 0;
   }
 

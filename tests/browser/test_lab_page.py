@@ -1,5 +1,6 @@
 """The page /lab in a real browser: it shows what the service really does, one thing at a time."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ pytestmark = [
 
 SEND = ["request", "create", "save", "cache_message", "cache_conversation", "emit", "respond"]
 PROJECTOR: dict[str, Any] = {"viewport": {"width": 1920, "height": 1080}}
+LONG_TTL_S = 600  # no key expires while a slow test looks at it
 PRESENTER = {"authorization": f"Bearer {LAB_KEY}"}
-BEGIN = "Press S or H: a message goes on its way, and you can follow it."
+BEGIN = re.compile("a message goes on its way")
 # What the page shows, in order: boxes, keys, bubbles, sentences, and which flow is large.
 WATCH = """
     window.seen = [];
@@ -225,6 +227,23 @@ async def test_the_settings_are_those_of_the_service(stage: Page, shared: Shared
     await expect(stage.locator(".p-label")).to_be_empty()
     for user in (reader, friend):
         await user.close()
+
+
+async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedService) -> None:
+    """The keys have bars, and a click shows the value. Compare draws a dot for each read."""
+    async with open_client(shared.service.url, headers=PRESENTER) as http:
+        await http.put("/api/lab/settings", json={"cacheTtl": LONG_TTL_S})
+    await stage.keyboard.press("h")
+    await expect(stage.locator("[data-number=live]")).to_have_text("2")
+    await stage.keyboard.press("k")
+    row = stage.locator(".cl-key", has_text=f"{shared.prefix}message:")
+    await row.click()
+    await expect(stage.locator(".p-value")).to_contain_text('"text": "Hello!"')
+    await stage.keyboard.press("k")
+    await stage.keyboard.press("c")
+    await expect(stage.locator(".p-result")).to_contain_text("200 of 200 were hits")
+    dots = "() => [...document.querySelectorAll('.s-row')].map((row) => [...row.querySelectorAll('circle')].filter((dot) => dot.cx.baseVal.value >= 0).length)"
+    assert await stage.evaluate(dots) == [200, 200]
 
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ export class Presentation {
    * @param {(user: string) => boolean} about.isHero - whose requests are shown as a trip
    * @param {(user: string) => string} about.name
    * @param {(user: string) => string} about.otherThan - the partner of a user
+   * @param {string} about.beginning - the sentence before anything has happened
    * @param {(id: string) => string} about.textOf - the text of a message
    * @param {boolean} [about.hasArrivals] - the tape has what the users have received
    */
@@ -165,6 +166,7 @@ export class Presentation {
   frame(ms) {
     this.tape.closeStale();
     const newest = this.tape.now() - DELAY_MS;
+    if (this.at === null && !this.tape.isSynchronized) return;
     this.at ??= newest;
     this.#index -= this.tape.removed - this.#removed;
     this.#removed = this.tape.removed;

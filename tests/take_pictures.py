@@ -54,7 +54,7 @@ async def take_lab(browser: Browser, shared: SharedService) -> None:
         browser, shared.service.url, viewport={"width": 1280, "height": 720}
     )
     page = (await session.open(f"lab#key={LAB_KEY}")).page
-    await expect(page.locator(".p-sentence")).to_contain_text("Press S")
+    await expect(page.locator(".p-sentence")).to_contain_text("goes on its way")
     await page.keyboard.press("s")
     await expect(page.locator(".p-sentence")).to_contain_text("After 2 s")
     await page.screenshot(path=PICTURES / "lab.png")
@@ -90,5 +90,7 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
+    story = PICTURES.parent.parent / "docs" / "send-read-expire.html"
+    subprocess.run([sys.executable, "-m", "chatlab", "record", str(story)], check=True)
     demo = [sys.executable, "-m", "chatlab", "demo", "--svg", str(PICTURES / "demo.svg")]
     subprocess.run(demo, check=True)

@@ -25,7 +25,7 @@ CONTENT_SECURITY_POLICY = {
     "object-src": "'none'",
     "base-uri": "'none'",
     "form-action": "'self'",
-    "frame-ancestors": "'self'",  # the lab page shows two chats in frames
+    "frame-ancestors": "'self'",
 }
 
 HEADERS = {

@@ -1,15 +1,20 @@
 """The page /lab in a real browser: it shows what the service really does, one thing at a time."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 from browsing import BrowserSession, browser, reverse_proxy, shared
+from faults import Proxy
 from http_clients import open_client
 from playwright.async_api import Browser, Page, expect
 from shared_service import LAB_KEY, SharedService
 
+from chatlab.local.engines import Engines
 from chatlab.web.lab_access import viewer_key_of
 
 __all__ = ["browser", "shared"]  # fixtures
@@ -19,10 +24,10 @@ pytestmark = [
 ]
 
 SEND = ["request", "create", "save", "cache_message", "cache_conversation", "emit", "respond"]
-CHANGE = ["request", "find", *SEND[2:]]
 PROJECTOR: dict[str, Any] = {"viewport": {"width": 1920, "height": 1080}}
+LONG_TTL_S = 600  # no key expires while a slow test looks at it
 PRESENTER = {"authorization": f"Bearer {LAB_KEY}"}
-BEGIN = "Press S or H: a message goes on its way, and you can follow it."
+BEGIN = re.compile("a message goes on its way")
 # What the page shows, in order: boxes, keys, bubbles, sentences, and which flow is large.
 WATCH = """
     window.seen = [];
@@ -222,3 +227,50 @@ async def test_the_settings_are_those_of_the_service(stage: Page, shared: Shared
     await expect(stage.locator(".p-label")).to_be_empty()
     for user in (reader, friend):
         await user.close()
+
+
+async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedService) -> None:
+    """The keys have bars, and a click shows the value. Compare draws a dot for each read."""
+    async with open_client(shared.service.url, headers=PRESENTER) as http:
+        await http.put("/api/lab/settings", json={"cacheTtl": LONG_TTL_S})
+    await stage.keyboard.press("h")
+    await expect(stage.locator("[data-number=live]")).to_have_text("2")
+    await stage.keyboard.press("k")
+    row = stage.locator(".cl-key", has_text=f"{shared.prefix}message:")
+    await row.click()
+    await expect(stage.locator(".p-value")).to_contain_text('"text": "Hello!"')
+    await stage.keyboard.press("k")
+    await stage.keyboard.press("c")
+    await expect(stage.locator(".p-result")).to_contain_text("200 of 200 were hits")
+    dots = "() => [...document.querySelectorAll('.s-row')].map((row) => [...row.querySelectorAll('circle')].filter((dot) => dot.cx.baseVal.value >= 0).length)"
+    assert await stage.evaluate(dots) == [200, 200]
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+async def test_without_redis_nothing_claims_to_be_live(
+    browser: Browser, engines: Engines, shared: SharedService, tmp_path: Path
+) -> None:
+    """No bar runs and no number counts keys. The next send says what is left out, and is saved."""
+    proxy = Proxy(urlsplit(engines.redis.url).path)
+    with shared.another_process(tmp_path / "away.log", REDIS_URL=proxy.url) as other:
+        session = await BrowserSession.start(browser, other.service.url, **PROJECTOR)
+        page = await open_lab(session)
+        await expect(page.locator("[data-number=live]")).to_have_text("0")
+        await page.keyboard.press("h")
+        bars = page.locator("[data-view=send] .s-key[visibility=visible]")
+        await expect(bars).to_have_count(2)
+        proxy.garble = None
+        await expect(page.locator(".p-label")).to_contain_text("Redis does not answer")
+        await expect(bars).to_have_count(0)
+        await expect(page.locator("[data-number=live]")).to_have_text("?")
+        await page.keyboard.press("l")
+        await page.keyboard.press("s")
+        await expect(page.locator(".p-sentence")).to_have_text(
+            "Redis does not answer, so this step is left out. The message is safe in MongoDB."
+        )
+        await expect(page.locator("[data-number=sent]")).to_have_text("2")
+        await session.assert_clean()
+        await session.context.close()
+    proxy.close()

@@ -38,7 +38,9 @@ async ({ events, users, speed, seconds, replayAt }) => {
         isHero: (user) => users.includes(user),
         otherThan: (user) => users.find((other) => other !== user),
         textOf: () => "text",
+        beginning: "Nothing has happened yet.",
     });
+    tape.clockOffset = 0;  // the clock of the test is that of the service
     presentation.setSpeed(speed);
     const frames = [];
     let next = 0;

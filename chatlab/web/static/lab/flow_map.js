@@ -14,7 +14,6 @@
  * @property {string} note
  * @property {number | null} tookMs - null until the request has passed the stage
  * @property {boolean} [skipped] - this request does not pass the stage
- * @property {number} [passed] - how many requests have passed it
  * @property {string} [aside] - a remark
  *
  * @typedef {object} Options
@@ -28,7 +27,6 @@
  * @property {HTMLElement} element
  * @property {HTMLElement} note
  * @property {HTMLElement} time
- * @property {HTMLElement} [passed]
  * @property {Record<string, HTMLElement>} transports - of the first box
  * @property {boolean} lit
  * @property {boolean} skipped
@@ -97,9 +95,8 @@ export default function flowMap(
     const note = add(element, "span", "cl-note", box.note);
     const time = add(element, "span", "cl-time", "");
     if (box.aside) add(element, "span", "cl-aside", box.aside);
-    const passed = box.passed === undefined ? undefined : add(element, "span", "cl-passed", "");
     /** @type {Shown} */
-    const shown = { element, transports, note, time, passed, lit: false, skipped: false };
+    const shown = { element, transports, note, time, lit: false, skipped: false };
     boxes.set(box.stage, shown);
     return shown;
   }
@@ -123,8 +120,6 @@ export default function flowMap(
    */
   function show(shown, box) {
     say(shown.note, box.note);
-    if (shown.passed)
-      say(shown.passed, box.passed ? `${box.passed.toLocaleString("en")} so far` : "");
     if (box.skipped && !shown.lit && !shown.skipped) skip(shown);
   }
 
@@ -190,10 +185,6 @@ export default function flowMap(
   return {
     map,
     update,
-    /** The time, as of `performance.now()`, until which boxes are still lighting up. */
-    get busyUntil() {
-      return nextLightAt;
-    },
     close() {
       clear();
       map.remove();

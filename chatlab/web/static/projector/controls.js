@@ -70,7 +70,11 @@ export class Controls {
     this.keysDialog = new KeysDialog(stage);
     this.more = new MoreDialog(this);
     this.label = el("p.p-label", { role: "status" }, "");
-    this.behind = el("p.p-behind", {}, "");
+    this.behind = el(
+      "p.p-behind",
+      { title: "how late the picture is, and how many requests wait" },
+      "",
+    );
     /** @type {Record<string, () => void>} */
     this.keys = {
       n: () => this.step(),
@@ -268,7 +272,7 @@ export class Controls {
     this.keysDialog.draw();
     const isLate = behindMs > BEHIND_MS;
     const late = isLate ? `${Math.round(behindMs / 1000)} s behind` : "Live";
-    const queue = waiting ? `, ${waiting} more to come` : "";
+    const queue = waiting ? `, +${waiting}` : "";
     setText(this.behind, late + queue);
     this.live.classList.toggle("p-off", !isLate);
     this.element.classList.toggle("p-stepping", presentation.speed === "step");

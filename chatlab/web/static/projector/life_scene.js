@@ -31,13 +31,13 @@ const LANDSCAPE = {
   stores: 520,
 };
 const PORTRAIT = {
-  size: [680, 900],
-  top: 300,
+  size: [840, 1112],
+  top: 371,
   left: 8,
-  right: 672,
-  name: 70,
-  time: 190,
-  stores: 680,
+  right: 830,
+  name: 86,
+  time: 235,
+  stores: 840,
 };
 const SHARE = 5 / 7; // of the axis: until the key expires
 const AFTER_MS = 1_000; // the interval of the worker

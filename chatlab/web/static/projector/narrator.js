@@ -5,23 +5,28 @@
 /** @import { Item, Story } from "./tape.js" */
 
 import { outcomeOf } from "./picture.js";
-import { beginning, LIFE, sentenceOf, WORKER } from "./words.js";
+import { LIFE, sentenceOf, WORKER } from "./words.js";
 
 export class Narrator {
-  sentence = beginning();
   /** @type {View} */
   view = "send";
   /** @type {Set<string>} */
   #told = new Set(); // what is said only once
 
-  /** @param {{name: (user: string) => string, otherThan: (user: string) => string}} people */
-  constructor(people) {
-    this.people = people;
+  /**
+   * @param {object} about
+   * @param {(user: string) => string} about.name
+   * @param {(user: string) => string} about.otherThan
+   * @param {string} about.beginning - the sentence before anything has happened
+   */
+  constructor(about) {
+    this.about = about;
+    this.sentence = about.beginning;
   }
 
   /** Everything may be said again. */
   restart() {
-    this.sentence = beginning();
+    this.sentence = this.about.beginning;
     this.#told.clear();
   }
 
@@ -45,7 +50,7 @@ export class Narrator {
    * @param {Item[]} items
    */
   #sentenceOf(story, { legs, index }, picture, items) {
-    const { name, otherThan } = this.people;
+    const { name, otherThan } = this.about;
     const cached = items.find((item) => item.kind === "cached" && item.at >= story.at);
     return sentenceOf(story, legs[index], {
       name,

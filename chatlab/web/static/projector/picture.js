@@ -150,7 +150,7 @@ export class Picture {
     const mine = message.senderId === screen;
     if (!mine && message.version === 1) this.#addBubble(screen, message._id, false, message.text);
     const bubble = this.screens[screen]?.find(({ id }) => id === message._id);
-    if (!bubble || message.version === 1) return;
+    if (!bubble) return;
     bubble.text = message.deletedAt ? "deleted" : message.text;
     bubble.reactions = Object.keys(message.reactions).join("");
   }

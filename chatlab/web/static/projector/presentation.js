@@ -66,6 +66,7 @@ export class Presentation {
    * @param {(user: string) => boolean} about.isHero - whose requests are shown as a trip
    * @param {(user: string) => string} about.name
    * @param {(user: string) => string} about.otherThan - the partner of a user
+   * @param {string} about.beginning - the sentence before anything has happened
    * @param {(id: string) => string} about.textOf - the text of a message
    * @param {boolean} [about.hasArrivals] - the tape has what the users have received
    */
@@ -165,6 +166,7 @@ export class Presentation {
   frame(ms) {
     this.tape.closeStale();
     const newest = this.tape.now() - DELAY_MS;
+    if (this.at === null && !this.tape.isSynchronized) return;
     this.at ??= newest;
     this.#index -= this.tape.removed - this.#removed;
     this.#removed = this.tape.removed;
@@ -204,6 +206,7 @@ export class Presentation {
    */
   #stepTarget(at, ms, newest) {
     if (this.#stop === null) return at;
+    if (this.#stop === Infinity) return newest; // until something happens
     const pace = Math.max(1, (this.#stop - this.#stepFrom) / STEP_MS);
     const target = Math.min(newest, this.#stop, at + ms * pace);
     if (target === this.#stop) this.#stop = null;
@@ -242,16 +245,16 @@ export class Presentation {
     return this.tape.items.slice(this.#index).find(matters)?.at ?? Infinity;
   }
 
+  /** The next moment at which there is something to say, or Infinity if it is not known yet. */
   #nextStop() {
     const at = this.at ?? 0;
-    const { newest } = this.picture;
+    const { newest, sweeps } = this.picture;
     const stops = newest ? [newest.bornAt + 0.4 * newest.ttlMs, newest.deadline] : [];
-    const next = this.tape.items
-      .slice(this.#index)
-      .find((item) => this.#isHero(item) || (item.kind === "sweep" && item.cleaned > 0));
-    if (next) stops.push(next.at);
-    const later = stops.filter((stop) => stop > at + 1);
-    return later.length ? Math.min(...later) : null;
+    const isSeen = !newest || (sweeps.at(-1)?.at ?? 0) > newest.bornAt;
+    const matters = (/** @type {Item} */ item) =>
+      this.#isHero(item) || (item.kind === "sweep" && (item.cleaned > 0 || !isSeen));
+    stops.push(this.tape.items.slice(this.#index).find(matters)?.at ?? Infinity);
+    return Math.min(...stops.filter((stop) => stop > at + 1));
   }
 
   // --- trips -----------------------------------------------------------------------------------
@@ -315,6 +318,7 @@ export class Presentation {
   /** @param {Pick<Trip, "view" | "story" | "sweep" | "legs">} trip */
   #startTrip(trip) {
     this.trip = { ...trip, index: 0, progress: 0, hasEffect: false };
+    this.#stop = null;
     this.#holdMs = 0;
   }
 

@@ -40,12 +40,12 @@ const LANDSCAPE = {
   banner: { x: 4, y: 570, w: 1192, h: 106 },
 };
 const PORTRAIT = {
-  size: [680, 900],
-  box: (/** @type {number} */ number) => ({ x: 4, y: 222 + number * 136, w: 400, h: 96 }),
-  phone: { x: 4, y: 4, w: 400, h: 206 },
-  redis: { x: 440, y: 300, w: 236, h: 196 },
-  mongo: { x: 440, y: 510, w: 236, h: 124 },
-  banner: { x: 4, y: 770, w: 672, h: 106 },
+  size: [840, 1112],
+  box: (/** @type {number} */ number) => ({ x: 4, y: 274 + number * 168, w: 494, h: 119 }),
+  phone: { x: 4, y: 4, w: 494, h: 254 },
+  redis: { x: 544, y: 371, w: 292, h: 242 },
+  mongo: { x: 544, y: 630, w: 292, h: 153 },
+  banner: { x: 4, y: 951, w: 830, h: 131 },
 };
 const TITLES = ["HTTP GET", "Ask Redis", "Ask MongoDB", "Return the messages"];
 

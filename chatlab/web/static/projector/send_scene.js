@@ -35,12 +35,12 @@ const LANDSCAPE = {
   redis: { x: 850, y: 306, w: 346, h: 196 },
 };
 const PORTRAIT = {
-  size: [680, 900],
-  box: (/** @type {number} */ number) => ({ x: 4, y: 172 + number * 104, w: 400, h: 82 }),
-  left: { x: 4, y: 4, w: 260, h: 164 },
-  right: { x: 444, y: 686, w: 232, h: 210 },
-  mongo: { x: 444, y: 356, w: 232, h: 124 },
-  redis: { x: 444, y: 486, w: 232, h: 194 },
+  size: [840, 1112],
+  box: (/** @type {number} */ number) => ({ x: 4, y: 212 + number * 128, w: 494, h: 101 }),
+  left: { x: 4, y: 4, w: 321, h: 203 },
+  right: { x: 548, y: 847, w: 287, h: 259 },
+  mongo: { x: 548, y: 440, w: 287, h: 153 },
+  redis: { x: 548, y: 600, w: 287, h: 240 },
 };
 const TITLES = {
   send: [
@@ -169,7 +169,8 @@ export function sendScene(people, isPortrait) {
       ];
     const here = at(number);
     const station = stations[stage] && !isSkipped ? { ...middle(stations[stage]) } : here;
-    if (stations[stage] === place.redis && !isSkipped) station.y = here.y;
+    if (stations[stage] === place.redis && !isSkipped)
+      Object.assign(station, { x: place.redis.x + place.redis.w - 44, y: here.y });
     return [
       [at(number - 1), here, station],
       [station, here],

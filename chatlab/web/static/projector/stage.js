@@ -16,6 +16,7 @@ import { boundsOf, fill, Recorder } from "./recording.js";
 import { request } from "./request.js";
 import { Tape } from "./tape.js";
 import { Views } from "./views.js";
+import { BEGINNING } from "./words.js";
 
 const KEYS_INTERVAL_MS = 1_000; // between two requests for the keys
 const KEYS_INTERVAL_VIEWER_MS = 5_000;
@@ -58,6 +59,7 @@ export class Stage {
       name,
       isHero: (user) => user === left || user === right,
       otherThan: (user) => (user === left ? right : left),
+      beginning: players ? BEGINNING.presenter : BEGINNING.viewer,
       hasArrivals: players !== null || recording !== undefined,
       textOf: (id) => this.#texts.get(id) ?? "Message",
     });

@@ -70,9 +70,14 @@ export class Tape {
     this.localTime = localTime;
   }
 
+  /** Whether the service's clock is known. */
+  get isSynchronized() {
+    return Number.isFinite(this.clockOffset);
+  }
+
   /** The time on the service's clock. */
   now() {
-    return this.localTime() - (Number.isFinite(this.clockOffset) ? this.clockOffset : 0);
+    return this.localTime() - (this.isSynchronized ? this.clockOffset : 0);
   }
 
   /** @param {StageEvent} event */

@@ -3,7 +3,7 @@
 
 /** @import { Presentation, View } from "./presentation.js" */
 
-import { el, setText } from "../chat/dom.js";
+import { el } from "../chat/dom.js";
 import { lifeScene } from "./life_scene.js";
 import { readScene } from "./read_scene.js";
 import { sendScene } from "./send_scene.js";
@@ -19,6 +19,8 @@ const portrait = matchMedia("(max-aspect-ratio: 1/1)");
 export class Views {
   /** @type {View | null} */
   #pinned = null;
+  /** @type {Presentation["trip"]} */
+  #pinnedTrip = null; // the trip in which it was pinned
   /** @type {Record<string, {svg: SVGElement, draw: (presentation: Presentation) => void}>} */
   #scenes = {};
   #closing = new AbortController();
@@ -32,11 +34,6 @@ export class Views {
     this.openKey = openKey;
     this.presentation = presentation;
     this.people = { ...people, short: (/** @type {string} */ key) => shortKey(key, people.name) };
-    this.follow = el(
-      "button.p-follow",
-      { type: "button", hidden: true, onclick: () => this.pin(null) },
-      "Follow the message",
-    );
     this.panels = VIEWS.map((view) => {
       const title = el(
         "button.p-title",
@@ -53,7 +50,7 @@ export class Views {
         title,
       );
     });
-    this.element = el("main.p-main", {}, ...this.panels, this.follow);
+    this.element = el("main.p-main", {}, ...this.panels);
     this.#build();
     portrait.addEventListener("change", () => this.#build(), { signal: this.#closing.signal });
   }
@@ -78,13 +75,19 @@ export class Views {
     if (key) this.openKey(key.getAttribute("data-key") ?? "");
   }
 
-  /** @param {View | null} view */
+  /**
+   * Show this flow until the next trip begins.
+   *
+   * @param {View} view
+   */
   pin(view) {
     this.#pinned = view;
-    this.follow.hidden = view === null;
+    this.#pinnedTrip = this.presentation.trip;
   }
 
   get large() {
+    const { trip } = this.presentation;
+    if (trip && trip !== this.#pinnedTrip) this.#pinned = null;
     return this.#pinned ?? this.presentation.view;
   }
 
@@ -97,7 +100,6 @@ export class Views {
       });
     }
     for (const view of VIEWS) this.#scenes[view].draw(this.presentation);
-    setText(this.follow, "Follow the message");
   }
 
   close() {

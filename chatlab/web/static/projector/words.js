@@ -5,7 +5,10 @@
 
 /** @typedef {(user: string) => string} Name */
 
-const BEGIN = "Press S or H: a message goes on its way, and you can follow it.";
+export const BEGINNING = {
+  presenter: "Press S or H: a message goes on its way, and you can follow it.",
+  viewer: "Soon a message goes on its way. Follow it.",
+};
 
 /** @type {Record<Outcome, {word: string, title: string, sentence: (reader: string) => string}>} */
 export const OUTCOMES = {
@@ -45,7 +48,6 @@ const FAILED = {
 
 export const seconds = (/** @type {number} */ ms) => `${Number((ms / 1000).toFixed(1))} s`;
 const milliseconds = (/** @type {number} */ ms) => `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
-export const beginning = () => BEGIN;
 
 /**
  * The sentence of one leg of a request. `isSkipped`: the request has left out this stage.

@@ -31,15 +31,15 @@ const LANDSCAPE = {
   log: { x: 16, y: 420, w: 1168, h: 256 },
 };
 const PORTRAIT = {
-  size: [680, 900],
+  size: [840, 1112],
   boxes: [
-    { x: 60, y: 4, w: 560, h: 84 },
-    { x: 60, y: 128, w: 560, h: 84 },
-    { x: 60, y: 252, w: 560, h: 84 },
-    { x: 4, y: 392, w: 328, h: 150 },
-    { x: 348, y: 392, w: 328, h: 150 },
+    { x: 74, y: 4, w: 692, h: 104 },
+    { x: 74, y: 158, w: 692, h: 104 },
+    { x: 74, y: 311, w: 692, h: 104 },
+    { x: 4, y: 484, w: 405, h: 185 },
+    { x: 430, y: 484, w: 405, h: 185 },
   ],
-  log: { x: 4, y: 580, w: 672, h: 310 },
+  log: { x: 4, y: 716, w: 830, h: 383 },
 };
 const TITLES = ["Start, every second", "Get keys message:*", "Check each TTL", "", ""];
 const ROUND_MS = 800; // of a round that is not shown as a trip

@@ -7,6 +7,7 @@
 
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, fold, formatBriefTime, initials } from "./format.js";
+import { openHelpDialog } from "./help_dialog.js";
 import { showName } from "./names.js";
 import { partnerSign } from "./partner_tools.js";
 
@@ -47,8 +48,10 @@ export class ContactsView {
       el(
         "header.me",
         {},
+        el("h1.unseen", {}, "chatlab"),
         avatar(me),
         el("div.who", {}, this.myName, el("small", {}, `@${me.id}`)),
+        iconButton("help", "Help", openHelpDialog),
         iconButton("settings", "Account settings", openAccount),
         iconButton("leave", "Log out", leave),
       ),
@@ -56,6 +59,15 @@ export class ContactsView {
       this.list,
       this.hint,
     );
+  }
+
+  /**
+   * Focus the row of a user.
+   *
+   * @param {string} id
+   */
+  focus(id) {
+    this.#rows.get(id)?.link.focus();
   }
 
   /** @param {string} openId */

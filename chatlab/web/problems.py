@@ -19,6 +19,7 @@ from starlette.routing import Match, Mount
 from chatlab import metrics
 from chatlab.domain.requests import invalid
 from chatlab.errors import ChatlabError, RateLimited, StoreUnavailable, TooLarge, Unauthenticated
+from chatlab.web.pages import error_page
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +108,16 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected_error)
 
 
-async def _service_error(_: Request, error: Exception) -> Response:
+async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ChatlabError)
-    return error_response(error)
+    return _for_people(request, error_response(error), error.detail)
+
+
+def _for_people(request: Request, response: Response, detail: str) -> Response:
+    """Return a page instead of a problem if a browser opens the address."""
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return response
+    return error_page(request.url.path, response.status_code, detail)
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
@@ -119,7 +127,8 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         headers = {"Allow": ", ".join(_allowed_methods(request))}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
     detail = "This server has no route with this path and method."
-    return problem_response(error.status_code, code, detail, headers)
+    response = problem_response(error.status_code, code, detail, headers)
+    return _for_people(request, response, "There is no page with this address.")
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -1,6 +1,7 @@
 """The chat page in a real browser: users chat, lose the connection and send hostile texts."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import re
@@ -18,9 +19,11 @@ import pytest_asyncio
 from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
 from http_clients import open_client
 from live import PASSWORD, Service, User
-from playwright.async_api import Browser, Route, WebSocketRoute, expect
+from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 from shared_service import SharedService, meet, store_messages
 from waiting import wait_until
+
+import chatlab
 
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
@@ -228,12 +231,15 @@ async def test_the_list_shows_presence_and_new_messages(
     await expect(ann.row(b).locator(".badge")).to_contain_text("2")
     await expect(ann.row(b).locator(".preview")).to_have_text("are you there?")
     await expect(ann.page).to_have_title("(2) chatlab")
+    icon = ann.page.locator("link[rel=icon]")
+    await expect(icon).to_have_attribute("href", re.compile("^data:image/svg.*%3E2%3C"))
     await expect(ann.page.locator(".contacts li").first).to_contain_text("Bob-")
     await expect(bob.message("hello").locator(".status.sent")).to_be_visible()
 
     await ann.open_conversation(b)
     await expect(ann.row(b).locator(".badge")).to_be_hidden()
     await expect(ann.page).to_have_title("chatlab")
+    await expect(icon).to_have_attribute("href", re.compile(r"icon\.svg$"))
     await expect(ann.page.locator(".line.new")).to_be_visible()
 
 
@@ -426,6 +432,172 @@ async def test_a_failed_load_of_history_is_retried_after_a_reconnection(history:
     await tab.page.unroute(older)
     await sockets[-1].close()
     await expect(tab.messages).to_have_count(100)
+
+
+async def test_a_conversation_opens_at_the_first_unread_message(
+    open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
+) -> None:
+    """What has been on the screen, while the user looked at it, is marked as read."""
+    ann, bob = create_users("ann", "bob")
+    store_messages(shared.database, bob.id, ann.id, map(str, range(1, 131)))
+    await ann.http.post(f"/api/messages/{bob.id}/read", json={"seq": 50})
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    line, badge = tab.page.locator(".line.new"), tab.row(bob).locator(".badge")
+    await expect(line).to_be_in_viewport()
+    await expect(tab.page.locator(".line.new + li .text")).to_have_text("51")
+    last_visible = await tab.page.evaluate(LAST_VISIBLE)
+    assert 51 < last_visible < 130
+    await expect(badge).to_contain_text(str(130 - last_visible))
+    marks = shared.database["reads"]
+    await wait_until(
+        lambda: (marks.find_one({"userId": ann.id}) or {})["seq"],
+        "the mark in MongoDB",
+        is_reached=last_visible.__eq__,
+    )
+    await tab.page.locator(".jump").click()
+    await expect(badge).to_be_hidden()
+
+    async with another_page_in_front(tab.page):
+        await bob.send(ann, "while you are away")
+        await expect(tab.message("while you are away")).to_be_in_viewport()
+        await expect(tab.page.locator(".line.new + li .text")).to_have_text("while you are away")
+        await expect(badge).to_contain_text("1")
+    await expect(badge).to_be_hidden()
+
+
+@contextlib.asynccontextmanager
+async def another_page_in_front(page: Page) -> AsyncIterator[None]:
+    """Take the focus from this page, until the block ends."""
+    devtools = await page.context.new_cdp_session(page)
+    await devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
+    other = await page.context.new_page()
+    await other.bring_to_front()
+    await page.wait_for_function("() => !document.hasFocus()")
+    yield
+    await other.close()
+    await page.bring_to_front()
+    await devtools.send("Emulation.setFocusEmulationEnabled", {"enabled": True})
+
+
+WATCH_NOTICES = """() => {
+    window.notices = [];
+    window.Notification = class extends Notification {
+        constructor(title, options) {
+            super(title, options);
+            this.onshow = () => notices.push([title, options.body]);
+        }
+    };
+}"""
+
+
+async def test_desktop_notices_of_a_page_in_the_background(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """They are off until the user turns them on, and shown while the user is elsewhere."""
+    ann, bob = create_users("ann", "bob")
+    here = await open_browser(ann, permissions=["notifications"])
+    page = (await here.open_conversation(bob)).page
+    await page.evaluate(WATCH_NOTICES)
+    await page.get_by_role("button", name="Account settings").click()
+    box = page.get_by_label("Show a notice on the desktop")
+    await expect(box).not_to_be_checked()
+    await box.check()
+    await bob.send(ann, "you see this one")
+    await expect(page.get_by_text("you see this one").first).to_be_visible()
+    async with another_page_in_front(page):
+        await bob.send(ann, "are you there?")
+        await page.wait_for_function("() => notices.length")
+    assert await page.evaluate("notices") == [[bob.id.title(), "are you there?"]]
+
+
+LAST_VISIBLE = """() => {
+    const { bottom } = document.querySelector(".scroller").getBoundingClientRect();
+    const seen = [...document.querySelectorAll("li.message")].findLast((row) => row.getBoundingClientRect().bottom <= bottom + 8);
+    return Number(seen.querySelector(".text").textContent);
+}"""
+
+
+async def test_a_reply_quotes_its_original_and_leads_to_it(
+    history: History, open_browser: BrowserOpener, shared: SharedService
+) -> None:
+    """The draft of a reply survives a reload. An original that is not loaded yet is read alone."""
+    ann, bob, tab = history
+    await tab.act("number 130", "Reply")
+    await tab.page.locator("textarea").fill("all of them")
+    await tab.page.reload()
+    await expect(tab.page.locator(".banner")).to_contain_text("number 130")
+    await tab.page.locator("textarea").press("Enter")
+    quote = tab.message("all of them").locator(".quote")
+    await expect(quote).to_have_text(f"In reply to {bob.id.title()}: number 130")
+    await expect(tab.page.locator(".banner")).to_be_hidden()
+
+    first = shared.database["messages"].find_one({"senderId": bob.id, "text": "number 1"}) or {}
+    await bob.send(ann, "as I said", replyTo=str(first["_id"]))
+    quote = tab.message("as I said").locator(".quote")
+    await expect(quote).to_contain_text("number 1")
+    await bob.http.patch(f"/api/messages/{first['_id']}", json={"text": "number one"})
+    await expect(quote).to_contain_text("number one")
+    await quote.click()
+    original = tab.messages.filter(has=tab.page.locator(".text", has_text="number one"))
+    await expect(original).to_be_in_viewport()
+    await expect(original).to_be_focused()
+
+    link = await quote.get_attribute("href")
+    other = await (await open_browser(bob)).open(str(link).replace(bob.id, ann.id))
+    await expect(other.page.locator(".message.found .text")).to_have_text("number one")
+
+
+async def test_search_in_a_conversation(history: History) -> None:
+    """Enter shows the newest match, also of messages that are not loaded yet."""
+    _, _, tab = history
+    press, found = tab.page.keyboard.press, tab.page.locator(".search .found li")
+    await press("Control+Shift+F")
+    await tab.page.keyboard.type("NUMBER 1")
+    await expect(tab.page.get_by_text("20+ messages")).to_be_visible()
+    for count in ("40+ messages", "42 messages"):
+        await tab.page.get_by_role("button", name="Show older ones").click()
+        await expect(tab.page.get_by_text(count)).to_be_visible()
+    await tab.page.get_by_label("Search in this conversation").last.fill("number 12")
+    await press("Enter")
+    await expect(tab.message("number 129")).to_be_focused()
+    await expect(found).to_have_count(11)
+    await expect(found.first.locator("mark")).to_have_text("number 12")
+    await found.first.locator("button").focus()
+    await press("ArrowUp")
+    for _ in range(11):
+        await press("ArrowDown")
+    await press("Enter")
+    await expect(tab.message("number 12")).to_be_in_viewport()
+    await found.last.locator("button").press("Escape")
+    await expect(found).to_have_count(11)
+    await expect(found.last).to_be_hidden()
+    await expect(tab.page.locator("textarea")).to_be_focused()
+    await tab.page.locator(".jump").click()
+    await expect(tab.message("number 130")).to_be_in_viewport()
+
+
+DROP_AND_PASTE = """(node) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File(["x"], "picture.png", { type: "image/png" }));
+    const options = { bubbles: true, cancelable: true };
+    const drop = new DragEvent("drop", { ...options, dataTransfer: clipboardData });
+    node.dispatchEvent(drop);
+    node.dispatchEvent(new ClipboardEvent("paste", { ...options, clipboardData }));
+    return drop.defaultPrevented;
+}"""
+
+
+async def test_a_file_is_refused_with_a_sentence(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The browser does not open a file that is dropped on the page."""
+    ann, bob = create_users("ann", "bob")
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    assert await tab.page.locator("textarea").evaluate(DROP_AND_PASTE)
+    notices = tab.page.locator("#notices p")
+    await expect(notices).to_have_text(
+        ["Files cannot be sent here. Put the file somewhere else and send a link to it."] * 2
+    )
 
 
 async def test_tabs_and_devices_of_one_user_agree(
@@ -1040,6 +1212,36 @@ async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedSe
             assert (await http.get(path)).status_code == 404, path
 
 
+async def test_pages_are_compressed_and_name_their_modules(shared: SharedService) -> None:
+    """A browser loads all modules at once. It need not find them one after the other."""
+    static = Path(chatlab.__file__).parent / "web" / "static"
+    modules = {path.relative_to(static).as_posix() for path in static.glob("chat/*.js")}
+    modules.add("vendor/socket.io.esm.min.js")
+    async with open_client(shared.service.url) as http:
+        page = await http.get("/")
+        assert page.headers["content-encoding"] == "gzip"
+        named = re.findall(r'(?:rel="modulepreload" href|<script src)="static/([^"]*)"', page.text)
+        assert sorted(named) == sorted(modules)
+        for path in modules:
+            answer = await http.get(f"/static/{path}")
+            assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
+        assert (await http.get("/docs/")).headers["location"] == "../docs"
+
+
+async def test_a_browser_gets_a_page_for_an_error(
+    open_browser: BrowserOpener, shared: SharedService
+) -> None:
+    """A wrong address leads back to the chat. A program gets a problem."""
+    page = (await (await open_browser(ignore=(REFUSED,))).open("no/such/page")).page
+    await expect(page.get_by_role("heading")).to_have_text("Not Found")
+    await page.goto(f"{shared.service.url}/api/auth/me")
+    await expect(page.get_by_role("heading")).to_have_text("Unauthorized")
+    await page.get_by_role("link", name="Go to the chat").click()
+    await expect(page.get_by_label("Password")).to_be_visible()
+    async with open_client(shared.service.url) as http:
+        assert (await http.get("/no/such/page")).json()["code"] == "not_found"
+
+
 async def test_pages_have_no_inline_scripts_and_only_relative_addresses(
     shared: SharedService,
 ) -> None:
@@ -1084,27 +1286,71 @@ NAMELESS = """() => [...document.querySelectorAll("button, a, input, textarea")]
     node.checkVisibility() && !(node.ariaLabel || node.labels?.length || node.textContent.trim())).map((node) => node.outerHTML)"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_texts_have_contrast_and_controls_have_names(
+SCHEMES = ["light", pytest.param("dark", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_the_forms_are_accessible(open_browser: BrowserOpener, scheme: str) -> None:
+    """axe-core finds no violation in the forms to log in and to sign up."""
+    page = (await (await open_browser(color_scheme=scheme)).open()).page
+    await expect(page.get_by_label("Password")).to_be_visible()
+    await assert_accessible(page)
+    await page.get_by_role("button", name="Create an account").click()
+    await assert_accessible(page)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_every_state_is_accessible(
     open_browser: BrowserOpener, create_users: UserMaker, scheme: str
 ) -> None:
-    """Every text has a contrast of 4.5:1 (WCAG AA), and every control has a name."""
+    """axe-core finds no violation in the list, a conversation of all kinds of messages, and dialogs."""
     ann, bob, dan = create_users("ann", "bob", "dan")
-    sent = [await bob.send(ann, text) for text in ("hello", "gone", "edited")]
+    await fill_conversation(ann, bob)
+    await dan.send(ann, "unread")
+    here = await open_browser(ann, color_scheme=scheme, ignore=LOST)
+    tab = await here.open()
+    page = tab.page
+    await expect(tab.row(dan).locator(".badge")).to_be_visible()
+    await assert_accessible(page)
+    await tab.open_conversation(bob)
+    await tab.act("edited!", "Reply")
+    await tab.act("edited!", "React")
+    await page.get_by_role("button", name="Search in this conversation").click()
+    await page.keyboard.type("e")
+    await expect(page.locator(".search mark").first).to_be_visible()
+    await here.context.set_offline(True)
+    await tab.write("will be sent")
+    await expect(page.locator(".will-be-sent")).to_be_visible()
+    await assert_accessible(page)
+    await here.context.set_offline(False)
+    await expect(page.locator(".will-be-sent")).to_have_count(0)
+    for name in ("Help", "Account settings", "Block"):
+        await page.get_by_role("button", name=name, exact=True).click()
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await assert_accessible(page)
+        await page.keyboard.press("Escape")
+
+
+async def fill_conversation(ann: User, bob: User) -> None:
+    """Send Ann messages of all kinds."""
+    texts = ("hello", "gone", "edited", "https://x.example `code`\n```\nblock\n```", "\U0001f389")
+    sent = [await bob.send(ann, text) for text in texts]
     await bob.http.delete(f"/api/messages/{sent[1]['_id']}")
     await bob.http.patch(f"/api/messages/{sent[2]['_id']}", json={"text": "edited!"})
-    await ann.http.put(f"/api/messages/{sent[0]['_id']}/reactions/🎉")
-    await dan.send(ann, "unread")
-    start = (await (await open_browser(color_scheme=scheme)).open()).page
-    await expect(start.get_by_label("Password")).to_be_visible()
-    assert await start.evaluate(CONTRAST) == []
-    assert await start.evaluate(NAMELESS) == []
-    tab = await (await open_browser(ann, color_scheme=scheme)).open_conversation(bob)
-    await tab.write("mine")
-    await expect(tab.message("mine").locator(".status")).to_be_visible()
-    await tab.message("mine").locator(".bubble").hover()
-    assert await tab.page.evaluate(CONTRAST) == []
-    assert await tab.page.evaluate(NAMELESS) == []
+    await ann.http.put(f"/api/messages/{sent[0]['_id']}/reactions/\U0001f389")
+    await ann.send(bob, "https://y.example `mine`", replyTo=sent[0]["_id"])
+
+
+AXE = (Path(__file__).parent.parent / "axe" / "axe.min.js").read_text()
+RUN_AXE = """async () => (await axe.run({ exclude: [["iframe"]] }, { preload: false, resultTypes: ["violations"] }))
+    .violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id} ${target}: ${failureSummary}`))"""
+
+
+async def assert_accessible(page: Page) -> None:
+    """Assert that axe-core finds no violation on this page."""
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(AXE)
+    assert await page.evaluate(RUN_AXE) == []
 
 
 async def test_the_keyboard_is_enough_to_write(
@@ -1149,6 +1395,35 @@ async def test_the_keyboard_is_enough_to_react(
     await expect(tab.message("one").locator(".reaction")).to_have_text("👍1")
     await press("Escape")
     await expect(tab.page.locator("textarea")).to_be_focused()
+
+
+async def test_the_keyboard_is_enough_to_switch(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """Ctrl+K leads to the list, where Enter opens the first match, and the arrow keys move."""
+    ann, bob, cat = create_users("ann", "bob", "cat")
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    press, find = tab.page.keyboard.press, tab.page.get_by_label("Find a user")
+    await expect(tab.row(cat)).to_be_visible()
+    await press("Control+k")
+    await expect(find).to_be_focused()
+    await find.fill(cat.id)
+    await press("Enter")
+    await expect(tab.row(cat)).to_have_attribute("aria-current", "page")
+    await expect(tab.page.locator("textarea")).to_be_focused()
+    await expect(find).to_have_value("")
+    await find.fill(ann.id.removeprefix("ann"))
+    await expect(tab.page.locator(".contacts li")).to_have_count(3)
+    await press("ArrowDown")
+    await press("End")
+    await press("?")
+    await expect(tab.page.get_by_role("dialog", name="Help")).to_be_visible()
+    await press("Escape")
+    await expect(tab.row(ann)).to_be_focused()
+    for key in ("Home", "ArrowUp"):
+        await press(key)
+    await expect(find).to_be_focused()
+    await expect(tab.page.get_by_role("heading", level=1)).to_have_text("chatlab")
 
 
 async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker) -> None:

@@ -1,6 +1,7 @@
 /* The account settings: name, password, sessions, and the end of the account. */
 
 /** @import { Api } from "./api.js" */
+/** @import { Kind, Notifier } from "./notifier.js" */
 /** @import { User } from "./session.js" */
 
 /**
@@ -25,9 +26,10 @@ import { describeError, describeProgram, formatBriefTime } from "./format.js";
  *
  * @param {User} me
  * @param {Api} api
+ * @param {Notifier} notifier
  * @param {Handlers} handlers
  */
-export function openAccountDialog(me, api, { renamed, deleted }) {
+export function openAccountDialog(me, api, notifier, { renamed, deleted }) {
   /** @type {HTMLDialogElement} */
   const dialog = el(
     "dialog.account",
@@ -40,6 +42,7 @@ export function openAccountDialog(me, api, { renamed, deleted }) {
     ),
     nameSection(me, api, renamed),
     passwordSection(me, api),
+    noticesSection(notifier),
     sessionsSection(api),
     deletionSection(me, api, () => {
       dialog.close();
@@ -113,6 +116,31 @@ function passwordSection(me, api) {
     problem,
   );
   element.append(form);
+  return element;
+}
+
+/** @param {Notifier} notifier */
+function noticesSection(notifier) {
+  const { element, problem } = section("New messages");
+  /**
+   * @param {Kind} kind
+   * @param {string} label
+   */
+  const choice = (kind, label) => {
+    const box = el("input", { type: "checkbox" });
+    box.checked = notifier.isOn(kind);
+    box.addEventListener("change", async () => {
+      const isDone = await notifier.set(kind, box.checked);
+      if (!isDone) box.checked = false;
+      setText(problem, isDone ? "" : "The browser does not allow this page to show notices.");
+    });
+    return el("label.choice", {}, box, el("span", {}, label));
+  };
+  element.append(
+    el("p", {}, "In this browser, while you are not at this page:"),
+    choice("desktop", "Show a notice on the desktop"),
+    choice("sound", "Play a sound"),
+  );
   return element;
 }
 

@@ -7,6 +7,7 @@
 
 import { el, icon, iconButton, setChildren, setText } from "./dom.js";
 import { colourClass, fold, formatBriefTime, initials } from "./format.js";
+import { openHelpDialog } from "./help_dialog.js";
 import { showName } from "./names.js";
 import { partnerSign } from "./partner_tools.js";
 
@@ -50,8 +51,10 @@ export class ContactsView {
       el(
         "header.me",
         {},
+        el("h1.unseen", {}, "chatlab"),
         avatar(me),
         el("div.who", {}, this.myName, el("small", {}, `@${me.id}`)),
+        iconButton("help", "Help", openHelpDialog),
         iconButton("settings", "Account settings", openAccount),
         iconButton("leave", "Log out", leave),
       ),
@@ -66,6 +69,15 @@ export class ContactsView {
     const { scrollTop, scrollHeight, clientHeight } = this.list;
     if (!this.filter.value && scrollTop + 2 * clientHeight > scrollHeight)
       this.contacts.loadMore().catch(() => {}); // the next movement tries again
+  }
+
+  /**
+   * Focus the row of a user.
+   *
+   * @param {string} id
+   */
+  focus(id) {
+    this.#rows.get(id)?.link.focus();
   }
 
   /** @param {string} openId */

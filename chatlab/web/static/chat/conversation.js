@@ -48,6 +48,8 @@ const CONTEXT_SIZE = 20; // messages loaded before one that is to be shown
 
 export class Conversation {
   #highestSeq = 0; // of all messages and events received
+  /** @type {Map<string, number>} */
+  #seqs = new Map(); // of the messages received, by their id
   /** @type {Promise<void> | null} */
   #catchingUp = null;
   /** @type {Promise<void> | null} */
@@ -104,6 +106,7 @@ export class Conversation {
     this.#removePending(message);
     if (this.originals.has(message._id)) this.originals.set(message._id, message);
     if (!this.loaded) return;
+    this.#seqs.set(message._id, message.seq);
     if (message.seq === this.last + 1) this.messages.push(message);
     else if (message.seq <= this.last) this.#replace(message);
     else return void this.catchUp();
@@ -172,7 +175,7 @@ export class Conversation {
    * @param {string} id
    */
   original(id) {
-    const loaded = this.messages.find((message) => message._id === id);
+    const loaded = this.messages[(this.#seqs.get(id) ?? 0) - this.first];
     if (loaded) return loaded;
     if (!this.originals.has(id)) this.#readOriginal(id);
     return this.originals.get(id) ?? null;
@@ -226,7 +229,10 @@ export class Conversation {
     if (this.loaded && page.length && page.at(-1)?.seq !== this.first - 1) return;
     this.messages.unshift(...page);
     this.loaded = true;
-    for (const message of page) this.#removePending(message);
+    for (const message of page) {
+      this.#seqs.set(message._id, message.seq);
+      this.#removePending(message);
+    }
     if (this.last < this.#highestSeq) this.catchUp();
   }
 

@@ -369,10 +369,10 @@ export class ConversationView {
 
   #lastVisibleSeq() {
     const bottom = this.scroller.getBoundingClientRect().bottom + SEEN_DISTANCE_PX;
-    const visible = [...this.#rows.values()].findLast(
-      ({ item, element }) => item?.seq && element.getBoundingClientRect().bottom <= bottom,
+    const seqs = [...this.#rows.values()].map(({ item, element }) =>
+      element.getBoundingClientRect().bottom <= bottom ? (item?.seq ?? 0) : 0,
     );
-    return visible?.item?.seq ?? 0;
+    return Math.max(0, ...seqs);
   }
 
   // --- scrolling ---------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ const FIELDS = {
   new: "The new password",
   displayName: "The name",
   text: "The message",
+  replyTo: "The original of a reply",
   emoji: "The reaction",
 };
 

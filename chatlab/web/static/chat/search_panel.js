@@ -54,7 +54,7 @@ export class SearchPanel {
         "div.line",
         {},
         this.field,
-        iconButton("close", "Close the search", () => this.toggle()),
+        iconButton("close", "Close the search", () => this.hide()),
       ),
       this.status,
       this.list,
@@ -63,11 +63,25 @@ export class SearchPanel {
   }
 
   toggle() {
-    this.element.hidden = !this.element.hidden;
-    this.button.setAttribute("aria-expanded", String(!this.element.hidden));
-    if (this.element.hidden) return this.actions.closed();
+    if (this.element.hidden) this.open();
+    else this.hide();
+  }
+
+  open() {
+    this.#setHidden(false);
     this.field.focus();
     this.field.select();
+  }
+
+  hide() {
+    this.#setHidden(true);
+    this.actions.closed();
+  }
+
+  /** @param {boolean} hidden */
+  #setHidden(hidden) {
+    this.element.hidden = hidden;
+    this.button.setAttribute("aria-expanded", String(!hidden));
   }
 
   close() {
@@ -153,7 +167,7 @@ export class SearchPanel {
     const results = [...this.list.querySelectorAll("button")];
     const place = results.indexOf(/** @type {HTMLButtonElement} */ (event.target));
     const inField = event.target === this.field;
-    if (event.key === "Escape") this.toggle();
+    if (event.key === "Escape") this.hide();
     else if (event.key === "Enter" && inField) {
       event.preventDefault();
       await this.#begin();

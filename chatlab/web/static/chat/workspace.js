@@ -15,8 +15,10 @@ import { Conversation } from "./conversation.js";
 import { ConversationView } from "./conversation_view.js";
 import { announce, el, notice, setText } from "./dom.js";
 import { refuseFiles } from "./files.js";
-import { describeError } from "./format.js";
+import { describeError, plainText } from "./format.js";
+import { addKeys } from "./keyboard.js";
 import { nameOf } from "./names.js";
+import { Notifier } from "./notifier.js";
 import { Unsent } from "./unsent.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
@@ -51,6 +53,7 @@ export class Workspace {
     /** @type {ConversationView | null} */
     this.view = null;
     this.unsent = new Unsent(user.id);
+    this.notifier = new Notifier(user.id);
     /** @type {Set<Conversation>} */
     this.sending = new Set(); // conversations whose pending messages are being sent
     this.closing = new AbortController();
@@ -73,6 +76,7 @@ export class Workspace {
       signal,
     });
     refuseFiles(signal);
+    addKeys(this.contactsView, () => this.view?.search.open(), signal);
     this.#takeUnsent();
     this.unsent.onChangeInOtherTab(() => this.#takeUnsent(), signal);
     this.timer = setInterval(() => document.hidden || this.#refresh(), REFRESH_INTERVAL_MS);
@@ -83,6 +87,7 @@ export class Workspace {
 
   close() {
     this.closing.abort();
+    this.notifier.showUnread(0);
     clearInterval(this.timer);
     clearTimeout(this.bannerTimer);
     clearTimeout(this.resyncTimer);
@@ -192,6 +197,7 @@ export class Workspace {
     announce(
       message.senderId === this.openId ? `${name}: ${message.text}` : `New message from ${name}.`,
     );
+    this.notifier.notify(name, plainText(message), `#/${message.senderId}`);
   }
 
   // --- navigation --------------------------------------------------------------------------------
@@ -209,11 +215,13 @@ export class Workspace {
   /** @param {string} id */
   #show(id) {
     this.view?.close();
+    const lastId = this.openId;
     this.openId = id;
     this.view = id ? new ConversationView(this.#conversation(id), this.contacts, this) : null;
     this.stage.replaceChildren(this.view ? this.view.element : nothingOpen());
     this.element.classList.toggle("in-conversation", Boolean(id));
     this.view?.open(this.unsent.draft(id));
+    if (!id) this.contactsView.focus(lastId);
     this.#refreshOpenConversation().catch(() => {});
     if (id && !this.contacts.get(id)?.lastMessage) this.contacts.learn(id);
     this.draw();
@@ -239,6 +247,7 @@ export class Workspace {
       this.view?.draw();
       const { unread } = this.contacts;
       document.title = unread ? `(${unread}) chatlab` : "chatlab";
+      this.notifier.showUnread(unread);
     });
   }
 
@@ -382,7 +391,7 @@ export class Workspace {
   }
 
   #openAccount() {
-    this.dialog = openAccountDialog(this.me, this.api, {
+    this.dialog = openAccountDialog(this.me, this.api, this.notifier, {
       deleted: () => {
         this.unsent.forgetAll();
         this.deleted();
@@ -428,13 +437,17 @@ export class Workspace {
    * @param {number} seq
    */
   markRead(conversation, seq) {
-    const partner = this.contacts.get(conversation.other);
+    const { markedSeq, received, other } = conversation;
+    const partner = this.contacts.get(other);
     if (!partner?.unread || partner.self || !this.connection.connected) return;
-    if (seq <= conversation.markedSeq) return;
-    conversation.markedSeq = seq;
-    const left = conversation.received.filter((message) => message.seq > seq).length;
-    partner.unread = Math.min(partner.unread, left);
-    this.connection.emit("markRead", { userId: conversation.other, seq });
+    if (seq > markedSeq) {
+      conversation.markedSeq = seq;
+      this.connection.emit("markRead", { userId: other, seq });
+    }
+    // The list may be older than the mark.
+    const left = received.filter((message) => message.seq > conversation.markedSeq).length;
+    if (left >= partner.unread) return;
+    partner.unread = left;
     this.draw();
   }
 

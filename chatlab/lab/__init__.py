@@ -18,6 +18,7 @@
                                                   lanes.py: what programs did to one key, drawn
     Race(lab, key, reader=read, sender=send).run("reader", until="find")
                                                   race.py: functions that wait before each command
+    await check_cache(lab, MyCache)               cache_checker.py: tests for any cache class
     lab.flow_map(), lab.timeline()                lab_widgets.py, widgets/: all live widgets
     await lesson.durable_box(lab, trace, "save")  checks.py, lessons/: check an answer against the
                                                   running system; checks never raise
@@ -27,6 +28,7 @@
 The layers above (the service and its transports) do not import this package.
 """
 
+from chatlab.lab.cache_checker import check_cache
 from chatlab.lab.doctor_report import doctor
 from chatlab.lab.lanes import Lanes
 from chatlab.lab.race import Race
@@ -34,4 +36,13 @@ from chatlab.lab.session import Lab, start
 from chatlab.lab.stepped_task import SteppedTask
 from chatlab.lab.widgets import predict
 
-__all__ = ["Lab", "Lanes", "Race", "SteppedTask", "doctor", "predict", "start"]
+__all__ = [
+    "Lab",
+    "Lanes",
+    "Race",
+    "SteppedTask",
+    "check_cache",
+    "doctor",
+    "predict",
+    "start",
+]

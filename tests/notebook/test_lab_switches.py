@@ -12,8 +12,6 @@ from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
-from chatlab.lab.sentences import PremiseGone
-from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
 
@@ -174,41 +172,6 @@ async def _reaches_mongodb(user: User) -> bool:
     except StoreUnavailable:
         return False
     return True
-
-
-async def test_a_race_happens_every_time() -> None:
-    """Two tasks read, change and write back, and the second write overwrites the first.
-
-    This happens every time, since each task stops at a named point.
-    """
-    shared: list[str] = []
-
-    async def push(name: str, pause: Pause) -> str:
-        have = list(shared)
-        await pause("has read")
-        shared[:] = [*have, name]
-        return name
-
-    ann, ben = SteppedTask(push, "ann"), SteppedTask(push, "ben")
-    await ann.run_until("has read")
-    assert (await ben.finish(), await ann.finish(), shared) == ("ben", "ann", ["ann"])
-    with pytest.raises(PremiseGone, match=r'did not reach "nowhere"\. It passed: has read'):
-        await SteppedTask(push, "cleo").run_until("nowhere")
-    killed = await SteppedTask(push, "dora").run_until("has read")
-    await killed.cancel()
-    assert shared == ["ann", "cleo"]
-
-
-async def test_an_error_in_a_stepped_task_is_raised() -> None:
-    """An error in the work is raised by the call that continues it."""
-
-    async def broken(pause: Pause) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await SteppedTask(broken).run_until("somewhere")
-    with pytest.raises(ZeroDivisionError):
-        await SteppedTask(broken).finish()
 
 
 def test_the_scorecard_keeps_the_latest_results(tmp_path: Path) -> None:

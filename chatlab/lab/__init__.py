@@ -13,6 +13,7 @@
     lab.engines.freeze("redis")                   session_engines.py: faults
     Race(lab, key, reader=read, sender=send).run("reader", until="find")
                                                   race.py: functions that wait before each command
+    await check_cache(lab, MyCache)               cache_checker.py: tests for any cache class
     lab.flow_map(), lab.timeline()                lab_widgets.py, widgets/: all live widgets
     await lesson.durable_box(lab, trace, "save")  checks.py, lessons/: check an answer against the
                                                   running system; checks never raise
@@ -22,9 +23,10 @@
 The layers above (the service and its transports) do not import this package.
 """
 
+from chatlab.lab.cache_checker import check_cache
 from chatlab.lab.doctor_report import doctor
 from chatlab.lab.race import Race
 from chatlab.lab.session import Lab, start
 from chatlab.lab.widgets import predict
 
-__all__ = ["Lab", "Race", "doctor", "predict", "start"]
+__all__ = ["Lab", "Race", "check_cache", "doctor", "predict", "start"]

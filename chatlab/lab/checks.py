@@ -122,7 +122,9 @@ def is_number(answer: Any) -> bool:
 
 
 def is_blank(answer: Any) -> bool:
-    """Return True for `...`, and for a function that contains nothing else."""
+    """Return True for `...`, and for a function or a class that contains nothing else."""
+    if inspect.isclass(answer):
+        return all(name.startswith("__") for name in vars(answer))
     if not inspect.isfunction(answer):
         return answer is ...
     return answer.__code__.co_code in {f.__code__.co_code for f in (_blank, _async_blank)}

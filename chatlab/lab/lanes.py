@@ -95,7 +95,7 @@ class LanesPicture(NamedTuple):
         is_lost = step is self.losing_step
         colour = LOST if is_lost else QUIET if step.text.startswith(PAUSE) else INK
         edge = LOST if is_lost else "#b9c3cf"
-        value = f"{step.value}   lost: {self.lost}" if is_lost else step.value
+        value = f"{step.value} (lost: {self.lost})" if is_lost else step.value
         has_it = KEPT if self.lost and self.lost in step.value else QUIET
         height = LINE * len(lines) + GAP
         return [

@@ -42,8 +42,10 @@ async def test_commands_are_counted(lab: Lab) -> None:
     await alice.send(bob, "the first one looks up both users")
     await bob.read("alice")
     trace = await alice.send(bob, "it's \"quoted\" 'oddly")
-    assert await lab.record_queries(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
-    assert (await lab.record_queries(bob.read("alice", fresh=True))) == (["find messages"], [])
+    cached = await lab.record_queries(bob.read("alice"))
+    assert (*cached[:2], cached.result.cache) == ([], ["EVALSHA messages:alice:bob"], "hit")
+    fresh = await lab.record_queries(bob.read("alice", fresh=True))
+    assert (*fresh[:2], fresh.result.cache) == (["find messages"], [], "bypass")
     sent = await lab.record_queries(alice.send(bob, "counted ' too"))
     assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (
         ["insert messages"],
@@ -56,7 +58,7 @@ async def test_commands_are_counted(lab: Lab) -> None:
         assert lab.redis.delete("message:none") == 0
         assert lab.mongo.messages.count_documents({}) == 3
 
-    assert await lab.record_queries(read_directly()) == ([], [])
+    assert (await lab.record_queries(read_directly()))[:2] == ([], [])
     assert repr(sent).startswith(
         "MongoDB received 1 command: insert messages\nRedis received 2 commands: "
     )
@@ -75,10 +77,8 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
     stores.read = counted  # type: ignore[method-assign]
     stores._handle_custom_msg({"views": 1}, [])
     await wait_until(lambda: looks, "the first look of the widget")
-    assert await lab.record_queries(asyncio.sleep(0.6)) == (
-        [],
-        [],
-    )  # seconds: long enough for two more looks
+    # Seconds: long enough for two more looks.
+    assert await lab.record_queries(asyncio.sleep(0.6)) == ([], [], None)
     count = len(looks)
     await wait_until(
         lambda: len(looks), "another look of the widget", is_reached=lambda seen: seen > count

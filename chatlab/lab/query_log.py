@@ -88,8 +88,11 @@ def _slow_log(redis: Redis, commands: list[str]) -> Iterator[None]:
         yield
         # Newest first: id, time, microseconds, words, address, name of the client.
         entries: Any = redis.execute_command("SLOWLOG", "GET", MAX_COMMANDS)  # type: ignore[no-untyped-call]
-        sent = [words for *_, words, _address, client in reversed(entries) if client == SERVICE]
-        for words, following in itertools.zip_longest(sent, sent[1:], fillvalue=[]):
+        nothing: list[str] = []
+        sent: list[list[str]] = [
+            words for *_, words, _address, client in reversed(entries) if client == SERVICE
+        ]
+        for words, following in itertools.zip_longest(sent, sent[1:], fillvalue=nothing):
             # Only a script writes with SET, and it reads before that.
             in_script = words[0] == "GET" and following[:2] == ["SET", *words[1:]]
             if not in_script and (command := _redis_command(*words)):

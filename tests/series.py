@@ -1,7 +1,7 @@
 """Read, solve and run the notebooks. As a script, update their committed outputs.
 
 A solution is written once, in the metadata of its own cell, with a line that ends in `# your
-answer`: `name = ...` or `def name(...):`. `blank` makes the exercise from it, and `solution_text`
+answer`: `name = ...`, `def name(...):` or `class Name:`. `blank` makes the exercise from it, and `solution_text`
 the Markdown cell that shows it with its `reason`. Next to it are `wrong` answers.
 
 `python tests/series.py` writes every exercise and solution, runs the notebook and saves the real
@@ -26,7 +26,7 @@ from chatlab.lab.checks import CORRECT, NOT_YET
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ANSWER = re.compile(r"^(\w+ = ).*?(  # your answer.*)$", re.MULTILINE)
 FUNCTION = re.compile(
-    r"^((?:async )?def .*:  # your answer.*\n)((?:[ ].*\n|\n)*[ ].*\n)", re.MULTILINE
+    r"^((?:(?:async )?def|class) .*:  # your answer.*\n)((?:[ ].*\n|\n)*[ ].*\n)", re.MULTILINE
 )
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 

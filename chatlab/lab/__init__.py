@@ -11,13 +11,9 @@
                                                   expiry
     await lab.record_queries(bob.read("alice"))   query_log.py: the MongoDB and Redis commands
     lab.engines.freeze("redis")                   session_engines.py: faults
-    await SteppedTask(work, lab).run_until("has read")
-                                                  stepped_task.py: a task that stops at a named
-                                                  point, so that a race happens on every run
-    Lanes(lab.redis, key, "ann", "ben").picture()
-                                                  lanes.py: what programs did to one key, drawn
     Race(lab, key, reader=read, sender=send).run("reader", until="find")
                                                   race.py: functions that wait before each command
+    await check_cache(lab, MyCache)               cache_checker.py: tests for any cache class
     lab.flow_map(), lab.timeline()                lab_widgets.py, widgets/: all live widgets
     await lesson.durable_box(lab, trace, "save")  checks.py, lessons/: check an answer against the
                                                   running system; checks never raise
@@ -27,11 +23,10 @@
 The layers above (the service and its transports) do not import this package.
 """
 
+from chatlab.lab.cache_checker import check_cache
 from chatlab.lab.doctor_report import doctor
-from chatlab.lab.lanes import Lanes
 from chatlab.lab.race import Race
 from chatlab.lab.session import Lab, start
-from chatlab.lab.stepped_task import SteppedTask
 from chatlab.lab.widgets import predict
 
-__all__ = ["Lab", "Lanes", "Race", "SteppedTask", "doctor", "predict", "start"]
+__all__ = ["Lab", "Race", "check_cache", "doctor", "predict", "start"]

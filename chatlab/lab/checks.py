@@ -89,11 +89,15 @@ async def await_answer(function: Any, *arguments: Any) -> Any:
     if not inspect.isawaitable(result):
         raise UnusableAnswer("Your function must begin with `async def`.")
     try:
-        return await asyncio.wait_for(result, ANSWER_TIMEOUT_S)
+        returned = await asyncio.wait_for(result, ANSWER_TIMEOUT_S)
     except TimeoutError:
         raise UnusableAnswer(f"Your function did not end within {ANSWER_TIMEOUT_S:g} s.") from None
     except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
         raise UnusableAnswer(f"Your function raised {type(error).__name__}: {error}") from None
+    if inspect.iscoroutine(returned):
+        returned.close()
+        raise UnusableAnswer("Your function returned a coroutine. Write `await` before the call.")
+    return returned
 
 
 def call_for_number(function: Any, *arguments: Any) -> float:
@@ -118,7 +122,9 @@ def is_number(answer: Any) -> bool:
 
 
 def is_blank(answer: Any) -> bool:
-    """Return True for `...`, and for a function that contains nothing else."""
+    """Return True for `...`, and for a function or a class that contains nothing else."""
+    if inspect.isclass(answer):
+        return all(name.startswith("__") for name in vars(answer))
     if not inspect.isfunction(answer):
         return answer is ...
     return answer.__code__.co_code in {f.__code__.co_code for f in (_blank, _async_blank)}

@@ -6,12 +6,6 @@ import re
 import textwrap
 from typing import Any, NamedTuple
 
-from redis import Redis
-
-from chatlab.lab.session_stores import value_of
-from chatlab.lab.stepped_redis import SteppedRedis
-from chatlab.lab.stepped_task import SteppedTask, Work
-
 LANE, AFTER, LINE, TOP, GAP = 255, 240, 16, 46, 10  # pixels of the picture
 CUT = 40  # characters of a line in a lane
 ID = re.compile(r"\b[0-9a-f]{24}\b")
@@ -25,42 +19,6 @@ class LaneStep(NamedTuple):
     lane: str
     text: str
     value: str
-
-
-class Lanes:
-    """The clients of some programs on one Redis, and everything they do.
-
-    lanes = Lanes(r, "messages:ann:ben", "ann", "ben")
-    ann = lanes.task("ann", append, "from ann")   # runs append(client, "from ann", pause)
-    await ann.run_until("has read")
-    lanes.picture(lost="from ann")
-    """
-
-    def __init__(self, redis: Redis, key: str, *names: str) -> None:
-        self.key, self.names, self.steps = key, names, list[LaneStep]()
-        self._redis = redis
-
-    def client(self, name: str) -> SteppedRedis:
-        """Return an ordinary client whose steps are recorded in this lane."""
-        return SteppedRedis(
-            self._redis, after=lambda step, reply: self._record(name, f"{step} → {_short(reply)}")
-        )
-
-    def task(self, name: str, work: Work, *arguments: Any) -> SteppedTask:
-        """Return a task that calls `work` with a client of this lane, the arguments and `pause`."""
-        return SteppedTask(
-            work,
-            self.client(name),
-            *arguments,
-            on_stop=lambda point: self._record(name, f"{PAUSE}{point}"),
-        )
-
-    def picture(self, *, lost: str = "") -> "LanesPicture":
-        """Draw the steps so far. `lost`: mark the step after which the key lacks this text."""
-        return LanesPicture(self.key, self.names, list(self.steps), lost)
-
-    def _record(self, name: str, text: str) -> None:
-        self.steps.append(LaneStep(name, text, _short(value_of(self._redis, self.key))))
 
 
 class LanesPicture(NamedTuple):
@@ -137,7 +95,7 @@ class LanesPicture(NamedTuple):
         is_lost = step is self.losing_step
         colour = LOST if is_lost else QUIET if step.text.startswith(PAUSE) else INK
         edge = LOST if is_lost else "#b9c3cf"
-        value = f"{step.value}   lost: {self.lost}" if is_lost else step.value
+        value = f"{step.value} (lost: {self.lost})" if is_lost else step.value
         has_it = KEPT if self.lost and self.lost in step.value else QUIET
         height = LINE * len(lines) + GAP
         return [

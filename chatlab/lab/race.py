@@ -2,7 +2,7 @@
 
     race = Race(lab, "messages:dave:erin", reader=read, sender=send)
     race.run("reader", until="find")  # stops when its command `find` has its reply
-    race.run("sender")                # to its end
+    race.run("sender")                # until it returns
     race.run("reader")                # shown as a picture: a lane for each function
 
 Each function is called with `r` and `db`: a client of redis-py and a database of pymongo, as
@@ -10,7 +10,6 @@ Each function is called with `r` and `db`: a client of redis-py and a database o
 without sleeps. `every_order` tries all orders.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -19,8 +18,9 @@ from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.session_stores import value_of
 from chatlab.lab.stepped_clients import Lane
+from chatlab.lab.stepped_redis import readable
 
-MAX_STEPS = 200  # of all functions; more are a loop without an end
+MAX_STEPS = 200  # of all functions together; more mean an endless loop
 IN_MS = ("PTTL",)  # shown in seconds, because it differs from run to run
 
 Work = Callable[[Any, Any], Any]
@@ -43,14 +43,18 @@ class Race:
             for name, work in works.items()
         }
 
-    def run(self, name: str, until: str = "") -> Self:
-        """Run one function to its end, or until its command of this name has its reply."""
+    def run(self, name: str, until: str = "", reply: Any = None) -> Self:
+        """Run one function until it returns, or until its command of this name has its reply.
+
+        Raises PremiseGone if that is not the expected `reply`.
+        """
         lane = self.lanes[name]
         lane.start()
         while not lane.is_done:
             command = lane.next_command
             self.step(name)
             if until and command.partition(" ")[0].lower() == until.lower():
+                self._require_reply(reply)
                 return self
         if lane.error:
             raise lane.error
@@ -67,7 +71,7 @@ class Race:
             self.abandon()
             raise PremiseGone(
                 f"The functions sent more than {MAX_STEPS} commands.",
-                "look for a loop without an end",
+                "look for an endless loop",
             )
         self.lanes[name].start()
         self.lanes[name].step()
@@ -116,6 +120,14 @@ class Race:
     def _repr_svg_(self) -> str:
         return self.picture()._repr_svg_()
 
+    def _require_reply(self, reply: Any) -> None:
+        text = self.steps[-1].text
+        if reply is not None and not text.endswith(f" → {readable(reply)}"):
+            raise PremiseGone(
+                f"The step {text} should have the reply {reply}.",
+                "run the cell again: the machine may have been too busy",
+            )
+
     def _record(self, name: str, command: str, reply: Any) -> None:
         in_ms = command.startswith(IN_MS) and reply >= 0
         text = f"{reply / 1000:.3f} s" if in_ms else readable(reply)
@@ -123,21 +135,6 @@ class Race:
 
     def _value(self) -> str:
         return readable(value_of(self._redis, self.key))
-
-
-def readable(value: Any) -> str:
-    """Return a value of Redis as a short text. Of a message, only the text and the version."""
-    if value is None:
-        return "nothing"
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return str(value)
-    if isinstance(value, dict) and "text" in value:
-        return " ".join(str(value[name]) for name in ("version", "text") if name in value)
-    if isinstance(value, list):
-        return ", ".join(readable(one) for one in value)
-    return str(value)
 
 
 def every_order(start: Callable[[], Race]) -> Iterator[Race]:

@@ -1,7 +1,7 @@
 """Ordinary clients of Redis and MongoDB that wait before each command, for functions in a race.
 
 A `Lane` calls one function in a thread of its own. In that thread the clients wait before each
-command until the lane may go on, and report the command and its reply.
+command until it is the turn of the lane, and report the command and its reply.
 """
 
 import threading
@@ -17,7 +17,7 @@ from chatlab.client import Json
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.stepped_redis import SteppedRedis
 
-STEP_TIMEOUT_S = 5.0
+STEP_TIMEOUT_S = 10.0
 # Other commands, such as `hello`, belong to the driver.
 MONGO_COMMANDS = {"find", "insert", "update", "delete", "findAndModify", "aggregate"}
 
@@ -25,7 +25,7 @@ _here = threading.local()
 
 
 class Abandoned(BaseException):
-    """Ends the thread of a lane that will not go on."""
+    """Ends the thread of a lane that is not needed any more."""
 
 
 class Lane:
@@ -82,7 +82,7 @@ class Lane:
         if not self._has_stopped.acquire(timeout=STEP_TIMEOUT_S):
             raise PremiseGone(
                 f"A function sent no command for {STEP_TIMEOUT_S:g} s, and did not end.",
-                "look for a loop without an end",
+                "look for an endless loop",
             )
 
 
@@ -142,7 +142,7 @@ class SteppedClients:
     def __init__(self, redis: Redis, mongo_url: str, database: str) -> None:
         self.redis = SteppedRedis(redis, _before, _after)
         self._client: MongoClient[Json] = MongoClient(
-            mongo_url, connect=False, event_listeners=[_Turns()]
+            mongo_url, connect=False, event_listeners=[_Turns()], w=1
         )
         self.mongo: Database[Json] = self._client[database]
 

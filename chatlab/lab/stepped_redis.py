@@ -4,6 +4,7 @@ A step is what Redis runs without a command of another client in between: one co
 or one transaction. A pipeline without a transaction is one step for each of its commands.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,25 @@ class SteppedPipeline(Pipeline):
 def step_text(words: tuple[Any, ...]) -> str:
     """Return a command as one line. Long words are cut."""
     texts = [word.decode() if isinstance(word, bytes) else str(word) for word in words]
+    texts = [readable(text) if text.startswith(("{", "[{")) else text for text in texts]
+    if texts[0] == "EVAL":
+        texts[1] = "script"
     return " ".join(text if len(text) <= WORD else f"{text[: WORD - 1]}…" for text in texts)
+
+
+def readable(value: Any) -> str:
+    """Return a value of Redis as a short text. Of a message, only the version and the text."""
+    if value is None or value == []:
+        return "nothing"
+    try:
+        value = json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
+    except ValueError:
+        return str(value)
+    if isinstance(value, dict) and "text" in value:
+        return " ".join(str(value[name]) for name in ("version", "text") if name in value)
+    if isinstance(value, list):
+        return ", ".join(readable(one) for one in value)
+    return str(value)
 
 
 def record_steps(redis: Redis, program: Callable[[Redis], Any]) -> list[str]:

@@ -12,8 +12,6 @@ from chatlab.errors import EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
-from chatlab.lab.sentences import PremiseGone
-from chatlab.lab.stepped_task import Pause, SteppedTask
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
 
@@ -44,8 +42,10 @@ async def test_commands_are_counted(lab: Lab) -> None:
     await alice.send(bob, "the first one looks up both users")
     await bob.read("alice")
     trace = await alice.send(bob, "it's \"quoted\" 'oddly")
-    assert await lab.record_queries(bob.read("alice")) == ([], ["EVALSHA messages:alice:bob"])
-    assert (await lab.record_queries(bob.read("alice", fresh=True))) == (["find messages"], [])
+    cached = await lab.record_queries(bob.read("alice"))
+    assert (*cached[:2], cached.result.cache) == ([], ["EVALSHA messages:alice:bob"], "hit")
+    fresh = await lab.record_queries(bob.read("alice", fresh=True))
+    assert (*fresh[:2], fresh.result.cache) == (["find messages"], [], "bypass")
     sent = await lab.record_queries(alice.send(bob, "counted ' too"))
     assert (sent.mongo, [word.partition(":")[0] for word in sent.redis]) == (
         ["insert messages"],
@@ -58,7 +58,7 @@ async def test_commands_are_counted(lab: Lab) -> None:
         assert lab.redis.delete("message:none") == 0
         assert lab.mongo.messages.count_documents({}) == 3
 
-    assert await lab.record_queries(read_directly()) == ([], [])
+    assert (await lab.record_queries(read_directly()))[:2] == ([], [])
     assert repr(sent).startswith(
         "MongoDB received 1 command: insert messages\nRedis received 2 commands: "
     )
@@ -77,10 +77,8 @@ async def test_commands_of_a_widget_are_not_counted(lab: Lab) -> None:
     stores.read = counted  # type: ignore[method-assign]
     stores._handle_custom_msg({"views": 1}, [])
     await wait_until(lambda: looks, "the first look of the widget")
-    assert await lab.record_queries(asyncio.sleep(0.6)) == (
-        [],
-        [],
-    )  # seconds: long enough for two more looks
+    # Seconds: long enough for two more looks.
+    assert await lab.record_queries(asyncio.sleep(0.6)) == ([], [], None)
     count = len(looks)
     await wait_until(
         lambda: len(looks), "another look of the widget", is_reached=lambda seen: seen > count
@@ -174,41 +172,6 @@ async def _reaches_mongodb(user: User) -> bool:
     except StoreUnavailable:
         return False
     return True
-
-
-async def test_a_race_happens_every_time() -> None:
-    """Two tasks read, change and write back, and the second write overwrites the first.
-
-    This happens every time, since each task stops at a named point.
-    """
-    shared: list[str] = []
-
-    async def push(name: str, pause: Pause) -> str:
-        have = list(shared)
-        await pause("has read")
-        shared[:] = [*have, name]
-        return name
-
-    ann, ben = SteppedTask(push, "ann"), SteppedTask(push, "ben")
-    await ann.run_until("has read")
-    assert (await ben.finish(), await ann.finish(), shared) == ("ben", "ann", ["ann"])
-    with pytest.raises(PremiseGone, match=r'did not reach "nowhere"\. It passed: has read'):
-        await SteppedTask(push, "cleo").run_until("nowhere")
-    killed = await SteppedTask(push, "dora").run_until("has read")
-    await killed.cancel()
-    assert shared == ["ann", "cleo"]
-
-
-async def test_an_error_in_a_stepped_task_is_raised() -> None:
-    """An error in the work is raised by the call that continues it."""
-
-    async def broken(pause: Pause) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await SteppedTask(broken).run_until("somewhere")
-    with pytest.raises(ZeroDivisionError):
-        await SteppedTask(broken).finish()
 
 
 def test_the_scorecard_keeps_the_latest_results(tmp_path: Path) -> None:

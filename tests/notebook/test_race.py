@@ -107,3 +107,5 @@ async def test_a_function_without_an_end_is_stopped(lab: Lab) -> None:
         Race(lab, KEY, ann=loop).run("ann")
     with pytest.raises(PremiseGone, match="without the command DEL"):
         racing(lab).run("ann", until="DEL")
+    with pytest.raises(PremiseGone, match="should have the reply 7"):
+        racing(lab).run("ann", until="GET", reply=7)

@@ -17,13 +17,15 @@ redis = Redis(unix_socket_path="/nowhere/redis.sock")
 """
 SLOW = """
 import asyncio
-from chatlab.lab import stepped_task
-stepped_task.STEP_TIMEOUT_S = 0.1
+from chatlab.lab.lessons import saving
 
-async def work(pause):
-    await asyncio.Event().wait()
+class User:
+    class http:
+        async def get(path):
+            await asyncio.Event().wait()
 
-await stepped_task.SteppedTask(work).finish()
+saving.BACK_S = 0.1
+await saving.until_ready(User)
 """
 
 

@@ -1,6 +1,5 @@
-"""Programs that are killed or overtaken between two steps, and the picture of what they did."""
+"""Programs that are killed or overtaken between two steps."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 import redis
 from redis.exceptions import WatchError
 
-from chatlab.lab import Lanes
 from chatlab.lab.checks import BLANK, CheckResult, check, correct
 from chatlab.lab.stepped_redis import record_steps, run_killed, run_overtaken
 from chatlab.local.engines import Engines
@@ -45,10 +43,10 @@ def watching(r: redis.Redis) -> None:
 
 @pytest.fixture
 def r(engines: Engines) -> Iterator[redis.Redis]:
-    """Return a client as the notebooks have it. Both keys of this module are deleted afterwards."""
+    """Return a client as the notebooks have it. The key of this module is deleted afterwards."""
     with redis.Redis.from_url(engines.redis.url, decode_responses=True) as client:
         yield client
-        client.delete("lab:key", "lab:list")
+        client.delete("lab:key")
 
 
 def test_steps_are_what_redis_runs_without_interruption(r: redis.Redis) -> None:
@@ -81,28 +79,6 @@ def test_a_program_that_is_overtaken_goes_on_after_the_other_one(r: redis.Redis)
     assert r.get("lab:key") == "x"
     run_overtaken(r, 5, two_commands, lambda: r.set("lab:key", "b"))
     assert r.get("lab:key") == "b"
-
-
-async def test_lanes_mark_the_step_that_loses_a_text(r: redis.Redis) -> None:
-    """Two programs read, change and write back: the text and the picture show what was lost."""
-
-    async def append(r: redis.Redis, text: str, pause: Any) -> None:
-        texts = json.loads(r.get("lab:list") or "[]")
-        await pause("has read")
-        r.set("lab:list", json.dumps([*texts, text]))
-
-    lanes = Lanes(r, "lab:list", "ann", "ben")
-    ann, ben = (lanes.task(name, append, f"from {name}") for name in ("ann", "ben"))
-    await ann.run_until("has read")
-    await ben.run_until("has read")
-    await ann.finish()
-    await ben.finish()
-    picture = lanes.picture(lost="from ann")
-    assert [step.lane for step in picture.steps] == ["ann", "ann", "ben", "ben", "ann", "ben"]
-    assert picture.losing_step is picture.steps[-1]
-    assert repr(picture).splitlines()[-1].endswith("lost: from ann")
-    assert "lost: from ann" in picture._repr_svg_()
-    assert lanes.picture(lost="from ben").losing_step is None
 
 
 async def test_a_function_without_a_body_is_a_blank_answer() -> None:

@@ -1,4 +1,4 @@
-"""One module for each notebook: its checks, its experiments, and the mistakes that it makes on purpose.
+"""One module for each notebook: the checks of its exercises, and its measurements.
 
-A notebook imports its own as `lesson`. A check is a coroutine of `verdicts.check`; `claims` holds the document against what was measured.
+A notebook imports its module as `lesson`. `claims` computes the verdicts from what was measured.
 """

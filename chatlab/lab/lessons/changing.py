@@ -118,7 +118,7 @@ async def stale_for(lab: Lab, alice: User, bob: User, change: Any, seconds: Any)
 
 
 def _age_window(lab: Lab, expected_ms: int, by_ms: int) -> int:
-    """Shorten the TTL of the window, which should have `expected_ms`. Return what is left."""
+    """Shorten the TTL of the window, which should be `expected_ms`, and return the rest."""
     left_ms = max(expected_ms, lab.redis.pttl(WINDOW)) - by_ms
     lab.redis.pexpire(WINDOW, left_ms)
     return left_ms

@@ -33,7 +33,7 @@ from pymongo.monitoring import (
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Primary, Secondary
 
-from chatlab.connections.diagnosis import diagnose, explain
+from chatlab.connections.diagnosis import MisconfiguredError, diagnose, explain
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
 from chatlab.metrics import OWN_LOAD_TIMEOUTS
@@ -60,8 +60,11 @@ MAX_STALENESS_S = 90  # a secondary further behind is not read; drivers allow no
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
 
 
-class MigratingError(Exception):
+class MigratingError(MisconfiguredError):
     """The database is being migrated. No request may use it before."""
+
+    def __init__(self) -> None:
+        super().__init__("is being migrated: its indexes are being built", "")
 
 
 class PoolUsage(ConnectionPoolListener):
@@ -183,12 +186,14 @@ class MongoDatabase:
 
     async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
         """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
-        await self.calls.run(self._ping())
+        hello = await self.calls.run(self._ask("hello"))
+        if not hello["isWritablePrimary"] and self.database.read_preference == Primary():
+            raise NotPrimaryError("not primary")
         if self._migrating is None:
             self._migrating = asyncio.create_task(self._migrate(self))
         done, _ = await asyncio.wait([self._migrating], timeout=wait_s)
         if not done:
-            raise MigratingError("its indexes are being built")
+            raise MigratingError
         finished, self._migrating = self._migrating, None
         finished.result()
 
@@ -207,11 +212,11 @@ class MongoDatabase:
 
     async def ping(self) -> None:
         """Raise StoreUnavailable if MongoDB does not answer."""
-        await self.execute(self._ping())
+        await self.execute(self._ask("ping"))
 
-    def _ping(self) -> Coroutine[Any, Any, Document]:
+    def _ask(self, command: str) -> Coroutine[Any, Any, Document]:
         preference = self.database.read_preference  # commands do not take it from the database
-        return self._client.admin.command("ping", read_preference=preference)
+        return self._client.admin.command(command, read_preference=preference)
 
     async def execute(
         self, call: Coroutine[Any, Any, Result], *, slots: asyncio.Semaphore | None = None

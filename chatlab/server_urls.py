@@ -20,6 +20,8 @@ _UNREADABLE = (
 )
 _MONGO_FORM = "mongodb://user:password@host:port/?option=value"
 _REDIS_FORM = "redis://user:password@host:port/0?option=value"
+_SENTINEL_FORM = "redis+sentinel://user:password@host:port,host:port/service/0?option=value"
+SENTINEL_PORT = 26379
 
 
 class Value(NamedTuple):
@@ -155,11 +157,13 @@ REDIS_OPTIONS: dict[str, Value] = _REDIS_TLS_OPTIONS | {
     "timeout": OURS,
     "username": TEXT,
 }
+# What the Sentinels ask for. User and password of the URL are for Redis itself.
+SENTINEL_OPTIONS = {"sentinel_password": TEXT, "sentinel_username": TEXT}
 
 # What `redact` hides: a user with a password before a host, and the options that are secret.
 _USER = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^\s'\"]*@")
 _SECRET_OPTIONS = re.compile(
-    r"((?i:\b(?:ssl_|tlsCertificateKeyFile)?password|authMechanismProperties)=)['\"]?[^&\s'\"]+"
+    r"((?i:\b(?:ssl_|sentinel_|tlsCertificateKeyFile)?password|authMechanismProperties)=)['\"]?[^&\s'\"]+"
 )
 
 # Options with which the driver does not check whom it talks to.
@@ -180,6 +184,10 @@ _UNIX_URL = re.compile(
     r"(?P<scheme>unix)://(?:(?P<user>[^\s/?#\[\]]*)@)?(?P<path>/[^\s?#]+)"
     r"(?:\?(?P<options>[^\s#]*))?"
 )
+_SENTINEL_URL = re.compile(
+    r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^\s/?#\[\]]*)@)?(?P<hosts>[^\s@/?#]+)"
+    r"/(?P<service>[^\s@/?#]+)(?:/(?P<database>\d{0,5}))?(?:\?(?P<options>[^\s#]*))?"
+)
 _PLACE = re.compile(r"([\w.%~-]+|\[[\da-fA-F:.%]+\])(:(?P<port>\d{1,5}))?")
 
 
@@ -197,18 +205,56 @@ def check_mongo_url(url: str) -> str:
 
 def check_redis_url(url: str) -> str:
     """Return the URL without the options that the service decides itself. See `check_mongo_url`."""
-    _check_scheme(url, "redis", "rediss", "unix")
-    found = _match(_UNIX_URL if url.startswith("unix:") else _REDIS_URL, url)
+    _check_scheme(url, "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+    pattern, form, known = _REDIS_URL, _REDIS_FORM, REDIS_OPTIONS
+    if url.startswith("unix:"):
+        pattern = _UNIX_URL
+    elif "+sentinel://" in url:
+        pattern, form, known = _SENTINEL_URL, _SENTINEL_FORM, REDIS_OPTIONS | SENTINEL_OPTIONS
+    found = _match(pattern, url)
     if not found or not _is_readable(url):
-        raise ValueError(_UNREADABLE.format(form=_REDIS_FORM))
-    checked, given = _without_ours(url, REDIS_OPTIONS), {name for name, _ in _options(url)}
+        raise ValueError(_UNREADABLE.format(form=form))
+    checked, given = _without_ours(url, known), {name for name, _ in _options(url)}
     if found["scheme"] != "rediss" and (tls := sorted(given & _REDIS_TLS_OPTIONS.keys())):
-        raise ValueError(f"the option {tls[0]} needs TLS, so the URL must begin with rediss://")
+        raise ValueError(f"the option {tls[0]} needs TLS, so the URL must begin with rediss")
     if found["scheme"] == "unix" and "socket_keepalive" in given:
         raise ValueError("the option socket_keepalive needs a host, not a unix socket")
     if "db" in given and found.groupdict().get("database"):
         raise ValueError("it has two numbers of a database, one of them in the option db")
     return checked
+
+
+class SentinelUrl(NamedTuple):
+    """The parts of a URL that names Sentinels.
+
+    `redis_url` has everything that a connection to the primary needs, but its address.
+    """
+
+    places: list[tuple[str, int]]  # of the Sentinels
+    service: str
+    user: dict[str, str]  # for the Sentinels
+    redis_url: str
+
+    @classmethod
+    def of(cls, url: str) -> "SentinelUrl | None":
+        """Return the parts of a checked URL, or None if it names a Redis itself."""
+        found = _SENTINEL_URL.fullmatch(url)
+        if found is None:
+            return None
+        places = [place for place in map(_PLACE.fullmatch, found["hosts"].split(",")) if place]
+        options = [text for text in _texts(url) if not text.startswith("sentinel_")]
+        user = f"{found['user']}@" if found["user"] else ""
+        rest = f"{found['database'] or 0}?{'&'.join(options)}"
+        return cls(
+            [(place[1].strip("[]"), int(place["port"] or SENTINEL_PORT)) for place in places],
+            unquote(found["service"]),
+            {
+                name.removeprefix("sentinel_"): value
+                for name, value in _options(url)
+                if name in SENTINEL_OPTIONS
+            },
+            f"{found['scheme']}://{user}primary/{rest}",
+        )
 
 
 def option_names(url: str) -> set[str]:

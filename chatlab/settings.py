@@ -78,7 +78,10 @@ class Settings(BaseSettings):
     redis_url: Annotated[
         str | None,
         AfterValidator(lambda url: url and check_redis_url(url)),
-        Field(description="URL of Redis; if unset, a private Redis is started", repr=False),
+        Field(
+            description="URL of Redis, or of its Sentinels; if unset, a private Redis is started",
+            repr=False,
+        ),
     ] = None
     redis_timeout: Annotated[
         float,

@@ -68,7 +68,7 @@ class Cache:
             self.breaker,
             lag or LoopLag(),
             timeout_s=self._limits.answer_s,
-            on_connection=lambda: self.clock.fetch_us(self._ask_time),
+            on_connection=lambda: self.clock.reconnect(self._ask_time),
         )
         self.clock = RedisClock(
             self.pipe,

@@ -137,6 +137,16 @@ class RedisClock:
             raise TimeoutError("Redis is too far away")
         self._trust_from(redis_time_us)
 
+    async def reconnect(self, ask: Ask) -> None:
+        """Learn the time from a new connection, and trust no window that was born before now.
+
+        It may lead to another server: one that was a replica, and lacks the last writes, or one
+        that has restarted, and lacks fences.
+        """
+        redis_time_us = await self.fetch_us(ask)
+        if redis_time_us is not None and self.trusted_since != NEVER:
+            self._trust_from(redis_time_us)
+
     async def watch(self) -> None:
         """Check Redis at every interval, until cancelled."""
         while True:

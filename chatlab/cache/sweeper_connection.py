@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from chatlab.cache.clock_steps import ClockSteps
 from chatlab.connections.refusals import is_refusal, note_refusal
-from chatlab.connections.resp import Command, RedisConnection
+from chatlab.connections.resp import Command, RedisConnection, is_error
 
 KEYS_PER_ROUND_TRIP = 500  # few enough that requests of other clients hardly wait
 PAUSE_S = 0.002  # between two round trips if there are many keys: 100,000 keys take half a second
@@ -50,6 +50,8 @@ class SweeperConnection:
             if isinstance(reply, Exception):
                 if is_refusal(reply):
                     note_refusal(command[0], reply)
+                if is_error(reply, "READONLY"):  # no primary any more; the next one is elsewhere
+                    await self._connection.close()
                 raise reply
         return replies
 

@@ -150,7 +150,7 @@ _KINDS = {
     ),
     "sentinel": (
         "is a Sentinel, or a proxy that knows only a part of the commands",
-        "use the address of Redis itself in {url}",
+        "use the address of Redis in {url}, or redis+sentinel:// with the name of the service",
     ),
 }
 _REDIS = (
@@ -205,6 +205,11 @@ _REDIS = (
         r"LOADING|BusyLoadingError|loading the dataset",
         "is still loading its data",
         "wait, or give the cache a Redis of its own that stores nothing on disk",
+    ),
+    (
+        r"MasterNotFoundError: No master found for '(.*?)'",
+        "has no primary that the Sentinels know by the name {0}, or no Sentinel answers",
+        "correct the name in {url}, or look at SENTINEL MASTERS in redis-cli",
     ),
     (
         r"protected mode",

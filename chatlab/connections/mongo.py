@@ -186,11 +186,8 @@ class MongoDatabase:
 
     async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
         """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
-        preference = self.database.read_preference
-        hello = await self.calls.run(
-            self._client.admin.command("hello", read_preference=preference)
-        )
-        if preference == Primary() and not hello["isWritablePrimary"]:
+        hello = await self.calls.run(self._ask("hello"))
+        if not hello["isWritablePrimary"] and self.database.read_preference == Primary():
             raise NotPrimaryError("not primary")
         if self._migrating is None:
             self._migrating = asyncio.create_task(self._migrate(self))
@@ -215,8 +212,11 @@ class MongoDatabase:
 
     async def ping(self) -> None:
         """Raise StoreUnavailable if MongoDB does not answer."""
+        await self.execute(self._ask("ping"))
+
+    def _ask(self, command: str) -> Coroutine[Any, Any, Document]:
         preference = self.database.read_preference  # commands do not take it from the database
-        await self.execute(self._client.admin.command("ping", read_preference=preference))
+        return self._client.admin.command(command, read_preference=preference)
 
     async def execute(
         self, call: Coroutine[Any, Any, Result], *, slots: asyncio.Semaphore | None = None

@@ -1,19 +1,83 @@
-"""Redis: the client of redis-py with its options."""
+"""Redis: the clients of redis-py with their options.
 
-from redis.asyncio import Redis
+No client retries: its caller decides when to try again. If the URL names Sentinels, each new
+connection asks them for the address of the primary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis import sentinel as blocking_sentinel
+from redis.asyncio import Redis, sentinel
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import parse_url as parse_url_blocking
+from redis.retry import Retry as BlockingRetry
+
+from chatlab.server_urls import SentinelUrl
+
+Options = dict[str, Any]
+
+
+class PrimaryOfSentinel(Redis):
+    """A client of the primary, which closes the connections to the Sentinels with its own."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        await pool.sentinel_manager.aclose()
 
 
 def connect(url: str, timeout_s: float) -> Redis:
-    """Return a client that never retries: its caller decides when to try again.
+    """Return a client.
 
     `timeout_s` limits the time until a connection is made, and until a reply arrives.
     """
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    limits = _limits(timeout_s, Retry(NoBackoff(), 0))
+    if (names := SentinelUrl.of(url)) is None:
+        return Redis.from_url(url, **limits)
+    of_redis, of_sentinel = _options(names, limits, parse_url)
+    # redis-py has no types here.
+    manager = sentinel.Sentinel(names.places, sentinel_kwargs=of_sentinel)  # type: ignore[no-untyped-call]
+    client: Redis = manager.master_for(names.service, PrimaryOfSentinel, **of_redis)
+    return client
+
+
+def connect_blocking(url: str, timeout_s: float) -> redis.Redis:
+    """Return a client for code without an event loop."""
+    limits = _limits(timeout_s, BlockingRetry(NoBackoff(), 0))
+    if (names := SentinelUrl.of(url)) is None:
+        return redis.Redis.from_url(url, **limits)
+    of_redis, of_sentinel = _options(names, limits, parse_url_blocking)
+    manager = blocking_sentinel.Sentinel(names.places, sentinel_kwargs=of_sentinel)  # type: ignore[no-untyped-call]
+    client: redis.Redis = manager.master_for(names.service, **of_redis)  # type: ignore[no-untyped-call]
+    return client
+
+
+def _limits(timeout_s: float, retry: Retry | BlockingRetry) -> Options:
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": retry,
+        "health_check_interval": 0,
+    }
+
+
+def _options(
+    names: SentinelUrl, limits: Options, parse: Callable[[str], Any]
+) -> tuple[Options, Options]:
+    """Return the options of connections to the primary and to the Sentinels.
+
+    All Sentinels together get the time of one connection, so one that is silent does not use up the
+    time of the others. TLS is used for both kinds of connections or for none.
+    """
+    of_redis = {**parse(names.redis_url), **limits}
+    del of_redis["host"]
+    if of_redis.pop("connection_class", None):
+        of_redis["ssl"] = True
+    of_sentinel = {name: value for name, value in of_redis.items() if name.startswith("ssl")}
+    share_s = limits["socket_timeout"] / (len(names.places) + 1)
+    times = {"socket_timeout": share_s, "socket_connect_timeout": share_s}
+    return of_redis, of_sentinel | limits | times | names.user

@@ -11,12 +11,11 @@ from typing import Any
 from bson import ObjectId
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import PyMongoError
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
 from chatlab.cache.keys import Keys
 from chatlab.client import Json
+from chatlab.connections.redis import connect, connect_blocking
 from chatlab.demo.record import KeySample, ObservedMessage
 from chatlab.domain.ids import conversation_of
 from chatlab.domain.message import from_document
@@ -50,7 +49,7 @@ class DemoServers:
             mongo.drop_database(self.namespace)
         with (
             contextlib.suppress(RedisError),
-            Redis.from_url(self.redis_url, socket_timeout=SERVER_TIMEOUT_S) as redis,
+            connect_blocking(self.redis_url, SERVER_TIMEOUT_S) as redis,
         ):
             for key in redis.scan_iter(f"{self.keys.prefix}*"):
                 redis.delete(key)
@@ -63,11 +62,7 @@ class ServerProbe:
         self._keys = servers.keys
         self._mongo = AsyncMongoClient[Json](servers.mongo_url, timeoutMS=SERVER_TIMEOUT_S * 1000)
         self._messages = self._mongo[servers.namespace]["messages"]
-        self._redis = AsyncRedis.from_url(
-            servers.redis_url,
-            socket_timeout=SERVER_TIMEOUT_S,
-            socket_connect_timeout=SERVER_TIMEOUT_S,
-        )
+        self._redis = connect(servers.redis_url, SERVER_TIMEOUT_S)
 
     async def stored_message(self, message_id: str) -> Json | None:
         """Return the message that MongoDB stores, with the field names of the API."""

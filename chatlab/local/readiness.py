@@ -14,12 +14,10 @@ from typing import Any
 from dns.exception import DNSException
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from chatlab.connections.diagnosis import diagnose, diagnose_kind
+from chatlab.connections.redis import connect_blocking
 from chatlab.errors import EngineError
 from chatlab.local.binaries import KINDS, Member, Name, kind_of
 from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
@@ -266,7 +264,7 @@ def _ask_redis(url: str) -> tuple[str, tuple[str, str] | None]:
 
     HELLO needs no right of an ACL.
     """
-    with _redis_client(url, VERSION_TIMEOUT_S) as client:
+    with connect_blocking(url, VERSION_TIMEOUT_S) as client:
         reply: Any = client.execute_command("HELLO")
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     about = {_text(key): _text(value) for key, value in pairs}
@@ -284,19 +282,11 @@ def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
 
 
 def _redis_version(url: str, timeout_s: float) -> str:
-    with _redis_client(url, timeout_s) as client:
+    with connect_blocking(url, timeout_s) as client:
         info = client.info("server")
     assert isinstance(info, dict)
     return (
         f"{info['valkey_version']} (Valkey)"
         if "valkey_version" in info
         else str(info["redis_version"])
-    )
-
-
-def _redis_client(url: str, timeout_s: float) -> Redis:
-    """Return a client that never retries."""
-    retry = Retry(NoBackoff(), 0)
-    return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry
     )

@@ -233,16 +233,16 @@ def installation(settings: "Settings") -> Iterator[Finding]:
         return
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
-    from redis import Redis
     from redis.exceptions import RedisError
 
     from chatlab.cache.keys import Keys
+    from chatlab.connections.redis import connect_blocking
 
     # Whatever is wrong with a server itself has been said before.
     with (
         contextlib.suppress(PyMongoError, RedisError, ValueError),
         MongoClient[dict[str, Any]](settings.mongo_url, timeoutMS=1500) as mongo,
-        Redis.from_url(settings.redis_url, socket_timeout=1.5, retry=None) as redis,
+        connect_blocking(settings.redis_url, 1.5) as redis,
     ):
         found = mongo[settings.database]["installation"].find_one({"_id": "installation"}) or {}
         holder = redis.lindex(Keys(settings.key_prefix).claim, 0)

@@ -4,7 +4,8 @@ import inspect
 import logging.config
 import re
 import warnings
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 from documents import ROOT
@@ -14,6 +15,7 @@ from redis import connection as blocking
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection
 
+from chatlab.connections.redis import connect, connect_blocking
 from chatlab.run.console import log_config
 from chatlab.server_urls import (
     CODE,
@@ -130,6 +132,14 @@ def test_redis_py_accepts_each_allowed_option(name: str) -> None:
         ("unix://user:p@/run/redis.sock?db=1&client_name=chat", ""),
         ("rediss://:p:1@h", ""),
         ("redis://:a%b@@[::1]:6379/15", ""),
+        ("redis+sentinel://u:p@a:1,b/chat/2?sentinel_password=x&client_name=y", ""),
+        ("rediss+sentinel://a/chat?ssl_check_hostname=0", ""),
+        ("redis+sentinel://a,b", "cannot be read as redis.sentinel"),
+        ("redis+sentinel://a,b:x/chat", "cannot be read"),
+        ("redis+sentinel://a/chat/shop", "cannot be read"),
+        ("redis+sentinel://a/chat?ssl_ca_data=x", "needs TLS"),
+        ("redis+sentinel://a/chat/1?db=2", "two numbers of a database"),
+        ("redis://h?sentinel_password=x", "does not know the option number 1"),
     ],
 )
 def test_urls_of_redis(url: str, sentence: str) -> None:
@@ -199,6 +209,10 @@ def test_options_that_switch_off_a_check_are_found(url: str, option: str | None)
         ("'redis://:p@x@h:1', ok", "'redis://***@h:1', ok"),
         ("?ssl_password=geheim&x=1", "?ssl_password=***&x=1"),
         (
+            "redis+sentinel://u:p@h/s?sentinel_password=x",
+            "redis+sentinel://***@h/s?sentinel_password=***",
+        ),
+        (
             "tlscertificatekeyfilepassword='geheim', tls=True",
             "tlscertificatekeyfilepassword=***', tls=True",
         ),
@@ -208,6 +222,32 @@ def test_options_that_switch_off_a_check_are_found(url: str, option: str | None)
 def test_passwords_of_urls_are_hidden(text: str, shown: str) -> None:
     """In any text, such as the message of a library."""
     assert redact(text) == shown
+
+
+@pytest.mark.parametrize("connecting", [connect, connect_blocking])
+def test_the_url_of_sentinels(connecting: Callable[[str, float], Any]) -> None:
+    """Both variants of redis-py get each part of it, and try nothing twice."""
+    url = (
+        "rediss+sentinel://u:p%3A@a:1,b/chat/2?client_name=c&ssl_cert_reqs=none"
+        "&sentinel_username=s&sentinel_password=%26"
+    )
+    pool = connecting(check_redis_url(url), 3.0).connection_pool
+    options, manager = pool.connection_kwargs, pool.sentinel_manager
+    assert [one.connection_pool.connection_kwargs["host"] for one in manager.sentinels] == [
+        "a",
+        "b",
+    ]
+    of_sentinel = [one.connection_pool.connection_kwargs for one in manager.sentinels]
+    assert [one["port"] for one in of_sentinel] == [1, 26379]
+    assert (pool.service_name, pool.is_master) == ("chat", True)
+    wanted = {"username": "u", "password": "p:", "db": 2, "client_name": "c", "socket_timeout": 3.0}
+    assert {name: options[name] for name in wanted} == wanted
+    wanted = {"username": "s", "password": "&", "db": 0, "socket_timeout": 1.0}
+    for one in of_sentinel:
+        assert {name: one[name] for name in wanted} == wanted
+    for one in (options, *of_sentinel):
+        assert (one["ssl_cert_reqs"], one["retry"].get_retries()) == ("none", 0)
+    assert "SSL" in type(pool.make_connection()).__name__
 
 
 def test_the_settings_page_lists_the_options() -> None:

@@ -55,16 +55,16 @@ class Partners:
                 del self._watchers[partner]
 
     async def _load(self, user: UserId) -> None:
+        for partner in await self._find_until_found(user):
+            self._watch(user, partner)
+
+    async def _find_until_found(self, user: UserId) -> Collection[UserId]:
         while True:
             try:
                 async with self._slots:
-                    partners = await self._find(user, MAX_PARTNERS)
+                    return await self._find(user, MAX_PARTNERS)
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_INTERVAL_S)
-            else:
-                break
-        for partner in partners:
-            self._watch(user, partner)
 
     def _watch(self, user: UserId, partner: UserId) -> None:
         if partner != user:

@@ -74,7 +74,7 @@ class UserStore:
         """Return a user with the password hash, or None."""
         return await self._mongo.execute(self._users.find_one({"_id": user_id}))
 
-    async def find_many(self, user_ids: list[str]) -> dict[str, Document]:
+    async def find_many(self, user_ids: list[UserId]) -> dict[UserId, Document]:
         """Return those of these users that exist, without what only they themselves need."""
         rows = await self._mongo.find_all(self._users.find({"_id": {"$in": user_ids}}, _PUBLIC))
         return {row["_id"]: row for row in rows}

@@ -9,6 +9,7 @@ from live import ServiceMaker
 from shared_service import UserMaker, create_user, is_online, meet, presence_channel, sees
 from waiting import wait_until
 
+from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import PresenceReport
 
 
@@ -116,7 +117,7 @@ async def test_a_process_that_missed_a_report_asks_for_the_whole_list(
 
         before = len(answers())
         # A report with another version than the next one, as if those between were lost.
-        wrong = PresenceReport(joined.process_id, joined.version + 5, left=[bob.id])
+        wrong = PresenceReport(joined.process_id, joined.version + 5, left=[UserId(bob.id)])
         keys.publish(channel, msgspec.json.encode(wrong))
         await wait_until(answers, "the whole list", is_reached=lambda seen: len(seen) > before)
         asking = [one.process_id for one in reports if one.asks == joined.process_id]

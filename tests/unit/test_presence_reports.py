@@ -43,7 +43,7 @@ def open_presence() -> tuple[Presence, list[PresenceReport]]:
     """Return the presence of one process, and the list of its reports."""
     pipe: Any = Pipe()
     settings = PeerSettings(load_settings())
-    presence = Presence(None, pipe, "", settings, find_no_partners)  # type: ignore[arg-type]
+    presence = Presence(None, pipe, "", settings, find_no_partners)
     presence.join("installation")
     return presence, pipe.reports
 

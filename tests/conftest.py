@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+# It replaces the manager of comms, so it must be imported before the first widget, as in a kernel.
+import ipykernel.ipkernel  # noqa: F401
 import pymongo
 import pytest
 import redis

@@ -24,7 +24,7 @@ if not holder then redis.call('RPUSH', KEYS[1], ARGV[1]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return ARGV[1]
 """
-_DIGEST = hashlib.sha1(CLAIM.encode(), usedforsecurity=False).hexdigest()
+DIGEST = hashlib.sha1(CLAIM.encode(), usedforsecurity=False).hexdigest()
 
 
 class KeysInUseError(MisconfiguredError):
@@ -38,14 +38,14 @@ class Claim:
         self.installation: str | None = None  # unknown until MongoDB has been reached
         self.is_refused = False  # another installation uses the keys
         self._pipe, self._key, self._ttl_ms = pipe, key, ttl_ms
-        pipe.register_script(_DIGEST, CLAIM)
+        pipe.register_script(DIGEST, CLAIM)
 
     def commands(self) -> list[Command]:
         """Return the command that takes or renews the claim, if the installation is known."""
         if self.installation is None:
             return []
         ttl_ms = self._ttl_ms() + SPARE_MS
-        return [("EVALSHA", _DIGEST, 1, self._key, self.installation, ttl_ms)]
+        return [("EVALSHA", DIGEST, 1, self._key, self.installation, ttl_ms)]
 
     def check(self, replies: list[Any]) -> None:
         """Raise KeysInUseError if the reply to the command names another installation."""

@@ -115,7 +115,7 @@ _MONGODB = (
     (
         r"^11000 .*?Index build failed.*?(E11000.*)",
         "has documents that contradict a unique index of chatlab: {0}",
-        "remove one of the two documents",
+        "remove or correct one of the two documents",
     ),
     (
         r"\b14031\b|No space left|OutOfDiskSpace",

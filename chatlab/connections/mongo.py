@@ -32,7 +32,7 @@ from pymongo.monitoring import (
 )
 from pymongo.read_concern import ReadConcern
 
-from chatlab.connections.diagnosis import diagnose, explain
+from chatlab.connections.diagnosis import MisconfiguredError, diagnose, explain
 from chatlab.connections.driver_calls import CallOverdueError, DriverCalls
 from chatlab.errors import StoreUnavailable
 from chatlab.metrics import OWN_LOAD_TIMEOUTS
@@ -58,8 +58,11 @@ DEFAULTS: dict[str, Any] = {"appname": "chatlab", "maxpoolsize": MAX_CONNECTIONS
 MAX_CONNECTING = 2  # connections that the driver makes at the same time
 
 
-class MigratingError(Exception):
+class MigratingError(MisconfiguredError):
     """The database is being migrated. No request may use it before."""
+
+    def __init__(self) -> None:
+        super().__init__("is being migrated: its indexes are being built", "")
 
 
 class PoolUsage(ConnectionPoolListener):
@@ -174,12 +177,14 @@ class MongoDatabase:
 
     async def _probe(self, wait_s: float = PROBE_WAIT_S) -> None:
         """Raise if MongoDB does not answer or its migration takes longer than `wait_s`."""
-        await self.calls.run(self._client.admin.command("ping"))
+        hello = await self.calls.run(self._client.admin.command("hello"))
+        if not hello["isWritablePrimary"]:
+            raise NotPrimaryError("not primary")
         if self._migrating is None:
             self._migrating = asyncio.create_task(self._migrate(self))
         done, _ = await asyncio.wait([self._migrating], timeout=wait_s)
         if not done:
-            raise MigratingError("its indexes are being built")
+            raise MigratingError
         finished, self._migrating = self._migrating, None
         finished.result()
 

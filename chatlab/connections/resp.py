@@ -67,6 +67,7 @@ class RedisConnection:
         connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
+            _check_cancelled()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -77,6 +78,12 @@ class RedisConnection:
         protocol, self._protocol = self._protocol, None
         if protocol:
             await protocol.close()
+
+
+def _check_cancelled() -> None:
+    """Raise CancelledError if `wait_for` in redis-py has swallowed it, as in Python 3.11."""
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _RespProtocol(asyncio.Protocol):

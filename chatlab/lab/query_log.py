@@ -6,6 +6,7 @@ commands of all clients when its threshold is 0, each with the name of its clien
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ from chatlab.client import Json
 
 SERVICE = "chatlab"  # its name at both servers
 BY_SERVICE = {"appName": SERVICE}
-# Not recorded: the commands of the sweeper.
-SWEEPER_COMMANDS = {"SCAN", "PTTL", "PEXPIRE"}
-# Not recorded: LRANGE reads the messages of a window in the same round trip as the script before it.
-SAME_ROUND_TRIP = {"LRANGE"}
+# Not recorded: the commands of the sweeper, LRANGE, which reads the messages of a window in the same
+# round trip as the script before it, and the commands of scripts, which Valkey logs and Redis does
+# not.
+REQUESTS = {"EVALSHA", "EVAL", "GET"}
 # Not recorded: every few seconds the service checks tokens again, also those of open sockets. These
 # queries do not belong to the measured operation.
 SESSIONS_COLLECTION = ".sessions"
@@ -83,8 +84,14 @@ def _slow_log(redis: Redis, commands: list[str]) -> Iterator[None]:
         yield
         # Newest first: id, time, microseconds, words, address, name of the client.
         entries: Any = redis.execute_command("SLOWLOG", "GET", MAX_COMMANDS)  # type: ignore[no-untyped-call]
-        for *_, words, _address, client in reversed(entries):
-            if client == SERVICE and (command := _redis_command(*words)):
+        nothing: list[str] = []
+        sent: list[list[str]] = [
+            words for *_, words, _address, client in reversed(entries) if client == SERVICE
+        ]
+        for words, following in itertools.zip_longest(sent, sent[1:], fillvalue=nothing):
+            # Only a script writes with SET, and it reads before that.
+            in_script = words[0] == "GET" and following[:2] == ["SET", *words[1:]]
+            if not in_script and (command := _redis_command(*words)):
                 commands.append(command)
     finally:
         redis.config_set("slowlog-log-slower-than", LOG_SLOW_US)
@@ -93,5 +100,4 @@ def _slow_log(redis: Redis, commands: list[str]) -> Iterator[None]:
 def _redis_command(name: str, *words: str) -> str | None:
     """Return the command with its key; None if it is not one on a message or a window."""
     key = next((word for word in words if word.startswith("message")), None)
-    recorded = key and name.upper() not in SWEEPER_COMMANDS | SAME_ROUND_TRIP
-    return f"{name.upper()} {key}" if recorded else None
+    return f"{name} {key}" if key and name in REQUESTS else None

@@ -18,6 +18,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import OperationFailure
 
+from chatlab.connections.diagnosis import diagnose
 from chatlab.connections.mongo import Document, MongoDatabase
 from chatlab.errors import EngineError
 
@@ -27,14 +28,7 @@ SCHEMA_VERSION = 1  # one more for each change of INDEXES
 VERSION_ID = "schema"  # in the collection `meta`
 REPORT_INTERVAL_S = 5.0  # between two log lines about the same indexes
 RETRY_INTERVAL_S = 30.0  # after a failure that somebody has to fix; a build needs much of MongoDB
-
-FIX = "see the log of MongoDB, then run `chatlab migrate`"
-FIXES = {  # by MongoDB's error code
-    13: "run `chatlab migrate` as a user with the role `readWrite`",
-    85: "drop the index that has this key with other options, then run `chatlab migrate`",
-    86: "drop the index that has this name with another key, then run `chatlab migrate`",
-    11000: "remove or correct one of the two documents, then run `chatlab migrate`",
-}
+FIX = "see the log of MongoDB"
 
 INDEXES: dict[str, list[IndexModel]] = {
     "messages": [
@@ -131,9 +125,10 @@ async def _build(mongo: MongoDatabase, name: str, indexes: list[IndexModel]) -> 
     try:
         await run(collection.create_indexes(indexes))
     except OperationFailure as error:
-        reason = (error.details or {}).get("errmsg", error)
-        message = f"MongoDB cannot build the indexes {what}: {reason}."
-        raise EngineError(message, FIXES.get(error.code or 0, FIX)) from None
+        if (found := diagnose("MongoDB", error)) is None:
+            raise
+        message = f"MongoDB cannot build the indexes {what}: it {found.problem}."
+        raise EngineError(message, found.fix or FIX) from None
     finally:
         reporting.cancel()
     if documents:

@@ -224,5 +224,6 @@ class UserStore:
         """End all sessions of a user but one. Return the hashes of their tokens."""
         wanted: Document = {"userId": user_id, "_id": {"$ne": but}}
         rows = await self._mongo.find_all(self._sessions.find(wanted, {"_id": 1}))
-        await self._mongo.execute(self._sessions.delete_many(wanted))
-        return [row["_id"] for row in rows]
+        hashes = [row["_id"] for row in rows]
+        await self._mongo.execute(self._sessions.delete_many({"_id": {"$in": hashes}}))
+        return hashes

@@ -1,10 +1,11 @@
 """Every command to MongoDB names the shard key, or is in the list of docs/scaling.md."""
 
 import asyncio
+import secrets
 
 import pytest
 import shard_keys
-from live import User
+from live import PASSWORD, User
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
 from waiting import wait_until
@@ -32,6 +33,7 @@ async def test_every_command_names_the_shard_key(
     await change_by_http(ann, bob)
     await change_by_socket(ann, bob)
     await change_what_is_not_cached(shared, ann, bob)
+    await use_sessions(shared)
     await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
 
     seen = shard_keys.read_log(shared.service.log)
@@ -42,12 +44,11 @@ async def test_every_command_names_the_shard_key(
         "messages.findAndModify(_id,conversation,deletedAt)",
         "messages.find(_id,conversation)",
         "messages.find(clientId,conversation,senderId)",
-        "messages.find(conversation)",
         "messages.find(conversation,seq)",
-        "messages.aggregate(conversation)",
+        "messages.aggregate(conversation,seq)",
         "messages.lookup(conversation)",
         "users.find(_id)",
-        "sessions.find(_id,expiresAt)",
+        "sessions.find($or,_id)",
         "reads.update(conversation,seq,userId)",
     }
 
@@ -89,6 +90,19 @@ async def change_what_is_not_cached(shared: SharedService, ann: User, bob: User)
     assert shared.keys.delete(f"{shared.prefix}message:{sent['_id']}") == 1
     url = f"/api/messages/{sent['_id']}"
     assert (await ann.http.patch(url, json={"text": "better"})).status_code == 200
+
+
+async def use_sessions(shared: SharedService) -> None:
+    """Log in, list the sessions, and end all others."""
+    eve = await User.sign_up(shared.service, f"eve-{secrets.token_hex(4)}")
+    account = {"username": eve.id, "password": PASSWORD}
+    answers = [
+        await eve.http.post("/api/auth/login", json=account),
+        await eve.http.get("/api/auth/sessions"),
+        await eve.http.delete("/api/auth/sessions"),
+    ]
+    await eve.close()
+    assert [answer.status_code for answer in answers] == [200, 200, 204]
 
 
 async def read_everything(shared: SharedService, ann: User, bob: User, others: list[User]) -> None:

@@ -1,5 +1,8 @@
 """The Redis protocol on a connection that redis-py has made."""
 
+import asyncio
+
+import pytest
 from waiting import LIMIT_S
 
 from chatlab.connections.redis import connect
@@ -15,3 +18,20 @@ async def test_redis_py_gives_us_its_stream(engines: Engines, space: str) -> Non
         commands = [("PING",), transaction(("SET", key, 1, "PX", 60_000), ("GET", key))]
         assert await connection.execute(commands, LIMIT_S) == [b"PONG", [b"OK", b"1"]]
         await connection.close()
+
+
+async def test_opening_can_be_cancelled_at_any_moment(engines: Engines) -> None:
+    """Wait_for, which redis-py uses, can swallow a cancellation in Python 3.11. Then a service would not stop."""
+    async with connect(engines.redis.url, LIMIT_S) as redis:
+        steps, opened = 0, False
+        while not opened:
+            connection = RedisConnection(redis)
+            opening = asyncio.create_task(connection.open())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if not (opened := opening.done()):
+                opening.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await opening
+            await connection.close()
+            steps += 1

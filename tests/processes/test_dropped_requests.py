@@ -238,7 +238,7 @@ def start_program(deployment: Deployment, program: Path, **settings: str) -> Ser
     service = Program(
         deployment.engines.mongo.url,
         deployment.engines.redis.url,
-        program.with_suffix(".log"),
+        deployment.folder / f"{program.parent.name}.log",
         **given,
     )
     deployment.services.append(service)

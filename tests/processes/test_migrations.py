@@ -132,7 +132,7 @@ async def test_an_index_with_other_options_is_an_error(
     messages.create_index({"conversation": 1, "seq": 1}, name="place")
     with pytest.raises(EngineError) as caught:
         await migrate(mongo)
-    assert "drop the index" in caught.value.fix
+    assert "drop that index" in caught.value.fix
 
 
 async def test_a_database_of_a_newer_version_is_used(

@@ -16,6 +16,7 @@ from http_clients import fetch
 from live import Service, User
 from waiting import wait_until
 
+from chatlab.cache.claim import DIGEST
 from chatlab.client import ChatClient
 
 Outage = Callable[["Three"], contextlib.AbstractContextManager[None]]
@@ -306,6 +307,8 @@ async def test_a_process_that_starts_loads_its_scripts(three: Three) -> None:
     """No request of a new process meets a Redis that does not know a script."""
     keys = three.deployment.keys
     keys.script_flush()
+    # The other processes need this script every few seconds.
+    await wait_until(lambda: keys.script_exists(DIGEST)[0], "the script of the claim")
     before = keys.info("errorstats").get("errorstat_NOSCRIPT")
     service = three.deployment.start()
     async with talk_between(three, service, service) as talk:

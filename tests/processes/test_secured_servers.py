@@ -162,7 +162,7 @@ def running_service(data: Path, folder: Path) -> Iterator[Service]:
     """Run private servers with this data folder, and a service that uses them."""
     with open_engines(load_settings(data_dir=data, mongo_url=None, redis_url=None)) as engines:
         urls = engines.mongo.url, engines.redis.url
-        service = Service(*urls, folder / "service.log", CACHE_TTL="60")
+        service = PatientService(*urls, folder / "service.log", CACHE_TTL="60")
         try:
             yield service.wait_until_ready()
         finally:

@@ -36,7 +36,7 @@ from chatlab.run.console import describe_engine
 from chatlab.run.doctor import mongodb
 from chatlab.run.doctor import redis as doctor_of_redis
 from chatlab.settings import load_settings
-from chatlab.store.migrations import migrate
+from chatlab.store.migrations import migrate_until_done
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 ROOT_USER, READER, MINIMAL = "root:geheim", "reader:geheim", "chatlab:geheim"
@@ -157,7 +157,7 @@ def test_a_check_that_is_switched_off_is_a_warning(mongo: Mongo) -> None:
 @contextlib.asynccontextmanager
 async def opened(url: str, name: str) -> Any:
     """Yield a database of the service."""
-    database = MongoDatabase(url, name, migrate)
+    database = MongoDatabase(url, name, migrate_until_done)
     await database.open()
     yield database
     await database.close()

@@ -28,7 +28,7 @@ BOXES = {
         "request": [
             "web.fast_path:FastPath.send",
             "web.http:send",
-            "web.sockets:SocketApi._handler",
+            "web.sockets:SocketApi._answer",
         ],
         "respond": ["web.http:respond", "web.sockets:_acknowledged"],
     },
@@ -39,7 +39,7 @@ BOXES = {
         "respond": ["web.responses:history_response"],
     },
     "change": {
-        "request": ["web.http:edit", "web.sockets:SocketApi._handler"],
+        "request": ["web.http:edit", "web.sockets:SocketApi._answer"],
         "save": ["service:Service._change", "store.messages:MessageStore.change"],
         "cache_message": [
             "cache.cache:Cache.put_changed_message",

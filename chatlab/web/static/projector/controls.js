@@ -273,8 +273,9 @@ export class Controls {
     const isLate = behindMs > BEHIND_MS;
     const late = isLate ? `${Math.round(behindMs / 1000)} s behind` : "Live";
     const queue = waiting ? `, +${waiting}` : "";
-    setText(this.behind, late + queue);
-    this.live.classList.toggle("p-off", !isLate);
+    const { recording } = this.stage;
+    setText(this.behind, recording ? "Recorded" : late + queue);
+    this.live.classList.toggle("p-off", !isLate || recording !== undefined);
     this.element.classList.toggle("p-stepping", presentation.speed === "step");
   }
 

@@ -35,7 +35,7 @@ const LEG_MS = 1_100; // at speed 1
 const EFFECT = 0.5; // the part of a leg after which the message is at the station
 const HOLD_MS = 1_200; // after a trip
 const STEP_MS = 900; // for the clock to reach the next stop
-const MAX_WAITING = 3; // requests that wait for their trip; earlier ones are only counted
+const [MAX_TRIPS, CROWDED_MS] = [3, 3_000]; // of more requests in this time, the first get no trip
 const LEAD_MS = 400; // a quiet time is left out up to so long before what follows
 const FACTORS = { real: 1, slow: 0.25, step: 1 };
 
@@ -261,9 +261,23 @@ export class Presentation {
 
   /** How many requests wait for their trip. */
   get waiting() {
+    return this.#countHeroes(Infinity);
+  }
+
+  /**
+   * Whether too many requests begin soon after this moment: they are only counted.
+   *
+   * @param {number} at
+   */
+  #isCrowded(at) {
+    return this.#countHeroes(at + CROWDED_MS) > MAX_TRIPS;
+  }
+
+  /** @param {number} until */
+  #countHeroes(until) {
     const { items } = this.tape;
     let count = 0;
-    for (let place = this.#index; place < items.length; place += 1)
+    for (let place = this.#index; place < items.length && items[place].at < until; place += 1)
       if (this.#isHero(items[place])) count += 1;
     return count;
   }
@@ -279,9 +293,9 @@ export class Presentation {
    * @param {Item} item
    */
   #begin(item) {
-    if (item.kind === "story" && this.#isHero(item) && this.waiting <= MAX_WAITING)
+    if (item.kind === "story" && this.#isHero(item) && !this.#isCrowded(item.at))
       this.#beginStory(item);
-    else if (item.kind === "sweep" && this.#isEnd(item) && !this.waiting) this.#beginSweep(item);
+    else if (item.kind === "sweep" && this.#isEnd(item)) this.#beginSweep(item);
     else return false;
     this.#index += 1;
     this.narrator.tellLeg(/** @type {Trip} */ (this.trip), this.picture, this.tape.items);

@@ -142,7 +142,7 @@ export class MessageRow {
         type: "button",
         "aria-pressed": String(users.includes(me)),
         title: who,
-        "aria-label": `${emoji} by ${who}`,
+        "aria-label": `${emoji} ${users.length} by ${who}`,
       };
       const parts = [el("span.glyph", {}, emoji), el("span.times", {}, String(users.length))];
       return el(

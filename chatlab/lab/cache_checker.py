@@ -17,6 +17,7 @@ Two instances stand for two processes.
 """
 
 import asyncio
+import functools
 import inspect
 import itertools
 import json
@@ -159,7 +160,7 @@ def in_every_order(lab: Lab, cache_class: Any) -> str:
 
     orders = 0
     for pair in itertools.combinations(("reader", "sender", "editor"), 2):
-        for race in every_order(lambda pair=pair: start(*pair)):  # type: ignore[misc]
+        for race in every_order(functools.partial(start, *pair)):
             orders += 1
             _require_exact(worlds[0], race)
     for seed in range(RANDOM_ORDERS):

@@ -10,6 +10,7 @@ Each function is called with `r` and `db`: a client of redis-py and a database o
 without sleeps. `every_order` tries all orders.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -37,8 +38,8 @@ class Race:
         self.steps: list[LaneStep] = []
         self.lanes = {
             name: Lane(
-                lambda work=work: work(clients.redis, clients.mongo),  # type: ignore[misc]
-                lambda command, reply, name=name: self._record(name, command, reply),  # type: ignore[misc]
+                functools.partial(work, clients.redis, clients.mongo),
+                functools.partial(self._record, name),
             )
             for name, work in works.items()
         }

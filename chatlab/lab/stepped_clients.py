@@ -87,7 +87,8 @@ class Lane:
 
 
 def _lane() -> Lane | None:
-    return getattr(_here, "lane", None)
+    lane: Lane | None = getattr(_here, "lane", None)
+    return lane
 
 
 def _before(command: str) -> None:

@@ -63,7 +63,7 @@ class World:
         """Return a new instance, as another process would have one."""
         return call_answer(self._class, self._clients.redis, self._clients.mongo)
 
-    def race(self, key: str = WINDOW, **calls: tuple[Any, ...]) -> Race:
+    def race(self, calls: dict[str, tuple[Any, ...]], key: str = WINDOW) -> Race:
         """Return a race of methods, each with its name and arguments."""
 
         def work(call: tuple[Any, ...]) -> Any:
@@ -108,9 +108,9 @@ SEND = ("send", "erin", "dave", "two")
 def one_at_a_time(lab: Lab, cache_class: Any) -> str:
     """Nothing happens at the same time. A read is a hit or is filled, and every key expires."""
     world = World(lab, cache_class)
-    race = Race(lab, WINDOW)
+    race = step = Race(lab, WINDOW)
     for call in (READ, READ, SEND, READ, ("change", world.first["_id"], "one!"), READ, READ):
-        step = world.race(**{call[0]: call})
+        step = world.race({call[0]: call})
         while step.unfinished:
             step.step(call[0])
             _require_expiry(lab, step)
@@ -151,12 +151,12 @@ def in_every_order(lab: Lab, cache_class: Any) -> str:
 
     def start(*calls: str) -> Race:
         worlds[:] = [world := World(lab, cache_class)]
-        all_calls = {
+        all_calls: dict[str, tuple[Any, ...]] = {
             "reader": READ,
             "sender": SEND,
             "editor": ("change", world.first["_id"], "one!"),
         }
-        return world.race(**{name: all_calls[name] for name in calls})
+        return world.race({name: all_calls[name] for name in calls})
 
     orders = 0
     for pair in itertools.combinations(("reader", "sender", "editor"), 2):
@@ -194,7 +194,7 @@ def entries_by_version(lab: Lab, cache_class: Any) -> str:
         if not lab.redis.exists(key):
             raise UnusableAnswer(f"After a send there is no key {key}.")
         two = ("change", message_id, "two"), ("change", message_id, "three")
-        return world.race(key, ann=two[0], ben=two[1])
+        return world.race({"ann": two[0], "ben": two[1]}, key)
 
     orders = 0
     for race in every_order(start):
@@ -215,8 +215,12 @@ def without_redis(lab: Lab, cache_class: Any) -> str:
     for name in ("read", "send", "change"):
         for number in range(LONGEST):
             world = World(lab, cache_class)
-            calls = {"read": READ, "send": SEND, "change": ("change", world.first["_id"], "one!")}
-            race = world.race(**{name: calls[name]})
+            calls: dict[str, tuple[Any, ...]] = {
+                "read": READ,
+                "send": SEND,
+                "change": ("change", world.first["_id"], "one!"),
+            }
+            race = world.race({name: calls[name]})
             if not _run_with_failure(race, name, number):
                 break
             failed += 1

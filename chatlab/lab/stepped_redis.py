@@ -58,7 +58,8 @@ class SteppedPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         commands = [words for words, _ in self.command_stack]
-        if not (self.transaction or self.explicit_transaction):
+        is_transaction = bool(getattr(self, "transaction")) or self.explicit_transaction  # noqa: B009 - redis-py has a method of this name too
+        if not is_transaction:
             self.reset()
             return [self._client.execute_command(*words) for words in commands]
         text = "; ".join(["MULTI", *map(step_text, commands), "EXEC"])

@@ -115,7 +115,10 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await page.get_by_label("User name").fill("nora")
     assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
     async with open_client(headers={"authorization": f"Bearer {token}"}) as http:
-        assert (await http.get(f"{shared.service.url}/api/auth/me")).status_code == 401
+        me = f"{shared.service.url}/api/auth/me"
+        await wait_until(
+            lambda: http.get(me), "the end", is_reached=lambda answer: answer.status_code == 401
+        )
     assert not [url for url in here.requests if token in url]
 
 
@@ -807,11 +810,16 @@ async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_sec
     await expect(banner).to_be_hidden()
 
 
+def _forward_unless(frozen: asyncio.Event, sink: WebSocketRoute, text: str | bytes) -> None:
+    if not frozen.is_set():
+        sink.send(text)
+
+
 def forward_unless(frozen: asyncio.Event, page_side: WebSocketRoute) -> None:
     """Forward the messages of a websocket in both directions, except while it is frozen."""
     service_side = page_side.connect_to_server()
     for source, sink in ((page_side, service_side), (service_side, page_side)):
-        source.on_message(lambda text, sink=sink: None if frozen.is_set() else sink.send(text))
+        source.on_message(functools.partial(_forward_unless, frozen, sink))
 
 
 async def test_a_rejected_message_stays_until_it_is_discarded(

@@ -1,8 +1,10 @@
 """The API of the page /lab: what each of its two keys permits, and what it shows."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -122,16 +124,23 @@ async def test_a_key_opens_to_its_value_only_for_the_users_of_the_page(
     window = f"{shared.prefix}messages:{':'.join(sorted((ada.id, ben.id)))}"
     message = f"{shared.prefix}message:{sent['_id']}"
     found = (await presenter.get(f"/api/lab/keys/{message}")).json()
-    assert found["value"] == [shared.keys.get(message).decode()]
+    entry: Any = shared.keys.get(message)
+    assert found["value"] == [entry.decode()]
     assert 0 < found["leftMs"] <= 5_000
     listed = (await presenter.get(f"/api/lab/keys/{window}")).json()
-    assert listed["value"] == [line.decode() for line in shared.keys.lrange(window, 0, -1)]
+    lines: Any = shared.keys.lrange(window, 0, -1)
+    assert listed["value"] == [line.decode() for line in lines]
     ann, bob = new_user(), new_user()
     secret = await ann.send(bob, "secret")
     for key in (f"{shared.prefix}message:{secret['_id']}", f"{shared.prefix}sweeping", "nothing"):
         assert (await presenter.get(f"/api/lab/keys/{key}")).status_code == 404, key
     for user in (ada, ben, *crowd):
         await user.close()
+
+
+def senders(events: list[dict[str, Any]]) -> list[str]:
+    """Return the users of the requests among these events."""
+    return [event["user"] for event in events if event["stage"] == "request"]
 
 
 async def test_a_viewer_sees_only_the_conversation_of_the_page(
@@ -175,11 +184,7 @@ async def test_a_key_opens_the_flow_without_an_account(
             received.append(events)
         await ada.send(ben, "hello")
         for events in received:
-            users = await wait_until(
-                lambda events=events: [e["user"] for e in events if e["stage"] == "request"],
-                "the request",
-            )
-            assert users == [ada.id]
+            assert await wait_until(functools.partial(senders, events), "the request") == [ada.id]
     for user in (ada, ben, *crowd):
         await user.close()
 

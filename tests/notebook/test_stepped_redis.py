@@ -23,16 +23,19 @@ def two_commands(r: redis.Redis) -> None:
 
 def pipeline(r: redis.Redis) -> None:
     """Send both commands in one round trip."""
-    r.pipeline(transaction=False).set("lab:key", "x").expire("lab:key", 60).execute()
+    pipe: Any = r.pipeline(transaction=False)
+    pipe.set("lab:key", "x").expire("lab:key", 60).execute()
 
 
 def transaction(r: redis.Redis) -> None:
     """Do both in one step."""
-    r.pipeline(transaction=True).set("lab:key", "x").expire("lab:key", 60).execute()
+    pipe: Any = r.pipeline(transaction=True)
+    pipe.set("lab:key", "x").expire("lab:key", 60).execute()
 
 
 def watching(r: redis.Redis) -> None:
     """Change a value, unless it changes meanwhile."""
+    pipe: Any
     with r.pipeline() as pipe:
         pipe.watch("lab:key")
         had = pipe.get("lab:key")

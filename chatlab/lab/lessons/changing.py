@@ -73,7 +73,7 @@ async def crossed(lab: Lab, alice: User, bob: User) -> str:
 
 def _save(lab: Lab, message_id: str, text: str) -> Json:
     change = {"$set": {"text": text}, "$inc": {"version": 1}}
-    saved = lab.mongo.messages.find_one_and_update(
+    saved: Any = lab.mongo.messages.find_one_and_update(
         {"_id": ObjectId(message_id)}, change, return_document=True
     )
     return dict(json.loads(from_document(saved).json))

@@ -130,6 +130,7 @@ async def _two_sends(
 
 async def _send(lab: Lab, one: User, other: User, text: str) -> Window:
     await one.send(other, text)
+    transaction: Any
     with lab.redis.pipeline() as transaction:  # one step, so that all values are of one moment
         key = service_key(one.id, other.id)
         transaction.time().pttl(key).lrange(key, 0, -1)
@@ -186,7 +187,8 @@ async def appends(lab: Lab, append: Any) -> CheckResult:
 
     r.delete(LIST)
     steps = record_steps(r, program("from cleo"))
-    if (kind := r.type(LIST)) != "list":
+    kind: Any = r.type(LIST)
+    if kind != "list":
         return not_yet(
             f"After it, {LIST} is of the type {kind}. It must be a list: see help(r.rpush)."
         )

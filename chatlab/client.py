@@ -4,6 +4,8 @@ It knows the public API only. When the service rejects a request, it raises the 
 `chatlab.errors` with the same code. Without a connection, httpx and socketio raise their errors.
 """
 
+import asyncio
+import contextlib
 import functools
 import ssl
 import time

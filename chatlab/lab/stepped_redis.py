@@ -53,13 +53,12 @@ class SteppedPipeline(Pipeline):
 
     def __init__(self, client: SteppedRedis, transaction: bool, shard_hint: Any) -> None:
         pool = client.connection_pool
-        super().__init__(pool, client.response_callbacks, transaction, shard_hint)  # type: ignore[no-untyped-call]
-        self._client = client
+        super().__init__(pool, client.response_callbacks, transaction, shard_hint)
+        self._client, self._is_transaction = client, transaction
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         commands = [words for words, _ in self.command_stack]
-        is_transaction = bool(getattr(self, "transaction")) or self.explicit_transaction  # noqa: B009 - redis-py has a method of this name too
-        if not is_transaction:
+        if not (self._is_transaction or self.explicit_transaction):
             self.reset()
             return [self._client.execute_command(*words) for words in commands]
         text = "; ".join(["MULTI", *map(step_text, commands), "EXEC"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import Pipeline
 from redis.exceptions import WatchError
 
 from chatlab.lab.checks import BLANK, CheckResult, check, correct
@@ -21,26 +22,30 @@ def two_commands(r: redis.Redis) -> None:
     r.expire("lab:key", 60)
 
 
+def send_both(pipe: Pipeline) -> None:
+    """Set a value and its expiry with this pipeline."""
+    pipe.set("lab:key", "x")
+    pipe.expire("lab:key", 60)
+    pipe.execute()
+
+
 def pipeline(r: redis.Redis) -> None:
     """Send both commands in one round trip."""
-    pipe: Any = r.pipeline(transaction=False)
-    pipe.set("lab:key", "x").expire("lab:key", 60).execute()
+    send_both(r.pipeline(transaction=False))
 
 
 def transaction(r: redis.Redis) -> None:
     """Do both in one step."""
-    pipe: Any = r.pipeline(transaction=True)
-    pipe.set("lab:key", "x").expire("lab:key", 60).execute()
+    send_both(r.pipeline(transaction=True))
 
 
 def watching(r: redis.Redis) -> None:
     """Change a value, unless it changes meanwhile."""
-    pipe: Any
     with r.pipeline() as pipe:
-        pipe.watch("lab:key")
-        had = pipe.get("lab:key")
+        pipe.watch("lab:key")  # type: ignore[no-untyped-call]
+        pipe.get("lab:key")
         pipe.multi()
-        pipe.set("lab:key", f"{had}+", ex=60)
+        pipe.set("lab:key", "changed", ex=60)
         pipe.execute()
 
 

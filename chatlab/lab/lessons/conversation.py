@@ -133,7 +133,9 @@ async def _send(lab: Lab, one: User, other: User, text: str) -> Window:
     transaction: Any
     with lab.redis.pipeline() as transaction:  # one step, so that all values are of one moment
         key = service_key(one.id, other.id)
-        transaction.time().pttl(key).lrange(key, 0, -1)
+        transaction.time()
+        transaction.pttl(key)
+        transaction.lrange(key, 0, -1)
         (seconds, microseconds), pttl, entries = transaction.execute()
     now = seconds * 1000 + microseconds / 1000
     started = int(entries[0].split(":")[1]) / 1000 if entries else now
@@ -190,7 +192,7 @@ async def appends(lab: Lab, append: Any) -> CheckResult:
     kind: Any = r.type(LIST)
     if kind != "list":
         return not_yet(
-            f"After it, {LIST} is of the type {kind}. It must be a list: see help(r.rpush)."
+            f"After it, {LIST} is of the type {kind!r}. It must be a list: see help(r.rpush)."
         )
     for number in range(len(steps) + 1):
         r.delete(LIST)

@@ -32,7 +32,7 @@ async def memory_by_length(
     for letters in lengths:
         key = (await sender.send(receiver, "x" * letters)).key
         sizes.append(
-            {"letters": letters, "json": redis.strlen(key), "memory": redis.memory_usage(key)}
+            {"letters": letters, "json": redis.strlen(key), "memory": redis.memory_usage(key) or 0}
         )
     return sizes
 

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from chatlab.accounts import is_deleted, public_profile
 from chatlab.connections.mongo import Document
@@ -21,6 +21,15 @@ from chatlab.store.store import Store
 MIN_CHUNK = 50  # users in one query for those who are no partners
 
 List = TypeVar("List")
+
+
+class _Found(NamedTuple):
+    """What a list shows of these users. `are_right`: whether their summaries were right."""
+
+    states: dict[UserId, State]
+    are_right: bool
+    blocked: set[str]
+    muted: set[str]
 
 
 class Contacts:
@@ -130,27 +139,37 @@ class Contacts:
         self, user: UserId, places: list[Place]
     ) -> tuple[list[Document], bool]:
         others = [other_of(user, place.conversation) for place in places]
-        known = await self._users.find_many(others)
+        known, found = await asyncio.gather(
+            self._users.find_many(others), self._find_states(user, others)
+        )
         gone = {"deletedAt": EPOCH}  # the operator has removed the user from MongoDB
-        return await self._rows(user, [known.get(one, {"_id": one} | gone) for one in others])
+        profiles = [known.get(other, {"_id": other} | gone) for other in others]
+        return self._join(profiles, found), found.are_right
 
     async def _rows(self, user: UserId, others: list[Document]) -> tuple[list[Document], bool]:
         """Return the rows of these users, and whether their summaries were right."""
-        names = {other["_id"]: conversation_of(user, other["_id"]) for other in others}
+        found = await self._find_states(user, [other["_id"] for other in others])
+        return self._join(others, found), found.are_right
+
+    async def _find_states(self, user: UserId, others: list[UserId]) -> _Found:
+        names = {other: conversation_of(user, other) for other in others}
         (states, are_right), (blocked, muted) = await asyncio.gather(
             self._conversations.find_states(user, names), self._users.find_lists(user)
         )
-        rows = [
+        of_users = {other: states[name] for other, name in names.items()}
+        return _Found(of_users, are_right, blocked, muted)
+
+    def _join(self, others: list[Document], found: _Found) -> list[Document]:
+        return [
             public_profile(other)
-            | self._state(other, states[names[other["_id"]]])
+            | self._state(other, found.states[other["_id"]])
             | {
-                "muted": other["_id"] in muted,
-                "blocked": other["_id"] in blocked,
+                "muted": other["_id"] in found.muted,
+                "blocked": other["_id"] in found.blocked,
                 "deleted": is_deleted(other),
             }
             for other in others
         ]
-        return rows, are_right
 
     def _state(self, other: Document, state: State) -> Document:
         return {

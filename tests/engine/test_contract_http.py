@@ -153,7 +153,7 @@ async def test_a_search_finds_the_newest_messages_with_a_text(
     gone = await ann.send(bob, "zoë will be deleted")
     await ann.http.delete(f"/api/messages/{gone['_id']}")
 
-    async def search(**asked: object) -> list[str]:
+    async def search(**asked: str | int) -> list[str]:
         answer = await ann.http.get(f"/api/messages/{bob.id}/search", params=asked)
         assert answer.status_code == 200, answer.text
         return [message["text"] for message in answer.json()]
@@ -171,7 +171,9 @@ async def test_a_search_finds_the_newest_messages_with_a_text(
     "asked",
     [{}, {"query": " "}, {"query": "x" * 101}, {"query": "\0"}, {"query": "x", "limit": 101}],
 )
-async def test_a_search_says_what_is_wrong(new_user: UserMaker, asked: dict[str, object]) -> None:
+async def test_a_search_says_what_is_wrong(
+    new_user: UserMaker, asked: dict[str, str | int]
+) -> None:
     """A wrong query is invalid, and an unknown user is not found."""
     ann = new_user()
     assert_problem(

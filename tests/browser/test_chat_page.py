@@ -783,7 +783,7 @@ async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_sec
 ) -> None:
     """The clock of the page stands still, except for the ten seconds."""
     ann, bob = create_users("ann", "bob")
-    here = await open_browser(ann, ignore=LOST)
+    here = await open_browser(ann, ignore=(*LOST, "status of 503"))  # of a slow machine
     page, frozen = await here.context.new_page(), asyncio.Event()
     tab, banner = Tab(page), page.get_by_text("No connection. Trying again…")
     await page.clock.install()
@@ -810,16 +810,16 @@ async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_sec
     await expect(banner).to_be_hidden()
 
 
-def _forward_unless(frozen: asyncio.Event, sink: WebSocketRoute, text: str | bytes) -> None:
-    if not frozen.is_set():
-        sink.send(text)
-
-
 def forward_unless(frozen: asyncio.Event, page_side: WebSocketRoute) -> None:
     """Forward the messages of a websocket in both directions, except while it is frozen."""
     service_side = page_side.connect_to_server()
-    for source, sink in ((page_side, service_side), (service_side, page_side)):
-        source.on_message(functools.partial(_forward_unless, frozen, sink))
+
+    def forward(sink: WebSocketRoute, text: str | bytes) -> None:
+        if not frozen.is_set():
+            sink.send(text)
+
+    page_side.on_message(functools.partial(forward, service_side))
+    service_side.on_message(functools.partial(forward, page_side))
 
 
 async def test_a_rejected_message_stays_until_it_is_discarded(

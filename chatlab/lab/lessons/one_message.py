@@ -26,7 +26,7 @@ DOCUMENT_TOTAL = 700  # bytes that a cached message takes, as the document says
 
 async def memory_by_length(
     sender: User, receiver: User, redis: Redis, lengths: list[int]
-) -> list[dict[str, int | None]]:
+) -> list[dict[str, int]]:
     """Return the bytes of messages with these numbers of letters: as JSON, and with their key."""
     sizes = []
     for letters in lengths:

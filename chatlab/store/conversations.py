@@ -99,7 +99,7 @@ class ConversationStore:
     # --- the state of conversations --------------------------------------------------------------
 
     async def find_states(
-        self, user_id: UserId, conversations: Mapping[str, Conversation]
+        self, user_id: UserId, conversations: Mapping[UserId, Conversation]
     ) -> tuple[dict[Conversation, State], bool]:
         """Return the state of each conversation, and whether all their summaries were right.
 
@@ -129,7 +129,7 @@ class ConversationStore:
         return states, not stale
 
     async def _find_marks_of_others(
-        self, conversations: Mapping[str, Conversation]
+        self, conversations: Mapping[UserId, Conversation]
     ) -> dict[Conversation, int]:
         """Return how far the other user of each conversation has read it."""
         wanted = {

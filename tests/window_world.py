@@ -336,7 +336,7 @@ class Process:
         self.world, self.required = world, Versions()
         self.cache = ScheduledCache(self, source, window_size)
         stand_in = SilentStandIn()
-        store = cast(Store, SimpleNamespace(messages=InMemoryMessages(world)))
+        store = cast(Store, SimpleNamespace(messages=InMemoryMessages(world), stale_messages=None))
         self.service = Service(
             store,
             self.cache,

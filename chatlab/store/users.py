@@ -89,7 +89,7 @@ class UserStore:
         """
         ids = {"$gt": after} if after >= prefix else {"$gte": prefix}
         ids |= {"$lt": prefix + LAST_CHARACTER, "$ne": reader}
-        wanted = {"_id": ids, "passwordHash": {"$exists": True}}
+        wanted = {"_id": ids, "deletedAt": None, "isOnStage": {"$ne": True}}
         found = self._users.find(wanted, _PUBLIC).sort("_id", 1)
         return await self._mongo.find_all(found.limit(limit).batch_size(limit))
 

@@ -61,7 +61,7 @@ async def create_users(shared: SharedService) -> AsyncIterator[UserMaker]:
     users: list[User] = []
 
     def maker(*names: str) -> list[User]:
-        suffix = secrets.token_hex(2)
+        suffix = secrets.token_hex(4)
         made = [shared.create_user(f"{name}-{suffix}") for name in names]
         users.extend(made)
         return made
@@ -1054,6 +1054,8 @@ async def test_a_name_that_could_deceive_shows_its_handle(
     for eve, name in zip(impostors, DECEPTIVE_NAMES.values(), strict=True):
         shown = name.format(bob=bob.id.title(), bob_id=bob.id)
         shared.database["users"].update_one({"_id": eve.id}, {"$set": {"displayName": shown}})
+    for other in (bob, *impostors):
+        store_messages(shared.database, other.id, ann.id, ["hello"])
     tab = await (await open_browser(ann)).open()
     await expect(tab.row(bob).locator(".name")).to_have_text(bob.id.title())
     await expect(tab.row(bob).locator(".handle")).to_have_count(0)
@@ -1180,7 +1182,7 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
 async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
     """The API page loads everything from the service, lists every route and can send a request."""
     page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
-    await expect(page.locator(".opblock")).to_have_count(31)
+    await expect(page.locator(".opblock")).to_have_count(34)
     await page.locator("#operations-default-me_api_auth_me_get .opblock-summary-control").click()
     await page.get_by_role("button", name="Try it out").click()
     await page.get_by_role("button", name="Execute").click()
@@ -1410,6 +1412,7 @@ async def test_the_keyboard_is_enough_to_switch(
 ) -> None:
     """Ctrl+K leads to the list, where Enter opens the first match, and the arrow keys move."""
     ann, bob, cat = create_users("ann", "bob", "cat")
+    await cat.send(ann, "hello")
     tab = await (await open_browser(ann)).open_conversation(bob)
     press, find = tab.page.keyboard.press, tab.page.get_by_label("Find a user")
     await expect(tab.row(cat)).to_be_visible()

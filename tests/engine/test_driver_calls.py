@@ -92,7 +92,13 @@ COROUTINES = {
     if not name.startswith("_")
 }
 SHIELDS = {"execute", "run"}
-OUR_OBJECTS = {"breaker", "messages", "mongo"}  # their `close` is ours, not that of pymongo
+OUR_OBJECTS = {
+    "breaker",
+    "messages",
+    "mongo",
+    "summaries",
+    "_secondaries",
+}  # their `close` is ours, not that of pymongo
 
 
 def bypassing(source: str) -> list[str]:

@@ -68,6 +68,5 @@ def test_the_projector_has_these_keys() -> None:
         encoding="utf-8"
     )
     told = re.findall(r"^\| ([A-Z](?:, [A-Z])*) \| ", TEXT, re.MULTILINE)
-    assert sorted(", ".join(told).lower().split(", ")) == sorted(
-        re.findall(r'this\.#button\("(\w)"', page)
-    )
+    keys = re.findall(r"^      (\w): \(\) =>", page, re.MULTILINE)
+    assert sorted(", ".join(told).lower().split(", ")) == sorted(keys)

@@ -177,6 +177,11 @@ WAYS: dict[str, Way] = {
     "export CHATLAB_MONGO_URL='mongodb://db1,db2,db3/?replicaSet=rs0'": begins,
     "export CHATLAB_REDIS_URL='redis://cache:6379/0'": begins,
     "chatlab serve --host 0.0.0.0 --workers 2": serves("/"),
+    "CHATLAB_STALE_READS=1 chatlab serve --replica-set": covered(
+        "cluster/test_replica_set.py::test_without_a_primary_only_stale_reads_work"
+    ),
+    "chatlab migrate --shard": covered("cluster/test_shards.py::test_a_shard_accepts_the_keys"),
+    "export CHATLAB_REDIS_URL='redis+sentinel://user:password@sentinel1,sentinel2,sentinel3/chat/0'": begins,
     "chatlab migrate": covered("processes/test_migrations.py::test_chatlab_migrate"),
     "python3 -m venv .venv && . .venv/bin/activate": covered(LOCK),
     "pip install --require-hashes -r requirements.lock": covered(LOCK),

@@ -155,7 +155,7 @@ def _is_of_stage(key: str, value: list[str], cache: Cache, users: list[Document]
     if not key.startswith(cache.keys.message("")):
         return key in _windows(cache, users)
     message, ids = from_json(value[0].encode()), {user["id"] for user in users}
-    return {message.sender_id, message.receiver_id} <= ids
+    return message is not None and {message.sender_id, message.receiver_id} <= ids
 
 
 def _windows(cache: Cache, users: list[Document]) -> set[str]:

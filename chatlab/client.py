@@ -4,6 +4,8 @@ It knows the public API only. When the service rejects a request, it raises the 
 `chatlab.errors` with the same code. Without a connection, httpx and socketio raise their errors.
 """
 
+import asyncio
+import contextlib
 import functools
 import ssl
 import time
@@ -147,7 +149,10 @@ class ChatClient:
     async def disconnect(self) -> None:
         """Close the sockets. `connect` and `watch_flow` open them again."""
         for socket in (self.socket, *self._flow_sockets):
-            await socket.disconnect()
+            # The library may wait for ever for the end of a connection that is lost.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    await socket.disconnect()
         self._flow_sockets.clear()
 
     async def close(self) -> None:

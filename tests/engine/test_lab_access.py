@@ -1,10 +1,10 @@
 """The API of the page /lab: what each of its two keys permits, and what it shows."""
 
 import contextlib
-import functools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from waiting import LIMIT_S, wait_until
 
 from chatlab.web.lab_access import is_loopback, viewer_key_of
 
+LONG_TTL_S = 600
 USUAL = {"cacheTtl": 5, "cacheMode": "window", "usualTtl": 5, "usualMode": "window"}
 
 
@@ -31,6 +32,26 @@ async def viewer(shared: SharedService) -> AsyncIterator[httpx.AsyncClient]:
     """A client with the key of a viewer."""
     async with open_client(shared.service.url, headers=bearer(viewer_key_of(LAB_KEY))) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def slow_cache(
+    shared: SharedService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SharedService]:
+    """A process whose keys do not expire while a slow test looks at them."""
+    log = tmp_path_factory.mktemp("lab") / "service.log"
+    with shared.another_process(log, CACHE_TTL=str(LONG_TTL_S)) as process:
+        yield process
+
+
+def users_of(events: list[dict[str, object]]) -> list[object]:
+    """Return whose requests these are."""
+    return [event["user"] for event in events if event["stage"] == "request"]
+
+
+def window_of(shared: SharedService, one: User, other: User) -> str:
+    """Return the key of the conversation of two users."""
+    return f"{shared.prefix}messages:{':'.join(sorted((one.id, other.id)))}"
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -116,50 +137,46 @@ async def test_a_name_that_somebody_has_gets_a_number(
 
 
 async def test_a_key_opens_to_its_value_only_for_the_users_of_the_page(
-    shared: SharedService, presenter: httpx.AsyncClient, new_user: UserMaker
+    slow_cache: SharedService,
 ) -> None:
     """The value is what Redis has. Messages of other users are not shown."""
-    ada, ben, *crowd = await open_stage(presenter, shared)
-    sent = await ada.send(ben, "hello")
-    window = f"{shared.prefix}messages:{':'.join(sorted((ada.id, ben.id)))}"
-    message = f"{shared.prefix}message:{sent['_id']}"
-    found = (await presenter.get(f"/api/lab/keys/{message}")).json()
-    entry: Any = shared.keys.get(message)
-    assert found["value"] == [entry.decode()]
-    assert 0 < found["leftMs"] <= 5_000
-    listed = (await presenter.get(f"/api/lab/keys/{window}")).json()
-    lines: Any = shared.keys.lrange(window, 0, -1)
-    assert listed["value"] == [line.decode() for line in lines]
-    ann, bob = new_user(), new_user()
-    secret = await ann.send(bob, "secret")
-    for key in (f"{shared.prefix}message:{secret['_id']}", f"{shared.prefix}sweeping", "nothing"):
-        assert (await presenter.get(f"/api/lab/keys/{key}")).status_code == 404, key
-    for user in (ada, ben, *crowd):
-        await user.close()
+    async with open_client(slow_cache.service.url, headers=bearer(LAB_KEY)) as presenter:
+        ada, ben, *crowd = await open_stage(presenter, slow_cache)
+        sent = await ada.send(ben, "hello")
+        message = f"{slow_cache.prefix}message:{sent['_id']}"
+        found = (await presenter.get(f"/api/lab/keys/{message}")).json()
+        assert (found["type"], json.loads(found["value"][0])) == ("string", sent)
+        assert 0 < found["leftMs"] <= LONG_TTL_S * 1000
+        listed = (await presenter.get(f"/api/lab/keys/{window_of(slow_cache, ada, ben)}")).json()
+        assert (listed["type"], json.loads(listed["value"][-1])) == ("list", sent)
+        ann, bob = slow_cache.create_user(), slow_cache.create_user()
+        secret = await ann.send(bob, "secret")
+        others = f"message:{secret['_id']}", "sweeping", "nothing"
+        for key in (*(f"{slow_cache.prefix}{key}" for key in others), "nothing"):
+            assert (await presenter.get(f"/api/lab/keys/{key}")).status_code == 404, key
+        for user in (ada, ben, *crowd, ann, bob):
+            await user.close()
 
 
-def senders(events: list[dict[str, Any]]) -> list[str]:
-    """Return the users of the requests among these events."""
-    return [event["user"] for event in events if event["stage"] == "request"]
-
-
-async def test_a_viewer_sees_only_the_conversation_of_the_page(
-    shared: SharedService,
-    presenter: httpx.AsyncClient,
-    viewer: httpx.AsyncClient,
-    new_user: UserMaker,
-) -> None:
+async def test_a_viewer_sees_only_the_conversation_of_the_page(slow_cache: SharedService) -> None:
     """Who writes to whom is not for the class. The number of keys is."""
-    ada, ben, *crowd = await open_stage(presenter, shared)
-    ann, bob = new_user(), new_user()
-    await ada.send(ben, "hello")
-    await ann.send(bob, "secret")
-    all_keys, shown = [(await client.get("/api/lab/keys")).json() for client in (presenter, viewer)]
-    assert len(all_keys["keys"]) >= 4
-    assert list(shown["keys"]) == [f"{shared.prefix}messages:{':'.join(sorted((ada.id, ben.id)))}"]
-    assert shown["live"] >= 4
-    for user in (ada, ben, *crowd):
-        await user.close()
+    async with (
+        open_client(slow_cache.service.url, headers=bearer(LAB_KEY)) as presenter,
+        open_client(slow_cache.service.url, headers=bearer(viewer_key_of(LAB_KEY))) as viewer,
+    ):
+        ada, ben, *crowd = await open_stage(presenter, slow_cache)
+        ann, bob = slow_cache.create_user(), slow_cache.create_user()
+        await ada.send(ben, "hello")
+        await ann.send(bob, "secret")
+        every, shown = [(await one.get("/api/lab/keys")).json() for one in (presenter, viewer)]
+        assert set(every["keys"]) >= {
+            window_of(slow_cache, ada, ben),
+            window_of(slow_cache, ann, bob),
+        }
+        assert list(shown["keys"]) == [window_of(slow_cache, ada, ben)]
+        assert shown["live"] == every["live"] >= 4
+        for user in (ada, ben, *crowd, ann, bob):
+            await user.close()
 
 
 async def test_a_key_opens_the_flow_without_an_account(
@@ -184,7 +201,8 @@ async def test_a_key_opens_the_flow_without_an_account(
             received.append(events)
         await ada.send(ben, "hello")
         for events in received:
-            assert await wait_until(functools.partial(senders, events), "the request") == [ada.id]
+            await wait_until(partial(users_of, events), "the request")
+            assert users_of(events) == [ada.id]
     for user in (ada, ben, *crowd):
         await user.close()
 

@@ -45,6 +45,7 @@ OBSERVER = "observer"  # the user whose token gives access to /flow
 WATCH_INTERVAL_S = 0.5
 
 _sessions: dict[str, "Lab"] = {}
+_ended: set[str] = set()  # those that have ended since the last start
 
 
 async def start(name: str, *, own_mongodb: bool = False, **settings: Any) -> "Lab":
@@ -54,7 +55,8 @@ async def start(name: str, *, own_mongodb: bool = False, **settings: Any) -> "La
     uses, so that it can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
     `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
     """
-    show_sentences(has_ended=lambda: not _sessions)
+    _ended.clear()  # an error of this start is no sign of an end
+    show_sentences(has_ended=lambda: bool(_ended) and not _sessions)
     lab = _sessions.get(name)
     if lab and lab.is_as_started(settings, own_mongodb=own_mongodb):
         await lab.engines.repair()
@@ -115,6 +117,7 @@ class Lab(LabWidgets):
         error = ""
         if _sessions.get(self.name) is self:
             del _sessions[self.name]
+            _ended.add(self.name)
             self._screen.stop()
             await self._stop_service()
             error = await asyncio.to_thread(self._workspace.close)

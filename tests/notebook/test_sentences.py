@@ -72,3 +72,12 @@ class TestSentences:
             "The session has ended. To fix this: run the cell with `await start(...)` again."
         ]
         assert "ZeroDivisionError" in "".join(await shown(kernel, "1 / 0"))
+
+    async def test_a_start_that_fails_says_why(self, kernel: Any) -> None:
+        """It does not say that a session has ended, although none is running."""
+        source = """
+from chatlab.lab import start
+await start("sentences", own_mongodb=True, mongod="/nonexistent/mongod")
+"""
+        (sentence,) = await shown(kernel, source)
+        assert "/nonexistent/mongod" in sentence

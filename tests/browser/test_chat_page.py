@@ -19,7 +19,7 @@ from http_clients import open_client
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 from shared_service import SharedService, store_messages
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
@@ -107,14 +107,13 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await expect(page.locator(".me")).to_contain_text("Nora Ø")
     token = json.loads(await page.evaluate("localStorage['chatlab / ']"))["token"]
 
-    await page.get_by_role("button", name="Log out").click()
+    async with page.expect_response("**/api/auth/logout", timeout=LIMIT_S * 1000) as answered:
+        await page.get_by_role("button", name="Log out").click()
+    assert (await answered.value).status == 204
     await page.get_by_label("User name").fill("nora")
     assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
     async with open_client(headers={"authorization": f"Bearer {token}"}) as http:
-        me = f"{shared.service.url}/api/auth/me"
-        await wait_until(
-            lambda: http.get(me), "the end", is_reached=lambda answer: answer.status_code == 401
-        )
+        assert (await http.get(f"{shared.service.url}/api/auth/me")).status_code == 401
     assert not [url for url in here.requests if token in url]
 
 

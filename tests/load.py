@@ -113,7 +113,10 @@ async def _by_http(sender: User, request: dict[str, str]) -> Message | None:
 async def _by_socket(sender: User, request: dict[str, str]) -> Message | None:
     if not sender.sockets or not sender.sockets[0].connected:
         sender.sockets.clear()
-        await sender.connect()
+        try:
+            await sender.connect()
+        except TypeError as error:  # python-engineio takes the code of a close frame for a packet
+            raise socketio.exceptions.ConnectionError("closed while connecting") from error
     ack = await _call(sender.sockets[0], request)
     assert ack["ok"] or ack["error"]["code"] == "store_unavailable", ack
     return ack["message"] if ack["ok"] else None

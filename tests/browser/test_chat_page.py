@@ -21,7 +21,7 @@ from http_clients import open_client
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 from shared_service import SharedService, meet, store_messages
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
 import chatlab
 
@@ -111,7 +111,9 @@ async def test_sign_up_and_log_out(open_browser: BrowserOpener, shared: SharedSe
     await expect(page.locator(".me")).to_contain_text("Nora Ø")
     token = json.loads(await page.evaluate("localStorage['chatlab / ']"))["token"]
 
-    await page.get_by_role("button", name="Log out").click()
+    async with page.expect_response("**/api/auth/logout", timeout=LIMIT_S * 1000) as answered:
+        await page.get_by_role("button", name="Log out").click()
+    assert (await answered.value).status == 204
     await page.get_by_label("User name").fill("nora")
     assert await page.evaluate("Object.keys(localStorage)") == ["chatlab-device /"]
     async with open_client(headers={"authorization": f"Bearer {token}"}) as http:

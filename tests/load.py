@@ -96,10 +96,6 @@ async def _send(
         return await (_by_http if transport == "http" else _by_socket)(sender, request)
     except (httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError):
         return None
-    except TypeError:  # python-engineio takes the code of a close frame for a packet
-        if transport == "http":
-            raise
-        return None
     finally:
         del account.waiting[request["text"]]
 

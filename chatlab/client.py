@@ -5,7 +5,6 @@ It knows the public API only. When the service rejects a request, it raises the 
 """
 
 import asyncio
-import contextlib
 import functools
 import ssl
 import time
@@ -158,12 +157,16 @@ class ChatClient:
 
     async def disconnect(self) -> None:
         """Close the sockets. `connect` and `watch_flow` open them again."""
-        for socket in (self.socket, *self._flow_sockets):
-            # The library may wait for ever for the end of a connection that is lost.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    await socket.disconnect()
+        sockets = (self.socket, *self._flow_sockets)
+        closing = [asyncio.create_task(socket.disconnect()) for socket in sockets]
         self._flow_sockets.clear()
+        # The library may wait for ever for the end of a connection that is lost, and then also
+        # ignore a cancellation.
+        closed, lost = await asyncio.wait(closing, timeout=REPLY_TIMEOUT_S)
+        for task in lost:
+            task.cancel()
+        for task in closed:
+            task.result()
 
     async def close(self) -> None:
         """Close the sockets and the HTTP connections."""

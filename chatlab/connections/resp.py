@@ -31,7 +31,7 @@ def is_error(reply: Any, code: str) -> bool:
 
 
 class RedisConnection:
-    """One connection. Its owner opens it, and calls `execute` once at a time.
+    """One connection. Its owner opens it.
 
     The timeouts of `redis` limit the time for making it.
     """
@@ -39,6 +39,8 @@ class RedisConnection:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._protocol: _RespProtocol | None = None
+        # Replies have no ids, so one caller's commands are sent when another one has its replies.
+        self._turn = asyncio.Lock()
 
     @property
     def is_open(self) -> bool:
@@ -51,14 +53,15 @@ class RedisConnection:
         An error reply is returned, not raised. Raises TimeoutError when no reply has arrived for
         `timeout_s`, and OSError when the connection is not open or fails.
         """
-        if self._protocol is None or self._protocol.is_lost:
-            raise ConnectionError("the connection to Redis is closed")
-        try:
-            return await self._protocol.execute(commands, timeout_s)
-        except BaseException:
-            # The replies may still arrive. The next command must not read them as its own.
-            await self.close()
-            raise
+        async with self._turn:
+            if self._protocol is None or self._protocol.is_lost:
+                raise ConnectionError("the connection to Redis is closed")
+            try:
+                return await self._protocol.execute(commands, timeout_s)
+            except BaseException:
+                # The replies may still arrive. The next command must not read them as its own.
+                await self.close()
+                raise
 
     async def open(self) -> None:
         """Make the connection. Raises what redis-py raises."""

@@ -132,12 +132,13 @@ class _Workers(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace the workers that died or hang."""
-        dead = [worker for worker in self.processes if not worker.process.is_alive()]
-        before = list(self.processes)
+        before, started = list(self.processes), time.monotonic()
         super().keep_subprocess_alive()
+        # uvicorn waits so long for a worker that hangs, and not for one that is ending.
+        waited = time.monotonic() - started >= self.config.timeout_worker_healthcheck
         for worker in before:
             if worker not in self.processes:
-                how = "died" if worker in dead else "did not respond and was killed"
+                how = "did not respond and was killed" if waited else "died"
                 log.error("Worker %s %s (exit code %s)", worker.pid, how, worker.exitcode)
 
 

@@ -20,6 +20,18 @@ async def test_redis_py_gives_us_its_stream(engines: Engines, space: str) -> Non
         await connection.close()
 
 
+async def test_callers_at_the_same_time_get_their_own_replies(engines: Engines) -> None:
+    """A probe and the commands of requests may use the connection at the same time."""
+    async with connect(engines.redis.url, LIMIT_S) as redis:
+        connection = RedisConnection(redis)
+        await connection.open()
+        replies = await asyncio.gather(
+            *(connection.execute([("ECHO", number)] * number, LIMIT_S) for number in range(1, 5))
+        )
+        assert replies == [[str(number).encode()] * number for number in range(1, 5)]
+        await connection.close()
+
+
 async def test_opening_can_be_cancelled_at_any_moment(engines: Engines) -> None:
     """Wait_for, which redis-py uses, can swallow a cancellation in Python 3.11. Then a service would not stop."""
     async with connect(engines.redis.url, LIMIT_S) as redis:

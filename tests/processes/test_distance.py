@@ -90,7 +90,8 @@ async def test_a_process_that_is_too_far_away_says_so_and_disturbs_nobody(
     deployment: Deployment, far: SlowProxy
 ) -> None:
     """It reads from MongoDB and still writes to the windows, so a process beside Redis shows each change in a hit. Redis is not lost."""
-    limit_s = str(2 * ROUND_TRIP_S)
+    far.round_trip_s = 0.8
+    limit_s = f"{3 * far.round_trip_s:g}"  # a write of a busy machine succeeds in the rest of it
     distant = deployment.start(REDIS_URL=far.url, REDIS_TIMEOUT=limit_s)
     near = deployment.start(REDIS_TIMEOUT=limit_s)
     block_until(lambda: TOO_FAR in distant.log.read_text(), "the log to say it")

@@ -16,6 +16,7 @@ from faults import Deployment, open_deployment
 from live import Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from shared_service import SharedService, UserMaker, start_shared_service
+from waiting import LIMIT_S
 
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
@@ -69,6 +70,13 @@ def replicated_deployment(
     """Return a deployment of one module on the replica set."""
     with open_deployment(replica_set, tmp_path_factory.mktemp("deployment")) as deployment:
         yield deployment
+
+
+@pytest.fixture
+def patient_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the calls to MongoDB of this process wait longer than usual."""
+    monkeypatch.setattr("chatlab.connections.mongo.REQUEST_TIMEOUT_MS", int(LIMIT_S * 1000))
+    monkeypatch.setattr("chatlab.connections.mongo.CALL_LIMIT_S", LIMIT_S + 1)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-import no_excuses
 import psutil
 import pymongo
 import redis
@@ -33,7 +32,13 @@ CACHE_TTL_S = 25  # the grace period is 5 s
 class StrictService(Service):
     """A `chatlab serve` for tests of outages."""
 
-    command = (sys.executable, no_excuses.__file__, "serve")
+    command = (sys.executable, str(Path(__file__).with_name("no_excuses.py")), "serve")
+
+
+class StrictServiceThatWaits(StrictService):
+    """It waits for MongoDB longer than usual."""
+
+    waits_for_mongodb = True
 
 
 @dataclass
@@ -47,8 +52,11 @@ class Deployment:
     space: str = field(default_factory=lambda: f"deployment{secrets.token_hex(4)}")
     services: list[Service] = field(default_factory=list)
 
-    def start(self, **settings: str) -> Service:
-        """Start one more process of the service, which a stall of the machine does not disturb."""
+    def start(self, *, waits_for_mongodb: bool = False, **settings: str) -> Service:
+        """Start one more process of the service, which a stall of the machine does not disturb.
+
+        `waits_for_mongodb`: the test is not about outages of MongoDB, so the service waits longer.
+        """
         given = {
             "DATABASE": self.database.name,
             "KEY_PREFIX": f"{self.space}:",
@@ -60,8 +68,9 @@ class Deployment:
             given.pop("MONGO_URL", self.engines.mongo.url),
             given.pop("REDIS_URL", self.engines.redis.url),
         )
+        service_type = StrictServiceThatWaits if waits_for_mongodb else StrictService
         self.services.append(
-            StrictService(
+            service_type(
                 mongo_url,
                 redis_url,
                 self.folder / f"{self.space}-{len(self.services)}.log",

@@ -12,6 +12,7 @@ from typing import Any
 LIMIT_S = (
     180.0  # long enough for a machine that is ten times slower, or has ten times as much to do
 )
+MONGODB_LIMIT = "MONGODB_LIMIT_S"  # tells services how long to wait for MongoDB (generous.py)
 POLL_S = 0.02  # seconds between two looks
 
 

@@ -15,9 +15,8 @@ from faults import Deployment
 from live import Service
 from members import direct, kill, primary_of, restart, secondaries_of, stopped
 from pymongo.read_concern import ReadConcern
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
-from chatlab.connections import mongo
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId, conversation_of
 from chatlab.domain.message import Draft, Message, create_draft
@@ -57,14 +56,12 @@ async def ignore(_message: Message, _began: int) -> None:
 
 @pytest.fixture
 async def two_processes(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, patient_driver: None
 ) -> AsyncIterator[list[MessageStore]]:
     """The messages as two processes see them. Each call waits for as long as an election takes.
 
     The first process does not repeat its insert after an election.
     """
-    monkeypatch.setattr(mongo, "REQUEST_TIMEOUT_MS", int(LIMIT_S * 1000))
-    monkeypatch.setattr(mongo, "CALL_LIMIT_S", LIMIT_S)
     name, url = f"seqs{secrets.token_hex(4)}", deployment.engines.mongo.url
     databases = [
         MongoDatabase(address, name, migrate) for address in (f"{url}&retryWrites=false", url)

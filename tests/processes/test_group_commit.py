@@ -56,11 +56,11 @@ class WatchedStore(MessageStore):
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
     """One process with default settings."""
-    return deployment.start()
+    return deployment.start(waits_for_mongodb=True)
 
 
 @pytest.fixture
-async def mongo(deployment: Deployment) -> AsyncIterator[MongoDatabase]:
+async def mongo(deployment: Deployment, patient_driver: None) -> AsyncIterator[MongoDatabase]:
     """An empty database with the indexes of the service."""
     name = f"groups{secrets.token_hex(4)}"
     mongo = MongoDatabase(deployment.engines.mongo.url, name, migrate)
@@ -263,7 +263,7 @@ async def test_a_process_that_was_overtaken_tries_again(
     deployment: Deployment, service: Service
 ) -> None:
     """Two processes send in turn. Except for its first send, each tries the seq that the other has used, once, and then the next one."""
-    second = deployment.start()
+    second = deployment.start(waits_for_mongodb=True)
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     senders = [alice, await alice.at(second)]
     before = tried(service) + tried(second)

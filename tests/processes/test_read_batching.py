@@ -66,7 +66,9 @@ def database(deployment: Deployment) -> str:
 
 
 @pytest.fixture
-async def store(deployment: Deployment, database: str) -> AsyncIterator[WatchedStore]:
+async def store(
+    deployment: Deployment, database: str, patient_driver: None
+) -> AsyncIterator[WatchedStore]:
     """The messages of these conversations."""
     mongo = MongoDatabase(deployment.engines.mongo.url, database, migrate)
     await mongo.open()

@@ -35,7 +35,7 @@ class StrictService(Service):
     command = (sys.executable, str(Path(__file__).with_name("no_excuses.py")), "serve")
 
 
-class StrictServiceThatWaits(StrictService):
+class PatientStrictService(StrictService):
     """It waits for MongoDB longer than usual."""
 
     waits_for_mongodb = True
@@ -52,11 +52,15 @@ class Deployment:
     space: str = field(default_factory=lambda: f"deployment{secrets.token_hex(4)}")
     services: list[Service] = field(default_factory=list)
 
-    def start(self, *, waits_for_mongodb: bool = False, **settings: str) -> Service:
-        """Start one more process of the service, which a stall of the machine does not disturb.
+    def start(self, **settings: str) -> Service:
+        """Start one more process of the service, which a stall of the machine does not disturb."""
+        return self._start(StrictService, settings)
 
-        `waits_for_mongodb`: the test is not about outages of MongoDB, so the service waits longer.
-        """
+    def start_patient(self, **settings: str) -> Service:
+        """Do the same for a test that is not about MongoDB: the process waits longer for it."""
+        return self._start(PatientStrictService, settings)
+
+    def _start(self, service_type: type[Service], settings: dict[str, str]) -> Service:
         given = {
             "DATABASE": self.database.name,
             "KEY_PREFIX": f"{self.space}:",
@@ -68,7 +72,6 @@ class Deployment:
             given.pop("MONGO_URL", self.engines.mongo.url),
             given.pop("REDIS_URL", self.engines.redis.url),
         )
-        service_type = StrictServiceThatWaits if waits_for_mongodb else StrictService
         self.services.append(
             service_type(
                 mongo_url,

@@ -232,6 +232,7 @@ async def test_the_settings_are_those_of_the_service(stage: Page, shared: Shared
         await user.close()
 
 
+@pytest.mark.slow  # 400 reads, and a story for each
 async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedService) -> None:
     """The keys have bars, and a click shows the value. Compare draws a dot for each read."""
     async with open_client(shared.service.url, headers=PRESENTER) as http:

@@ -56,7 +56,7 @@ class WatchedStore(MessageStore):
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
     """One process with default settings."""
-    return deployment.start(waits_for_mongodb=True)
+    return deployment.start_patient()
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ async def test_a_process_that_was_overtaken_tries_again(
     deployment: Deployment, service: Service
 ) -> None:
     """Two processes send in turn. Except for its first send, each tries the seq that the other has used, once, and then the next one."""
-    second = deployment.start(waits_for_mongodb=True)
+    second = deployment.start_patient()
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     senders = [alice, await alice.at(second)]
     before = tried(service) + tried(second)

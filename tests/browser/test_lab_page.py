@@ -186,7 +186,7 @@ async def test_a_viewer_sees_the_same_and_changes_nothing(
     await viewer.keyboard.press("s")
     await stage.keyboard.press("h")
     await expect(viewer.locator("[data-number=sent]")).to_have_text("1")
-    await expect(viewer.locator(".p-sentence")).to_contain_text("Ada is told")
+    await expect(viewer.locator(".p-sentence")).to_contain_text("Ada learns")
     await expect(stage.locator("[data-number=sent]")).to_have_text("1")
     await session.assert_clean()
     await session.context.close()

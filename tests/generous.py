@@ -6,7 +6,6 @@ that are not about this limit start the service with this program.
 
 import os
 
-import shard_keys
 from waiting import MONGODB_LIMIT
 
 import chatlab.connections.mongo
@@ -29,5 +28,4 @@ def set_limit_of_environment() -> None:
 if __name__ in ("__main__", "__mp_main__"):  # also in each worker
     set_limit_of_environment()
 if __name__ == "__main__":
-    shard_keys.watch()
     main()

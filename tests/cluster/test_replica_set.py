@@ -69,6 +69,7 @@ async def two_processes(
     stores = [MessageStore(database, clock=lambda: 0, on_found=ignore) for database in databases]
     for database in databases:
         await database.open()
+        await wait_until(lambda: not database.breaker.is_open, "the indexes")  # noqa: B023
     yield stores
     for store in stores:
         await store.close()

@@ -65,6 +65,7 @@ async def mongo(deployment: Deployment, patient_driver: None) -> AsyncIterator[M
     name = f"groups{secrets.token_hex(4)}"
     mongo = MongoDatabase(deployment.engines.mongo.url, name, migrate)
     await mongo.open()
+    await wait_until(lambda: not mongo.breaker.is_open, "the indexes")
     yield mongo
     await mongo.close()
 

@@ -349,6 +349,7 @@ async def browser_without_site_data(folder: Path) -> AsyncIterator[Page]:
         await context.close()
 
 
+@pytest.mark.slow
 async def test_a_browser_that_blocks_site_data_works_until_it_is_closed(
     create_users: UserMaker, shared: SharedService, tmp_path: Path
 ) -> None:

@@ -1120,6 +1120,7 @@ async def test_a_page_of_another_site_changes_nothing(
 # --- proxies and policies -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_works_under_a_path_prefix(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1179,6 +1180,7 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
             page_side.send(message.data)
 
 
+@pytest.mark.slow
 async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
     """The API page loads everything from the service, lists every route and can send a request."""
     page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
@@ -1457,6 +1459,7 @@ async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker
     await expect(tab.row(bob)).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_panes_of_one_window_may_have_two_users(
     open_browser: BrowserOpener, shared: SharedService
 ) -> None:

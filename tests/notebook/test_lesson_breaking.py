@@ -29,6 +29,7 @@ async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     assert (verdict.kind, "20 of them are in MongoDB" in verdict.text) == (NOT_YET, True)
 
 
+@pytest.mark.slow
 async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
     """The exercise removes MongoDB's folder and restores it; afterwards all data is there again.
 

@@ -61,8 +61,8 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
     ("workers", "signal_number"),
     [
         ("1", signal.SIGTERM),
-        ("1", signal.SIGINT),
-        ("1", signal.SIGHUP),
+        pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("1", signal.SIGHUP, marks=pytest.mark.slow),
         ("2", signal.SIGTERM),
         ("2", signal.SIGHUP),
     ],

@@ -6,7 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-JOBS ?= 5
+JOBS ?= 4
 PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.15 python3.14 python3.13 python3.12 python3.11)
 NODE_MODULES := node_modules/.package-lock.json
@@ -23,7 +23,7 @@ SAME := import subprocess, sys; out = subprocess.run([sys.argv[1], "-c", "import
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  PYTHON=/path/to/python3.12 uses that Python; ARGS="--port 9000" is passed to serve (lab, demo, doctor), or to pytest by test;'
-	@echo '  JOBS=1 runs the tests one after the other (default: 5 at a time)'
+	@echo '  JOBS=1 runs the tests one after the other (default: 4 at a time)'
 
 demo: $(INSTALLED) ## send one message over each transport, and follow it through the cache for 6 seconds
 	@$(BIN)/chatlab demo $(ARGS)

@@ -13,7 +13,7 @@ import pymongo
 import pytest
 import redis
 from faults import Deployment, open_deployment
-from live import Service, ServiceMaker, SignUp, User
+from live import GenerousService, Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from shared_service import SharedService, UserMaker, start_shared_service
 from waiting import LIMIT_S
@@ -116,7 +116,7 @@ def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker
                 chosen.pop("MONGO_URL", engines.mongo.url),
                 chosen.pop("REDIS_URL", engines.redis.url),
             )
-            service = Service(
+            service = GenerousService(
                 mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen
             )
             stack.callback(service.end)

@@ -114,6 +114,16 @@ class GenerousService(Service):
     command = (sys.executable, str(Path(__file__).with_name("generous.py")), "serve")
     waits_for_mongodb = True
 
+    def wait_until_ready(self) -> "Service":
+        """Wait until the service answers and has reached MongoDB."""
+        super().wait_until_ready()
+        block_until(
+            lambda: fetch(f"{self.url}/readyz").status_code,
+            "the service to reach MongoDB",
+            is_reached=lambda status: status == 200,
+        )
+        return self
+
 
 @dataclass
 class User:

@@ -176,6 +176,7 @@ async def test_everything_can_be_read_at_the_back(stage: Page) -> None:
 # --- who may do what ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_viewer_sees_the_same_and_changes_nothing(
     browser: Browser, stage: Page, shared: SharedService
 ) -> None:
@@ -253,6 +254,7 @@ async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedSer
 # --- faults ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_without_redis_nothing_claims_to_be_live(
     browser: Browser, engines: Engines, shared: SharedService, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def draft(text: str) -> Draft:
     return create_draft(ANN, BOB, text, None)
 
 
+@pytest.mark.slow
 async def test_a_message_that_a_failover_removes_leaves_no_gap(
     deployment: Deployment, two_processes: list[MessageStore]
 ) -> None:
@@ -130,6 +131,7 @@ def strict(deployment: Deployment) -> Service:
     return deployment.start()
 
 
+@pytest.mark.slow
 async def test_without_a_primary_only_stale_reads_work(
     deployment: Deployment, stale: Service, strict: Service
 ) -> None:

@@ -59,6 +59,7 @@ async def begin(
         await lab.end()
 
 
+@pytest.mark.slow
 async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
     """Running the first cell twice returns the live session.
 

@@ -19,6 +19,7 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     await lab.end()
 
 
+@pytest.mark.slow
 async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     """`start` returns the same session with one engine restarted and the other thawed."""
     alice, bob = await lab.user("alice"), await lab.user("bob")

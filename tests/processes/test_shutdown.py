@@ -64,7 +64,7 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
         pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("1", signal.SIGHUP, marks=pytest.mark.slow),
         ("2", signal.SIGTERM),
-        ("2", signal.SIGHUP),
+        pytest.param("2", signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
 async def test_stopping_loses_no_answered_message_and_closes_every_socket(

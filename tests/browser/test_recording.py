@@ -35,7 +35,7 @@ STORY = (
     "MongoDB stores the message",
     "Redis keeps a copy",
     "The message appears on Ben",
-    "Ada is told that the message is saved",
+    "Ada learns that the message is saved",
     "Ben opens the chat with Ada",
     "A hit:",
     "Its time is over",

@@ -59,6 +59,7 @@ async def begin(
         await lab.end()
 
 
+@pytest.mark.slow
 async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
     """Running the first cell twice returns the live session.
 
@@ -320,7 +321,10 @@ async def test_checks_distinguish_wrong_from_blank(begin: LabMaker) -> None:
         BLANK,
         NOT_YET,
     ]
-    assert "new TTL" in (await start_here.gone_at(lab, 3)).text
+    # A busy machine may save a message too late for a cache with such a short TTL.
+    while "was not observed" in (text := (await start_here.gone_at(lab, 3)).text):
+        pass
+    assert "new TTL" in text
 
 
 CACHED = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import pytest_asyncio
 from browsing import BrowserSession, assert_accessible, browser, reverse_proxy, shared
-from faults import Proxy
+from faults import Proxy, StrictService
 from http_clients import open_client
 from playwright.async_api import Browser, Locator, Page, expect
 from shared_service import LAB_KEY, SharedService
@@ -270,7 +270,7 @@ async def test_an_outage_of_redis_or_mongodb_is_shown(
     proxy = Proxy(urlsplit(engines.redis.url).path)
     mongo = Proxy(unquote(urlsplit(engines.mongo.url).netloc))
     settings = {"REDIS_URL": proxy.url, "MONGO_URL": mongo.mongo_url}
-    with shared.another_process(tmp_path / "away.log", **settings) as other:
+    with shared.another_process(tmp_path / "away.log", StrictService, **settings) as other:
         session = await BrowserSession.start(browser, other.service.url, **PROJECTOR)
         page = await open_lab(session)
         await expect(page.locator("[data-number=live]")).to_have_text("0")

@@ -67,8 +67,10 @@ def open_browser() -> Iterator[Browser]:
 
 def open_context(browser: Browser, server: Server, user: BenchUser | None = None) -> BrowserContext:
     """Return a new browser without anything stored, except the session of this user."""
-    session = user and {"token": user.token, "user": {"id": user.id, "displayName": user.id}}
-    stored = [{"name": "chatlab / ", "value": json.dumps(session)}] if session else []
+    stored = []
+    if user:
+        session = {"token": user.token, "user": {"id": user.id, "displayName": user.id}}
+        stored = [{"name": "chatlab / ", "value": json.dumps(session)}]
     state: Any = {"cookies": [], "origins": [{"origin": server.url, "localStorage": stored}]}
     context = browser.new_context(storage_state=state, viewport={"width": 1920, "height": 1080})
     context.set_default_timeout(LIMIT_MS)

@@ -25,6 +25,18 @@ from benchmarks.hostile_log_in import MAX_P95_MS as MAX_LOG_IN_MS
 from benchmarks.hostile_log_in import measure_log_ins
 from benchmarks.hostile_reconnect import MAX_P99_MS, MAX_SECONDS, SOCKETS, measure_reconnects
 from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
+from benchmarks.pages import (
+    BURST,
+    FRAMES,
+    KILOBITS,
+    LATENCY_MS,
+    LONG,
+    MAX_KEYSTROKE_MS,
+    MAX_VIEW_MS,
+    measure_first_view,
+    measure_lab_frames,
+    measure_long_conversation,
+)
 from benchmarks.result import Result
 from benchmarks.throughput import (
     measure_cached,
@@ -121,5 +133,20 @@ BENCHMARKS = {
         f"{SOCKETS:,} sockets that reconnect at once",
         f"all within {MAX_SECONDS} s, no refusal, and a p99 of a bystander's send of at most {MAX_P99_MS} ms",
         measure_reconnects,
+    ),
+    "first-view": Benchmark(
+        f"The chat page on a network with {LATENCY_MS} ms and {KILOBITS} kbit/s",
+        f"the first view within {MAX_VIEW_MS / 1000} s",
+        measure_first_view,
+    ),
+    "long": Benchmark(
+        f"A conversation of {LONG:,} messages on the chat page",
+        f"at most {MAX_KEYSTROKE_MS} ms of the page for a keystroke, and for a turn of the wheel",
+        measure_long_conversation,
+    ),
+    "frames": Benchmark(
+        f"The page /lab during a burst of {BURST} messages",
+        f"at least {FRAMES} of 60 frames a second",
+        measure_lab_frames,
     ),
 }

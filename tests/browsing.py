@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -215,6 +216,21 @@ def _logged_in(url: str, user: User) -> Any:
         "cookies": [],
         "origins": [{"origin": f"{parts.scheme}://{parts.netloc}", "localStorage": [stored]}],
     }
+
+
+# --- accessibility --------------------------------------------------------------------------------
+
+AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
+# Without the list of requests on /docs, which is Swagger UI as it is.
+RUN_AXE = """async () => (await axe.run({ exclude: [["iframe"], ["#docs"]] }, { preload: false, resultTypes: ["violations"] }))
+    .violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id} ${target}: ${failureSummary}`))"""
+
+
+async def assert_accessible(page: Page) -> None:
+    """Assert that axe-core finds no violation on this page."""
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(AXE)
+    assert await page.evaluate(RUN_AXE) == []
 
 
 # --- a reverse proxy ------------------------------------------------------------------------------

@@ -42,13 +42,16 @@ class SharedService:
         return create_user(self.database, at or self.service, name)
 
     @contextlib.contextmanager
-    def another_process(self, log: Path, **settings: str) -> Iterator["SharedService"]:
+    def another_process(
+        self, log: Path, service_type: type[Service] | None = None, **settings: str
+    ) -> Iterator["SharedService"]:
         """Start another process on the same database, with its own key prefix and settings."""
         prefix = f"{self.prefix}{secrets.token_hex(3)}:"
         given = self.service.settings | {"KEY_PREFIX": prefix} | settings
         mongo_url, redis_url = given.pop("MONGO_URL"), given.pop("REDIS_URL")
         del given["PORT"]
-        service = type(self.service)(mongo_url, redis_url, log, **given)
+        start = service_type or type(self.service)
+        service = start(mongo_url, redis_url, log, **given)
         try:
             yield SharedService(service.wait_until_ready(), self.database, self.keys, prefix)
         finally:

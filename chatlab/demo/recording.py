@@ -21,7 +21,8 @@ from chatlab.web.replay_page import replay_page
 
 Json = dict[str, Any]
 GRACE_S = 20  # for the sweeper to log an expiry, on a slow machine
-PAUSE_S = 1.0  # between the send and the first read, so that the page shows some of the life
+LIFE_S = 3.0  # between the send and the first read, so that the page shows some of the life
+PAUSE_S = 1.5
 
 
 def record(settings: Settings, file: Path, console: Console) -> None:
@@ -66,7 +67,7 @@ async def _record_story(url: str, key: str) -> Json:
 async def _play(ada: ChatClient, ben: ChatClient, cleaned: asyncio.Event, ttl_s: float) -> None:
     """Send a message, read it, wait until its key was cleaned, and read it again."""
     await ada.send_by_socket(ben.id, "Hello!")
-    await asyncio.sleep(PAUSE_S)
+    await asyncio.sleep(LIFE_S)
     await ben.read(ada.id)
     try:
         await asyncio.wait_for(cleaned.wait(), ttl_s + GRACE_S)

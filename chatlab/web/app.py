@@ -36,7 +36,7 @@ from chatlab.sessions import Sessions
 from chatlab.settings import Settings, load_settings
 from chatlab.stage_users import StageUsers
 from chatlab.store.store import Store
-from chatlab.web import account_routes, health, http, projector_api
+from chatlab.web import account_routes, api_description, health, http, projector_api
 from chatlab.web.connection_limits import LIMITS_KEY, ConnectionLimits
 from chatlab.web.dependencies import HEADERS
 from chatlab.web.descriptors import limit_connections
@@ -45,7 +45,7 @@ from chatlab.web.fast_path import READ_ROUTE, SEND_ROUTE, FastPath, serve_direct
 from chatlab.web.flow_namespace import FlowNamespace
 from chatlab.web.lab_access import LabAccess
 from chatlab.web.origin_check import OriginCheck
-from chatlab.web.pages import DESCRIPTION, add_pages
+from chatlab.web.pages import add_pages
 from chatlab.web.problems import add_error_handlers
 from chatlab.web.request_log import CLOSED_BY_CLIENT, UNMATCHED, RequestLog, route_of
 from chatlab.web.socket_guard import SocketGuard
@@ -80,6 +80,12 @@ class Chatlab(FastAPI):
     def add_shortcuts(self, fast_path: FastPath, websockets: SocketGuard) -> None:
         """Serve these without the layers from now on."""
         self._fast_path, self._websockets = fast_path, websockets
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document. It is made for the first request."""
+        if not self.openapi_schema:
+            api_description.describe(super().openapi())
+        return super().openapi()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -137,7 +143,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = Chatlab(
         settings,
         title="chatlab",
-        description=DESCRIPTION,
+        description=api_description.DESCRIPTION,
         version=__version__,
         lifespan=functools.partial(_lifespan, settings=settings),
         openapi_url="/openapi.json" if settings.docs else None,

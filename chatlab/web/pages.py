@@ -4,22 +4,28 @@ All pages are static files without a build step, a CDN or inline scripts. All ad
 relative, so the pages work under any path prefix. They use HTTP and Socket.IO like every client.
 """
 
+import functools
+import hashlib
 import html
 import mimetypes
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-STATIC = Path(__file__).parent / "static"
+from chatlab.web.bundles import BUNDLES, STATIC, bundle
+
 SWAGGER = Path(str(files("fastapi_swagger") / "resources"))  # the official files of Swagger UI
+PAGES = {"": "chat/index.html", "docs": "docs/index.html", "lab": "projector/index.html"}
 
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",  # scripts and styles come from this server, never from within a page
@@ -43,25 +49,6 @@ HEADERS = {
 }
 
 
-# Of the API, for OpenAPI: requests that are not JSON.
-DESCRIPTION = """
-A body is JSON, with `Content-Type: application/json`. Every error is a problem (RFC 9457): `code`
-is fixed, `detail` is a sentence.
-
-Besides the requests below, the service has
-
-* the pages `/` (the chat), `/docs` (this one) and, with `CHATLAB_FLOW=1`, `/lab` (the live
-  diagram), with their files under `/static`. They accept `GET` and `HEAD`;
-* Socket.IO at `/socket.io/`, over websockets only, with `auth: {token}`. A client emits
-  `sendMessage`, `editMessage`, `deleteMessage`, `addReaction`, `removeReaction`, `markRead`,
-  `typing` and `alive` (its acknowledgement shows that the connection works). It receives
-  `newMessage`, `messageUpdated`, `messagesRead`, `typing`, and
-  - `onlineUsers [userId, ...]`: which of your partners are online, right after the connection,
-  - `presence {userId, online}`: one of them has come or gone,
-  - `resync {since}`: events may have been lost since then, so read by `seq`.
-"""
-
-
 class PageFiles(StaticFiles):
     """Static files with an ETag and the headers above."""
 
@@ -71,14 +58,25 @@ class PageFiles(StaticFiles):
         return response
 
 
-class Page:
-    """One file of the folder `static`, at a path of its own."""
+class Text:
+    """A text that is made from static files, with an ETag and the headers above."""
 
-    def __init__(self, file: str) -> None:
-        self._file, self._files = file, PageFiles(directory=STATIC)
+    def __init__(self, make: Callable[[], str], media_type: str) -> None:
+        self._make, self._media_type = make, media_type
+
+    @functools.cached_property
+    def _content(self) -> tuple[bytes, str]:
+        """The body and its ETag. It is made for the first request."""
+        body = self._make().encode()
+        return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._files.get_response(self._file, scope)
+        body, etag = self._content
+        headers = HEADERS | {"etag": etag}
+        if Headers(scope=scope).get("if-none-match") == etag:
+            response = Response(status_code=304, headers=headers)
+        else:
+            response = Response(body, headers=headers, media_type=self._media_type)
         await response(scope, receive, send)
 
 
@@ -87,20 +85,29 @@ def add_pages(app: FastAPI, *, docs: bool, lab: bool) -> None:
     # Some Windows registries map .js to text/plain, which browsers reject because of `nosniff`.
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("application/manifest+json", ".webmanifest")
-    add_page(app, "/", "chat/index.html")
-    if docs:
-        add_page(app, "/docs", "docs/index.html")
-    if lab:
-        add_page(app, "/lab", "projector/index.html")
+    missing = [name for name, is_there in (("docs", docs), ("lab", lab)) if not is_there]
+    for name, file in PAGES.items():
+        if name in missing:
+            continue
+        _add(app, f"/{name}", Text(functools.partial(_page, file, missing), "text/html"))
+        if name:  # with a slash at its end, an address leads to the page
+            _add(app, f"/{name}/", RedirectResponse(f"../{name}"))
+    for first, loaded in BUNDLES.items():
+        script = functools.partial(bundle, first, loaded)
+        _add(app, f"/static/{first}", Text(script, "text/javascript"))
     app.mount("/static/swagger", _compressed(PageFiles(directory=SWAGGER)))
     app.mount("/static", _compressed(PageFiles(directory=STATIC)))
 
 
-def add_page(app: FastAPI, path: str, file: str) -> None:
-    """Serve a page at this path, and lead from the path with a slash to it."""
-    app.router.routes.append(Route(path, _compressed(Page(file)), methods=["GET"]))
-    if path != "/":
-        app.router.routes.append(Route(f"{path}/", RedirectResponse(f"..{path}"), methods=["GET"]))
+def _add(app: FastAPI, path: str, endpoint: ASGIApp) -> None:
+    app.router.routes.append(Route(path, _compressed(endpoint), methods=["GET"]))
+
+
+def _page(file: str, missing: list[str]) -> str:
+    """Return a page without the lines that link to a page that this service does not have."""
+    lines = (STATIC / file).read_text(encoding="utf-8").splitlines(keepends=True)
+    links = [f'href="{name}"' for name in missing]
+    return "".join(line for line in lines if not any(link in line for link in links))
 
 
 def _compressed(files: ASGIApp) -> ASGIApp:

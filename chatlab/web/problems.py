@@ -47,7 +47,17 @@ class Problem(BaseModel):
     code: str
 
 
-_PROBLEM_CONTENT = {"content": {PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+def _problem(status: int, code: str, detail: str) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(type=f"urn:chatlab:{code}", title=title, status=status, detail=detail, code=code)
+
+
+def _content(status: int, code: str, detail: str) -> dict[str, Any]:
+    """Return the description of a problem in OpenAPI, with this example."""
+    example = _problem(status, code, detail).model_dump()
+    return {"content": {PROBLEM_JSON: {"schema": Problem.model_json_schema(), "example": example}}}
+
+
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds until a retry can succeed",
@@ -55,23 +65,27 @@ _RETRY_AFTER = {
     }
 }
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {  # for OpenAPI
-    429: {"description": "Too many requests", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
-    503: {"description": "MongoDB cannot answer", "headers": _RETRY_AFTER, **_PROBLEM_CONTENT},
-    "default": {"description": "An error", **_PROBLEM_CONTENT},
+    429: {
+        "description": "Too many requests",
+        "headers": _RETRY_AFTER,
+        **_content(429, "rate_limited", "Too many requests. Wait a moment and try again."),
+    },
+    503: {
+        "description": "MongoDB cannot answer",
+        "headers": _RETRY_AFTER,
+        **_content(503, "store_unavailable", StoreUnavailable().detail),
+    },
+    "default": {
+        "description": "An error",
+        **_content(404, "not_found", "There is no such user."),
+    },
 }
 
 
 def problem_body(status: int, code: str, detail: str) -> bytes:
     """Return the JSON of a problem, and count the error in the metrics."""
     metrics.count_error("http", code)
-    problem = Problem(
-        type=f"urn:chatlab:{code}",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        code=code,
-    )
-    return problem.model_dump_json().encode()
+    return _problem(status, code, detail).model_dump_json().encode()
 
 
 def problem_response(

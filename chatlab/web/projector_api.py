@@ -96,7 +96,7 @@ async def update_settings(
 ) -> dict[str, Any]:
     """Change the TTL or the cache mode of this process from now on.
 
-    Raises Forbidden for those who may only watch, Conflict when processes share the cache.
+    Those who may only watch get 403. When several processes share the cache, the response is 409.
     """
     if not has_own_cache(cache, settings):
         raise Conflict(
@@ -142,7 +142,7 @@ async def one_key(
 ) -> dict[str, Any]:
     """Return the value of a key of the page's own users, as Redis has it now.
 
-    Raises NotFound for a key that does not exist, and for those of others.
+    A key that does not exist gets 404, and so does a key of other users.
     """
     found = await value_of(cache.pipe, key) if key.startswith(cache.keys.prefix) else None
     if found is None or not _is_of_stage(key, found["value"], cache, state["users"]):

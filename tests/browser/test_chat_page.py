@@ -16,14 +16,20 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import pytest
 import pytest_asyncio
-from browsing import PHONE, BrowserSession, Tab, browser, reverse_proxy, shared
+from browsing import (
+    PHONE,
+    BrowserSession,
+    Tab,
+    assert_accessible,
+    browser,
+    reverse_proxy,
+    shared,
+)
 from http_clients import open_client
 from live import PASSWORD, Service, User
 from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 from shared_service import SharedService, meet, store_messages
 from waiting import LIMIT_S, wait_until
-
-import chatlab
 
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
@@ -35,11 +41,6 @@ BrowserOpener = Callable[..., Awaitable[BrowserSession]]
 UserMaker = Callable[..., list[User]]
 History = tuple[User, User, Tab]
 REFUSED = "Failed to load resource: the server responded with a status of 4"  # what Chromium logs for a 4xx response
-CATCH_VIEW = """async () => {
-    const { ConversationView } = await import("./static/chat/conversation_view.js");
-    const { draw } = ConversationView.prototype;
-    ConversationView.prototype.draw = function () { draw.call(window.view = this); };
-}"""
 WATCH_PRESENCE = """() => {
     const presence = document.querySelector(".presence");
     window.presences = [];
@@ -367,13 +368,12 @@ async def test_scrolling_up_loads_the_history(history: History) -> None:
 async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
     """A redraw before the scroll event neither undoes the scroll nor loses the end."""
     ann, bob, tab = history
-    await tab.page.evaluate(CATCH_VIEW)
     await bob.send(ann, "this redraws the page")
-    await tab.page.wait_for_function("() => window.view")
     await expect(tab.message("this redraws the page")).to_be_in_viewport()
     scroller = tab.page.locator(".scroller")
     # In one script, so that no event can be handled between the two statements.
-    await scroller.evaluate("(node) => { node.scrollTop = 300; view.draw(); }")
+    redraw = "dispatchEvent(new Event('focus'))"
+    await scroller.evaluate(f"(node) => {{ node.scrollTop = 300; {redraw}; }}")
     await expect(tab.messages).to_have_count(101)
     await expect(tab.page.locator(".jump")).to_be_visible()
 
@@ -1190,16 +1190,39 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
 
 
 @pytest.mark.slow
-async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
-    """The API page loads everything from the service, lists every route and can send a request."""
-    page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
+async def test_the_docs_need_no_network(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The API page loads everything from the service, and lists every request in its group.
+
+    It sends requests as the user of the chat, or as the one who signs up with the example.
+    """
+    [ann] = create_users("ann")
+    page = (await (await open_browser(ann)).open("docs")).page
     await expect(page.locator(".opblock")).to_have_count(34)
-    await page.locator("#operations-default-me_api_auth_me_get .opblock-summary-control").click()
-    await page.get_by_role("button", name="Try it out").click()
-    await page.get_by_role("button", name="Execute").click()
-    await expect(
-        page.locator(".live-responses-table .response .response-col_status")
-    ).to_contain_text("401")
+    groups = page.locator(".opblock-tag-section")
+    await expect(groups).to_have_count(5)
+    await expect(groups.filter(has_text="Sign up, log in").locator(".opblock")).to_have_count(10)
+
+    async def execute(operation: str) -> str:
+        block = page.locator(
+            f"#operations-Accounts-{operation}_post, #operations-Accounts-{operation}_get"
+        )
+        await block.locator(".opblock-summary-control").click()
+        await block.get_by_role("button", name="Try it out").click()
+        await block.get_by_role("button", name="Execute").click()
+        return await block.locator(".live-responses-table .response").first.inner_text()
+
+    await assert_accessible(page)
+    await page.get_by_role("button", name="Use my session of the chat").click()
+    await expect(page.locator("#token-state")).to_contain_text(ann.id.title())
+    assert f'"id": "{ann.id}"' in await execute("me_api_auth_me")
+    assert '"id": "ada"' in await execute("sign_up_api_auth_signup")
+    await expect(page.locator("#token-state")).to_contain_text("Ada")
+    for name, sign in (("The live diagram", "Key"), ("The chat", "Find a user")):
+        await page.get_by_role("link", name=name).click()
+        await expect(page.get_by_label(sign)).to_be_visible()
+        await page.go_back()
 
 
 async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedService) -> None:
@@ -1233,20 +1256,46 @@ async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedSe
             assert (await http.get(path)).status_code == 404, path
 
 
-async def test_pages_are_compressed_and_name_their_modules(shared: SharedService) -> None:
-    """A browser loads all modules at once. It need not find them one after the other."""
-    static = Path(chatlab.__file__).parent / "web" / "static"
-    modules = {path.relative_to(static).as_posix() for path in static.glob("chat/*.js")}
-    modules.add("vendor/socket.io.esm.min.js")
-    async with open_client(shared.service.url) as http:
-        page = await http.get("/")
-        assert page.headers["content-encoding"] == "gzip"
-        named = re.findall(r'(?:rel="modulepreload" href|<script src)="static/([^"]*)"', page.text)
-        assert sorted(named) == sorted(modules)
-        for path in modules:
-            answer = await http.get(f"/static/{path}")
+async def test_the_chat_needs_few_requests(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """On a slow network each request takes long: all modules come in two scripts, compressed.
+
+    The log-in form needs only the first one.
+    """
+    scripts = [
+        "static/chat/chat.js",
+        "static/chat/workspace.js",
+        "static/vendor/socket.io.esm.min.js",
+    ]
+    [ann] = create_users("ann")
+    here = await open_browser(ann)
+    tab = await here.open()
+    await expect(tab.row(ann)).to_be_visible()
+    loaded = {url.removeprefix(here.url) for url in here.requests if url.endswith(".js")}
+    assert sorted(loaded) == scripts
+    await tab.page.keyboard.press("?")
+    links = tab.page.locator(".other-pages a")
+    await expect(links).to_have_text(["The live diagram", "The API, for programs"])
+    for user in (None, ann):
+        slow = await open_browser(user, ignore=("ERR_FAILED",))
+        await slow.context.route("**/workspace.js", lambda route: route.abort())
+        page = (await slow.open()).page
+        if user is None:
+            await expect(page.get_by_label("User name")).to_be_visible()
+            continue
+        await expect(page.get_by_role("alert")).to_have_text(
+            "The page could not be loaded completely."
+        )
+        await slow.context.unroute("**/workspace.js")
+        await page.get_by_role("button", name="Reload").click()
+        await expect(Tab(page).row(ann)).to_be_visible()
+    async with open_client(here.url) as http:
+        for path in ("", "lab", "docs", *scripts, "static/chat/conversation.js"):
+            answer = await http.get(path)
             assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
-        assert (await http.get("/docs/")).headers["location"] == "../docs"
+        for page in ("docs", "lab"):
+            assert (await http.get(f"{page}/")).headers["location"] == f"../{page}"
 
 
 async def test_a_browser_gets_a_page_for_an_error(
@@ -1268,7 +1317,7 @@ async def test_pages_have_no_inline_scripts_and_only_relative_addresses(
 ) -> None:
     """The pages contain no inline script or style, and every address in them is relative."""
     async with open_client(shared.service.url) as http:
-        for path in ("/", "/docs"):
+        for path in ("/", "/docs", "/lab"):
             page = (await http.get(path)).text
             assert re.findall(r"<script(?![^>]*\ssrc=)", page) == []
             assert re.findall(r"\s(?:on\w+|style)=", page) == []
@@ -1360,18 +1409,6 @@ async def fill_conversation(ann: User, bob: User) -> None:
     await bob.http.patch(f"/api/messages/{sent[2]['_id']}", json={"text": "edited!"})
     await ann.http.put(f"/api/messages/{sent[0]['_id']}/reactions/\U0001f389")
     await ann.send(bob, "https://y.example `mine`", replyTo=sent[0]["_id"])
-
-
-AXE = (Path(__file__).parent.parent / "axe" / "axe.min.js").read_text()
-RUN_AXE = """async () => (await axe.run({ exclude: [["iframe"]] }, { preload: false, resultTypes: ["violations"] }))
-    .violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id} ${target}: ${failureSummary}`))"""
-
-
-async def assert_accessible(page: Page) -> None:
-    """Assert that axe-core finds no violation on this page."""
-    if not await page.evaluate("'axe' in window"):
-        await page.evaluate(AXE)
-    assert await page.evaluate(RUN_AXE) == []
 
 
 async def test_the_keyboard_is_enough_to_write(

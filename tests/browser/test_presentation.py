@@ -145,13 +145,18 @@ async def test_time_passes_at_the_chosen_speed(
 async def test_the_sentence_belongs_to_what_moves(
     page: Page, story: tuple[Events, list[str]]
 ) -> None:
-    """Each leg has its own sentence. The flows are large one after the other."""
+    """Each leg has its own sentence, and each sentence stays for more than a second.
+
+    The flows are large one after the other.
+    """
     frames = await play(page, story, "real", 30)
     for stage in SEND:
         sentences = {frame["sentence"] for frame in frames if frame["stage"] == stage}
         assert len(sentences) == 1, stage
     assert in_order([frame["view"] for frame in frames]) == ["send", "life", "worker", "life"]
     assert len(in_order([frame["sentence"] for frame in frames])) >= len(SEND) + 6
+    told = [list(group) for _, group in itertools.groupby(frames, lambda frame: frame["sentence"])]
+    assert min(FRAME_MS * len(group) for group in told[1:-1]) > 1_000
 
 
 async def test_a_step_is_one_sentence(page: Page, story: tuple[Events, list[str]]) -> None:

@@ -1,15 +1,18 @@
-/* The chat page: the log-in form without a session, the workspace with one. */
+/* The chat page: the log-in form without a session, the workspace with one. The log-in form does not
+   wait for the modules of the workspace, which are loaded when they are needed. */
 
 /** @import { Session } from "./session.js" */
+/** @import { Workspace } from "./workspace.js" */
 
 import { Api } from "./api.js";
-import { announce, notice } from "./dom.js";
+import { announce, el, notice } from "./dom.js";
 import { describeError } from "./format.js";
 import * as session from "./session.js";
 import { welcomeCard } from "./welcome.js";
-import { Workspace } from "./workspace.js";
 
 const app = /** @type {HTMLElement} */ (document.querySelector("#app"));
+/** @type {Session | null} */
+let shown = null;
 /** @type {Workspace | null} */
 let workspace = null;
 
@@ -19,10 +22,50 @@ let workspace = null;
  */
 function show(current, reason = "") {
   workspace?.close();
-  workspace = current && new Workspace(current, { leave, ended, deleted, renamed: session.save });
-  app.replaceChildren(workspace ? workspace.element : welcomeCard(enter, reason));
-  if (workspace) workspace.open();
+  workspace = null;
+  shown = current;
+  app.replaceChildren(current ? frame(current) : welcomeCard(enter, reason));
+  if (current) openWorkspace(current);
   else document.title = "chatlab";
+}
+
+/** @param {Session} current */
+async function openWorkspace(current) {
+  // Both at once: on a slow network, each request takes long.
+  const modules = Promise.all([import("./workspace.js"), import("../vendor/socket.io.esm.min.js")]);
+  const loaded = await modules.then(
+    ([workspace]) => workspace,
+    () => null,
+  );
+  if (shown !== current) return; // logged out meanwhile
+  if (!loaded) return app.replaceChildren(notLoaded());
+  workspace = new loaded.Workspace(shown, { leave, ended, deleted, renamed: session.save });
+  app.replaceChildren(workspace.element);
+  workspace.open();
+}
+
+/**
+ * What can be shown before the workspace is loaded.
+ *
+ * @param {Session} session
+ */
+function frame({ user }) {
+  const name = el(
+    "div.who",
+    {},
+    el("strong", {}, user.displayName),
+    el("small", {}, `@${user.id}`),
+  );
+  const me = el("header.me", {}, el("span.avatar"), name);
+  const side = el("nav.side", {}, me, el("p.hint", { role: "status" }, "Loading…"));
+  return el("div.workspace", {}, side, el("main.stage"));
+}
+
+/** A browser does not ask again for a module that could not be loaded. Only a reload helps. */
+function notLoaded() {
+  const reload = el("button.primary", { onclick: () => document.location.reload() }, "Reload");
+  const why = el("p.trouble", { role: "alert" }, "The page could not be loaded completely.");
+  return el("div.welcome", {}, el("main.card", {}, why, reload));
 }
 
 /** @param {Session} current */

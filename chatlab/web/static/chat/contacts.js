@@ -92,6 +92,7 @@ export class Contacts {
   async refresh() {
     const page = await this.api.conversations();
     let lastId = this.#mergeConversations(page.items);
+    this.changed(); // they are shown before the other users are known
     if (!page.next)
       lastId = this.#mergeUsers(await this.api.users(lastId ? { after: lastId } : {}));
     if (!this.loaded) {

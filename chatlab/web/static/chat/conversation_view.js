@@ -1,38 +1,31 @@
 /* The open conversation: its header, its messages and the composer. */
 
 /** @import { Contact, Contacts } from "./contacts.js" */
-/** @import { Conversation, Item, Message } from "./conversation.js" */
+/** @import { Conversation, Message } from "./conversation.js" */
+/** @import { MessageRow } from "./message_row.js" */
 /** @import { Draft } from "./unsent.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 import { Composer } from "./composer.js";
 import { avatar } from "./contacts_view.js";
 import { el, hasFocus, icon, notice, setChildren, setText } from "./dom.js";
-import { describeError, formatDay, isSameDay, plainText } from "./format.js";
-import { MessageRow } from "./message_row.js";
+import { describeError } from "./format.js";
+import { MessageRows } from "./message_rows.js";
 import { confirmDialog, MessageTools } from "./message_tools.js";
-import { nameOf, nameTag, nameText, showName } from "./names.js";
+import { nameTag, nameText, showName } from "./names.js";
 import { PartnerTools } from "./partner_tools.js";
 import { SearchPanel } from "./search_panel.js";
 import { ShownMessages } from "./shown_messages.js";
 
-const GROUP_MS = 5 * 60_000; // messages of one sender within this time are shown as a group
 const LOAD_DISTANCE_PX = 400; // from the first or the last row: more messages are shown
 const END_DISTANCE_PX = 48; // from the end: this still counts as the end
-const SEEN_DISTANCE_PX = 8; // of a message: this much of it may be below the edge
 const FOUND_MS = 2500; // the message that a link leads to is marked for this time
 
 export class ConversationView {
-  /** @type {Map<string, MessageRow>} */
-  #rows = new Map();
-  /** @type {Map<string, HTMLElement>} */
-  #lines = new Map(); // day, or "new" -> line between messages
   #followsEnd = true; // show new messages at the end
   #endScrollTop = 0; // scrollTop after the last scroll to the end
   #unread = 0; // when the conversation was opened
   #newestSeq = 0; // when they were counted
-  newest = ""; // key of the last message
-  current = ""; // key of the last focused one
   #isCounted = false; // the unread messages are known
   closing = new AbortController();
 
@@ -67,6 +60,7 @@ export class ConversationView {
       displayName: conversation.other,
     };
     this.shown = new ShownMessages(conversation);
+    this.rows = new MessageRows(this);
     this.search = new SearchPanel(conversation, contacts, {
       show: (seq) => this.show(seq),
       closed: () => this.composer.focus(),
@@ -75,7 +69,7 @@ export class ConversationView {
       send: (draft) => this.#send(draft),
       edit: (message, text) => workspace.edit(message, text),
       keepDraft: (draft) => workspace.unsent.setDraft(conversation.other, draft),
-      nameOf: (message) => this.#senderOf(message),
+      nameOf: (message) => this.rows.senderOf(message),
       typing: (typing) => workspace.typing(conversation, typing),
       editLast: () => this.#editLast(),
     });
@@ -142,9 +136,9 @@ export class ConversationView {
     if (firstUnread) this.#showAround(firstUnread);
     if (this.#followsEnd) this.shown.followEnd();
     const hadFocus = this.list.contains(document.activeElement);
-    setChildren(this.list, this.#nodes());
+    setChildren(this.list, this.rows.nodes());
     if (hadFocus && !this.list.contains(document.activeElement)) this.composer.focus();
-    if (firstUnread) this.#scrollTo(this.#lines.get("new"));
+    if (firstUnread) this.#scrollTo(this.rows.newLine);
     else if (this.#followsEnd) this.#scrollToEnd();
     else if (anchor?.isConnected)
       // the message being read does not move
@@ -236,109 +230,6 @@ export class ConversationView {
     return 0;
   }
 
-  /** The rows and the lines between them, in order. Rows of removed messages are deleted. */
-  #nodes() {
-    const messages = this.shown.messages();
-    const pending = this.shown.reachesEnd ? this.conversation.pending : [];
-    /** @type {HTMLElement[]} */
-    const nodes = [];
-    const used = new Set();
-    /** @type {Item | null} */
-    let before = null;
-    for (const item of [...messages, ...pending]) {
-      const lines = this.#linesBefore(item, before);
-      const row = this.#row(item, before, lines.length > 0);
-      nodes.push(...lines, row.element);
-      this.newest = row.key;
-      used.add(row.key);
-      before = item;
-    }
-    for (const key of this.#rows.keys()) if (!used.has(key)) this.#rows.delete(key);
-    this.#updateTabOrder();
-    return nodes;
-  }
-
-  /**
-   * @param {Item} item
-   * @param {Item | null} before
-   */
-  #linesBefore(item, before) {
-    const lines = [];
-    if (!before || !isSameDay(before.createdAt, item.createdAt))
-      lines.push(this.#line(new Date(item.createdAt).toDateString(), formatDay(item.createdAt)));
-    if (item.seq && item.seq === this.shown.firstUnreadSeq) lines.push(this.#line("new", "New"));
-    return lines;
-  }
-
-  /**
-   * @param {string} key
-   * @param {string} text
-   */
-  #line(key, text) {
-    const line =
-      this.#lines.get(key) ?? el(key === "new" ? "li.line.new" : "li.line", {}, el("span"));
-    this.#lines.set(key, line);
-    setText(line.children[0], text);
-    return line;
-  }
-
-  /**
-   * @param {Item} item
-   * @param {Item | null} before
-   * @param {boolean} apart
-   */
-  #row(item, before, apart) {
-    const sender = item.senderId ?? this.contacts.me.id;
-    const mine = sender === this.contacts.me.id;
-    const key = mine && item.clientId ? `c${item.clientId}` : `m${item._id}`;
-    const row = this.#rows.get(key) ?? new MessageRow(key, this.#rowActions());
-    this.#rows.set(key, row);
-    const isClose = before && Date.parse(item.createdAt) - Date.parse(before.createdAt) < GROUP_MS;
-    const follows = Boolean(
-      !apart && isClose && (before.senderId ?? this.contacts.me.id) === sender,
-    );
-    const read =
-      mine && !this.partner.self && (item.seq ?? Infinity) <= (this.partner.readUpTo ?? 0);
-    const names = (/** @type {string} */ id) => nameOf(this.contacts, id);
-    row.draw(item, {
-      mine,
-      read,
-      follows,
-      sending: this.workspace.sending.has(this.conversation),
-      names,
-      me: this.contacts.me.id,
-      sender: nameText(this.partner),
-      quote: this.#quoteOf(item),
-    });
-    return row;
-  }
-
-  /** @param {Item} item */
-  #quoteOf({ replyTo }) {
-    if (!replyTo) return null;
-    const original = this.conversation.original(replyTo);
-    return {
-      address: `#/${this.conversation.other}/${replyTo}`,
-      sender: original ? this.#senderOf(original) : "",
-      text: original ? plainText(original) : "An earlier message",
-    };
-  }
-
-  /** @param {Message} message */
-  #senderOf({ senderId }) {
-    return senderId === this.contacts.me.id ? "You" : nameOf(this.contacts, senderId);
-  }
-
-  /** @returns {MessageRow["actions"]} */
-  #rowActions() {
-    return {
-      react: (message, emoji) => this.workspace.react(message, emoji),
-      showOriginal: (id) => this.showMessage(id),
-      retry: (pending) => this.workspace.retry(this.conversation, pending),
-      discard: (pending) => this.conversation.discard(pending),
-    };
-  }
-
   /** Update what depends on the scroll position: read marks, the jump button, older messages. */
   #updateAfterScroll() {
     const { conversation, shown } = this;
@@ -362,17 +253,11 @@ export class ConversationView {
   /** Mark as read what is on the screen, if the user looks at this page. */
   #markSeen() {
     if (this.shown.firstUnreadSeq === null || !hasFocus()) return;
-    const seq = this.#followsEnd ? this.conversation.last : this.#lastVisibleSeq();
+    const seq = this.#followsEnd
+      ? this.conversation.last
+      : this.rows.lastSeqAbove(this.scroller.getBoundingClientRect().bottom);
     this.shown.lastSeenSeq = Math.max(this.shown.lastSeenSeq, seq);
     this.workspace.markRead(this.conversation, seq);
-  }
-
-  #lastVisibleSeq() {
-    const bottom = this.scroller.getBoundingClientRect().bottom + SEEN_DISTANCE_PX;
-    const seqs = [...this.#rows.values()].map(({ item, element }) =>
-      element.getBoundingClientRect().bottom <= bottom ? (item?.seq ?? 0) : 0,
-    );
-    return Math.max(0, ...seqs);
   }
 
   // --- scrolling ---------------------------------------------------------------------------------
@@ -467,7 +352,7 @@ export class ConversationView {
     this.shown.firstUnreadSeq ??= 0;
     this.#showAround(seq);
     this.draw();
-    const row = [...this.#rows.values()].find(({ item }) => item?.seq === seq);
+    const row = this.rows.withSeq(seq);
     this.#scrollTo(row?.element);
     this.#updateAfterScroll();
     row?.element.focus({ preventScroll: true });
@@ -482,7 +367,7 @@ export class ConversationView {
   /** @param {Draft} draft */
   #send(draft) {
     this.#followEnd();
-    this.workspace.send(this.conversation, draft);
+    this.workspace.outbox.send(this.conversation, draft);
   }
 
   #editLast() {
@@ -503,11 +388,6 @@ export class ConversationView {
 
   // --- pointer and keyboard ----------------------------------------------------------------------
 
-  /** @param {any} target */
-  #rowOf(target) {
-    return this.#rows.get(target.closest?.("li.message")?.dataset.key);
-  }
-
   /** @param {MessageRow | undefined} row */
   #attach(row) {
     this.tools.attach(row, row?.item?.senderId === this.contacts.me.id);
@@ -525,17 +405,17 @@ export class ConversationView {
 
   /** @param {EventTarget | null} target */
   #point(target) {
-    const row = this.#rowOf(target);
+    const row = this.rows.of(target);
     const busy = this.tools.element.contains(document.activeElement);
     if (row && !busy) this.#attach(row);
   }
 
   /** @param {EventTarget | null} target */
   #focused(target) {
-    const row = this.#rowOf(target);
+    const row = this.rows.of(target);
     if (!row) return;
-    this.current = row.key;
-    this.#updateTabOrder();
+    this.rows.current = row.key;
+    this.rows.updateTabOrder();
     this.#attach(row);
   }
 
@@ -547,13 +427,7 @@ export class ConversationView {
   #clicked(event) {
     const selecting = !getSelection()?.isCollapsed;
     if (!selecting && !event.target.closest("button"))
-      this.#rowOf(event.target)?.element.focus({ preventScroll: true });
-  }
-
-  /** Keep exactly one message in the tab order: the last focused one, or the newest. */
-  #updateTabOrder() {
-    const key = this.#rows.has(this.current) ? this.current : this.newest;
-    for (const [name, row] of this.#rows) row.element.tabIndex = name === key ? 0 : -1;
+      this.rows.of(event.target)?.element.focus({ preventScroll: true });
   }
 
   /**

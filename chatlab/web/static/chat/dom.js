@@ -64,6 +64,12 @@ export function iconButton(name, label, onclick, attributes = {}) {
   );
 }
 
+/** Links to the other pages of this service, which the head of this page names. */
+export const otherPages = () =>
+  [...document.querySelectorAll("link[rel=help]")].map((page) =>
+    el("a.link", { href: page.getAttribute("href") ?? "" }, page.getAttribute("title") ?? ""),
+  );
+
 /**
  * Set the text if it differs, so that a screen reader does not read the same text twice.
  *

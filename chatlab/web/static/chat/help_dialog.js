@@ -1,6 +1,6 @@
 /* What the keyboard can do, and how a text is formatted. */
 
-import { el, iconButton } from "./dom.js";
+import { el, iconButton, otherPages } from "./dom.js";
 
 /** @type {[string, [keys: string[], what: string][]][]} */
 const PARTS = [
@@ -54,6 +54,7 @@ export function openHelpDialog() {
       iconButton("close", "Close", () => dialog.close(), { autofocus: true }),
     ),
     ...PARTS.map(([title, rows]) => el("section", {}, el("h3", {}, title), keyList(rows))),
+    el("p.other-pages", {}, ...otherPages()),
   );
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);

@@ -2,9 +2,8 @@
    that updates both. */
 
 /** @import { Handlers } from "./connection.js" */
-/** @import { Message, Pending } from "./conversation.js" */
+/** @import { Message } from "./conversation.js" */
 /** @import { Session, User } from "./session.js" */
-/** @import { Draft } from "./unsent.js" */
 
 import { openAccountDialog } from "./account_dialog.js";
 import { Api } from "./api.js";
@@ -19,15 +18,13 @@ import { describeError, plainText } from "./format.js";
 import { addKeys } from "./keyboard.js";
 import { nameOf } from "./names.js";
 import { Notifier } from "./notifier.js";
+import { Outbox } from "./outbox.js";
 import { Unsent } from "./unsent.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
 const RESYNC_SPREAD_MS = 2000; // all clients of a process are told at the same time
 const ADDRESS = /^#\/([a-z0-9][a-z0-9_-]{0,31})(?:\/([0-9a-f]{24}))?$/;
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
-const RETRY_DELAY_MS = 5000; // after the service could not save a message for now
-// The service will not save such a message as it is. After all other errors it is sent again.
-const REFUSALS = ["invalid", "not_found", "forbidden", "conflict", "too_large", "internal"];
 
 export class Workspace {
   /**
@@ -54,8 +51,7 @@ export class Workspace {
     this.view = null;
     this.unsent = new Unsent(user.id);
     this.notifier = new Notifier(user.id);
-    /** @type {Set<Conversation>} */
-    this.sending = new Set(); // conversations whose pending messages are being sent
+    this.outbox = new Outbox(this);
     this.closing = new AbortController();
 
     this.contacts = new Contacts(user, this.api, () => this.draw());
@@ -91,7 +87,7 @@ export class Workspace {
     clearInterval(this.timer);
     clearTimeout(this.bannerTimer);
     clearTimeout(this.resyncTimer);
-    clearTimeout(this.retryTimer);
+    this.outbox.close();
     this.connection.close();
     this.view?.close();
     this.dialog?.close();
@@ -104,7 +100,7 @@ export class Workspace {
       lost: (isCertain) => this.#lost(isCertain),
       ended: () => this.ended(),
       newMessage: (message) => this.#newMessage(message),
-      messageUpdated: (message) => this.#take(message),
+      messageUpdated: (message) => this.take(message),
       messagesRead: (read) => this.contacts.takeRead(read),
       typing: ({ userId, typing }) => this.contacts.setTyping(userId, typing),
       onlineUsers: (ids) => this.contacts.setOnline(ids),
@@ -126,7 +122,7 @@ export class Workspace {
     this.stale = new Set(this.conversations.values());
     for (const conversation of this.stale) conversation.markedSeq = 0; // a mark may have been lost
     await this.#refresh();
-    this.#sendAllPending();
+    this.outbox.sendAll();
   }
 
   /** Events may have been lost: update the list and the loaded messages, at a random moment soon. */
@@ -184,14 +180,14 @@ export class Workspace {
   // --- events ------------------------------------------------------------------------------------
 
   /** @param {Message} message */
-  #take(message) {
+  take(message) {
     this.conversations.get(this.contacts.partnerOf(message))?.take(message);
     return this.contacts.take(message);
   }
 
   /** @param {Message} message */
   #newMessage(message) {
-    if (this.#take(message) === false || message.senderId === this.me.id) return;
+    if (this.take(message) === false || message.senderId === this.me.id) return;
     if (this.contacts.get(message.senderId)?.muted) return;
     const name = nameOf(this.contacts, message.senderId);
     announce(
@@ -253,36 +249,6 @@ export class Workspace {
 
   // --- actions -----------------------------------------------------------------------------------
 
-  /**
-   * Show and store the message at once as pending. The saved message with the same client id
-   * replaces it.
-   *
-   * @param {Conversation} conversation
-   * @param {Draft} draft
-   */
-  send(conversation, { text, original }) {
-    conversation.keep({
-      clientId: newId(),
-      text,
-      replyTo: original?._id ?? null,
-      createdAt: new Date().toISOString(),
-      state: "queued",
-      error: null,
-    });
-    this.#sendPending(conversation);
-  }
-
-  /**
-   * Send a message again that the service has refused.
-   *
-   * @param {Conversation} conversation
-   * @param {Pending} pending
-   */
-  retry(conversation, pending) {
-    conversation.keep(Object.assign(pending, { state: "queued", error: null }));
-    this.#sendPending(conversation);
-  }
-
   /** Show the stored messages that wait to be sent. Another tab may have changed them. */
   #takeUnsent() {
     const queue = this.unsent.queue();
@@ -290,65 +256,6 @@ export class Workspace {
       const stored = queue.filter(({ other }) => other === id).map(({ pending }) => pending);
       this.#conversation(id).takeStored(stored);
     }
-  }
-
-  #sendAllPending() {
-    // not awaited: conversations are independent
-    for (const conversation of this.conversations.values()) this.#sendPending(conversation);
-  }
-
-  /**
-   * Send the pending messages one after the other, which keeps their order. If that is not possible
-   * now, try again later, or when the connection is back.
-   *
-   * @param {Conversation} conversation
-   */
-  async #sendPending(conversation) {
-    if (this.sending.has(conversation)) return;
-    this.sending.add(conversation);
-    this.draw();
-    const next = () => conversation.pending.find(({ state }) => state !== "refused");
-    for (let pending = next(); pending && this.connection.connected; pending = next())
-      if (!(await this.#deliver(conversation, pending))) break;
-    this.sending.delete(conversation);
-    this.draw();
-  }
-
-  /**
-   * Send a pending message, perhaps again. Because of its client id the service saves it only once.
-   * Returns whether the service has saved or refused it.
-   *
-   * @param {Conversation} conversation
-   * @param {Pending} pending
-   */
-  async #deliver(conversation, pending) {
-    const { clientId, text, replyTo } = pending;
-    try {
-      this.#take(
-        await this.connection.request("sendMessage", {
-          receiverId: conversation.other,
-          text,
-          clientId,
-          ...(replyTo && { replyTo }),
-        }),
-      );
-      conversation.discard(pending);
-      return true;
-    } catch (error) {
-      if (REFUSALS.includes(error.code)) {
-        const { code, detail } = error;
-        conversation.keep(Object.assign(pending, { state: "refused", error: { code, detail } }));
-        return true;
-      }
-      if (error.code === "unauthenticated") this.ended();
-      else this.#sendPendingLater();
-      return false;
-    }
-  }
-
-  #sendPendingLater() {
-    clearTimeout(this.retryTimer);
-    this.retryTimer = setTimeout(() => this.#sendAllPending(), RETRY_DELAY_MS);
   }
 
   /**
@@ -381,7 +288,7 @@ export class Workspace {
    */
   async #change(event, payload) {
     try {
-      this.#take(await this.connection.request(event, payload));
+      this.take(await this.connection.request(event, payload));
       return true;
     } catch (error) {
       if (error.code === "unauthenticated") this.ended();
@@ -469,11 +376,4 @@ function nothingOpen() {
     el("h2", {}, "Choose a user to chat with"),
     el("p", {}, "Your conversations are on the left. New messages appear at once."),
   );
-}
-
-/** A random client id. `crypto.randomUUID` exists only on HTTPS pages and on localhost. */
-function newId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))]
-    .map((byte) => byte.toString(16).padStart(2, "0"))
-    .join("");
 }

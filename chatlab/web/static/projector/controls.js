@@ -5,7 +5,7 @@
 /** @import { Stage } from "./stage.js" */
 
 import { el, setText } from "../chat/dom.js";
-import { describeError } from "../chat/format.js";
+import { Actions } from "./actions.js";
 import { Burst } from "./burst.js";
 import { Compare } from "./compare.js";
 import { KeysDialog } from "./keys_dialog.js";
@@ -25,17 +25,6 @@ import { MoreDialog } from "./more.js";
  * @property {string} sweeper - "here", or which other process sweeps
  */
 
-const TEXTS = [
-  "Hello!",
-  "Lunch?",
-  "On my way",
-  "See you!",
-  "Good idea",
-  "Thank you",
-  "Where?",
-  "I am here",
-];
-const REACTION = "👍";
 /** @type {[Speed, string][]} */
 const SPEEDS = [
   ["real", "Real time"],
@@ -45,16 +34,9 @@ const SPEEDS = [
 const BEHIND_MS = 1_500; // a picture that is less behind counts as live
 
 export class Controls {
-  #sent = 0;
   #closing = new AbortController();
   /** @type {Map<string, string>} */
   #notices = new Map(); // what is unusual, by topic
-  /** @type {import("./tape.js").Message | null} */
-  #newest = null;
-  #hasReaction = false;
-  /** @type {Promise<unknown>} */
-  #actions = Promise.resolve();
-  #readUpTo = 0; // the seq of the newest message that was read
   /** @type {Speed} */
   #runningSpeed = "real";
 
@@ -65,6 +47,7 @@ export class Controls {
   constructor(stage, settings) {
     this.stage = stage;
     this.settings = settings;
+    this.actions = new Actions(stage, (error) => this.setNotice("error", error));
     this.burst = new Burst(stage.players?.crowd ?? []);
     this.compare = new Compare(stage.players?.crowd ?? []);
     this.keysDialog = new KeysDialog(stage);
@@ -109,11 +92,11 @@ export class Controls {
 
   #presenterButtons() {
     Object.assign(this.keys, {
-      h: () => this.send("http"),
-      s: () => this.send("socket"),
-      r: () => this.read(),
-      e: () => this.react(),
-      c: () => this.attempt(() => this.compare.run()),
+      h: () => this.actions.send("http"),
+      s: () => this.actions.send("socket"),
+      r: () => this.actions.read(),
+      e: () => this.actions.react(),
+      c: () => this.actions.attempt(() => this.compare.run()),
     });
     return [
       el(
@@ -178,72 +161,6 @@ export class Controls {
     this.burst.stop();
     this.compare.stop();
     this.keysDialog.close();
-  }
-
-  // --- what the users do, one after the other ----------------------------------------------------
-
-  get players() {
-    if (!this.stage.players) throw new Error("viewers have no users");
-    return this.stage.players;
-  }
-
-  /** @param {"http" | "socket"} transport */
-  send(transport, text = TEXTS[this.#sent++ % TEXTS.length]) {
-    return this.attempt(() => this.#send(transport, text));
-  }
-
-  /**
-   * @param {"http" | "socket"} transport
-   * @param {string} text
-   */
-  async #send(transport, text) {
-    const { left, right } = this.players;
-    this.#newest = await left.send(transport, right.id, text);
-    this.#hasReaction = false;
-    this.stage.remember(this.#newest);
-  }
-
-  /** Read what is new, and at least the newest message. */
-  read() {
-    return this.attempt(async () => {
-      const { left, right, lastSeq } = this.players;
-      const unread = Math.min(this.#readUpTo, (this.#newest?.seq ?? 0) - 1);
-      const { body } = await right.read(left.id, { after: Math.max(lastSeq, unread) });
-      this.#readUpTo = body.at(-1)?.seq ?? this.#readUpTo;
-    });
-  }
-
-  react() {
-    return this.#change(({ _id }) => {
-      this.#hasReaction = !this.#hasReaction;
-      return this.players.right.react(_id, REACTION, this.#hasReaction);
-    });
-  }
-
-  /** @param {string} text */
-  edit(text) {
-    return this.#change(({ _id }) => this.players.left.edit(_id, text));
-  }
-
-  /** @param {(message: import("./tape.js").Message) => Promise<unknown>} change */
-  #change(change) {
-    return this.attempt(async () => {
-      if (!this.#newest) await this.#send("socket", TEXTS[this.#sent++ % TEXTS.length]);
-      if (this.#newest) await change(this.#newest);
-    });
-  }
-
-  /**
-   * Do something when everything before has been done, and show its error.
-   *
-   * @param {() => Promise<unknown>} action
-   */
-  attempt(action) {
-    this.#actions = this.#actions.then(action).then(
-      () => this.setNotice("error", false),
-      (error) => this.setNotice("error", describeError(error)),
-    );
-    return this.#actions;
   }
 
   // --- the picture -----------------------------------------------------------------------------

@@ -7,18 +7,9 @@
 
 import { part } from "../lab/parts.js";
 import { isMessageKey } from "./picture.js";
-import {
-  hide,
-  levelOf,
-  newDatabase,
-  newScene,
-  newToken,
-  panel,
-  reducedMotion,
-  set,
-  text,
-  write,
-} from "./shapes.js";
+import { hide, newScene, panel, set, text, write } from "./shapes.js";
+import { levelOf, newDatabase } from "./stores.js";
+import { newToken, reducedMotion } from "./token.js";
 import { seconds } from "./words.js";
 
 const LANDSCAPE = {
@@ -185,8 +176,7 @@ export function lifeScene(people, isPortrait) {
       "class",
       `s-store s-redis${isLive && picture.isRedisUp ? " s-full" : ""}${picture.isRedisUp ? "" : " s-away"}`,
     );
-    write(mongo.note, key ? "has the message" : "");
-    set(mongo.group, "class", `s-store s-mongo${key ? " s-full" : ""}`);
+    mongo.draw(picture, key !== null, key ? "has the message" : "");
   }
 
   /**

@@ -2,12 +2,13 @@
 
 /** @import { Controls, Settings } from "./controls.js" */
 
-import { el, setText } from "../chat/dom.js";
+import { el, otherPages, setText } from "../chat/dom.js";
 import { request } from "./request.js";
 import { MODES } from "./words.js";
 
 const SLOW_FACTOR = 4;
 const BURSTS = [50, 500, 2000];
+const SHARED = "Several processes use this cache, so its settings cannot be changed here.";
 
 export class MoreDialog {
   /** @param {Controls} controls */
@@ -16,6 +17,7 @@ export class MoreDialog {
     const { players } = controls.stage;
     this.modes = this.#buildModes();
     this.ttl = el("button", { type: "button", onclick: () => this.#toggleTtl() }, "");
+    this.shared = el("p", { hidden: true }, SHARED);
     this.burstText = el("span", { role: "status" }, "");
     const isLocal = /^(localhost|127\.|\[::1)/.test(document.location.hostname);
     const advice = "Other devices reach the service only if it was started with --host 0.0.0.0.";
@@ -37,6 +39,7 @@ export class MoreDialog {
         this.#opener("k", "Keys in Redis"),
         ...(players ? [this.#opener("c", "Compare reads")] : []),
         ...(players ? [this.#saver()] : []),
+        ...otherPages(),
       ),
     );
   }
@@ -57,14 +60,14 @@ export class MoreDialog {
   }
 
   #saver() {
-    const save = () => this.controls.attempt(() => this.controls.stage.save());
+    const save = () => this.controls.actions.attempt(() => this.controls.stage.save());
     return el("button", { type: "button", onclick: save }, "Save a recording");
   }
 
   #forPresenter() {
     return [
       el("section", {}, el("h2", {}, "Write a message"), this.#writeForm()),
-      el("section", {}, el("h2", {}, "Cache"), this.modes, this.ttl),
+      el("section", {}, el("h2", {}, "Cache"), this.modes, this.ttl, this.shared),
       el(
         "section",
         {},
@@ -88,8 +91,8 @@ export class MoreDialog {
       const isEdit =
         event.submitter instanceof HTMLButtonElement && event.submitter.value === "edit";
       this.element.close();
-      if (isEdit) this.controls.edit(text.value);
-      else this.controls.send("socket", text.value);
+      if (isEdit) this.controls.actions.edit(text.value);
+      else this.controls.actions.send("socket", text.value);
       text.value = "";
     };
     return el(
@@ -119,7 +122,7 @@ export class MoreDialog {
       const { burst } = this.controls;
       if (burst.isRunning) return burst.stop();
       this.element.close();
-      await this.controls.attempt(() => burst.run(size));
+      await this.controls.actions.attempt(() => burst.run(size));
       setText(this.burstText, `${burst.done} messages were sent`);
     };
     return el(
@@ -143,7 +146,7 @@ export class MoreDialog {
 
   /** @param {{cacheTtl?: number, cacheMode?: string}} wanted */
   async #change(wanted) {
-    await this.controls.attempt(async () => {
+    await this.controls.actions.attempt(async () => {
       const { body } = await request("PUT", "api/lab/settings", {
         token: this.controls.stage.key,
         body: wanted,
@@ -158,6 +161,7 @@ export class MoreDialog {
     const other = cacheTtl === usualTtl ? usualTtl * SLOW_FACTOR : usualTtl;
     setText(this.ttl, `Keys live ${cacheTtl} s: make it ${other} s`);
     this.ttl.disabled = !canTurn;
+    this.shared.hidden = canTurn;
     for (const input of this.modes.querySelectorAll("input")) {
       input.checked = input.value === cacheMode;
       input.disabled = !canTurn;

@@ -7,9 +7,13 @@
 import { outcomeOf } from "./picture.js";
 import { LIFE, sentenceOf, WORKER } from "./words.js";
 
+const MIN_SHOWN_MS = 1_500; // of a sentence about the life of a key, before the next one
+
 export class Narrator {
   /** @type {View} */
   view = "send";
+  #sentence = "";
+  #shownMs = 0; // of the sentence, on the screen
   /** @type {Set<string>} */
   #told = new Set(); // what is said only once
 
@@ -22,6 +26,29 @@ export class Narrator {
   constructor(about) {
     this.about = about;
     this.sentence = about.beginning;
+  }
+
+  get sentence() {
+    return this.#sentence;
+  }
+
+  set sentence(sentence) {
+    this.#sentence = sentence;
+    this.#shownMs = 0;
+  }
+
+  /** How many milliseconds more the sentence should stay. */
+  get waitMs() {
+    return Math.max(0, MIN_SHOWN_MS - this.#shownMs);
+  }
+
+  /**
+   * The sentence has been on the screen for these milliseconds more.
+   *
+   * @param {number} ms
+   */
+  pass(ms) {
+    this.#shownMs += ms;
   }
 
   /** Everything may be said again. */
@@ -73,17 +100,22 @@ export class Narrator {
   }
 
   /**
-   * Say what has happened to the newest key by this moment.
+   * Say what has happened to the newest key by this moment. With `isPatient`, people get the time to
+   * read the sentence before.
    *
    * @param {Picture} picture
    * @param {number} at
+   * @param {boolean} isPatient
    */
-  tellLife({ newest, sweeps, isRedisUp }, at) {
+  tellLife({ newest, sweeps, isRedisUp }, at, isPatient) {
     if (!newest || newest.state === "lost" || !isRedisUp) return;
     const { bornAt, deadline, ttlMs } = newest;
+    const isSwept = (sweeps.at(-1)?.at ?? 0) > bornAt;
     if (at >= deadline) this.#tell(`expired ${bornAt}`, LIFE.expired());
+    else if (isPatient && this.waitMs) return;
+    else if (isSwept && !this.#told.has(`swept ${bornAt}`))
+      this.#tell(`swept ${bornAt}`, LIFE.swept());
     else if (at >= bornAt + 0.4 * ttlMs) this.#tell(`later ${bornAt}`, LIFE.later(newest));
-    else if ((sweeps.at(-1)?.at ?? 0) > bornAt) this.#tell(`swept ${bornAt}`, LIFE.swept());
   }
 
   /**

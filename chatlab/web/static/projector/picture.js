@@ -47,6 +47,7 @@ export class Picture {
   /** @type {LogLine[]} */
   log = []; // of the worker, about the keys of our users
   isRedisUp = true;
+  isMongoUp = true; // as far as the last request knows
   hasCached = false; // whether there ever was a key
   /** @type {Key | null} */
   newest = null; // the newest message entry of our users
@@ -106,6 +107,7 @@ export class Picture {
       this.#addKey(key, step.at, step.at + ttlMs, ttlMs);
     if (step.stage === "emit" && story.type === "send" && this.receiverOf)
       this.#addBubble(this.receiverOf(story.user), step.messageId ?? "", false);
+    if (step.stage === "save" || step.stage === "read_store") this.isMongoUp = true;
     if (step.stage === "respond") {
       const bubble = this.screens[story.user]?.find(({ id }) => id === step.messageId);
       if (bubble) bubble.isSent = true;
@@ -116,8 +118,10 @@ export class Picture {
   finish(story) {
     const act = this.acts[story.type];
     if (act.story.trace === story.trace) act.done = true;
-    if (story.failed) this.counts.failed += 1;
-    else if (story.type === "send") this.counts.sent += 1;
+    if (story.failed) {
+      this.counts.failed += 1;
+      this.isMongoUp = false;
+    } else if (story.type === "send") this.counts.sent += 1;
     else if (story.type === "change") this.counts.changed += 1;
     else {
       this.counts.read += 1;

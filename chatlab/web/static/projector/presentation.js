@@ -170,6 +170,7 @@ export class Presentation {
     this.at ??= newest;
     this.#index -= this.tape.removed - this.#removed;
     this.#removed = this.tape.removed;
+    this.narrator.pass(ms);
     const passed = ms * FACTORS[this.speed];
     if (this.trip) this.#move(this.trip, passed);
     else if (this.#holdMs > 0) this.#hold(passed);
@@ -191,7 +192,8 @@ export class Presentation {
   #run(ms, newest) {
     const at = this.at ?? newest;
     let target = Math.min(newest, at + ms);
-    if (this.picture.isQuiet(at))
+    const mayHurry = this.speed === "step" || !this.narrator.waitMs;
+    if (mayHurry && this.picture.isQuiet(at))
       target = Math.max(target, Math.min(newest, this.#nextEvent() - LEAD_MS));
     else if (this.speed === "step") target = this.#stepTarget(at, ms, newest);
     this.#advance(target, true);
@@ -223,14 +225,19 @@ export class Presentation {
     const { items } = this.tape;
     while (this.#index < items.length && items[this.#index].at <= target) {
       const item = items[this.#index];
-      if (mayTravel) this.narrator.tellLife(this.picture, item.at);
+      if (mayTravel) this.#tellLife(item.at);
       this.at = Math.max(this.at ?? item.at, item.at);
       if (mayTravel && this.#begin(item)) return;
       this.#index += 1;
       this.#apply(item);
     }
     this.at = Math.max(this.at ?? target, target);
-    if (mayTravel) this.narrator.tellLife(this.picture, this.at);
+    if (mayTravel) this.#tellLife(this.at);
+  }
+
+  /** @param {number} at */
+  #tellLife(at) {
+    this.narrator.tellLife(this.picture, at, this.speed !== "step");
   }
 
   /** @param {Item} item */
@@ -295,8 +302,14 @@ export class Presentation {
   #begin(item) {
     if (item.kind === "story" && this.#isHero(item) && !this.#isCrowded(item.at))
       this.#beginStory(item);
-    else if (item.kind === "sweep" && this.#isEnd(item)) this.#beginSweep(item);
-    else return false;
+    else if (item.kind === "sweep" && this.#isEnd(item)) {
+      const { waitMs } = this.narrator;
+      if (waitMs && this.speed !== "step") {
+        this.#holdMs = waitMs * FACTORS[this.speed]; // and then it begins
+        return true;
+      }
+      this.#beginSweep(item);
+    } else return false;
     this.#index += 1;
     this.narrator.tellLeg(/** @type {Trip} */ (this.trip), this.picture, this.tape.items);
     return true;

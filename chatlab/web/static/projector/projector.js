@@ -5,6 +5,7 @@
 /** @import { Handlers } from "./flow_socket.js" */
 
 import { el } from "../chat/dom.js";
+import { describeError } from "../chat/format.js";
 import { watchFlow } from "./flow_socket.js";
 import { openPlayers } from "./players.js";
 import { request } from "./request.js";
@@ -85,8 +86,12 @@ function askForKey(problem) {
  */
 function retryLater(error) {
   setTimeout(show, RETRY_MS);
-  const why =
-    error.code === "offline" ? "No connection to the service." : error.detail || error.code;
+  /** @type {Record<string, string>} */
+  const reasons = {
+    offline: "No connection to the service.",
+    store_unavailable: "MongoDB does not answer.",
+  };
+  const why = reasons[error.code] ?? describeError(error);
   return el("p.p-wait", { role: "alert" }, `${why} Trying again…`);
 }
 

@@ -6,6 +6,7 @@
 
 import { part } from "../lab/parts.js";
 import { STAGES } from "./legs.js";
+import { newPhone } from "./phone.js";
 import { outcomeOf } from "./picture.js";
 import { shownKeys } from "./send_scene.js";
 import {
@@ -17,18 +18,15 @@ import {
   mark,
   middle,
   newBox,
-  newDatabase,
-  newPhone,
-  newRedis,
   newScene,
-  newToken,
   panel,
   set,
   spot,
   text,
-  travel,
   write,
 } from "./shapes.js";
+import { newDatabase, newRedis } from "./stores.js";
+import { newToken, travel } from "./token.js";
 import { OUTCOMES } from "./words.js";
 
 const LANDSCAPE = {
@@ -109,11 +107,7 @@ export function readScene(people, isPortrait) {
       write(bannerText, `${OUTCOMES[outcome].word}: ${OUTCOMES[outcome].title}`);
     }
     redis.draw([shownKeys(picture, people)[1]], at ?? 0, people.short, picture.isRedisUp);
-    set(
-      mongo.group,
-      "class",
-      `s-store s-mongo${act?.took.read_store === undefined ? "" : " s-full"}`,
-    );
+    mongo.draw(picture, act?.took.read_store !== undefined);
     const reader = act?.story.user ?? people.right;
     write(phone.title, people.name(reader));
     phone.draw(picture.screens[reader] ?? []);
@@ -142,7 +136,12 @@ export function readScene(people, isPortrait) {
         [home, here],
         [here, here],
       ];
-    if (stage === "respond" || stage === "failed")
+    if (stage === "failed")
+      return [
+        [spot(rects[0]), spot(rects[2]), middle(place.mongo)],
+        [middle(place.mongo), spot(rects[2]), home],
+      ];
+    if (stage === "respond")
       return [
         [before, here, home],
         [home, home],

@@ -42,7 +42,7 @@ export class Recorder {
       inputs: this.inputs,
     };
     const text = JSON.stringify(recording).replaceAll("<", "\\u003c");
-    const page = body.page.replace(">null</script>", () => `>${text}</script>`);
+    const page = body.page.replace(">null<", () => `>${text}<`);
     const address = URL.createObjectURL(new Blob([page], { type: "text/html" }));
     const link = document.createElement("a");
     Object.assign(link, { href: address, download: "chatlab-recording.html" });

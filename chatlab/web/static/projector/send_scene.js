@@ -4,6 +4,7 @@
 /** @import { Point, Rect } from "./shapes.js" */
 
 import { STAGES } from "./legs.js";
+import { newPhone } from "./phone.js";
 import {
   arrow,
   defineTip,
@@ -13,16 +14,13 @@ import {
   mark,
   middle,
   newBox,
-  newDatabase,
-  newPhone,
-  newRedis,
   newScene,
-  newToken,
   set,
   spot,
-  travel,
   write,
 } from "./shapes.js";
+import { newDatabase, newRedis } from "./stores.js";
+import { newToken, travel } from "./token.js";
 
 /** @typedef {{left: string, right: string, name: (user: string) => string, short: (key: string) => string}} People */
 
@@ -113,7 +111,7 @@ export function sendScene(people, isPortrait) {
       write(box.tip, took === undefined ? "" : `${took.toFixed(2)} ms`);
       if (!number) mark(box === http ? socket : http, "");
     });
-    set(mongo.group, "class", `s-store s-mongo${act?.took.save === undefined ? "" : " s-full"}`);
+    mongo.draw(picture, act?.took.save !== undefined);
     redis.draw(shownKeys(picture, people), at ?? 0, people.short, picture.isRedisUp);
     for (const { user, phone } of phones) phone.draw(picture.screens[user] ?? []);
     if (own) moveToken(own);
@@ -164,8 +162,8 @@ export function sendScene(people, isPortrait) {
       ];
     if (stage === "failed")
       return [
-        [at(2), middle(sender)],
-        [middle(sender), middle(sender)],
+        [door, at(2), middle(place.mongo)],
+        [middle(place.mongo), at(2), middle(sender)],
       ];
     const here = at(number);
     const station = stations[stage] && !isSkipped ? { ...middle(stations[stage]) } : here;

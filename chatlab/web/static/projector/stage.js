@@ -6,7 +6,7 @@
 /** @import { Handlers } from "./flow_socket.js" */
 /** @import { Players } from "./players.js" */
 /** @import { Recording } from "./recording.js" */
-/** @import { Item, Message, StageEvent } from "./tape.js" */
+/** @import { Item, Message, StageEvent, Story } from "./tape.js" */
 
 import { el, setText } from "../chat/dom.js";
 import { Controls } from "./controls.js";
@@ -137,6 +137,16 @@ export class Stage {
   /** @param {Message} message */
   remember({ _id, text }) {
     this.#texts.set(_id, text);
+  }
+
+  /**
+   * A request of one of our users got no answer from MongoDB.
+   *
+   * @param {Pick<Story, "type" | "door" | "user">} request
+   */
+  failed(request) {
+    const story = this.tape.failed(request);
+    if (story) this.#put(story);
   }
 
   /** @param {StageEvent} event */

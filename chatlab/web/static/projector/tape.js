@@ -49,6 +49,7 @@
 /** @type {Record<string, Story["type"]>} the stage after `request` */
 const TYPES = { create: "send", save: "change", read_cache: "read", read_store: "read" };
 const STALE_MS = 3_000; // a request without an answer for so long has failed
+const GIVEN_UP_MS = 15_000; // the page itself has given up such a request by then
 const MAX_ITEMS = 30_000;
 
 export class Tape {
@@ -56,6 +57,8 @@ export class Tape {
   items = [];
   /** @type {Map<string, Story & {since: number}>} */
   #open = new Map(); // requests without an answer so far, by trace
+  /** @type {Map<string, number>} */
+  #failedAt = new Map(); // by user: when a request was taken in without an answer
   ownKeys = new Set(); // the keys that our users have caused
   floor = -Infinity; // what is presented already; nothing is inserted before it
   removed = 0; // items that were removed from the front
@@ -111,7 +114,34 @@ export class Tape {
   /** Add the requests that were not answered. */
   closeStale() {
     for (const story of this.#open.values())
-      if (this.localTime() - story.since > STALE_MS) this.#finish(story, true);
+      if (this.localTime() - story.since > STALE_MS) {
+        this.#failedAt.set(story.user, this.localTime());
+        this.#finish(story, true);
+      }
+  }
+
+  /**
+   * The story of a request of this page that has failed, or null if it is on the tape already. The
+   * service may have reported some of its stages, or none.
+   *
+   * @param {Pick<Story, "type" | "door" | "user">} request
+   * @returns {Story | null}
+   */
+  failed(request) {
+    if (this.localTime() - (this.#failedAt.get(request.user) ?? -Infinity) < GIVEN_UP_MS)
+      return null;
+    const open = [...this.#open.values()].findLast(({ user }) => user === request.user);
+    if (open) this.#open.delete(open.trace);
+    const [at, trace] = [open?.at ?? this.now(), open?.trace ?? `failed ${this.now()}`];
+    const first = {
+      trace,
+      door: request.door,
+      stage: "request",
+      at,
+      tookMs: 0,
+      user: request.user,
+    };
+    return { ...request, kind: "story", at, trace, steps: open?.steps ?? [first], failed: true };
   }
 
   /**

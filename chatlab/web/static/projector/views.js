@@ -14,6 +14,7 @@ import { workerScene } from "./worker_scene.js";
 const TITLES = { send: "Send", life: "Life of a key", worker: "Worker", read: "Read" };
 const SCENES = { send: sendScene, life: lifeScene, worker: workerScene, read: readScene };
 const VIEWS = /** @type {View[]} */ (Object.keys(TITLES));
+const SMALL_INTERVAL_MS = 100; // between two drawings of the small flows, which costs a third less
 const portrait = matchMedia("(max-aspect-ratio: 1/1)");
 
 export class Views {
@@ -24,6 +25,7 @@ export class Views {
   /** @type {Record<string, {svg: SVGElement, draw: (presentation: Presentation) => void}>} */
   #scenes = {};
   #closing = new AbortController();
+  #drawnAt = 0; // all of them
 
   /**
    * @param {Presentation} presentation
@@ -99,7 +101,11 @@ export class Views {
         this.panels[index].classList.toggle("p-large", view === large);
       });
     }
-    for (const view of VIEWS) this.#scenes[view].draw(this.presentation);
+    const now = performance.now();
+    const isTime = now - this.#drawnAt >= SMALL_INTERVAL_MS;
+    if (isTime) this.#drawnAt = now;
+    for (const view of VIEWS)
+      if (isTime || view === large) this.#scenes[view].draw(this.presentation);
   }
 
   close() {

@@ -11,13 +11,12 @@ import {
   mark,
   newBox,
   newScene,
-  newWorker,
   panel,
   spot,
   text,
-  travel,
   write,
 } from "./shapes.js";
+import { newWorker, travel } from "./token.js";
 
 const LANDSCAPE = {
   size: [1200, 680],

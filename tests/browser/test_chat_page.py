@@ -1257,6 +1257,7 @@ async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedSe
             assert (await http.get(path)).status_code == 404, path
 
 
+@pytest.mark.slow
 async def test_the_chat_needs_few_requests(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:

@@ -16,6 +16,7 @@ __all__ = ["browser"]  # fixture
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(400),
+    pytest.mark.slow,
 ]
 
 STORY_MS = 60_000  # longer than the replay

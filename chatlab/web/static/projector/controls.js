@@ -72,6 +72,7 @@ export class Controls {
     this.element = el(
       "header.p-head",
       {},
+      el("h1.p-unseen", {}, "Live diagram"),
       el(
         "div.p-controls",
         { role: "toolbar", "aria-label": "Controls" },

@@ -74,9 +74,9 @@ export class Stage {
       "div.p-stage",
       {},
       this.controls.element,
-      el("div.p-say", {}, this.sentence, this.controls.status),
+      el("section.p-say", { "aria-label": "What happens" }, this.sentence, this.controls.status),
       this.views.element,
-      this.numbers.element,
+      el("footer", {}, this.numbers.element),
     );
   }
 

@@ -1296,8 +1296,8 @@ async def test_the_chat_needs_few_requests(
         for path in ("", "lab", "docs", *scripts, "static/chat/conversation.js"):
             answer = await http.get(path)
             assert (answer.status_code, answer.headers["content-encoding"]) == (200, "gzip")
-        for page in ("docs", "lab"):
-            assert (await http.get(f"{page}/")).headers["location"] == f"../{page}"
+        for name in ("docs", "lab"):
+            assert (await http.get(f"{name}/")).headers["location"] == f"../{name}"
 
 
 async def test_a_browser_gets_a_page_for_an_error(

@@ -66,7 +66,7 @@ async def test_a_recorded_session_needs_no_server(
         name: await page.inner_text(f"[data-number={name}]") for name in ("sent", "hit", "miss")
     }
     assert numbers == {"sent": "1", "hit": "1", "miss": "1"}
-    assert await page.inner_text(".s-outcome") == "MISS: from MongoDB"
+    assert await page.text_content(".s-outcome") == "MISS: from MongoDB"
 
     await page.keyboard.press("a")
     await page.clock.run_for(3_000)

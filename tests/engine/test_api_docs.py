@@ -70,7 +70,7 @@ async def test_the_examples_of_openapi_are_what_the_service_answers(shared: Shar
                 headers = (
                     {"authorization": f"Bearer {token}"} if "logout" in example.request else {}
                 )
-                sessions = {"sessionId": hash_token(token)}
+                sessions: dict[str, str | int] = {"sessionId": hash_token(token)}
                 example = example._replace(parameters=sessions)  # noqa: PLW2901
                 assert (await ask(http, example, names, headers)).status_code == 204
                 continue

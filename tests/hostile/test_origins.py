@@ -33,8 +33,13 @@ NO_PREFLIGHT = [  # content types that a page may send to another origin without
 def strict(shared: SharedService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A process that serves a name and an origin of its own, but neither docs nor metrics."""
     log: Path = tmp_path_factory.mktemp("strict") / "service.log"
-    settings = {"ALLOWED_HOSTS": "chat.example.org, *.lan", "ALLOWED_ORIGINS": FRIEND}
-    with shared.another_process(log, DOCS="0", METRICS="0", **settings) as strict:
+    with shared.another_process(
+        log,
+        DOCS="0",
+        METRICS="0",
+        ALLOWED_HOSTS="chat.example.org, *.lan",
+        ALLOWED_ORIGINS=FRIEND,
+    ) as strict:
         yield strict
 
 

@@ -43,7 +43,8 @@ test: $(INSTALLED) browser ## run check, and all tests and notebooks except the 
 	wait $$check || { echo 'make check failed: see above' >&2; exit 1; }; exit $$tests
 
 test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook, no servers of their own and little CPU; one minute
-	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/engine -k 'not test_hostile and not test_accounts' $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/engine \
+		--ignore=tests/engine/test_hostile.py --ignore=tests/engine/test_accounts.py $(ARGS)
 
 test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)

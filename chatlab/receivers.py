@@ -1,10 +1,10 @@
 """Who may receive messages of a user: all except deleted users and users who have blocked this one.
 
 Each process remembers the blocks of the users that it has sent messages to, so that a send
-needs no query. It forgets a user who blocks somebody or is deleted: at once if it was told so
-itself, and otherwise with the next check of any token, which brings the changes of other processes
-(see `UserStore.find_sessions`). A sender's token was checked within TOKEN_CACHE_S seconds, so a
-block takes effect everywhere within that time, like a log-out.
+needs no query. It forgets a user who blocks somebody or is deleted: at once if this process made
+the change, and otherwise with the next check of any token, which brings the changes of other
+processes (see `UserStore.find_sessions`). A sender's token was checked within TOKEN_CACHE_S
+seconds, so a block takes effect everywhere within that time, like a log-out.
 """
 
 from collections import OrderedDict

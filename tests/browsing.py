@@ -105,7 +105,7 @@ class BrowserSession:
         )
         context.set_default_timeout(LIMIT_MS)
         session = cls(context, url)
-        await context.add_init_script(WATCH + SLOW_DISPLAY * slow_display)
+        await context.add_init_script(WATCH + SLOW_DISPLAY if slow_display else WATCH)
         context.on("request", lambda request: session.requests.append(request.url))
         context.on("page", session._watch)
         return session

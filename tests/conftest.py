@@ -13,11 +13,13 @@ import pymongo
 import pytest
 import redis
 from faults import Deployment, open_deployment
+from generous import mongodb_limits
 from live import GenerousService, Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from shared_service import SharedService, UserMaker, start_shared_service
 from waiting import LIMIT_S
 
+import chatlab.connections.mongo
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
@@ -75,8 +77,8 @@ def replicated_deployment(
 @pytest.fixture
 def patient_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the calls to MongoDB of this process wait longer than usual."""
-    monkeypatch.setattr("chatlab.connections.mongo.REQUEST_TIMEOUT_MS", int(LIMIT_S * 1000))
-    monkeypatch.setattr("chatlab.connections.mongo.CALL_LIMIT_S", LIMIT_S + 1)
+    for name, limit in mongodb_limits(LIMIT_S).items():
+        monkeypatch.setattr(chatlab.connections.mongo, name, limit)
 
 
 @pytest.fixture

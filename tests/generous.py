@@ -9,14 +9,16 @@ import os
 from waiting import MONGODB_LIMIT
 
 import chatlab.connections.mongo
-from chatlab.cli import main
+
+
+def mongodb_limits(limit_s: float) -> dict[str, float]:
+    """Return the limits in chatlab.connections.mongo: for one request, and for a driver that exceeds it."""
+    return {"REQUEST_TIMEOUT_MS": int(limit_s * 1000), "CALL_LIMIT_S": limit_s + 1}
 
 
 def set_mongodb_limit(limit_s: float) -> None:
-    """Replace the time limit for one request to MongoDB, and the one for a driver that exceeds it."""
-    for name, limit in (("REQUEST_TIMEOUT_MS", limit_s * 1000), ("CALL_LIMIT_S", limit_s + 1)):
-        usual = getattr(chatlab.connections.mongo, name)
-        setattr(chatlab.connections.mongo, name, type(usual)(limit))
+    """Replace these limits."""
+    vars(chatlab.connections.mongo).update(mongodb_limits(limit_s))
 
 
 def set_limit_of_environment() -> None:
@@ -28,4 +30,6 @@ def set_limit_of_environment() -> None:
 if __name__ in ("__main__", "__mp_main__"):  # also in each worker
     set_limit_of_environment()
 if __name__ == "__main__":
+    from chatlab.cli import main
+
     main()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import prefork
@@ -65,7 +65,7 @@ class Service:
         with self.log.open("ab") as log:
             return subprocess.Popen(self.command, env=environment, stdout=log, stderr=log)
 
-    def wait_until_ready(self) -> "Service":
+    def wait_until_ready(self) -> Self:
         """Wait until `/healthz` answers: the process responds, perhaps without its servers."""
         block_until(self._answers, "/healthz to answer", is_reached=lambda seen: seen == ANSWERED)
         return self
@@ -79,7 +79,7 @@ class Service:
             return self.log.read_text()
         return ANSWERED
 
-    def restart(self) -> "Service":
+    def restart(self) -> Self:
         """Wait until the process has ended, and start it again on the same port."""
         self.process.wait(LIMIT_S)
         self.process = self._start()
@@ -113,14 +113,15 @@ class GenerousService(Service):
 
     command = (sys.executable, str(Path(__file__).with_name("generous.py")), "serve")
     waits_for_mongodb = True
+    ready_statuses = ("ok", "degraded")  # of a service that has reached MongoDB
 
-    def wait_until_ready(self) -> "Service":
-        """Wait until the service answers and has reached MongoDB."""
+    def wait_until_ready(self) -> Self:
+        """Wait until the service answers and has reached the servers that it needs."""
         super().wait_until_ready()
         block_until(
-            lambda: fetch(f"{self.url}/readyz").status_code,
-            "the service to reach MongoDB",
-            is_reached=lambda status: status == 200,
+            lambda: fetch(f"{self.url}/readyz").json()["status"],
+            f"the status of the service to be {' or '.join(self.ready_statuses)}",
+            is_reached=self.ready_statuses.__contains__,
         )
         return self
 

@@ -54,8 +54,8 @@ class AccountLimits:
     def of_confirmation(self, user_id: str, client: Client) -> tuple[Attempt, str]:
         """Return the limits of a password that a user with a token gives, and the key of its turn.
 
-        It counts apart from log-ins: a thief of a token can neither guess the password nor
-        keep its user from logging in.
+        It counts apart from log-ins: someone who has stolen a token can neither guess the password
+        nor keep its user from logging in.
         """
         return [(self._confirmation, user_id)], f"{client.address} known"
 

@@ -24,16 +24,19 @@ FindPartners = Callable[[UserId, int], Awaitable[Collection[UserId]]]
 class Partners:
     """Knows the partners of the users with a socket in this process.
 
-    `find` returns the newest partners of a user from MongoDB.
+    `find` returns the newest partners of a user from MongoDB. `will_notify` says whether `notify`
+    will be called for a user soon.
     """
 
     def __init__(
         self,
         sockets: socketio.AsyncServer,
         is_online: Callable[[UserId], bool],
+        will_notify: Callable[[UserId], bool],
         find: FindPartners,
     ) -> None:
-        self._sockets, self._is_online, self._find = sockets, is_online, find
+        self._sockets, self._find = sockets, find
+        self._is_online, self._will_notify = is_online, will_notify
         self._of: dict[UserId, set[UserId]] = {}
         self._watchers: dict[UserId, set[UserId]] = {}  # the other direction
         self._loading: dict[UserId, asyncio.Task[None]] = {}
@@ -83,7 +86,7 @@ class Partners:
         for user, partner in ((one, other), (other, one)):
             if user != partner and partner not in self._of.get(user, (partner,)):
                 self._watch(user, partner)
-                if self._is_online(partner):
+                if self._is_online(partner) and not self._will_notify(partner):
                     await self._emit([user], partner, online=True)
 
     async def notify(self, user: UserId, *, online: bool) -> None:

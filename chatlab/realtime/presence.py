@@ -74,7 +74,7 @@ class Presence:
     ) -> None:
         self.process_id = secrets.token_hex(6)
         self.channel = ""  # until the id of the installation is known
-        self.partners = Partners(sockets, self.is_online, find_partners)
+        self.partners = Partners(sockets, self.is_online, self._will_notify, find_partners)
         self._prefix = prefix
         self._pipe, self._settings = pipe, settings
         self._here: Counter[UserId] = Counter()  # number of sockets of each user in this process
@@ -205,10 +205,12 @@ class Presence:
                 self._publish(joined=self._joined, left=self._left)
                 self._joined.clear()
                 self._left.clear()
-            changes, self._changes = self._changes, {}
-            for user, online in changes.items():
-                await self.partners.notify(user, online=online)
+            for user in list(self._changes):
+                await self.partners.notify(user, online=self._changes.pop(user))
             await asyncio.sleep(NOTIFY_INTERVAL_S)
+
+    def _will_notify(self, user: UserId) -> bool:
+        return user in self._changes
 
     # --- all processes ---
 

@@ -593,9 +593,13 @@ async def test_after_invalid_frames_nobody_is_online(shared: SharedService) -> N
     def open_now() -> dict[str, str]:
         lines = fetch(f"{shared.service.url}/metrics").text.splitlines()
         counts = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return {name: counts[name] for name in ("chatlab_sockets", "chatlab_users_here")}
+        return {name: counts[name] for name in ("chatlab_sockets", "chatlab_users_online")}
 
-    await wait_until(open_now, "no socket", is_reached=lambda now: set(now.values()) == {"0.0"})
+    await wait_until(
+        open_now,
+        "no socket and no user online",
+        is_reached=lambda now: set(now.values()) == {"0.0"},
+    )
 
 
 async def test_there_was_no_internal_error(shared: SharedService) -> None:

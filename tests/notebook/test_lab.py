@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.lessons import start_here
 from chatlab.lab.sentences import SessionEnded
 from chatlab.lab.session_folder import create_folder, data_folder, remove_abandoned
+from chatlab.lab.user import User as LabUser
+from chatlab.lab.widgets.flow_map import FlowMap
 from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
@@ -231,19 +234,31 @@ async def test_the_map_is_lit_by_the_message(begin: LabMaker) -> None:
     await bob.read("alice")
     assert {box["tookMs"] for box in flow.model["boxes"]} == {None}
     for door in ("http", "socket"):
-        trace = await alice.send(bob, "Hello", transport=door)
-        # A busy machine may save a message too late for the cache: the trace then has no such box.
-        took = {event["stage"]: event["tookMs"] for event in trace.events}
+        # A busy machine may save a message too late for the cache, which then has no time.
         await wait_until(
-            lambda: {
-                box["stage"]: box["tookMs"]
-                for box in flow.model["boxes"]
-                if box["tookMs"] is not None
-            },
-            "the times of this send on the map",
-            is_reached=lambda seen: seen == took,  # noqa: B023 - called before the next turn
+            partial(_light_map, flow, alice, bob, door),
+            "a send that lights every box",
+            is_reached=lambda times: None not in times,
         )
         assert flow.model["door"] == door
+
+
+async def _light_map(flow: FlowMap, alice: LabUser, bob: LabUser, door: str) -> list[float | None]:
+    """Send a message and return the time of each box, when the map shows those of this message."""
+    trace = await alice.send(bob, "Hello", transport=door)
+    took = {event["stage"]: event["tookMs"] for event in trace.events}
+
+    def times() -> dict[str, float | None]:
+        return {box["stage"]: box["tookMs"] for box in flow.model["boxes"]}
+
+    shown = await wait_until(
+        times,
+        "the times of this send on the map",
+        is_reached=lambda shown: (
+            {stage: ms for stage, ms in shown.items() if ms is not None} == took
+        ),
+    )
+    return list(shown.values())
 
 
 async def test_a_board_shown_again_closes_the_former(begin: LabMaker) -> None:
@@ -327,9 +342,12 @@ async def test_checks_distinguish_wrong_from_blank(begin: LabMaker) -> None:
         NOT_YET,
     ]
     # A busy machine may save a message too late for a cache with such a short TTL.
-    while "was not observed" in (text := (await start_here.gone_at(lab, 3)).text):
-        pass
-    assert "new TTL" in text
+    answer = await wait_until(
+        lambda: start_here.gone_at(lab, 3),
+        "a lifetime that was observed",
+        is_reached=lambda answer: "was not observed" not in answer.text,
+    )
+    assert "new TTL" in answer.text
 
 
 CACHED = {"key": "message:x", "ttlMs": 5000, "at": 1_000.0}

@@ -113,7 +113,7 @@ class GenerousService(Service):
 
     command = (sys.executable, str(Path(__file__).with_name("generous.py")), "serve")
     waits_for_mongodb = True
-    ready_statuses = ("ok", "degraded")  # of a service that has reached MongoDB
+    ready_statuses: tuple[str, ...] = ("ok", "degraded")  # of a service that has reached MongoDB
 
     def wait_until_ready(self) -> Self:
         """Wait until the service answers and has reached the servers that it needs."""

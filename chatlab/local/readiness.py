@@ -26,7 +26,7 @@ from chatlab.local.versions import old_version
 from chatlab.server_urls import redact, unsafe_tls
 from chatlab.settings import Settings
 
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0  # a busy machine needs more than 20
 VERSION_TIMEOUT_S = 1.5  # for a server that is configured by a URL
 # Of a replica set with several members. By default an election begins after 10 s.
 MEMBER_SETTINGS = {"electionTimeoutMillis": 3000, "heartbeatIntervalMillis": 500}

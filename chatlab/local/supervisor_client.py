@@ -15,7 +15,7 @@ from chatlab.local import supervisor
 from chatlab.local.binaries import environment
 from chatlab.local.data_folder import FIX_FOLDER, MONGODS, DataFolder
 
-CONNECT_TIMEOUT_S = 20.0  # longer than a supervisor needs to stop its servers
+CONNECT_TIMEOUT_S = 60.0  # longer than a supervisor needs to stop its servers
 REPLY_TIMEOUT_S = 2 * supervisor.STOP_TIMEOUT_S
 
 

@@ -34,7 +34,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelGroup]:
 def pair(deployment: Deployment, group: SentinelGroup) -> tuple[Service, Service]:
     """Two processes of one service, which know only the Sentinels."""
     settings = {"REDIS_URL": group.url, "CACHE_TTL": str(TTL_S)}
-    return deployment.start(**settings), deployment.start(**settings)
+    return deployment.start_patient(**settings), deployment.start_patient(**settings)
 
 
 async def read(user: User, other: User) -> tuple[str, str]:
@@ -105,7 +105,9 @@ async def test_a_new_connection_trusts_no_older_window(
             for n, path in enumerate(paths)
         )
         proxy = stack.enter_context(contextlib.closing(Proxy(paths[0])))
-        service = deployment.start(REDIS_URL=proxy.url, CACHE_TTL=str(TTL_S), KEY_PREFIX="idle:")
+        service = deployment.start_patient(
+            REDIS_URL=proxy.url, CACHE_TTL=str(TTL_S), KEY_PREFIX="idle:"
+        )
         alice, bob = deployment.create_user(service), deployment.create_user(service)
         conversation = conversation_of(alice.id, bob.id)
         await alice.send(bob, "old")
@@ -136,7 +138,7 @@ async def test_failovers_under_load_fail_no_request(
 ) -> None:
     """Every send and every read is answered, and no read lacks what was sent a TTL before it."""
     settings = {"REDIS_URL": group.url, "CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": f"{fault}:"}
-    services = deployment.start(**settings), deployment.start(**settings)
+    services = deployment.start_patient(**settings), deployment.start_patient(**settings)
     async with watched_load(deployment, services, ttl_s=SHORT_TTL_S, may_fail=False) as account:
         for _ in range(ROUNDS):
             old = await asyncio.to_thread(group.primary)

@@ -118,8 +118,8 @@ async def test_a_late_event_loop_is_no_outage_of_redis(
     deployment: Deployment, redis_proxy: DroppingProxy
 ) -> None:
     """An edit whose cache update timed out while its process was frozen opens no circuit, and no process shows the old text."""
-    late = deployment.start(REDIS_URL=redis_proxy.url, CACHE_TTL=LONG_TTL)
-    other = deployment.start(CACHE_TTL=LONG_TTL)
+    late = deployment.start_patient(REDIS_URL=redis_proxy.url, CACHE_TTL=LONG_TTL)
+    other = deployment.start_patient(CACHE_TTL=LONG_TTL)
     async with two_users(deployment, late, other) as (alice, bob):
         sent = await alice.send(bob, "old")
         await wait_until(lambda: is_hit(alice, bob), "a hit in the one process")
@@ -251,7 +251,7 @@ class Restricted:
         self._keys, self.name, self.proxy = deployment.keys, "restricted", proxy
         self.allow("reset", "on", ">secret", "~*", "&*", "+@all")
         url = proxy.url.replace("//", f"//{self.name}:secret@")
-        self.service = deployment.start(REDIS_URL=url)
+        self.service = deployment.start_patient(REDIS_URL=url)
 
     def allow(self, *rules: str) -> None:
         """Change the rules of this user. `-evalsha` forbids a command."""
@@ -315,7 +315,7 @@ async def test_the_documented_commands_are_enough(
         "ACL", "SETUSER", "minimal", "reset", "on", ">secret", *rules[1].split()
     )  # type: ignore[no-untyped-call]  # redis has no types for it
     url = restricted.proxy.url.replace("//", "//minimal:secret@")
-    one, two = (deployment.start(REDIS_URL=url, KEY_PREFIX="minimal:") for _ in range(2))
+    one, two = (deployment.start_patient(REDIS_URL=url, KEY_PREFIX="minimal:") for _ in range(2))
     deployment.keys.set("minimal:message:leaked", "x")
     async with two_users(deployment, one, two) as (alice, bob):
         await meet(alice, bob)

@@ -28,7 +28,7 @@ HISTORY = 4_000  # messages, which the service reads in four chunks
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
     """One process without a limit for log-ins."""
-    return deployment.start(LOGIN_LIMIT="0")
+    return deployment.start_patient(LOGIN_LIMIT="0")
 
 
 async def drop(service: Service, request: bytes, after_s: float, *, answered: bool = False) -> None:
@@ -174,7 +174,7 @@ def _sockets(service: Service) -> float:
 
 async def test_during_start_and_stop(deployment: Deployment) -> None:
     """Requests that are dropped during start-up and shutdown do not disturb either."""
-    service = deployment.start()
+    service = deployment.start_patient()
     ann, bob = deployment.create_user(service), deployment.create_user(service)
     send = spelled(ann, "POST", "/api/messages/send", {"receiverId": bob.id, "text": "dropped"})
     for _ in range(2):

@@ -43,7 +43,7 @@ class Kind:
     wheels: tuple[tuple[str, str], ...]
 
 
-VERSION_TIMEOUT_S = 30.0  # for `mongod --version`, which needs a moment on a busy machine
+PROGRAM_TIMEOUT_S = 30.0  # for `mongod --version`, which needs a moment on a busy machine
 _PLATFORM = f"{platform.system().lower()}-{platform.machine().lower().replace('amd64', 'x86_64')}"
 KINDS: dict[Name, Kind] = {
     "mongo": Kind(
@@ -133,7 +133,7 @@ def ask_version(path: str) -> str:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=VERSION_TIMEOUT_S,
+            timeout=PROGRAM_TIMEOUT_S,
             check=False,
             env=environment(),
         )

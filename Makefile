@@ -42,8 +42,8 @@ test: $(INSTALLED) browser ## run check, and all tests and notebooks except the 
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS); tests=$$?; \
 	wait $$check || { echo 'make check failed: see above' >&2; exit 1; }; exit $$tests
 
-test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook and no servers of their own; one minute
-	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/engine $(ARGS)
+test-quick: $(INSTALLED) ## run the tests that need no browser, no notebook, no servers of their own and little CPU; one minute
+	@$(BIN)/python -m pytest -n $(JOBS) tests/unit tests/engine -k 'not test_hostile and not test_accounts' $(ARGS)
 
 test-slow: $(INSTALLED) browser ## run the tests that `make test` skips: every solution and wrong answer of the notebooks, every benchmark
 	@$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)

@@ -270,7 +270,7 @@ LabFolder = Annotated[
     Path,
     typer.Argument(help="Your working copy of the notebooks. It is created if it does not exist."),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Make a new copy beside FOLDER.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Make a new copy next to FOLDER.")]
 InPlace = Annotated[
     bool,
     typer.Option("--in-place", help="Open the notebooks of the repository itself, to edit them."),

@@ -160,7 +160,7 @@ class ChatClient:
         sockets = (self.socket, *self._flow_sockets)
         closing = [asyncio.create_task(socket.disconnect()) for socket in sockets]
         self._flow_sockets.clear()
-        # The library may wait for ever for the end of a connection that is lost, and then also
+        # The library may never stop waiting for the end of a lost connection, and then also
         # ignore a cancellation.
         closed, lost = await asyncio.wait(closing, timeout=REPLY_TIMEOUT_S)
         for task in lost:

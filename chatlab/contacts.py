@@ -105,7 +105,7 @@ class Contacts:
         return next(iter(places), None)
 
     async def _strangers(self, user: UserId, limit: int, after: str) -> list[Document]:
-        """Return the next users, by id, with whom this one has no conversation."""
+        """Return the next users, by id, who have no conversation with this one."""
         found: list[Document] = []
         chunk = max(limit, MIN_CHUNK)
         while len(found) < limit:

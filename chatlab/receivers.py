@@ -1,6 +1,6 @@
-"""Who may write to whom: nobody to users who are deleted or have blocked them.
+"""Who may receive messages of a user: all except deleted users and users who have blocked this one.
 
-Each process remembers whom the users have blocked that it has sent messages to, so that a send
+Each process remembers the blocks of the users that it has sent messages to, so that a send
 needs no query. It forgets a user who blocks somebody or is deleted: at once if it was told so
 itself, and otherwise with the next check of any token, which brings the changes of other processes
 (see `UserStore.find_sessions`). A sender's token was checked within TOKEN_CACHE_S seconds, so a
@@ -20,7 +20,7 @@ BLOCKS_PER_S, MAX_BLOCKS_AT_ONCE = 1, 20
 
 
 class Receivers:
-    """Remembers who may write to whom.
+    """Remembers which users a user may write to.
 
     A refusal is never remembered: for a receiver that is missing, is deleted or has blocked the
     sender, each attempt costs one query with an empty reply. So a blocked sender learns nothing

@@ -166,7 +166,7 @@ _SECRET_OPTIONS = re.compile(
     r"((?i:\b(?:ssl_|sentinel_|tlsCertificateKeyFile)?password|authMechanismProperties)=)['\"]?[^&\s'\"]+"
 )
 
-# Options with which the driver does not check whom it talks to.
+# Options with which the driver does not check the identity of the server.
 _UNSAFE_TLS = re.compile(
     r"[?&](?i:(tlsInsecure|tlsAllowInvalidCertificates|tlsAllowInvalidHostnames)=true"
     r"|(ssl_cert_reqs)=none|(ssl_check_hostname)=(?:0|f|false|n|no))(?=&|$)"

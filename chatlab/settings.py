@@ -46,7 +46,7 @@ class CacheMode(StrEnum):
 
 
 def _networks(text: str) -> str:
-    """Raise ValueError for what is not a list of addresses and networks, or trusts everyone."""
+    """Raise ValueError for text that is not a list of addresses and networks, or that trusts everyone."""
     for part in filter(None, text.split(",")):
         if ipaddress.ip_network(part.strip()).prefixlen == 0:
             raise ValueError("every client could claim any address")

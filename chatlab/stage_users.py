@@ -1,6 +1,6 @@
 """The users of the page `/lab`: two who chat, and two who exchange the messages of a burst.
 
-They are ordinary users, except that they have no password, so that nobody can log in to them, and
+They are ordinary users, except that they have no password, so that no one can log in to them, and
 that they are in no list of users. They are the same for every page of the service, so everybody who
 opens the page sees the same conversation.
 """

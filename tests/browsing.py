@@ -40,6 +40,11 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
     "is_mobile": True,
 }
+# A display of ten frames a second: drawing each frame of a moving picture takes much CPU.
+SLOW_DISPLAY = """
+    window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 100);
+    window.cancelAnimationFrame = clearTimeout;
+"""
 WATCH = """
     window.violations = [];
     addEventListener("securitypolicyviolation", (event) => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
@@ -81,7 +86,13 @@ class BrowserSession:
 
     @classmethod
     async def start(
-        cls, browser: Browser, url: str, user: User | None = None, **options: Any
+        cls,
+        browser: Browser,
+        url: str,
+        user: User | None = None,
+        *,
+        slow_display: bool = False,
+        **options: Any,
     ) -> "BrowserSession":
         """Start a browser for the page at this URL.
 
@@ -93,7 +104,7 @@ class BrowserSession:
         )
         context.set_default_timeout(LIMIT_MS)
         session = cls(context, url)
-        await context.add_init_script(WATCH)
+        await context.add_init_script(WATCH + SLOW_DISPLAY * slow_display)
         context.on("request", lambda request: session.requests.append(request.url))
         context.on("page", session._watch)
         return session

@@ -13,9 +13,10 @@ import pymongo
 import pytest
 import redis
 from faults import Deployment, open_deployment
-from live import Service, ServiceMaker, SignUp, User
+from live import GenerousService, Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from shared_service import SharedService, UserMaker, start_shared_service
+from waiting import LIMIT_S
 
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
@@ -72,6 +73,13 @@ def replicated_deployment(
 
 
 @pytest.fixture
+def patient_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the calls to MongoDB of this process wait longer than usual."""
+    monkeypatch.setattr("chatlab.connections.mongo.REQUEST_TIMEOUT_MS", int(LIMIT_S * 1000))
+    monkeypatch.setattr("chatlab.connections.mongo.CALL_LIMIT_S", LIMIT_S + 1)
+
+
+@pytest.fixture
 def space() -> str:
     """Return a name that only this test uses: for its database and as a prefix of its keys."""
     return f"t{secrets.token_hex(5)}"
@@ -108,7 +116,7 @@ def start(engines: Engines, space: str, tmp_path: Path) -> Iterator[ServiceMaker
                 chosen.pop("MONGO_URL", engines.mongo.url),
                 chosen.pop("REDIS_URL", engines.redis.url),
             )
-            service = Service(
+            service = GenerousService(
                 mongo_url, redis_url, tmp_path / f"service-{secrets.token_hex(3)}.log", **chosen
             )
             stack.callback(service.end)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-import no_excuses
 import psutil
 import pymongo
 import redis
-from live import Service, User
+from live import GenerousService, Service, User
 from pymongo.database import Database
 from shared_service import create_user
 from waiting import LIMIT_S, block_until
@@ -33,7 +32,13 @@ CACHE_TTL_S = 25  # the grace period is 5 s
 class StrictService(Service):
     """A `chatlab serve` for tests of outages."""
 
-    command = (sys.executable, no_excuses.__file__, "serve")
+    command = (sys.executable, str(Path(__file__).with_name("no_excuses.py")), "serve")
+
+
+class PatientStrictService(GenerousService):
+    """It waits for MongoDB longer than usual."""
+
+    command = StrictService.command
 
 
 @dataclass
@@ -49,6 +54,13 @@ class Deployment:
 
     def start(self, **settings: str) -> Service:
         """Start one more process of the service, which a stall of the machine does not disturb."""
+        return self._start(StrictService, settings)
+
+    def start_patient(self, **settings: str) -> Service:
+        """Do the same for a test that is not about MongoDB: the process waits longer for it."""
+        return self._start(PatientStrictService, settings)
+
+    def _start(self, service_type: type[Service], settings: dict[str, str]) -> Service:
         given = {
             "DATABASE": self.database.name,
             "KEY_PREFIX": f"{self.space}:",
@@ -61,7 +73,7 @@ class Deployment:
             given.pop("REDIS_URL", self.engines.redis.url),
         )
         self.services.append(
-            StrictService(
+            service_type(
                 mongo_url,
                 redis_url,
                 self.folder / f"{self.space}-{len(self.services)}.log",

@@ -10,7 +10,6 @@ import sys
 from functools import cache
 
 NAMES = (
-    "chromium-headless-shell",  # needs two thirds of the CPU of the others
     "chromium",
     "chromium-browser",
     "google-chrome-stable",

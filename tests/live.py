@@ -15,7 +15,7 @@ import prefork
 import shard_keys
 import socketio
 from http_clients import fetch, open_client
-from waiting import LIMIT_S, block_until, wait_until
+from waiting import LIMIT_S, MONGODB_LIMIT, block_until, wait_until
 
 PASSWORD = "correct horse battery"
 ANSWERED = "answered"
@@ -35,6 +35,7 @@ class Service:
     """
 
     command: tuple[str, ...] = (sys.executable, "-m", "chatlab", "serve")
+    waits_for_mongodb = False  # whether it waits longer than usual
 
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
         self.port = free_port()
@@ -56,6 +57,8 @@ class Service:
             name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")
         }
         environment |= {f"CHATLAB_{name}": value for name, value in self.settings.items()}
+        if self.waits_for_mongodb:
+            environment[MONGODB_LIMIT] = str(LIMIT_S)
         program, *arguments = self.command
         if program == sys.executable:
             return prefork.start(arguments, environment, self.log)
@@ -103,6 +106,23 @@ class Service:
         finally:
             self.kill()
         shard_keys.check_log(self.log)
+
+
+class GenerousService(Service):
+    """A service that waits for MongoDB longer than usual."""
+
+    command = (sys.executable, str(Path(__file__).with_name("generous.py")), "serve")
+    waits_for_mongodb = True
+
+    def wait_until_ready(self) -> "Service":
+        """Wait until the service answers and has reached MongoDB."""
+        super().wait_until_ready()
+        block_until(
+            lambda: fetch(f"{self.url}/readyz").status_code,
+            "the service to reach MongoDB",
+            is_reached=lambda status: status == 200,
+        )
+        return self
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 import pymongo
 import redis
 from http_clients import open_client
-from live import Service, User
+from live import GenerousService, Service, User
 from pymongo.database import Database
 from waiting import wait_until
 
@@ -155,7 +155,7 @@ async def meet(*users: User) -> None:
 
 @contextlib.contextmanager
 def start_shared_service(
-    engines: Engines, log: Path, service_type: type[Service] = Service, **settings: str
+    engines: Engines, log: Path, service_type: type[Service] = GenerousService, **settings: str
 ) -> Iterator[SharedService]:
     """Start a service with its own database and key prefix, and remove its data at the end.
 

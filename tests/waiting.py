@@ -12,7 +12,8 @@ from typing import Any
 LIMIT_S = (
     180.0  # long enough for a machine that is ten times slower, or has ten times as much to do
 )
-POLL_S = 0.02  # seconds between two looks
+MONGODB_LIMIT = "MONGODB_LIMIT_S"  # tells services how long to wait for MongoDB (generous.py)
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25  # between two looks
 
 
 async def wait_until(
@@ -22,25 +23,23 @@ async def wait_until(
 
     `look` may be a coroutine function. `what` completes the sentence "waited for ...".
     """
-    deadline = time.monotonic() + LIMIT_S
+    started = time.monotonic()
     while True:
         seen = look()
         if inspect.isawaitable(seen):
             seen = await seen
         if _is_true(is_reached(seen)):
             return seen
-        _fail_after(deadline, what, seen)
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(_pause_s(started, what, seen))
 
 
 def block_until(
     look: Callable[[], Any], what: str, *, is_reached: Callable[[Any], object] = bool
 ) -> Any:
     """Do the same in a test without an event loop."""
-    deadline = time.monotonic() + LIMIT_S
+    started = time.monotonic()
     while not _is_true(is_reached(seen := look())):
-        _fail_after(deadline, what, seen)
-        time.sleep(POLL_S)
+        time.sleep(_pause_s(started, what, seen))
     return seen
 
 
@@ -49,5 +48,11 @@ def _is_true(reached: object) -> bool:
     return reached is not NotImplemented and bool(reached)
 
 
-def _fail_after(deadline: float, what: str, seen: object) -> None:
-    assert time.monotonic() < deadline, f"waited {LIMIT_S:g} s for {what}; last seen: {seen!r}"
+def _pause_s(started: float, what: str, seen: object) -> float:
+    """Return how long to wait before the next look, a tenth of the time so far. Fail at the limit.
+
+    A look may cost a request. What takes long is looked at less often.
+    """
+    waited_s = time.monotonic() - started
+    assert waited_s < LIMIT_S, f"waited {LIMIT_S:g} s for {what}; last seen: {seen!r}"
+    return min(max(SHORTEST_PAUSE_S, waited_s / 10), LONGEST_PAUSE_S)

@@ -165,7 +165,7 @@ def line_chart(
 
 
 def _name_lines(axes: "Axes", sides: Sequence[Mapping[str, Any]]) -> None:
-    """Write each name beside the end of its line. Names of close ends are moved upwards."""
+    """Write each name next to the end of its line. Names of close ends are moved upwards."""
     axes.autoscale_view()
     to_share = axes.transScale + axes.transLimits  # from data to shares of the plot
     ends = [to_share.transform(side["points"][-1])[1] for side in sides]

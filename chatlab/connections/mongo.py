@@ -104,7 +104,7 @@ class PoolUsage(ConnectionPoolListener):
 class DirectConnection(ServerListener):
     """Notices when the only server of a URL with `directConnection` stops being the primary.
 
-    The driver would go on reading from it, and miss what the new primary saves.
+    The driver would keep reading from it, and miss what the new primary saves.
     """
 
     def __init__(self, on_secondary: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ class RedisLimits:
     """The limits in seconds that belong to one value of the setting.
 
     `answer_s`: after this time without a reply, a process gives up. `check_interval_s`: between two
-    checks of a process that has others beside it. `late_reply_s`: a reply to a check that takes
+    checks of a process that is not the only one. `late_reply_s`: a reply to a check that takes
     longer counts as an outage. `farthest_s`: if a round trip takes longer, Redis is too far away
     for the cache. `connect_s`: for a new connection, and for a probe.
     """

@@ -1,4 +1,4 @@
-"""Characters that nobody can see, and what names and texts may have of them."""
+"""Invisible characters, and which of them names and texts may have."""
 
 import re
 import unicodedata

@@ -39,7 +39,7 @@ def create_folder(name: str, parent: Path) -> tuple[Path, int]:
 def remove_abandoned(parent: Path, drop_database: Callable[[str], object] | None) -> None:
     """Delete the folders of sessions that were killed, and their databases.
 
-    Nobody has locked such a folder, and no supervisor runs in it. Without `drop_database`, only
+    Such a folder is not locked, and no supervisor runs in it. Without `drop_database`, only
     those with a MongoDB of their own are deleted: they need the most space.
     """
     for folder in parent.glob("lab_*"):

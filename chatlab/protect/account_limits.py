@@ -9,7 +9,7 @@ MAX_KNOWN = 16  # devices and addresses of a user that are remembered
 
 
 class Client(NamedTuple):
-    """Who asks: the address as the limits count it, and the device if the client has named one."""
+    """The address of a client as the limits count it, and its device if it has named one."""
 
     address: str
     device: str
@@ -54,7 +54,7 @@ class AccountLimits:
     def of_confirmation(self, user_id: str, client: Client) -> tuple[Attempt, str]:
         """Return the limits of a password that a user with a token gives, and the key of its turn.
 
-        It counts apart from log-ins: whoever has stolen a token can neither guess the password nor
+        It counts apart from log-ins: a thief of a token can neither guess the password nor
         keep its user from logging in.
         """
         return [(self._confirmation, user_id)], f"{client.address} known"

@@ -202,7 +202,7 @@ def address_group(address: str) -> str:
     """Return what a limit by address counts as one: an IPv4 address, or the /64 of an IPv6 address.
 
     A client can use every address of its /64, which is the smallest network that providers assign.
-    What is not an IP address stays as it is.
+    Other texts stay as they are.
     """
     try:
         ip = ipaddress.ip_address(address)

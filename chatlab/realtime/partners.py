@@ -1,7 +1,7 @@
 """Who learns of whose presence: the partners of a user, as long as they have a socket.
 
 So a user who comes or goes costs one event for each connected partner, however many users are
-online. A *partner* is somebody with whom the user has a conversation.
+online. A *partner* is a user who has a conversation with this one.
 """
 
 import asyncio

@@ -45,7 +45,7 @@ def working_copy(folder: Path, console: Console, *, fresh: bool) -> Path:
     if outdated:
         console.print(
             f"[yellow]You have changed {escape(', '.join(outdated))}, so they stay as they are."
-            " This version of chatlab has newer ones.[/yellow] For a new copy beside this one:"
+            " This version of chatlab has newer ones.[/yellow] For a new copy next to this one:"
             " [bold]chatlab lab --fresh[/bold]",
             soft_wrap=True,
         )

@@ -5,7 +5,7 @@ A library that checks IRIs, which JupyterLab works without, builds its parser wh
 
 import sys
 
-# Python documents that None makes an import fail; jsonschema then goes on without it.
+# Python documents that None makes an import fail; jsonschema then works without it.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 from jupyterlab.labapp import main  # noqa: E402 - after the line above

@@ -7,5 +7,5 @@ they are installed. Without them, a start takes 0.9 s of CPU instead of 1.6 s.
 import sys
 
 for name in ("aiohttp", "requests", "tornado", "websocket"):
-    # Python documents that None makes an import fail; python-socketio then goes on without it.
+    # Python documents that None makes an import fail; python-socketio then works without it.
     sys.modules.setdefault(name, None)  # type: ignore[arg-type]

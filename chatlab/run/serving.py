@@ -147,7 +147,7 @@ def _worker_environment(settings: Settings) -> Iterator[None]:
     """Set what the workers inherit: these settings, and the folder that merges their metrics."""
     for name, value in settings.model_dump(mode="json", exclude_defaults=True).items():
         os.environ[f"{PREFIX}{name.upper()}"] = str(value)
-    os.environ[f"{PREFIX}DATABASE"] = settings.database  # it may be needed beside the URL
+    os.environ[f"{PREFIX}DATABASE"] = settings.database  # it may be needed in addition to the URL
     with tempfile.TemporaryDirectory(prefix="chatlab-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         yield

@@ -35,7 +35,7 @@ def prepare(folder: Path, *, fresh: bool) -> tuple[Path, list[str]]:
     """Create a working copy, or update it, and return its folder and its outdated files.
 
     An outdated file is one that the learner has changed, while the package has a newer one. With
-    `fresh`, a new copy is created beside the folder if that exists. Raises EngineError if the
+    `fresh`, a new copy is created next to the folder if that exists. Raises EngineError if the
     folder holds something else, or cannot be written.
     """
     try:

@@ -16,7 +16,7 @@ from chatlab.store.messages import CONCURRENT_CHANGES, WAITING_CHANGES, MessageS
 # One damaged document must not make the list of conversations unreadable.
 IS_VALID_MARK = {"conversation": {"$type": "string"}, "seq": {"$gt": 0}}
 HAS_SUMMARY = {"lastAt": {"$gte": EPOCH}}  # with this, the index `newest` has the whole answer
-MAX_UNREAD = 1000  # only so many of the newest messages of a conversation are counted
+MAX_UNREAD = 1000  # at most this number of the newest messages of a conversation is counted
 
 
 class Place(NamedTuple):

@@ -1,7 +1,7 @@
 """Summaries: the seq and the time of the last message of each conversation, for each of its users.
 
 The lists of conversations are sorted by them. They are hints, which can be computed from `messages`
-again: whoever reads a list compares them with the messages, and notes those that are too old. So no
+again: each read of a list compares them with the messages, and notes those that are too old. So no
 send waits for them. They are written together, each at most once per WRITE_INTERVAL_S. Only the
 first summary of a conversation is written at the same time as its message, because a conversation
 without a summary is in no list.

@@ -1,4 +1,4 @@
-"""Users, their log-in sessions, and whom they have blocked or muted."""
+"""Users, their log-in sessions, and the users that they have blocked or muted."""
 
 import contextlib
 import re
@@ -144,7 +144,7 @@ class UserStore:
         )
 
     async def delete(self, user_id: str, password_hash: str) -> bool:
-        """Remove everything of a user but the id, which nobody may sign up with again.
+        """Remove everything of a user but the id, which can never be used again.
 
         Return False if this is not the current password any more.
         """
@@ -156,7 +156,7 @@ class UserStore:
         result = await self._mongo.execute(self._users.update_one(wanted, change))
         return bool(result.matched_count)
 
-    # --- who has blocked and muted whom --------------------------------------------------------
+    # --- blocked and muted users --------------------------------------------------------------
 
     async def find_lists(self, user_id: UserId) -> tuple[set[str], set[str]]:
         """Return the users that this one has blocked, and those that this one has muted."""
@@ -165,7 +165,7 @@ class UserStore:
         return set(user.get("blocked", ())), set(user.get("muted", ()))
 
     async def find_blocked(self, receiver: str, sender: str) -> list[str] | None:
-        """Return whom the receiver has blocked, or None if the sender may not write to this user.
+        """Return the ids that the receiver has blocked, or None if the sender may not write.
 
         The reply of MongoDB is the same for a receiver that is missing, is deleted or has blocked
         the sender.
@@ -229,7 +229,7 @@ class UserStore:
             "_id": {"$in": [*token_hashes, CHANGES]},
             "$or": [is_valid, {"_id": CHANGES}],
         }
-        # Of each open socket, every few seconds: only what is needed here.
+        # Of each open socket, every few seconds: only the fields that this needs.
         fields = {"userId": 1, "lastUsedAt": 1, "version": 1, "recent": 1}
         found = await self._mongo.find_all(self._sessions.find(wanted, fields))
         rows = {row["_id"]: row for row in found}

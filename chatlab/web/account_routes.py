@@ -86,8 +86,8 @@ async def delete(
 ) -> None:
     """Delete the account and end all its sessions.
 
-    Its messages stay in the conversations of the people that it wrote to. Nobody can sign up with
-    its id again.
+    Its messages stay in the conversations of the people that it wrote to. Its id cannot be used
+    for a new account.
     """
     await sockets.end_hashes(user, await accounts.delete(user, asked.password, address))
 

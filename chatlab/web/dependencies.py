@@ -82,7 +82,7 @@ def header(request: Request, name: bytes) -> str:
 
 
 class BearerScheme(SecurityBase):
-    """FastAPI's `HTTPBearer` in OpenAPI, but an error says what is needed."""
+    """FastAPI's `HTTPBearer` in OpenAPI, but an error says what the request lacks."""
 
     model, scheme_name = HTTPBearer(), "bearer"
 

@@ -58,7 +58,7 @@ async def users(
     """Return a page of the other users.
 
     With `query`, those whose id or display name begins with it, whatever the accents and capitals.
-    Without, those with whom you have a conversation come first, the most recent one first.
+    Without, your conversation partners come first, the most recent one first.
     """
     return await contacts.users(user, page)
 

@@ -43,7 +43,7 @@ HEADERS = {
 }
 
 
-# Of the API, for OpenAPI: what is not a JSON request.
+# Of the API, for OpenAPI: requests that are not JSON.
 DESCRIPTION = """
 A body is JSON, with `Content-Type: application/json`. Every error is a problem (RFC 9457): `code`
 is fixed, `detail` is a sentence.

@@ -65,6 +65,7 @@ def part(page: Page, title: str) -> Locator:
 # --- settings -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_name_can_be_changed(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -128,6 +129,7 @@ async def test_the_password_can_be_changed(
     assert shared.database["sessions"].count_documents({"userId": ann.id}) == 1
 
 
+@pytest.mark.slow
 async def test_sessions_can_be_ended(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -153,6 +155,7 @@ async def test_sessions_can_be_ended(
     await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_the_account_can_be_deleted(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -180,6 +183,7 @@ async def test_the_account_can_be_deleted(
     await expect(other.page.get_by_label("User name")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_a_conversation_with_a_deleted_account_can_only_be_read(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -218,6 +222,7 @@ async def test_the_settings_can_be_read_and_used_by_everybody(
 # --- other users ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_muted_user_causes_no_notices(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -349,6 +354,7 @@ async def browser_without_site_data(folder: Path) -> AsyncIterator[Page]:
         await context.close()
 
 
+@pytest.mark.slow
 async def test_a_browser_that_blocks_site_data_works_until_it_is_closed(
     create_users: UserMaker, shared: SharedService, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ LOST = (
     "ERR_SOCKET",
     "WebSocket connection",
 )
+SLOW = ("status of 503", "ERR_INTERNET_DISCONNECTED")  # on a slow machine
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -157,6 +158,7 @@ async def test_a_password_that_is_easy_to_guess_is_explained(
     )
 
 
+@pytest.mark.slow
 async def test_too_many_failed_log_ins_show_the_seconds_until_the_next_try(
     open_browser: BrowserOpener, shared: SharedService
 ) -> None:
@@ -217,6 +219,7 @@ async def test_an_ended_session_leads_back_to_the_log_in(
 # --- two users ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_list_shows_presence_and_new_messages(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -414,6 +417,7 @@ async def test_a_failed_load_of_history_can_be_retried(history: History) -> None
     await expect(tab.messages).to_have_count(100)
 
 
+@pytest.mark.slow
 async def test_a_failed_load_of_history_is_retried_after_a_reconnection(history: History) -> None:
     """When the connection is back, the page loads older messages that failed to load before."""
     _, _, tab = history
@@ -492,6 +496,7 @@ WATCH_NOTICES = """() => {
 }"""
 
 
+@pytest.mark.slow
 async def test_desktop_notices_of_a_page_in_the_background(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -602,6 +607,7 @@ async def test_a_file_is_refused_with_a_sentence(
     )
 
 
+@pytest.mark.slow
 async def test_tabs_and_devices_of_one_user_agree(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -739,6 +745,7 @@ async def test_a_message_without_a_connection_is_sent_once_later(
     ]
 
 
+@pytest.mark.slow
 async def test_what_was_written_survives_a_crash_and_a_new_log_in(
     open_browser: BrowserOpener, create_users: UserMaker, away: Service, shared: SharedService
 ) -> None:
@@ -783,7 +790,7 @@ async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_sec
 ) -> None:
     """The clock of the page stands still, except for the ten seconds."""
     ann, bob = create_users("ann", "bob")
-    here = await open_browser(ann, ignore=(*LOST, "status of 503"))  # of a slow machine
+    here = await open_browser(ann, ignore=(*LOST, *SLOW))
     page, frozen = await here.context.new_page(), asyncio.Event()
     tab, banner = Tab(page), page.get_by_text("No connection. Trying again…")
     await page.clock.install()
@@ -822,6 +829,7 @@ def forward_unless(frozen: asyncio.Event, page_side: WebSocketRoute) -> None:
     service_side.on_message(functools.partial(forward, page_side))
 
 
+@pytest.mark.slow
 async def test_a_rejected_message_stays_until_it_is_discarded(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -1012,6 +1020,7 @@ HOLDS_ITS_TEXT = """() => Array.from(document.querySelectorAll(".bubble, .name, 
 })"""
 
 
+@pytest.mark.slow
 async def test_extreme_texts_stay_inside_their_bubbles(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1045,6 +1054,7 @@ DECEPTIVE_NAMES = {
 }
 
 
+@pytest.mark.slow
 async def test_a_name_that_could_deceive_shows_its_handle(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1120,6 +1130,7 @@ async def test_a_page_of_another_site_changes_nothing(
 # --- proxies and policies -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_works_under_a_path_prefix(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1179,6 +1190,7 @@ async def forward_websocket(page_side: WebSocketRoute, service: Service) -> None
             page_side.send(message.data)
 
 
+@pytest.mark.slow
 async def test_the_docs_need_no_network(open_browser: BrowserOpener) -> None:
     """The API page loads everything from the service, lists every route and can send a request."""
     page = (await (await open_browser(ignore=(REFUSED,))).open("docs")).page
@@ -1407,6 +1419,7 @@ async def test_the_keyboard_is_enough_to_react(
     await expect(tab.page.locator("textarea")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_the_keyboard_is_enough_to_switch(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -1457,6 +1470,7 @@ async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker
     await expect(tab.row(bob)).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_panes_of_one_window_may_have_two_users(
     open_browser: BrowserOpener, shared: SharedService
 ) -> None:

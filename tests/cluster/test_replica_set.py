@@ -15,9 +15,8 @@ from faults import Deployment
 from live import Service
 from members import direct, kill, primary_of, restart, secondaries_of, stopped
 from pymongo.read_concern import ReadConcern
-from waiting import LIMIT_S, wait_until
+from waiting import wait_until
 
-from chatlab.connections import mongo
 from chatlab.connections.mongo import MongoDatabase
 from chatlab.domain.ids import UserId, conversation_of
 from chatlab.domain.message import Draft, Message, create_draft
@@ -57,14 +56,12 @@ async def ignore(_message: Message, _began: int) -> None:
 
 @pytest.fixture
 async def two_processes(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, patient_driver: None
 ) -> AsyncIterator[list[MessageStore]]:
     """The messages as two processes see them. Each call waits for as long as an election takes.
 
     The first process does not repeat its insert after an election.
     """
-    monkeypatch.setattr(mongo, "REQUEST_TIMEOUT_MS", int(LIMIT_S * 1000))
-    monkeypatch.setattr(mongo, "CALL_LIMIT_S", LIMIT_S)
     name, url = f"seqs{secrets.token_hex(4)}", deployment.engines.mongo.url
     databases = [
         MongoDatabase(address, name, migrate) for address in (f"{url}&retryWrites=false", url)
@@ -72,6 +69,7 @@ async def two_processes(
     stores = [MessageStore(database, clock=lambda: 0, on_found=ignore) for database in databases]
     for database in databases:
         await database.open()
+        await wait_until(lambda: not database.breaker.is_open, "the indexes")  # noqa: B023
     yield stores
     for store in stores:
         await store.close()
@@ -84,6 +82,7 @@ def draft(text: str) -> Draft:
     return create_draft(ANN, BOB, text, None)
 
 
+@pytest.mark.slow
 async def test_a_message_that_a_failover_removes_leaves_no_gap(
     deployment: Deployment, two_processes: list[MessageStore]
 ) -> None:
@@ -132,6 +131,7 @@ def strict(deployment: Deployment) -> Service:
     return deployment.start()
 
 
+@pytest.mark.slow
 async def test_without_a_primary_only_stale_reads_work(
     deployment: Deployment, stale: Service, strict: Service
 ) -> None:

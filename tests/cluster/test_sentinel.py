@@ -57,6 +57,7 @@ def window_at(server: Server, key: str) -> str:
     return str(server.client.lrange(key, 0, -1))
 
 
+@pytest.mark.slow
 async def test_after_a_failover_no_window_of_the_old_primary_is_trusted(
     deployment: Deployment, group: SentinelGroup, pair: tuple[Service, Service]
 ) -> None:

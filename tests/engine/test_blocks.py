@@ -187,7 +187,7 @@ class CountingStore(UserStore):
 
 
 @pytest.fixture
-async def store(engines: Engines, space: str) -> AsyncIterator[CountingStore]:
+async def store(engines: Engines, space: str, patient_driver: None) -> AsyncIterator[CountingStore]:
     """The users Ann, Bob and Eve in a database of their own."""
     mongo = MongoDatabase(engines.mongo.url, space, prepare_nothing)
     users = mongo.database["users"]

@@ -244,7 +244,7 @@ async def test_a_client_that_is_gone_frees_its_slot(
 
 
 async def test_messages_of_mongodb_are_charged_to_their_reader(
-    engines: Engines, limited: SharedService, history: tuple[str, str]
+    engines: Engines, limited: SharedService, history: tuple[str, str], patient_driver: None
 ) -> None:
     """After large pages for all tokens of a user, the next one is refused. Small pages and other users are not."""
     ann, bob = map(UserId, history)

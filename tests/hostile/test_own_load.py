@@ -354,6 +354,7 @@ async def test_without_scripts_the_circuit_stays_open_and_closes_when_they_are_a
         await wait_until(lambda: is_hit(bob, alice), "a hit")
 
 
+@pytest.mark.slow
 async def test_a_circuit_that_opens_again_and_again_is_logged_once(
     deployment: Deployment, restricted: Restricted
 ) -> None:

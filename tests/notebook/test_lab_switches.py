@@ -96,6 +96,7 @@ async def test_a_setting_changes_without_a_restart(lab: Lab) -> None:
     assert (await bob.read("alice")).cache == "bypass"
 
 
+@pytest.mark.slow
 async def test_a_restart_keeps_users_and_messages(lab: Lab) -> None:
     """A restart keeps the address, tokens, users and messages, also after SIGKILL.
 
@@ -139,6 +140,7 @@ async def test_a_shared_mongodb_cannot_be_broken(lab: Lab) -> None:
     assert refused.value.fix == "await start('switches', own_mongodb=True)"
 
 
+@pytest.mark.slow
 async def test_own_servers_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an engine frozen, killed or stopped, the service keeps its promises.
 
@@ -235,6 +237,7 @@ def test_results_that_depend_on_the_machine_are_marked() -> None:
     assert re.findall(r'<tr class="timed">', shown._repr_html_()) == ['<tr class="timed">']
 
 
+@pytest.mark.slow
 async def test_a_session_with_changed_settings_is_replaced(
     engines: Engines, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     await lab.end()
 
 
+@pytest.mark.slow
 async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     """`start` returns the same session with one engine restarted and the other thawed."""
     alice, bob = await lab.user("alice"), await lab.user("bob")
@@ -30,6 +31,7 @@ async def test_joining_a_session_brings_its_engines_back(lab: Lab) -> None:
     assert len((await bob.read("alice", fresh=True)).messages) == 0
 
 
+@pytest.mark.slow
 async def test_a_disk_that_was_lost_is_put_back(lab: Lab) -> None:
     """The experiment removes MongoDB's folder and restores it; afterwards all data is there again.
 

@@ -199,6 +199,7 @@ async def test_the_timeline_has_sweeps_and_lifetimes(lab: Lab) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_many_events_cause_few_updates(lab: Lab) -> None:
     """200 sends cause many events, but the timeline is updated at most ten times per second.
 

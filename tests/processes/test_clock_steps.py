@@ -29,7 +29,7 @@ def stepping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SteppingRedis
 @pytest.fixture(scope="module")
 def service(deployment: Deployment, stepping: SteppingRedis) -> Service:
     """Return a service on this Redis."""
-    return deployment.start(REDIS_URL=stepping.url, CACHE_TTL=str(TTL_S))
+    return deployment.start_patient(REDIS_URL=stepping.url, CACHE_TTL=str(TTL_S))
 
 
 class Talk:
@@ -131,8 +131,10 @@ async def test_after_a_failover_to_a_machine_whose_clock_is_behind_no_read_is_to
     new.keys.replicaof("127.0.0.1", str(old.port))
     proxy = Proxy(old.socket)
     try:
-        service = deployment.start(
-            REDIS_URL=proxy.url, CACHE_TTL=str(TTL_S), KEY_PREFIX="failover:"
+        service = deployment.start_patient(
+            REDIS_URL=proxy.url,
+            CACHE_TTL=str(TTL_S),
+            KEY_PREFIX="failover:",
         )
         talk = await Talk(deployment, service).begin()
         window = f"failover:messages:{':'.join(sorted((talk.alice.id, talk.bob.id)))}"

@@ -76,7 +76,7 @@ async def test_a_distant_redis_serves_reads_if_the_setting_allows_it(
     deployment: Deployment, far: SlowProxy
 ) -> None:
     """With a time limit of more than four round trips there are hits, and no outage."""
-    service = deployment.start(REDIS_URL=far.url, REDIS_TIMEOUT=str(20 * ROUND_TRIP_S))
+    service = deployment.start_patient(REDIS_URL=far.url, REDIS_TIMEOUT=str(20 * ROUND_TRIP_S))
     async with two_users(deployment, service, service) as (alice, bob):
         await alice.send(bob, "one")
         await wait_until(
@@ -92,8 +92,8 @@ async def test_a_process_that_is_too_far_away_says_so_and_disturbs_nobody(
     """It reads from MongoDB and still writes to the windows, so a process beside Redis shows each change in a hit. Redis is not lost."""
     far.round_trip_s = 0.8
     limit_s = f"{3 * far.round_trip_s:g}"  # a write of a busy machine succeeds in the rest of it
-    distant = deployment.start(REDIS_URL=far.url, REDIS_TIMEOUT=limit_s)
-    near = deployment.start(REDIS_TIMEOUT=limit_s)
+    distant = deployment.start_patient(REDIS_URL=far.url, REDIS_TIMEOUT=limit_s)
+    near = deployment.start_patient(REDIS_TIMEOUT=limit_s)
     block_until(lambda: TOO_FAR in distant.log.read_text(), "the log to say it")
     async with two_users(deployment, distant, near) as (alice, bob):
         sent = await alice.send(bob, "old")
@@ -111,14 +111,16 @@ async def test_a_process_that_is_too_far_away_says_so_and_disturbs_nobody(
 
 def test_a_redis_beyond_the_time_limit_is_not_used(deployment: Deployment, far: SlowProxy) -> None:
     """If a single round trip takes longer than the time limit, the log says why the service does without Redis."""
-    service = deployment.start(REDIS_URL=far.url, REDIS_TIMEOUT=str(ROUND_TRIP_S / 2))
+    service = deployment.start_patient(REDIS_URL=far.url, REDIS_TIMEOUT=str(ROUND_TRIP_S / 2))
     block_until(lambda: TOO_FAR in service.log.read_text(), "the log to say it")
     assert fetch(f"{service.url}/readyz").json()["status"] == "degraded"
 
 
 def test_processes_with_different_time_limits_say_so(deployment: Deployment) -> None:
     """Each of them logs both values."""
-    one, other = (deployment.start(REDIS_TIMEOUT=limit, KEY_PREFIX="differ:") for limit in "34")
+    one, other = (
+        deployment.start_patient(REDIS_TIMEOUT=limit, KEY_PREFIX="differ:") for limit in "34"
+    )
     for service, here, there in ((one, 3, 4), (other, 4, 3)):
         line = f"CHATLAB_REDIS_TIMEOUT is {here} here and {there} in another process"
         block_until(lambda service=service, line=line: line in service.log.read_text(), line)  # type: ignore[misc]

@@ -245,7 +245,9 @@ def start_program(deployment: Deployment, program: Path, **settings: str) -> Ser
     return service.wait_until_ready()
 
 
-@pytest.mark.parametrize(("hang", "workers"), [("closing", "1"), ("event loop", "2")])
+@pytest.mark.parametrize(
+    ("hang", "workers"), [("closing", "1"), pytest.param("event loop", "2", marks=pytest.mark.slow)]
+)
 async def test_a_process_that_cannot_stop_is_ended(
     deployment: Deployment, tmp_path: Path, hang: str, workers: str
 ) -> None:

@@ -424,7 +424,15 @@ def test_a_stopped_server_stays_stopped(engines: Engines, folder: Path) -> None:
     assert count_documents(engines) == 1
 
 
-@pytest.mark.parametrize("file", ["lock", "supervisor.sock", "mongo.pid", "mongod.sock"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "lock",
+        pytest.param("supervisor.sock", marks=pytest.mark.slow),
+        pytest.param("mongo.pid", marks=pytest.mark.slow),
+        "mongod.sock",
+    ],
+)
 def test_ctrl_c_during_the_start(folder: Path, file: str) -> None:
     """Ctrl-C at any moment of the start, here when a file appears, leaves no process behind, and
     the next start works.

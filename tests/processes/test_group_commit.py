@@ -56,15 +56,16 @@ class WatchedStore(MessageStore):
 @pytest.fixture(scope="module")
 def service(deployment: Deployment) -> Service:
     """One process with default settings."""
-    return deployment.start()
+    return deployment.start_patient()
 
 
 @pytest.fixture
-async def mongo(deployment: Deployment) -> AsyncIterator[MongoDatabase]:
+async def mongo(deployment: Deployment, patient_driver: None) -> AsyncIterator[MongoDatabase]:
     """An empty database with the indexes of the service."""
     name = f"groups{secrets.token_hex(4)}"
     mongo = MongoDatabase(deployment.engines.mongo.url, name, migrate)
     await mongo.open()
+    await wait_until(lambda: not mongo.breaker.is_open, "the indexes")
     yield mongo
     await mongo.close()
 
@@ -263,7 +264,7 @@ async def test_a_process_that_was_overtaken_tries_again(
     deployment: Deployment, service: Service
 ) -> None:
     """Two processes send in turn. Except for its first send, each tries the seq that the other has used, once, and then the next one."""
-    second = deployment.start()
+    second = deployment.start_patient()
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     senders = [alice, await alice.at(second)]
     before = tried(service) + tried(second)

@@ -24,7 +24,7 @@ MESSAGES_PER_WRITER = 12
 @pytest.fixture(scope="module")
 def pair(deployment: Deployment) -> tuple[Service, Service]:
     """Two processes of one service."""
-    return deployment.start(), deployment.start()
+    return deployment.start_patient(), deployment.start_patient()
 
 
 async def test_eight_writers_make_one_order(
@@ -154,7 +154,7 @@ async def clients(user: User, worker: psutil.Process, service: Service) -> list[
 def service(deployment: Deployment) -> Service:
     """One service with two workers. Both have subscribed to the presence channel."""
     prefix = f"workers{secrets.token_hex(4)}:"
-    service = deployment.start(WORKERS="2", KEY_PREFIX=prefix)
+    service = deployment.start_patient(WORKERS="2", KEY_PREFIX=prefix)
     block_until(
         lambda: deployment.keys.pubsub_numsub(presence_channel(deployment.database, prefix)),
         "two workers",

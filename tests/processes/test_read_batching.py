@@ -70,6 +70,7 @@ async def store(deployment: Deployment, database: str) -> AsyncIterator[WatchedS
     """The messages of these conversations."""
     mongo = MongoDatabase(deployment.engines.mongo.url, database, migrate)
     await mongo.open()
+    await wait_until(lambda: not mongo.breaker.is_open, "the indexes")
     store = WatchedStore(mongo)
     yield store
     await store.close()
@@ -81,7 +82,7 @@ def seqs(messages: list[Message]) -> list[int]:
     return [message.seq for message in messages]
 
 
-async def test_each_reader_gets_its_own_messages(store: WatchedStore) -> None:
+async def test_each_reader_gets_its_own_messages(patient_driver: None, store: WatchedStore) -> None:
     """Readers of many conversations, with two limits, share a few full queries; each gets the newest messages of its conversation."""
     wanted = [(conversation, limit) for conversation in LENGTHS for limit in (5, 50)]
     found = await asyncio.gather(*(store.find_newest(*one) for one in wanted))
@@ -92,7 +93,9 @@ async def test_each_reader_gets_its_own_messages(store: WatchedStore) -> None:
         assert all(message.text == f"{conversation} {message.seq}" for message in messages)
 
 
-async def test_cancelling_a_reader_does_not_cancel_the_others(store: WatchedStore) -> None:
+async def test_cancelling_a_reader_does_not_cancel_the_others(
+    patient_driver: None, store: WatchedStore
+) -> None:
     """When some readers of a conversation are cancelled, the others still get their messages."""
     conversation, length = list(LENGTHS.items())[7]
     readers = [asyncio.create_task(store.find_newest(conversation, 50)) for _ in range(9)]

@@ -225,6 +225,7 @@ async def whole_history(
     return outcome
 
 
+@pytest.mark.slow
 async def test_a_full_history_of_40000_messages_needs_little_memory(
     shared: SharedService, new_user: UserMaker, long: tuple[str, str]
 ) -> None:

@@ -41,8 +41,11 @@ class Three:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.proxy = CountingProxy(urlsplit(deployment.engines.redis.url).path)
-        self.one, self.two = deployment.start(), deployment.start()
-        self.behind = deployment.start(REDIS_URL=self.proxy.url)
+        self.one, self.two = (
+            deployment.start_patient(),
+            deployment.start_patient(),
+        )
+        self.behind = deployment.start_patient(REDIS_URL=self.proxy.url)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +313,7 @@ async def test_a_process_that_starts_loads_its_scripts(three: Three) -> None:
     # The other processes need this script every few seconds.
     await wait_until(lambda: keys.script_exists(DIGEST)[0], "the script of the claim")
     before = keys.info("errorstats").get("errorstat_NOSCRIPT")
-    service = three.deployment.start()
+    service = three.deployment.start_patient()
     async with talk_between(three, service, service) as talk:
         await talk.send(talk.alice)
         await talk.edit()
@@ -430,7 +433,7 @@ async def test_events_during_an_outage_are_read_afterwards(three: Three) -> None
 async def test_a_service_starts_without_redis_and_connects_later(three: Three) -> None:
     """A process starts while Redis is away."""
     with stopped(three):
-        late = three.deployment.start()
+        late = three.deployment.start_patient()
         assert readiness(late) == (200, "degraded")
         talk = Talk(three.deployment, late, three.one)
         await talk.send(talk.alice)

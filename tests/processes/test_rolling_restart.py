@@ -78,7 +78,7 @@ async def test_no_request_fails_while_processes_restart(
     """
     keepalive_s = re.findall(r"keepalive_timeout (\d+)s", (FILES / "upstream.conf").read_text())
     settings = {"TRUSTED_PROXIES": "127.0.0.1", "DRAIN_SECONDS": str(int(keepalive_s[0]) + 2)}
-    services = [deployment.start(**settings) for _ in range(2)]
+    services = [deployment.start_patient(**settings) for _ in range(2)]
     with running_nginx(tmp_path / "nginx", "root.conf", *services) as url:
         proxy = cast("Service", SimpleNamespace(url=url))
         alice, bob, carol = (deployment.create_user(proxy) for _ in range(3))

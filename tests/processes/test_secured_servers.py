@@ -131,6 +131,7 @@ async def test_a_service_works_with_tls_and_minimal_rights(
         assert problem not in logs, logs
 
 
+@pytest.mark.slow
 async def test_a_restored_backup_is_used(tmp_path: Path) -> None:
     """After a restore, the messages, users and sessions of the backup are back.
 

@@ -61,10 +61,10 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
     ("workers", "signal_number"),
     [
         ("1", signal.SIGTERM),
-        ("1", signal.SIGINT),
-        ("1", signal.SIGHUP),
+        pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("1", signal.SIGHUP, marks=pytest.mark.slow),
         ("2", signal.SIGTERM),
-        ("2", signal.SIGHUP),
+        pytest.param("2", signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
 async def test_stopping_loses_no_answered_message_and_closes_every_socket(
@@ -74,7 +74,7 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
 
     Six clients write messages over both transports when the service stops.
     """
-    service = deployment.start(WORKERS=workers, SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    service = deployment.start_patient(WORKERS=workers, SHUTDOWN_TIMEOUT=str(LIMIT_S))
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     account = Account()
     senders = [await user.at(service) for user in (alice, bob, alice, bob, alice, bob)]
@@ -98,7 +98,7 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
         assert await asyncio.gather(*codes) == [1012, 1012]
     account.stop = True
     await asyncio.gather(*writers)
-    after = deployment.start()
+    after = deployment.start_patient()
     reader = await bob.at(after)
     check(account, (await reader.read(alice, fresh=True)).json())
     check(account, (await reader.read(alice)).json())
@@ -114,7 +114,7 @@ async def test_a_service_that_drains_is_alive_but_not_ready(
 
     The service stops at the second Ctrl-C, which reaches all its processes.
     """
-    service = deployment.start(WORKERS=workers, DRAIN_SECONDS=str(LIMIT_S))
+    service = deployment.start_patient(WORKERS=workers, DRAIN_SECONDS=str(LIMIT_S))
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     parent = psutil.Process(service.process.pid)
     family = [parent.pid, *(child.pid for child in parent.children())]
@@ -142,7 +142,7 @@ async def test_a_service_that_drains_is_alive_but_not_ready(
 
 async def test_the_drain_period_ends(deployment: Deployment) -> None:
     """The service stops by itself after the drain period."""
-    service = deployment.start(DRAIN_SECONDS="0.5")
+    service = deployment.start_patient(DRAIN_SECONDS="0.5")
     await stop(service)
     assert "Stopping in 0.5 s" in service.log.read_text()
 
@@ -153,7 +153,7 @@ async def test_no_request_is_lost_when_the_port_closes(deployment: Deployment) -
 
     The process is frozen until the drain period is over, so it has not seen these connections.
     """
-    service = deployment.start(DRAIN_SECONDS="0.5", SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    service = deployment.start_patient(DRAIN_SECONDS="0.5", SHUTDOWN_TIMEOUT=str(LIMIT_S))
     await wait_until(lambda: fetch(f"{service.url}/readyz").status_code, "readiness")
     service.process.send_signal(signal.SIGTERM)
     await wait_until(lambda: "Stopping in 0.5 s" in service.log.read_text(), "the drain period")
@@ -190,7 +190,7 @@ def request_without_reading(user: User, other: User) -> socket.socket:
 
 async def test_a_response_in_flight_is_completed(deployment: Deployment) -> None:
     """A client receives all of a long response when the service stops after the first chunk."""
-    service = deployment.start(SHUTDOWN_TIMEOUT=str(LIMIT_S))
+    service = deployment.start_patient(SHUTDOWN_TIMEOUT=str(LIMIT_S))
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     store_messages(deployment.database, alice.id, bob.id, [TEXT] * MESSAGE_COUNT)
     async with alice.http.stream("GET", f"/api/messages/{bob.id}") as answer:
@@ -206,7 +206,7 @@ async def test_a_response_in_flight_is_completed(deployment: Deployment) -> None
 
 async def test_clients_that_do_not_read_do_not_delay_shutdown(deployment: Deployment) -> None:
     """Clients that do not read responses or events are cut off after SHUTDOWN_TIMEOUT."""
-    service = deployment.start(SHUTDOWN_TIMEOUT="1", STALLED_TIMEOUT="3600")
+    service = deployment.start_patient(SHUTDOWN_TIMEOUT="1", STALLED_TIMEOUT="3600")
     alice, bob = deployment.create_user(service), deployment.create_user(service)
     store_messages(deployment.database, alice.id, bob.id, [TEXT] * MESSAGE_COUNT)
     with request_without_reading(alice, bob):

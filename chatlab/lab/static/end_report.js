@@ -50,7 +50,7 @@ export default function draw(root, model) {
       button.disabled = true;
       const stopped = await stop(url);
       hint.textContent = stopped
-        ? "The kernel has stopped. To go on, run the notebook from its first cell."
+        ? "The kernel has stopped. To continue, run the notebook from its first cell."
         : model.menu;
       if (stopped) button.remove();
       else button.disabled = false;

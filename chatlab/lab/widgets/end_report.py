@@ -1,4 +1,4 @@
-"""What is left after the end of a session, and a button that stops the kernel.
+"""The report at the end of a session: what was not deleted, and a button that stops the kernel.
 
 The browser stops the kernel through the REST API of the Jupyter server, because a kernel that exits
 by itself is started again. In a front end without that server, the text names the menu.

@@ -249,7 +249,7 @@ function deletionSection(me, api, deleted) {
       {},
       "Your messages stay in the conversations of the people you wrote to, under ",
       el("strong", {}, `@${me.id}`),
-      ". Delete a message first if nobody should read it any more. Notes to yourself are not removed either, but no user can read them.",
+      ". Delete a message first if it should disappear. Notes to yourself are not removed either, but no user can read them.",
     ),
     el("p", {}, "Nobody can sign up with this user name again, not even you."),
     start,

@@ -26,7 +26,7 @@ const DROPPED = "forced close"; // the library's reason for what #drop does
  * @property {(message: Message) => void} messageUpdated
  * @property {(read: {userId: string, seq: number, conversation: string}) => void} messagesRead
  * @property {(change: {userId: string, typing: boolean}) => void} typing
- * @property {(ids: string[]) => void} onlineUsers - those with whom I have a conversation
+ * @property {(ids: string[]) => void} onlineUsers - my conversation partners
  * @property {(change: {userId: string, online: boolean}) => void} presence - of one of these
  * @property {(lost: {since: string}) => void} resync - events may have been lost
  */

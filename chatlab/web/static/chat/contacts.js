@@ -226,7 +226,7 @@ export class Contacts {
   }
 
   /**
-   * The service names those with whom I have a conversation. Others keep the state of the list.
+   * The service names my conversation partners. Others keep the state of the list.
    *
    * @param {string[]} ids
    */

@@ -1,4 +1,4 @@
-/* Files cannot be sent. The page says so, instead of opening a file that was dropped. */
+/* Files cannot be sent. If one is dropped, the page explains that instead of opening it. */
 
 import { notice } from "./dom.js";
 

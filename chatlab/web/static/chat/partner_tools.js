@@ -25,7 +25,7 @@ export class PartnerTools {
     this.mute = iconButton("bell", "Mute", () => this.#toggleMute());
     this.block = iconButton("block", "Block", () => this.#toggleBlock());
     this.element = el("div.partner", {}, this.mute, this.block);
-    this.bar = el("div.closed", { hidden: true }); // instead of the composer, if nobody may write
+    this.bar = el("div.closed", { hidden: true }); // instead of the composer, if writing is not possible
   }
 
   /** @param {Partner} partner */

@@ -10,6 +10,7 @@ import { newScene, set, text, write } from "./shapes.js";
 
 const READS = 200; // of each kind
 const MESSAGES = 50; // that each read returns
+const DRAW_INTERVAL_MS = 100;
 const SHOWN = 0.97; // the part of the reads that the axis must have room for
 const [WIDTH, HEIGHT, LEFT, RIGHT] = [1200, 520, 20, 1180];
 /** @type {[kind: Kind, title: string, y: number][]} */
@@ -25,6 +26,7 @@ export class Compare {
   times = { with: [], without: [] }; // milliseconds
   isRunning = false;
   #hits = 0;
+  #drawnAt = 0;
 
   /** @param {Player[]} crowd */
   constructor(crowd) {
@@ -76,8 +78,9 @@ export class Compare {
     for (let number = 0; number < READS && this.isRunning; number += 1) {
       await this.#read("with", number);
       await this.#read("without", number);
-      this.draw();
+      if (performance.now() - this.#drawnAt > DRAW_INTERVAL_MS) this.draw();
     }
+    this.draw();
     if (this.isRunning) setText(this.result, this.#sentence());
     this.isRunning = false;
   }
@@ -128,6 +131,7 @@ export class Compare {
   }
 
   draw() {
+    this.#drawnAt = performance.now();
     const all = [...this.times.with, ...this.times.without].sort((a, b) => a - b);
     const most = Math.max(1, all[Math.floor(SHOWN * (all.length - 1))] ?? 1);
     const x = (/** @type {number} */ ms) => LEFT + Math.min(1, ms / most) * (RIGHT - LEFT);

@@ -96,7 +96,7 @@ export class KeysDialog {
 
 /** @param {Picture} picture */
 function emptiness({ isRedisUp, hasCached }) {
-  if (!isRedisUp) return "Redis does not answer: nobody knows which keys it has.";
+  if (!isRedisUp) return "Redis does not answer, so its keys are not known.";
   return hasCached ? "All keys have expired." : "No key is cached yet.";
 }
 

@@ -1,4 +1,4 @@
-/* The dialog “More”: what is needed less often than the buttons. */
+/* The dialog “More”: the controls that are used less often than the buttons. */
 
 /** @import { Controls, Settings } from "./controls.js" */
 

@@ -106,7 +106,7 @@ export class Presentation {
     this.#stop = null;
   }
 
-  /** Go on to the next leg, or to the next moment that matters. */
+  /** Continue with the next leg, or to the next moment that matters. */
   step() {
     if (this.speed !== "step") return this.setSpeed("step");
     this.#holdMs = Math.min(this.#holdMs, 1);

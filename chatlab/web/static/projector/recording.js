@@ -15,7 +15,7 @@ import { request } from "./request.js";
  */
 
 const MAX_INPUTS = 20_000;
-const AFTER_MS = 1_000; // the recorded time goes on so long after the last input
+const AFTER_MS = 1_000; // how long the recording continues after the last input
 
 export class Recorder {
   /** @type {Input[]} */

@@ -110,7 +110,7 @@ export function arrow(parent, from, to) {
 }
 
 /**
- * A line between a box and a store beside it.
+ * A line between a box and the store next to it.
  *
  * @param {Element} parent
  * @param {Point} from

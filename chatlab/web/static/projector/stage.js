@@ -119,7 +119,7 @@ export class Stage {
     return this.recorder.save(this.key, this.controls.settings);
   }
 
-  /** A page that was hidden has not been drawn: it goes on in the present. */
+  /** A page that was hidden has not been drawn: it continues with the present. */
   #shown = () => {
     if (!document.hidden && !this.recording) this.presentation.skip();
   };

@@ -108,7 +108,7 @@ export class Tape {
     );
   }
 
-  /** Take in the requests that nobody has answered. */
+  /** Add the requests that were not answered. */
   closeStale() {
     for (const story of this.#open.values())
       if (this.localTime() - story.since > STALE_MS) this.#finish(story, true);

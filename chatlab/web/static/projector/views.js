@@ -1,4 +1,4 @@
-/* The four flows: one of them large, the others small beside it. The presentation chooses which one
+/* The four flows: one of them large, the others small next to it. The presentation chooses which one
    is large, until somebody clicks on another one. */
 
 /** @import { Presentation, View } from "./presentation.js" */

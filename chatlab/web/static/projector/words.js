@@ -41,8 +41,9 @@ export const OUTCOMES = {
 };
 
 const FAILED = {
-  send: "MongoDB does not answer, so nothing is saved or sent. The sender is told, and can try again.",
-  change: "MongoDB does not answer, so nothing is changed. The user is told, and can try again.",
+  send: "MongoDB does not answer, so nothing is saved or sent. The sender gets an error, and can try again.",
+  change:
+    "MongoDB does not answer, so nothing is changed. The user gets an error, and can try again.",
   read: "MongoDB does not answer, so the read fails. The reader can try again.",
 };
 
@@ -79,7 +80,7 @@ export function sentenceOf(
         : `Redis keeps a copy in memory, for ${seconds(ttlMs)} only. This limit is called TTL: time to live.`,
     cache_conversation: () =>
       story.type === "change"
-        ? "The cached conversation gets the new version too, so nobody reads the old one."
+        ? "The cached conversation gets the new version too, so the old one is not read any more."
         : "The cached conversation gets the message too: a read can now do without MongoDB.",
     emit: () =>
       story.type === "change"
@@ -127,8 +128,8 @@ function answerSentence({ type, steps }, who, outcome) {
   if (type === "read")
     return `${who} has the messages, ${OUTCOMES[outcome ?? "miss"].title}. In reality this took ${took}.`;
   if (type === "change")
-    return `${who} is told that the change is saved. In reality this took ${took}.`;
-  return `${who} is told that the message is saved. In reality all of this took ${took}.`;
+    return `${who} learns that the change is saved. In reality this took ${took}.`;
+  return `${who} learns that the message is saved. In reality all of this took ${took}.`;
 }
 
 /** Sentences about the life of a key. */

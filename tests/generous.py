@@ -1,0 +1,31 @@
+"""Run the `chatlab` command, which waits for MongoDB as long as a test wants.
+
+With its usual limit, the service answers 503 when MongoDB does not reply within 2 s. On a busy machine with a slow disk, that happens. Tests
+that are not about this limit start the service with this program.
+"""
+
+import os
+
+from waiting import MONGODB_LIMIT
+
+import chatlab.connections.mongo
+from chatlab.cli import main
+
+
+def set_mongodb_limit(limit_s: float) -> None:
+    """Replace the time limit for one request to MongoDB, and the one for a driver that exceeds it."""
+    for name, limit in (("REQUEST_TIMEOUT_MS", limit_s * 1000), ("CALL_LIMIT_S", limit_s + 1)):
+        usual = getattr(chatlab.connections.mongo, name)
+        setattr(chatlab.connections.mongo, name, type(usual)(limit))
+
+
+def set_limit_of_environment() -> None:
+    """Replace the limit if the environment says so."""
+    if limit := os.environ.get(MONGODB_LIMIT):
+        set_mongodb_limit(float(limit))
+
+
+if __name__ in ("__main__", "__mp_main__"):  # also in each worker
+    set_limit_of_environment()
+if __name__ == "__main__":
+    main()

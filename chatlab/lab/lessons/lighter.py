@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -31,8 +32,8 @@ from chatlab.lab.stepped_redis import record_steps
 from chatlab.lab.user import User
 
 SEND = "/api/messages/send"
-READS = 60  # a multiple of the reads in one window, for each of these intervals
 INTERVALS_S = (1.1, 1.4, 2, 3, 6)  # none near a whole part of 5 s, where a slow machine would count
+LIFETIMES = 2  # of a window, in which reads are counted
 WRITERS = 50  # connections that send at the same time: their messages share one commit
 SAMPLE_S = 0.05
 EXPIRED_WITHIN_S = 15.0
@@ -55,23 +56,31 @@ async def count_finds(lab: Lab, reader: User, other: User, reads: int = 20) -> d
             await reader.read(other.id)
 
     await other.send_by_http(reader.id, "Read me again and again")
-    finds = {}
+    key, finds = Keys().window(conversation_of(reader.id, other.id)), {}
     for mode in ("off", "window"):
         await lab.update_settings(cache_mode=mode)
+        lab.redis.delete(key)
         finds[mode] = (await lab.record_queries(read())).mongo.count("find messages")
     return finds
 
 
-async def share_of_misses(
-    lab: Lab, reader: User, other: User, every_s: float, reads: int = READS
-) -> float:
-    """Read as if `every_s` seconds passed between two reads; return the share that asked MongoDB."""
-    key, misses = Keys().window(conversation_of(reader.id, other.id)), 0
+async def share_of_misses(lab: Lab, reader: User, other: User, every_s: float) -> float:
+    """Read as if `every_s` seconds passed between two reads; return the share that asked MongoDB.
+
+    The reads from the first miss up to the third are counted, without the third. After each read
+    the window gets the TTL that it would have left, so the pace of the machine does not matter.
+    """
+    key = Keys().window(conversation_of(reader.id, other.id))
+    reads, misses, left_ms = 0, 0, 0
     lab.redis.delete(key)
-    for _ in range(reads):
-        misses += (await reader.read(other.id)).cache != "hit"
-        lab.redis.pexpire(key, lab.redis.pttl(key) - round(every_s * 1000))
-    return misses / reads
+    while True:
+        if (await reader.read(other.id)).cache != "hit":
+            misses, left_ms = misses + 1, lab.settings.ttl_ms
+            if misses == LIFETIMES + 1:
+                return LIFETIMES / reads
+        reads += 1
+        left_ms -= round(every_s * 1000)
+        lab.redis.pexpire(key, left_ms)  # 0 or less deletes the key
 
 
 # --- one key --------------------------------------------------------------------------------------
@@ -218,12 +227,9 @@ def _delete(lab: Lab, pattern: str) -> None:
 
 async def _wait_until_gone(lab: Lab, pattern: str) -> int:
     """Wait until these keys have expired. Return how many are left after a long time."""
-
-    def left() -> list[str]:
-        return list(lab.redis.scan_iter(pattern, count=10_000))
-
-    await poll_until(lambda: not left(), EXPIRED_WITHIN_S, 0.1)
-    return len(left())
+    keys = functools.partial(lab.redis.scan_iter, pattern, count=1000)
+    await poll_until(lambda: not any(keys()), EXPIRED_WITHIN_S, 0.1)
+    return len(list(keys()))
 
 
 def _kb(size: float) -> str:
@@ -259,11 +265,11 @@ async def predicts_misses(lab: Lab, reader: User, other: User, answer: Any) -> C
         said = call_for_number(answer, every_s)
         if abs(said - measured) > 0.01:
             return not_yet(
-                f"One read every {every_s:g} s: {measured * READS:.0f} of {READS} reads asked MongoDB,"
+                f"One read every {every_s:g} s: one of {1 / measured:g} reads asked MongoDB,"
                 f" a share of {measured:.2f}, and your function returned {said:.2f}."
                 f" {_misses_hint(said, every_s)}"
             )
-        told.append(f"every {every_s:g} s {measured * READS:.0f} of {READS}")
+        told.append(f"every {every_s:g} s one of {1 / measured:g}")
     return correct(f"Reads that asked MongoDB: {', '.join(told)}.")
 
 

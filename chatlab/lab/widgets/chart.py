@@ -141,7 +141,7 @@ class Chart(Paced):
         if sides := self.sides():
             self._picture = self._draw(sides)
             self.send_model()
-        shown = self._picture or f"<p>{html.escape(self.title)}: nothing measured yet.</p>"
+        shown = self._picture or f"<p>{html.escape(self.title)}</p>"
         marks = "".join(f"<p>{html.escape(mark)}</p>" for mark in self._marks)
         return f"{shown}\n{marks}"
 

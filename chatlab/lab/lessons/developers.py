@@ -34,7 +34,7 @@ from chatlab.run.child import ChildService
 from chatlab.run.working_copy import shipped
 from chatlab.settings import Settings, SettingsError, load_settings
 
-EVENT_S = 20.0  # for an event to arrive
+EVENT_S = 60.0  # for an event to arrive
 SERVERS = {
     "mongo_url",
     "redis_url",

@@ -32,7 +32,7 @@ from chatlab.local.binaries import Name
 from chatlab.local.data_folder import DataFolder
 
 SEND = "/api/messages/send"
-BACK_S = 20.0  # for the service to find a server that is back
+BACK_S = 60.0  # for the service to find a server that is back
 TRIES = 3
 KNOWN_S = 4.0  # a token that was checked and a window that was filled in this time are still cached
 FEW = 20  # messages before the disk is lost

@@ -26,7 +26,7 @@ from chatlab.lab.user import User
 TRIES = 5  # to kill between two boxes; one is enough unless the machine stalls
 WRITERS, ENOUGH = 6, 100  # senders at the same time, and replies before MongoDB is killed
 INSERTS, ROUNDS = 300, 2  # inserts before MongoDB is killed, and how often that is tried
-BACK_S = 15.0  # for the service to find a server that is back
+BACK_S = 60.0  # for the service to find a server that is back
 QUERY_MS = 2000
 PROFILE_ALL, PROFILE_OFF = 2, 0
 

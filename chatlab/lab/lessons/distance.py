@@ -44,6 +44,11 @@ class Panel(NamedTuple):
         without, with_cache = (curve.at(extra_ms) for curve in self.curves)
         return 1 - with_cache / without
 
+    def saved_text(self, extra_ms: float) -> str:
+        """Return the share of time that the cache saves, or costs."""
+        saved = self.saved(extra_ms)
+        return f"{saved:.0%} less" if saved >= 0 else f"{-saved:.0%} more"
+
 
 def panel_of(measured: Measured) -> Panel:
     comparison = measured.outcome.comparison
@@ -96,7 +101,7 @@ class Picture:
         top, bottom = axes.get_ylim()[1], 0.0
         (x, high), (_, low) = place(top), place(bottom)
         times = " → ".join(f"{curve.at(extra_ms):.1f}" for curve in panel.curves)
-        told = f"{times} ms: {panel.saved(extra_ms):.0%} less (claimed {panel.claimed:.0%})"
+        told = f"{times} ms: {panel.saved_text(extra_ms)} (claimed {panel.claimed:.0%})"
         left = axes.transData.transform((0, 0))[0]
         return [
             f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="#1b2430" stroke-dasharray="3 2"/>',
@@ -120,8 +125,8 @@ class Distance(ipywidgets.VBox):  # type: ignore[misc]  # the library has no typ
             value=0,
             max=FARTHEST_MS,
             description="each trip to MongoDB takes longer by (ms)",
-            style={"description_width": "20em"},
-            layout={"width": "50em"},
+            style={"description_width": "initial"},
+            layout={"width": "50em", "max_width": "100%"},
         )
         self._shown = ipywidgets.HTML(self._image())
         self.slider.observe(lambda _: self._loop.call_soon_threadsafe(self._draw), "value")
@@ -133,7 +138,7 @@ class Distance(ipywidgets.VBox):  # type: ignore[misc]  # the library has no typ
     def _image(self) -> str:
         extra_ms = self.slider.value
         words = "; ".join(
-            f"{panel.operation} {panel.saved(extra_ms):.0%} less time" for panel in self._panels
+            f"{panel.operation} {panel.saved_text(extra_ms)} time" for panel in self._panels
         )
         return image_of(self._picture.at(extra_ms), f"{extra_ms} ms longer: {words}")
 

@@ -31,7 +31,7 @@ FOLDERS = {"unit", "engine", "processes", "hostile", "cluster", "browser", "note
 SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
-    "13_the_ledger.ipynb",  # repeats the measurements of the other notebooks
+    "13_the_scorecard.ipynb",  # repeats the measurements of the other notebooks
 }
 
 _folder = pytest.StashKey[str]()

@@ -118,7 +118,11 @@ def answer(notebook: Notebook) -> Notebook:
 async def run(notebook: Notebook, folder: Path) -> Notebook:
     """Run all cells in a new kernel, in this folder. An exception in a cell stops the run."""
     await NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        coalesce_streams=True,
     ).async_execute()
     return notebook
 

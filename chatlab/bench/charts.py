@@ -110,7 +110,8 @@ def _draw_bars(axes: "Axes", group: BarGroup, colours: list[str]) -> None:
 def strip_chart(title: str, sides: Sequence[Mapping[str, Any]], *, unit: str, log: bool) -> str:
     """Return an SVG with a strip of dots for each side, its median and its 95th percentile.
 
-    `sides` has the form that `Chart.sides` returns. A logarithmic axis needs values above zero.
+    `sides` has the form that `Chart.sides` returns, and the interval of the median, `low` to `high`.
+    `hidden` values have no dot. A logarithmic axis needs values above zero.
     """
 
     def draw(figure: "Figure") -> None:
@@ -127,11 +128,16 @@ def _draw_strip(axes: "Axes", side: Mapping[str, Any], unit: str, colour: str) -
     dots, median, p95 = side["dots"], side["median"], side["p95"]
     heights = [(number * 0.618034) % 1 for number in range(len(dots))]  # scattered, but repeatable
     axes.plot(dots, heights, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+    axes.axvspan(side["low"], side["high"], color=colour, alpha=0.2, linewidth=0)
     axes.axvline(median, color=colour, linewidth=2.5)
-    axes.axvline(p95, color=colour, linewidth=2.5, linestyle=(0, (2, 1)))
+    interval = " to ".join(map(format_figure, (side["low"], side["high"])))
+    said = [f"┃ median {format_figure(median)} {unit} ({interval})"]
+    if p95 is not None:
+        axes.axvline(p95, color=colour, linewidth=2.5, linestyle=(0, (2, 1)))
+        said.append(f"┇ p95 {format_figure(p95)} {unit}")
+    hidden = f", {side['hidden']} above" if side["hidden"] else ""
     axes.set_title(side["side"], loc="left", color=colour, weight="bold")
-    said = f"┃ median {format_figure(median)} {unit} · ┇ p95 {format_figure(p95)} {unit}"
-    axes.set_title(f"{said} · {side['count']:,} values", loc="right")
+    axes.set_title(" · ".join([*said, f"{side['count']:,} values{hidden}"]), loc="right")
     axes.set_yticks([])
     axes.margins(y=0.15)
 

@@ -96,10 +96,12 @@ def judge(comparison: Comparison) -> Outcome:
 
 
 def _verdict(claim: PerformanceClaim, saved_here: Interval, distant_saved: float) -> str:
+    """Compare with the claim. Here it holds unless the whole interval is below it."""
+    holds_here = saved_here.high >= claim.share_saved
     holds_at_distance = distant_saved >= claim.share_saved - ROUNDING
-    if saved_here.low >= claim.share_saved and holds_at_distance:
+    if holds_here and holds_at_distance:
         return HOLDS
-    return FAILS if saved_here.high < claim.share_saved and not holds_at_distance else DEPENDS
+    return DEPENDS if holds_here or holds_at_distance else FAILS
 
 
 class MemoryRow(NamedTuple):

@@ -302,6 +302,7 @@ async def passes(lab: Lab, name: str, cache_class: Any) -> CheckResult:
     return correct(f"{result[0].upper()}{result[1:]}.")
 
 
+@check
 async def check_cache(lab: Lab, cache_class: Any) -> CheckResult:
     """Check any cache with all tests."""
     return await passes(lab, list(TESTS)[-1], cache_class)

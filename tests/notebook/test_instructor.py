@@ -43,6 +43,20 @@ def test_a_short_version_fits_into_its_time(minutes: int) -> None:
     assert {number: some for number, some in found.items() if some > MINUTES[number]} == {}
 
 
+def test_the_cells_exist() -> None:
+    """The cell numbers of the short versions and of the demonstrations are in their notebooks."""
+    counts = {
+        path.name[:2]: sum(cell.cell_type == "code" for cell in series.read(path).cells)
+        for path in series.paths()
+    }
+    rows = re.findall(r"^\| (\d\d) \|(?: \d+ \|)? ([\d, to]+) \|", TEXT, re.MULTILINE)
+    assert len(rows) > sum(len(numbers) for numbers in CUTS.values())
+    for notebook, cells in rows:
+        numbers = [int(number) for number in re.findall(r"\d+", cells)]
+        assert numbers == sorted(numbers)
+        assert numbers[-1] < counts[notebook]  # the last one ends the session
+
+
 def test_what_the_instructor_page_names_exists() -> None:
     """Links, make targets, exercises and notebooks with their own MongoDB all exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -8,14 +8,7 @@ import pytest_asyncio
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
-from chatlab.lab.lessons import (
-    breaking,
-    changing,
-    faster,
-    five_seconds,
-    lighter,
-    sweeper,
-)
+from chatlab.lab.lessons import breaking, changing, five_seconds, sweeper
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -52,13 +45,10 @@ async def world(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> A
     await lab.end()
 
 
-async def _later(value: Any) -> Any:
-    return value
-
-
-async def _measured(world: World) -> Any:
-    sides = faster.Sides(world.lab, world.alice, {})
-    return await faster.microseconds(sides, world.trace, world.lab.chart("A chart"))
+async def _lost(world: World) -> Any:
+    """Ask for acknowledged messages of which one is not in MongoDB any more."""
+    lost: Any = breaking.finds_lost
+    return await lost.__wrapped__(world.lab, [world.trace.id, "0" * 24], list)
 
 
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
@@ -68,18 +58,13 @@ HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "lifetime_without_sweeper": lambda w: sweeper.lifetime_without_sweeper(w.lab, w.trace.key),
     "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
     "passed": lambda w: changing.passed(w.lab, "0" * 24),
-    "microseconds": _measured,
-    "weigh": lambda w: _later(lighter.weigh(w.lab, w.trace)),
-    "to_its_end": lambda w: breaking._to_its_end(w.lab, Trace({"_id": "0" * 24}, 1.0, [])),
+    "finds_lost": _lost,
 }
 
 
 @pytest.mark.parametrize("name", HELPERS)
-async def test_a_helper_whose_premise_is_gone_has_no_result(
-    world: World, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_helper_whose_premise_is_gone_has_no_result(world: World, name: str) -> None:
     """It raises PremiseGone, which a cell shows as one sentence that says what to do."""
-    monkeypatch.setattr(breaking, "BACK", 0.1)  # seconds for an event that never comes
     with pytest.raises(PremiseGone) as gone:
         await HELPERS[name](world)
     assert gone.value.fix

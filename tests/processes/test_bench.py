@@ -221,6 +221,14 @@ def test_a_claim_is_judged_here_and_at_the_documents_distance(
     assert judge(given).verdict == verdict
 
 
+def test_a_claim_within_the_interval_holds() -> None:
+    """59 % (53 to 67) does not contradict 60 %."""
+    spread = [0.36 + number / 600 for number in range(60)]
+    outcome = judge(Comparison(GET, "as given", [1.0] * 60, spread, (1, 0)))
+    assert outcome.saved.low < outcome.saved.middle < GET.share_saved <= outcome.saved.high
+    assert outcome.verdict == HOLDS
+
+
 def test_the_distance_reproduces_the_documents_time() -> None:
     """With the extra time for each round trip, a request without a cache takes the document's time."""
     outcome = judge(comparison(UPDATE, 2.0, 1.0, (2, 1)))

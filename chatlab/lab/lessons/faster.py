@@ -1,20 +1,31 @@
-"""Notebook 10: the performance table, measured: with the cache and without, in turn, on one MongoDB and one Redis."""
+"""Notebook 10: the performance table, measured with and without the cache in turn, on one MongoDB."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
-import ipywidgets
+import httpx
 
 from chatlab.bench import claims as document
 from chatlab.bench.claims import TOLERANCE, Comparison, Outcome, judge
 from chatlab.bench.comparisons import TEXT, SendRequest, make_send
-from chatlab.bench.raw_http import RawHttpClient
-from chatlab.bench.samples import Interval, Summary, share_saved, summarize
-from chatlab.lab.checks import CheckResult, call_for_number, check, correct, not_yet
+from chatlab.bench.samples import share_saved, summarize
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    await_answer,
+    call_answer,
+    call_for_number,
+    check,
+    correct,
+    is_number,
+    not_yet,
+)
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.measure import (
     Table,
@@ -22,622 +33,444 @@ from chatlab.lab.measure import (
     format_interval,
     format_percent,
     format_share,
-    html_widget,
     measure_alternately,
     send_many,
-    styled_html,
 )
-from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
-from chatlab.lab.widgets.live import VIEW
 
-WITHOUT, WITH, NARROW = "without cache", "with cache", "with a narrow window"
-WINDOW, NARROWER = 500, 100  # messages
+WITHOUT, WITH, NARROW = "without cache", "with cache", "narrow window"
 SETTINGS: dict[str, dict[str, Any]] = {
     WITHOUT: {"cache_mode": "off"},
-    WITH: {"cache_mode": "window", "window_size": WINDOW},
-    NARROW: {"cache_mode": "window", "window_size": NARROWER},
+    WITH: {"cache_mode": "window"},
+    NARROW: {"cache_mode": "window", "window_size": 100},
 }
+A_THIRD, NO_THIRD = "a third, or more", "less than a third"  # the prediction
+# Each side sends in a conversation of its own: a process remembers the last seq of a conversation.
+PARTNERS = {WITHOUT: "bob", WITH: "carol"}
+CLAIMED = {"send": document.SEND, "read": document.GET, "edit": document.UPDATE}
 READ = 50  # messages of the conversation that is read
 LENGTHS = (10, 50, 100, 500)
 LENGTH_TURNS = 60
 WRITERS = 32  # connections that fill a conversation
-THUMB = "%F0%9F%91%8D"
-CLAIMED = {"sending": document.SEND, "reading": document.GET, "reacting": document.UPDATE}
-CLOCK_ROUNDS, CLOCK_GETS = 30, 100
-LONGER = 60  # seconds that a message lives which is asked for so often
+GETS, USER_READS = 1000, 100
 MILLISECOND = 1000  # microseconds
-FARTHEST = 250  # milliseconds a trip
+
+Urls = Mapping[str, str]
 
 
-# --- two services ------------------------------------------------------------------------------------------------------------
+# --- the requests, over bare connections ----------------------------------------------------------
 
 
-class Sides:
-    """Services side by side on one MongoDB and one Redis; Alice has a connection to each. `trips` to MongoDB, by operation."""
-
-    def __init__(self, lab: Lab, alice: User, partners: dict[str, User]) -> None:
-        self.lab, self.alice, self.partners = lab, alice, partners
-        self.urls: dict[str, str] = {}
-        self.wires: dict[str, RawHttpClient] = {}
-        self.trips: dict[str, tuple[int, int]] = {}
-
-    async def open(self, name: str) -> None:
-        short = name.replace(" ", "-")
-        self.urls[name] = await self.lab.service.start_extra(
-            short, key_prefix=f"{short}:", **SETTINGS[name]
-        )
-        self.wires[name] = self.lab.raw_client(self.alice, self.urls[name])
-
-    async def acts(self, operation: str) -> dict[str, SendRequest]:
-        """One request of this operation, on either side."""
-        make = {"sending": self._sending, "reading": self._reading, "reacting": self._reacting}[
-            operation
-        ]
-        return {name: await make(name) for name in (WITHOUT, WITH)}
-
-    async def _sending(self, name: str) -> SendRequest:
-        return make_send(self.wires[name], self.partners[name].id)
-
-    async def _reading(self, name: str) -> SendRequest:
-        return await self.reading(name, READ)
-
-    async def reading(self, name: str, messages: int) -> SendRequest:
-        """A read of the whole conversation with somebody to whom so many messages were sent; written when it is asked for first."""
-        partner = await self.lab.user(f"friend-{messages}", connect=False)
-        if not self.lab.mongo.messages.count_documents({"receiverId": partner.id}):
-            writers = [self.lab.raw_client(self.alice, self.urls[WITHOUT]) for _ in range(WRITERS)]
-            await send_many(writers, partner.id, messages, TEXT)
-        wire, path = self.wires[name], f"/api/messages/{partner.id}"
-        return lambda: wire.request("GET", path)
-
-    async def _reacting(self, name: str) -> SendRequest:
-        wire = self.wires[name]
-        message = json.loads((await self._sending(name))().body)
-        path, methods = (
-            f"/api/messages/{message['_id']}/reactions/{THUMB}",
-            itertools.cycle(("PUT", "DELETE")),
-        )
-        return lambda: wire.request(next(methods), path)
-
-    def __repr__(self) -> str:
-        return "\n".join([
-            f"{WITHOUT:<15}a service with CHATLAB_CACHE_MODE=off",
-            f"{WITH:<15}a service with the cache: a window of {WINDOW} messages, for {self.lab.settings.cache_ttl:g} s",
-            "One MongoDB and one Redis for both.",
-        ])  # fmt: skip
+async def start_service(lab: Lab, name: str) -> str:
+    """Start an extra service with the settings of this side and a cache of its own."""
+    short = name.replace(" ", "-")
+    return await lab.service.start_extra(short, key_prefix=f"{short}:", **SETTINGS[name])
 
 
-async def two_sides(lab: Lab) -> Sides:
-    """The two services that are compared."""
-    names = {WITHOUT: "bob", WITH: "carol"}
-    sides = Sides(
-        lab,
-        await lab.user("alice", connect=False),
-        {name: await lab.user(person, connect=False) for name, person in names.items()},
+async def requests_for(lab: Lab, urls: Urls, operation: str) -> dict[str, SendRequest]:
+    """Return one request of this operation for each side."""
+    alice = await lab.user("alice", connect=False)
+    if operation == "read":
+        return await _reads(lab, alice, urls, READ)
+    make = _sends if operation == "send" else _edits
+    return {name: await make(lab, alice, name, urls[name]) for name in (WITHOUT, WITH)}
+
+
+async def _reads(lab: Lab, alice: User, urls: Urls, messages: int) -> dict[str, SendRequest]:
+    """Read a whole conversation of this length. It is written first, if it does not exist."""
+    friend = await lab.user(f"friend-{messages}", connect=False)
+    missing = messages - lab.mongo.messages.count_documents({"receiverId": friend.id})
+    if missing:
+        writers = [lab.raw_client(alice, urls[WITHOUT]) for _ in range(WRITERS)]
+        await send_many(writers, friend.id, missing, TEXT)
+    path = f"/api/messages/{friend.id}"
+    return {name: _get(lab, alice, url, path) for name, url in urls.items()}
+
+
+def _get(lab: Lab, alice: User, url: str, path: str) -> SendRequest:
+    client = lab.raw_client(alice, url)
+    return lambda: client.request("GET", path)
+
+
+async def _sends(lab: Lab, alice: User, name: str, url: str) -> SendRequest:
+    partner = await lab.user(PARTNERS[name], connect=False)
+    return make_send(lab.raw_client(alice, url), partner.id)
+
+
+async def _edits(lab: Lab, alice: User, name: str, url: str) -> SendRequest:
+    client, numbers = lab.raw_client(alice, url), itertools.count(1)
+    sent = (await _sends(lab, alice, name, url))()
+    path = f"/api/messages/{json.loads(sent.body)['_id']}"
+    return lambda: client.request(
+        "PATCH", path, json.dumps({"text": f"Edit {next(numbers)}"}).encode()
     )
-    for person in (sides.alice, *sides.partners.values()):
-        await person.disconnect()  # events to sockets would take time on one side only
-    await asyncio.gather(sides.open(WITHOUT), sides.open(WITH))
-    return sides
 
 
-async def trips(sides: Sides) -> Table:
-    """How often each operation asks MongoDB for messages or gives it some, counted by MongoDB itself."""
+async def count_trips(lab: Lab, urls: Urls) -> dict[str, tuple[int, int]]:
+    """Return how many commands about messages MongoDB receives for each operation."""
+    trips = {}
     for operation in CLAIMED:
-        acts = await sides.acts(operation)
-        sides.trips[operation] = (
-            await _asked(sides.lab, acts[WITHOUT]),
-            await _asked(sides.lab, acts[WITH]),
-        )
-    rows = [(False, (operation, *map(str, counted))) for operation, counted in sides.trips.items()]
-    return Table(("trips to MongoDB", WITHOUT, WITH), rows)
+        counts = []
+        for request in (await requests_for(lab, urls, operation)).values():
+            request()  # fills the cache
+            log = await lab.record_queries(asyncio.to_thread(request))
+            counts.append(sum(command.endswith(" messages") for command in log.mongo))
+        trips[operation] = (counts[0], counts[1])
+    return trips
 
 
-async def _asked(lab: Lab, act: SendRequest) -> int:
-    act()  # fills the window
-    asked = await lab.record_queries(asyncio.to_thread(act))
-    return sum(command.endswith(" messages") for command in asked.mongo)
+# --- one row of the document's table --------------------------------------------------------------
 
 
-# --- one row of the document's table -----------------------------------------------------------------------------------------
-
-
-class Raced(Table):
+class Measured(Table):
     """Both sides of an operation in milliseconds, and the share of time that is saved."""
 
     def __init__(self, operation: str, outcome: Outcome, chart: Chart) -> None:
-        self.operation, self.outcome = operation, outcome
-        self.without, self.with_cache, self.saved = (
-            outcome.without,
-            outcome.with_cache,
-            outcome.saved,
-        )
-        sides = ((WITHOUT, self.without), (WITH, self.with_cache))
-        rows = [
-            (name, format_interval(found.median), f"{chart.p95(name):.2f} ms")
-            for name, found in sides
-        ]
-        heads = (
-            f"{operation}, {self.without.samples} times on each side",
-            "median (its interval)",
-            "p95",
-        )
-        super().__init__(
-            heads,
-            [
-                (True, row)
-                for row in (*rows, ("less time with the cache", format_share(self.saved), ""))
-            ],
-            chart=chart,
-        )
+        self.operation, self.outcome, self.saved = operation, outcome, outcome.saved
+        self.samples = outcome.comparison.without_ms, outcome.comparison.with_cache_ms
+        self.medians = outcome.without.median.middle, outcome.with_cache.median.middle
+        sides = (WITHOUT, outcome.without), (WITH, outcome.with_cache)
+        rows = [(name, format_interval(one.median), f"{one.p95:.2f} ms") for name, one in sides]
+        rows.append(("less time with the cache", format_share(self.saved), ""))
+        count = outcome.without.samples
+        heads = f"{operation}, {count} times on each side", "median (its interval)", "p95"
+        super().__init__(heads, [(True, row) for row in rows], chart=chart)
 
-    def at_least(self, part: float) -> str:
-        """In the words of the prediction."""
-        return A_THIRD if self.saved.middle >= part else NO_THIRD
+    @property
+    def row(self) -> dict[str, Any]:
+        """The figures for a chart. Shares are in percent."""
+        without, with_cache = self.medians
+        claim = self.outcome.comparison.claim
+        return {
+            "operation": self.operation,
+            "without_ms": without,
+            "with_ms": with_cache,
+            "saved": 100 * self.saved.middle,
+            "low": 100 * self.saved.low,
+            "high": 100 * self.saved.high,
+            "document": 100 * claim.share_saved,
+        }
 
 
-A_THIRD, NO_THIRD = "a third less, or better", "nothing like a third"
-
-
-async def measure(sides: Sides, operation: str, chart: Chart) -> Raced:
-    """`sending`, `reading` or `reacting`: both sides in turn, while the chart grows."""
-    acts = await sides.acts(operation)
-    samples = await measure_alternately(
-        acts, chart, wanted={WITH: "hit"} if operation == "reading" else None
+async def measure(
+    lab: Lab, urls: Urls, operation: str, trips: Mapping[str, Sequence[int]], chart: Chart
+) -> Measured:
+    """Measure `send`, `read` or `edit` on both sides in turn, over bare connections."""
+    requests = await requests_for(lab, {name: urls[name] for name in (WITHOUT, WITH)}, operation)
+    wanted = {WITH: "hit"} if operation == "read" else None
+    samples = await measure_alternately(requests, chart, wanted=wanted)
+    counted = trips[operation][0], trips[operation][1]
+    sides = samples[WITHOUT], samples[WITH]
+    return Measured(
+        operation, judge(Comparison(CLAIMED[operation], operation, *sides, counted)), chart
     )
-    found = judge(
-        Comparison(
-            CLAIMED[operation], operation, samples[WITHOUT], samples[WITH], sides.trips[operation]
-        )
-    )
-    return Raced(operation, found, chart)
 
 
-def beside_the_document(*found: Raced) -> Table:
-    """The document's table, and this machine's."""
+def beside_the_document(*measured: Measured) -> Table:
+    """Return the document's table next to the one of this machine."""
     heads = ("", "the document: without → with", "less time", "here: without → with", "less time")
-    return Table(heads, [(True, _beside(raced)) for raced in found])
-
-
-def _beside(raced: Raced) -> tuple[str, ...]:
-    says = raced.outcome.comparison.claim
-    here = f"{raced.without.median.middle:.2f} → {raced.with_cache.median.middle:.2f} ms"
-    return (
-        raced.operation,
-        f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms",
-        format_percent(says.share_saved),
-        here,
-        format_share(raced.saved),
-    )
+    rows = []
+    for one in measured:
+        claim, (without, with_cache) = one.outcome.comparison.claim, one.medians
+        rows.append((
+            one.operation,
+            f"{_span(claim.without_ms)} → {_span(claim.with_cache_ms)} ms",
+            format_percent(claim.share_saved),
+            f"{without:.2f} → {with_cache:.2f} ms",
+            format_share(one.saved),
+        ))  # fmt: skip
+    return Table(heads, [(True, row) for row in rows])
 
 
 def _span(told: tuple[float, float]) -> str:
     return " to ".join(f"{value:.0f}" for value in dict.fromkeys(told))
 
 
-# --- microseconds ------------------------------------------------------------------------------------------------------------
+# --- the length of a conversation -----------------------------------------------------------------
 
 
-class Clocks(Table):
-    """How long one cached message takes, in microseconds, by the clock of each who might be asked."""
+async def lengths(lab: Lab, urls: Urls, chart: Chart) -> list[dict[str, Any]]:
+    """Read whole conversations of different lengths without a cache, and with two windows.
 
-    def __init__(self, found: dict[str, Summary], chart: Chart) -> None:
-        self.found = found
-        rows = [
-            (who, format_interval(of.median, "µs"), f"{chart.p95(who):.2f} µs")
-            for who, of in found.items()
+    Returns a row for each length and window, with shares in percent.
+    """
+    alice = await lab.user("alice", connect=False)
+    names, rows = (WITHOUT, WITH, NARROW), list[dict[str, Any]]()
+    narrow = SETTINGS[NARROW]["window_size"]
+    for number, messages in enumerate(LENGTHS):
+        requests = await _reads(lab, alice, {name: urls[name] for name in names}, messages)
+        wanted = {WITH: "hit", NARROW: "hit" if messages <= narrow else "partial"}
+        samples: dict[str, list[float]] = {name: [] for name in names}
+        async for took in alternate(requests, LENGTH_TURNS, wanted):
+            for name, ms in took.items():
+                samples[name].append(ms)
+            done = number * LENGTH_TURNS + len(samples[WITHOUT])
+            chart.progress(done, len(LENGTHS) * LENGTH_TURNS)
+        for name in names:
+            chart.point(name, messages, summarize(samples[name]).median.middle)
+        rows += [
+            _length(messages, size, samples[WITHOUT], samples[name])
+            for name, size in ((WITH, lab.settings.window_size), (NARROW, narrow))
         ]
-        super().__init__(
-            ("one cached message", "median (its interval)", "p95"),
-            [(True, row) for row in rows],
-            chart=chart,
-        )
+    return rows
 
 
-async def microseconds(sides: Sides, trace: Trace, chart: Chart) -> Clocks:
-    """Redis's own clock for a GET of this message; a client beside it; a user who reads it over HTTP, from the window."""
-    samples: dict[str, list[float]] = {
-        "Redis itself": [],
-        "a client beside it": [],
-        "a user, over HTTP": [],
+def _length(
+    messages: int, window: int, without: list[float], with_cache: list[float]
+) -> dict[str, Any]:
+    middle, low, high = (100 * value for value in share_saved(without, with_cache))
+    return {
+        "messages": messages,
+        "window": window,
+        "without_ms": median(without),
+        "with_ms": median(with_cache),
+        "saved": middle,
+        "low": low,
+        "high": high,
     }
-    lab, steps = sides.lab, CLOCK_ROUNDS + LENGTH_TURNS
-    if not lab.redis.expire(trace.key, LONGER):
-        raise PremiseGone(f"{trace.key} has expired.", "send the message and measure in one cell")
-    for done in range(CLOCK_ROUNDS):
-        own, client = _clocked(lab, trace.key)
-        samples["Redis itself"].append(own)
-        samples["a client beside it"] += client
-        _grow(chart, {"Redis itself": [own], "a client beside it": client}, done, steps)
-        await asyncio.sleep(0)
-    path = f"/api/messages/{trace.message['receiverId']}?limit=1"
-    user = {"a user, over HTTP": lambda: sides.wires[WITH].request("GET", path)}
-    async for took in alternate(user, LENGTH_TURNS, {"a user, over HTTP": "hit"}):
-        samples["a user, over HTTP"].append(MILLISECOND * took["a user, over HTTP"])
-        done = CLOCK_ROUNDS + len(samples["a user, over HTTP"])
-        _grow(chart, {"a user, over HTTP": samples["a user, over HTTP"][-1:]}, done, steps)
-    return Clocks({who: summarize(found) for who, found in samples.items()}, chart)
 
 
-def _clocked(lab: Lab, key: str) -> tuple[float, list[float]]:
-    """Some GETs: what Redis says that one took, and what a client says of each."""
-    before, client = (
-        lab.redis.execute_command("INFO", "commandstats").get(
-            "cmdstat_get", {"usec": 0, "calls": 0}
-        ),
-        [],
-    )
-    for _ in range(CLOCK_GETS):
-        started = time.perf_counter()
-        lab.redis.execute_command("GET", key)
-        client.append((time.perf_counter() - started) * 1e6)
-    after = lab.redis.execute_command("INFO", "commandstats")["cmdstat_get"]
-    return (after["usec"] - before["usec"]) / (after["calls"] - before["calls"]), client
+# --- exercises ------------------------------------------------------------------------------------
+
+TIMES = 20
 
 
-def _grow(chart: Chart, values: dict[str, list[float]], done: int, steps: int) -> None:
-    for who, found in values.items():
-        for value in found:
-            chart.add(who, value)
-    chart.progress(done, steps)
+class Sent(NamedTuple):
+    """A request that was sent for one side. Times are seconds of `perf_counter`."""
+
+    side: str
+    began: float
+    ended: float
 
 
-# --- how long the conversation is --------------------------------------------------------------------------------------------
+class _Logged(httpx.AsyncHTTPTransport):
+    """A transport that logs each request."""
+
+    def __init__(self, side: str, log: list[Sent]) -> None:
+        super().__init__()
+        self._side, self._log = side, log
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        began = time.perf_counter()
+        reply = await super().handle_async_request(request)
+        self._log.append(Sent(self._side, began, time.perf_counter()))
+        return reply
 
 
-class Length(NamedTuple):
-    """A conversation of so many messages, read on both sides; `saved` is the share of time, with its interval."""
-
-    messages: int
-    without: Summary
-    with_cache: Summary
-    saved: Interval
-    samples: tuple[list[float], list[float]]
-
-
-def length(messages: int, without: list[float], with_cache: list[float]) -> Length:
-    return Length(
-        messages,
-        summarize(without),
-        summarize(with_cache),
-        share_saved(without, with_cache),
-        (without, with_cache),
-    )
-
-
-class Lengths(Table):
-    """`rows` with the window as it is, `narrow` with the narrower one: a Length for each length."""
-
-    def __init__(self, rows: list[Length], narrow: list[Length], chart: Chart) -> None:
-        self.rows, self.narrow = rows, narrow
-        heads = (
-            "messages",
-            WITHOUT,
-            f"less time, window of {WINDOW}",
-            f"less time, window of {NARROWER}",
-        )
-        cells = [
-            (
-                str(row.messages),
-                format_interval(row.without.median),
-                format_share(row.saved),
-                format_share(other.saved),
-            )
-            for row, other in zip(rows, narrow, strict=True)
-        ]
-        super().__init__(heads, [(True, row) for row in cells], chart=chart)
-
-
-async def lengths(sides: Sides, chart: Chart) -> Lengths:
-    """Conversations of different lengths, read whole: without the cache, with it, and with a window too narrow for the longest."""
-    await sides.open(NARROW)
-    rows: list[Length] = []
-    narrow: list[Length] = []
-    for messages in LENGTHS:
-        taken = await _read_whole(sides, messages, chart)
-        for name, samples in taken.items():
-            chart.point(name, messages, summarize(samples).median.middle)
-        rows.append(length(messages, taken[WITHOUT], taken[WITH]))
-        narrow.append(length(messages, taken[WITHOUT], taken[NARROW]))
-    return Lengths(rows, narrow, chart)
-
-
-async def _read_whole(sides: Sides, messages: int, chart: Chart) -> dict[str, list[float]]:
-    acts = {name: await sides.reading(name, messages) for name in (WITHOUT, WITH, NARROW)}
-    wanted = {WITH: "hit", NARROW: "hit" if messages <= NARROWER else "partial"}
-    taken: dict[str, list[float]] = {name: [] for name in acts}
-    before = LENGTHS.index(messages) * LENGTH_TURNS
-    async for took in alternate(acts, LENGTH_TURNS, wanted):
-        for name, ms in took.items():
-            taken[name].append(ms)
-        chart.progress(before + len(taken[WITHOUT]), len(LENGTHS) * LENGTH_TURNS)
-    return taken
-
-
-# --- were MongoDB far away ---------------------------------------------------------------------------------------------------
-
-
-class Far(ipywidgets.VBox):  # type: ignore[misc]  # the library has no types
-    """Two sliders over the learner's own measurements: a trip to MongoDB that takes longer, a conversation of another length."""
-
-    def __init__(self, sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> None:
-        self._sides, self._sends, self._lengths, self._changes = sides, sends, lengths, changes
-        self._loop = asyncio.get_running_loop()
-        style = {"style": {"description_width": "14em"}, "layout": {"width": "45em"}}
-        self.trip = ipywidgets.IntSlider(
-            value=0, max=FARTHEST, description="a trip takes longer by (ms)", **style
-        )
-        self.messages = ipywidgets.SelectionSlider(
-            options=LENGTHS, value=READ, description="messages that are read", **style
-        )
-        self._table = html_widget(self._html())
-        for slider in (self.trip, self.messages):
-            slider.observe(lambda _: self._loop.call_soon_threadsafe(self._tell), "value")
-        super().__init__([self.trip, self.messages, self._table])
-
-    def _tell(self) -> None:
-        self._table.value = styled_html(self._html())
-
-    def _html(self) -> str:
-        return self.table()._repr_html_()
-
-    def table(self) -> Table:
-        """What the sliders say now."""
-        row = next(row for row in self._lengths.rows if row.messages == self.messages.value)
-        reads = row.without.median.middle, row.with_cache.median.middle
-        rows = [
-            _moved(f"reading {row.messages}", document.GET, reads, (1, 0), self.trip.value),
-            *(
-                _moved(
-                    raced.operation,
-                    raced.outcome.comparison.claim,
-                    _medians(raced),
-                    raced.outcome.comparison.round_trips,
-                    self.trip.value,
+@check
+async def is_fair(lab: Lab, urls: Urls, reads: Measured, answer: Any) -> CheckResult:
+    """Check a timing loop: what it sends in which order, and what it returns."""
+    alice = await lab.user("alice", connect=False)
+    path = f"/api/messages/friend-{READ}"
+    log: list[Sent] = []
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {
+            name: await stack.enter_async_context(
+                httpx.AsyncClient(
+                    base_url=urls[name],
+                    headers={"authorization": f"Bearer {alice.token}"},
+                    transport=_Logged(name, log),
                 )
-                for raced in (self._sends, self._changes)
-            ),
-        ]
-        heads = (
-            f"a trip takes {self.trip.value} ms longer",
-            WITHOUT,
-            WITH,
-            "less time",
-            "the document says",
-            "its times are true",
-        )
-        return Table(heads, [(True, cells) for cells in rows])
-
-    def __repr__(self) -> str:
-        return "Two sliders, over what was measured above: live in a running notebook."
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {
-            "text/plain": repr(self),
-            "text/html": f"<p>{self!r}</p>\n{self._html()}",
-            VIEW: view,
+            )
+            for name in (WITHOUT, WITH)
         }
-
-
-def _medians(raced: Raced) -> tuple[float, float]:
-    return raced.without.median.middle, raced.with_cache.median.middle
-
-
-def _moved(
-    what: str,
-    says: document.PerformanceClaim,
-    here: tuple[float, float],
-    trips: tuple[int, int],
-    longer: float,
-) -> tuple[str, ...]:
-    """One operation, were every trip to MongoDB longer by so many milliseconds. The rest of the way stays as it was measured."""
-    slow, quick = (ms + longer * number for ms, number in zip(here, trips, strict=True))
-    claims = f"{_span(says.without_ms)} → {_span(says.with_cache_ms)} ms, {format_percent(says.share_saved)}"
-    true = [
-        name
-        for name, ms, span in ((WITHOUT, slow, says.without_ms), (WITH, quick, says.with_cache_ms))
-        if near(ms, span)
-    ]
-    return (
-        what,
-        f"{slow:.1f} ms",
-        f"{quick:.1f} ms",
-        format_percent(1 - quick / slow),
-        claims,
-        " and ".join(true) or "on neither side",
+        returned = await await_answer(answer, clients, path, TIMES)
+        ended = time.perf_counter()
+    _require_turns([sent.side for sent in log])
+    _require_times(returned, log, ended)
+    without, with_cache = (median(returned[name]) for name in (WITHOUT, WITH))
+    return correct(
+        f"In turn, without the first requests. Your loop measured {without:.2f} ms without the cache"
+        f" and {with_cache:.2f} ms with it: {format_percent(1 - with_cache / without)} less. Over bare"
+        f" connections it was {format_percent(reads.saved.middle)}: the time that httpx itself needs is"
+        " on both sides, so it makes the difference look smaller."
     )
+
+
+def _require_turns(sides: list[str]) -> None:
+    counts = {name: sides.count(name) for name in (WITHOUT, WITH)}
+    told = f"It sent {counts[WITHOUT]} requests without the cache and {counts[WITH]} with it"
+    if min(counts.values()) < TIMES:
+        raise UnusableAnswer(f"{told}, and `times` was {TIMES}. Did you `await` http.get(path)?")
+    for end in range(len(sides)):
+        first = sides[: end + 1]
+        if abs(first.count(WITHOUT) - first.count(WITH)) > 1:
+            raise UnusableAnswer(
+                f"{told}, but not in turn: {first.count(WITHOUT)} and {first.count(WITH)} of the first"
+                f" {end + 1}. If the machine is busy for a moment, only one side feels it."
+            )
+    if min(counts.values()) == TIMES:
+        raise UnusableAnswer(
+            f"{told}. The first request of a client also opens the connection. Send one to each"
+            " client before, and do not count it."
+        )
+
+
+def _require_times(returned: Any, log: list[Sent], ended: float) -> None:
+    if not isinstance(returned, dict) or set(returned) != {WITHOUT, WITH}:
+        raise UnusableAnswer(
+            f"It must return a dict with a list for each client, not {returned!r}."
+        )
+    for name, times in returned.items():
+        if not isinstance(times, list) or not all(is_number(one) for one in times):
+            raise UnusableAnswer(f"The value for {name!r} must be a list of numbers.")
+        if len(times) != TIMES:
+            raise UnusableAnswer(
+                f"The list for {name!r} has {len(times)} numbers, and not {TIMES}."
+            )
+        inside = [(sent.ended - sent.began) * 1000 for sent in log if sent.side == name][-TIMES:]
+        if any(ms < least for ms, least in zip(times, inside, strict=True)):
+            raise UnusableAnswer(
+                f"One request took {inside[0]:.2f} ms in the network, and your loop says"
+                f" {times[0]:.5f}. Return milliseconds: perf_counter() returns seconds."
+            )
+    whole_ms = (ended - log[-2 * TIMES - 1].ended) * 1000  # since the last request of the warm-up
+    if sum(map(sum, returned.values())) > whole_ms:
+        raise UnusableAnswer(
+            f"All requests took {whole_ms:.0f} ms, and your numbers add up to more. Read the clock"
+            " right before and right after each request, and return milliseconds."
+        )
+
+
+@check
+async def improvement(_lab: Lab, measured: Sequence[Measured], answer: Any) -> CheckResult:
+    """Check a function of two lists of samples that returns the share of time saved."""
+    cases = [(f"your {one.operation} samples", *one.samples) for one in measured]
+    cases += [
+        ("150 ms and 100 ms", [150.0] * 5, [100.0] * 5),
+        ("100 ms and 50 ms", [100.0] * 5, [50.0] * 5),
+        ("100 ms and 125 ms", [100.0] * 5, [125.0] * 5),
+        ("100 ms, one outlier, and 75 ms", [100.0] * 6 + [9000.0], [75.0] * 7),
+    ]
+    for name, without, with_cache in cases:
+        expected = 1 - median(with_cache) / median(without)
+        said = _improvement(answer, name, without, with_cache)
+        if abs(said - expected) > 0.001:
+            return not_yet(
+                f"For {name} ({median(without):.2f} → {median(with_cache):.2f} ms, medians) your"
+                f" function returned {said:.3f}. {_hint(said, without, with_cache)}"
+            )
+    yours = ", ".join(f"{one.operation} {format_percent(one.saved.middle)}" for one in measured)
+    return correct(f"In your samples: {yours}. A negative share means that it takes more time.")
+
+
+def _improvement(answer: Any, name: str, without: list[float], with_cache: list[float]) -> float:
+    said = call_answer(answer, list(without), list(with_cache))
+    if not is_number(said):
+        raise UnusableAnswer(
+            f"For {name} your function returned {said!r}. It must return a number."
+        )
+    return float(said)
+
+
+def _hint(said: float, without: list[float], with_cache: list[float]) -> str:
+    """Name the mistake, and not the answer."""
+    old, new = median(without), median(with_cache)
+    old_mean, new_mean = sum(without) / len(without), sum(with_cache) / len(with_cache)
+    mistakes = (
+        ((old - new) / new, "That is a share of the new time. Of which time should it be a share?"),
+        (new / old, "That is the share of time that is left. How much is gone?"),
+        (old / new, "That says how many times as fast it is. How much of the old time is gone?"),
+        (old - new, "Those are milliseconds. Which share of the time without the cache are they?"),
+        (100 * (old - new) / old, "That is in percent. Return the share: 0.25, not 25."),
+        (
+            1 - new_mean / old_mean,
+            "Those are means. One slow request moves a mean; use the median.",
+        ),
+    )
+    for wrong, why in mistakes:
+        if abs(said - wrong) <= 0.001 * max(1, abs(wrong)):
+            return why
+    return "From 150 ms to 100 ms, a third of the time is gone."
+
+
+@check
+async def far_enough(_lab: Lab, measured: Sequence[Measured], answer: Any) -> CheckResult:
+    """Check how much longer a trip must take so that an operation takes a wanted time."""
+    cases = [
+        (one.operation, one.outcome.comparison.claim.without_ms[0], one.medians[0],
+         one.outcome.comparison.round_trips[0])
+        for one in measured
+    ]  # fmt: skip
+    cases += [("two trips", 100.0, 4.0, 2), ("three trips", 40.0, 10.0, 3)]
+    for name, wanted, here, trips in cases:
+        said = call_for_number(answer, wanted, here, trips)
+        took = here + trips * said
+        if abs(took - wanted) > 0.1:
+            return not_yet(
+                f"{name}: it takes {here:.1f} ms here, with trips: {trips}. Each of them"
+                f" {said:.1f} ms longer makes {took:.1f} ms, and {wanted:.0f} ms are wanted."
+            )
+    told = ", ".join(
+        f"{one.operation} {one.outcome.extra_round_trip_ms:.0f} ms (then {one.outcome.distant_ms:.1f} ms"
+        " with the cache)"
+        for one in measured
+    )
+    return correct(f"A trip must take longer by: {told}. Compare this with the document.")
+
+
+# --- the clocks and the claims --------------------------------------------------------------------
+
+
+async def clocks(lab: Lab, urls: Urls) -> dict[str, float]:
+    """Return how many microseconds one cached message takes, by the clock of each."""
+    alice, key, took = await lab.user("alice", connect=False), "message:clock", list[float]()
+    lab.redis.set(key, TEXT, ex=60)
+    lab.redis.config_resetstat()
+    for _ in range(GETS):
+        started = time.perf_counter()
+        lab.redis.get(key)
+        took.append((time.perf_counter() - started) * 1e6)
+    inside = lab.redis.info("commandstats")["cmdstat_get"]["usec_per_call"]
+    request = (await _reads(lab, alice, {WITHOUT: urls[WITHOUT], WITH: urls[WITH]}, 1))[WITH]
+    user = [one async for one in alternate({WITH: request}, USER_READS, {WITH: "hit"})]
+    over_http = MILLISECOND * median(one[WITH] for one in user)
+    return {"Redis itself": inside, "a client": median(took), "a user": over_http}
 
 
 def near(ms: float, told: tuple[float, float]) -> bool:
-    """Is it what the document says, from and to? It says "about", so a fifth more or less is the same."""
+    """Return True if the document's "about" covers this: a fifth more or less."""
     return told[0] * (1 - TOLERANCE) <= ms <= told[1] * (1 + TOLERANCE)
 
 
-async def distance(sides: Sides, sends: Raced, lengths: Lengths, changes: Raced) -> Far:
-    """The sliders."""
-    return Far(sides, sends, lengths, changes)
+def claims(
+    lab: Lab, sends: Measured, reads: Measured, edits: Measured, clocks: Mapping[str, float]
+) -> ClaimResults:
+    """Return the verdicts for the performance table, and for "microseconds".
 
-
-# --- exercises ---------------------------------------------------------------------------------------------------------------
-
-
-@check
-async def improvement(found: Sequence[Raced], answer: Any) -> CheckResult:
-    """A function of the two medians that gives the share of time saved. Asked about the document's rows and the learner's own samples."""
-    rows = [(f"your {raced.operation}", *_medians(raced), raced.saved.middle) for raced in found]
-    told = [
-        ("150 ms without and 100 ms with", 150.0, 100.0, 1 / 3),
-        ("100 ms without and 50 ms with", 100.0, 50.0, 0.5),
+    `clocks`: microseconds by the clock of each.
+    """
+    rows = (("send", sends), ("read", reads), ("update", edits))
+    judged = [
+        claim for name, one in rows for claim in (_times_claim(name, one), _faster_claim(name, one))
     ]
-    for name, without, with_cache, saved in (*rows, *told):
-        said = call_for_number(answer, without, with_cache)
-        if abs(said - saved) > 0.001:
-            return not_yet(_improved_hint(name, without, with_cache, said))
-    yours = ", ".join(f"{raced.operation} {format_percent(raced.saved.middle)}" for raced in found)
-    return correct(
-        f"Saved in your own samples: {yours}. It agrees with the document's arithmetic too: 150 → 100 is 33 %."
-    )
+    return lab.record_claims(_microseconds_claim(clocks), *judged)
 
 
-def _improved_hint(name: str, without: float, with_cache: float, said: float) -> str:
-    """The classic mistakes by name. What is right is not told."""
-    measured = f"For {name} ({without:.2f} → {with_cache:.2f} ms) your function says {said:.3f}."
-    for wrong, why in (
-        (
-            (without - with_cache) / with_cache,
-            "That divides by the new time: it says how much longer the old way takes. Of what is it to be a share?",
-        ),
-        (with_cache / without, "That is the share of time that is left. How much is gone?"),
-        (
-            without / with_cache,
-            "That says how many times as quick it is. How much of the old time is gone?",
-        ),
-        (
-            without - with_cache,
-            "That is milliseconds. Which share of the time without the cache are they?",
-        ),
-        (
-            100 * (without - with_cache) / without,
-            "That is percent; the share is wanted: 0.25, not 25.",
-        ),
-        ((with_cache - without) / without, "That is how much it grew. Saved time counts above 0."),
-    ):
-        if abs(said - wrong) <= 0.001 * max(1, abs(wrong)):
-            return f"{measured} {why}"
-    return f"{measured} Try it with 150 and 100: a third of the time is gone."
-
-
-@check
-async def far_enough(found: Sequence[Raced], answer: Any) -> CheckResult:
-    """A function: how much longer a trip must take for a time that is wanted. Asked about the document's times and the learner's own."""
-    rows = [
-        (
-            raced.operation,
-            raced.outcome.comparison.claim.without_ms[0],
-            _medians(raced)[0],
-            raced.outcome.comparison.round_trips[0],
-        )
-        for raced in found
-    ]
-    for operation, wanted, measured, trips in (
-        *rows,
-        ("something that takes two trips", 100.0, 4.0, 2),
-        ("with three trips", 40.0, 10.0, 3),
-    ):
-        said = call_for_number(answer, wanted, measured, trips)
-        took = measured + trips * said
-        if abs(took - wanted) > 0.1:
-            return not_yet(
-                f"For {operation}: you say {said:.1f} ms longer. It took {measured:.1f} ms, with {trips} trip{'s' * (trips > 1)}; "
-                f"then it would take {took:.1f} ms, and {wanted:.0f} are wanted. Every trip takes longer; and what is there already counts."
-            )
-    longer = ", ".join(
-        f"{raced.outcome.extra_round_trip_ms:.0f} ms for {raced.operation}" for raced in found
-    )
-    then = ", ".join(f"{raced.outcome.distant_ms:.1f} ms for {raced.operation}" for raced in found)
-    return correct(
-        f"For the document's times without a cache a trip must take longer by {longer}. With the cache it is then {then}."
-    )
-
-
-@check
-async def pays_from(lengths: Lengths, answer: Any) -> CheckResult:
-    """A function that picks, from rows as measured, the shortest conversation for which the cache surely pays; None if there is none."""
-    if not callable(answer):
-        return not_yet(
-            "One number is right for one run at most. Write what picks it from the measured rows: lambda rows: ..."
-        )
-    for name, rows in _tried(lengths).items():
-        expected = next((row.messages for row in rows if row.saved.low > 0), None)
-        try:
-            said = answer(list(rows))
-        except Exception as wrong:  # noqa: BLE001 - whatever a learner's function does
-            return not_yet(
-                f"For {name} your function failed: {type(wrong).__name__}: {wrong}. Where nothing pays, the answer is None."
-            )
-        if said != expected or isinstance(said, bool):
-            return not_yet(f"For {name} your function says {said!r}. {_pays_hint(rows)}")
-    first = next(
-        (f"from {row.messages} messages on" for row in lengths.rows if row.saved.low > 0),
-        "at none of these lengths",
-    )
-    return correct(
-        f"On your machine the cache surely pays {first}; and your function falls for no chance difference."
-    )
-
-
-def _tried(lengths: Lengths) -> dict[str, list[Length]]:
-    """The learner's own rows, and what the same samples would be if the cache made no difference, or the wrong one."""
-    twice = [
-        length(row.messages, row.samples[0], [ms * (1 - 1e-6) for ms in row.samples[0]])
-        for row in lengths.rows
-    ]
-    turned = [length(row.messages, row.samples[1], row.samples[0]) for row in lengths.rows]
-    return {
-        "your measurements": lengths.rows,
-        f"your measurements with a window of {NARROWER}": lengths.narrow,
-        "the same side measured twice": twice,
-        "your measurements with the sides exchanged": turned,
-    }
-
-
-def _pays_hint(rows: list[Length]) -> str:
-    listed = "; ".join(f"{row.messages}: {format_share(row.saved)}" for row in rows)
-    return f"The rows were {listed}. A length pays for sure when all of its interval is above 0 (saved.low). The first such row, or None."
-
-
-# --- what holds --------------------------------------------------------------------------------------------------------------
-
-
-def claims(lab: Lab, sends: Raced, reads: Raced, changes: Raced, clocks: Clocks) -> ClaimResults:
-    """The performance table, row by row, and "microseconds"; all of it hangs on the machine."""
-    rows = (("send", sends), ("read", reads), ("update", changes))
-    found = [
-        claim
-        for name, raced in rows
-        for claim in (_times_claim(name, raced), _faster_claim(name, raced))
-    ]
-    return lab.record_claims(_microseconds_claim(clocks), *found)
-
-
-def _times_claim(name: str, raced: Raced) -> ClaimResult:
-    says, away = raced.outcome.comparison.claim, raced.outcome
-    here = near(raced.without.median.middle, says.without_ms) and near(
-        raced.with_cache.median.middle, says.with_cache_ms
-    )
-    there = near(away.distant_ms, says.with_cache_ms)
-    measured = f"{raced.without.median.middle:.2f} and {raced.with_cache.median.middle:.2f} ms"
-    far = f"were a trip to MongoDB {away.extra_round_trip_ms:.0f} ms longer, {says.without_ms[0]:.0f} and {away.distant_ms:.1f} ms"
+def _times_claim(name: str, measured: Measured) -> ClaimResult:
+    outcome, (without, with_cache) = measured.outcome, measured.medians
+    claim = outcome.comparison.claim
+    is_here = near(without, claim.without_ms) and near(with_cache, claim.with_cache_ms)
+    is_there = near(outcome.distant_ms, claim.with_cache_ms)
     return ClaimResult(
         f"{name}_times",
-        f"{measured}; {far}",
-        HOLDS if here else DEPENDS if there else FAILS,
+        f"{without:.2f} and {with_cache:.2f} ms; with {outcome.extra_round_trip_ms:.0f} ms more for each"
+        f" trip to MongoDB {claim.without_ms[0]:.0f} and {outcome.distant_ms:.1f} ms",
+        HOLDS if is_here else DEPENDS if is_there else FAILS,
         timed=True,
     )
 
 
-def _faster_claim(name: str, raced: Raced) -> ClaimResult:
-    far = f"at the document's distance {format_percent(raced.outcome.distant_saved)}"
-    return ClaimResult(
-        f"{name}_faster",
-        f"{format_share(raced.saved)} less time; {far}",
-        raced.outcome.verdict,
-        timed=True,
-    )
+def _faster_claim(name: str, measured: Measured) -> ClaimResult:
+    distant = format_percent(measured.outcome.distant_saved)
+    text = f"{format_share(measured.saved)} less time; at the document's distance {distant}"
+    return ClaimResult(f"{name}_faster", text, measured.outcome.verdict, timed=True)
 
 
-def _microseconds_claim(clocks: Clocks) -> ClaimResult:
-    medians = {who: found.median.middle for who, found in clocks.found.items()}
-    quick = [middle < MILLISECOND for middle in medians.values()]
-    measured = ", ".join(f"{who} {middle:.1f} µs" for who, middle in medians.items())
-    return ClaimResult(
-        "microseconds",
-        measured,
-        HOLDS if all(quick) else DEPENDS if any(quick) else FAILS,
-        timed=True,
-    )
+def _microseconds_claim(clocks: Mapping[str, float]) -> ClaimResult:
+    quick = [middle < MILLISECOND for middle in clocks.values()]
+    measured = ", ".join(f"{who} {middle:.1f} µs" for who, middle in clocks.items())
+    verdict = HOLDS if all(quick) else DEPENDS if any(quick) else FAILS
+    return ClaimResult("microseconds", measured, verdict, timed=True)

@@ -1,152 +1,124 @@
-"""Notebook 11: what the cache takes off MongoDB, and what it weighs in Redis: a key, a thousand, a steady stream, and afterwards."""
+"""Notebook 11: the queries that the cache saves, and the memory that it needs in Redis."""
 
 import asyncio
-import itertools
+import contextlib
+import functools
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chatlab.bench.claims import TOLERANCE
 from chatlab.bench.memory import CACHED_MESSAGES, MESSAGE_BYTES
-from chatlab.lab.checks import CheckResult, call_for_number, check, correct, not_yet
+from chatlab.cache.keys import Keys
+from chatlab.domain.ids import conversation_of
+from chatlab.lab.checks import (
+    CheckResult,
+    UnusableAnswer,
+    call_answer,
+    call_for_number,
+    check,
+    correct,
+    is_number,
+    not_yet,
+)
 from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults, holds_if
 from chatlab.lab.measure import Row, Table, send_many
-from chatlab.lab.query_log import QueryLog
+from chatlab.lab.polling import poll_until
+from chatlab.lab.race import Race
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
-from chatlab.lab.trace import Trace
+from chatlab.lab.stepped_redis import record_steps
 from chatlab.lab.user import User
-from chatlab.lab.widgets import Chart
 
-READS = 20
-INTERVALS = (
-    1.4,
-    2,
-    3,
-    6,
-)  # seconds; none near a whole part of 5 s, so that a slow machine counts the same
-WRITERS = 50  # connections that send at a time: the more, the more messages share one commit
-STEPS = 10  # of a line, while Redis fills, and while it empties
-PAUSE = 0.5  # seconds between two of them
-GONE_WITHIN = 15.0  # seconds that expired keys may take to be gone
-MANY, MANY_LIVE_MS, AT_ONCE = 30_000, 2500, 3000
-HEAVY = "weighed:"  # as long as `message:`; a name that the worker does not look at, for it would tell of each of so many
-SIZES = (
-    220,
-    4000,
-)  # bytes of the messages that the first check sends: nearly the smallest, and nearly the largest there is
-NEAR = 0.10  # of the bytes of a key, as the exercise says
-LIFE, RATE, WATCHED, LOOK = (
-    0.5,
-    60,
-    1.0,
-    0.02,
-)  # of the second check: seconds, messages a second, seconds, seconds
-CLOSE = 0.2  # by which two counts of the same stream may differ
+SEND = "/api/messages/send"
+INTERVALS_S = (1.1, 1.4, 2, 3, 6)  # none near a whole part of 5 s, where a slow machine would count
+LIFETIMES = 2  # of a window, in which reads are counted
+WRITERS = 50  # connections that send at the same time: their messages share one commit
+SAMPLE_S = 0.05
+EXPIRED_WITHIN_S = 15.0
+MANY, MANY_TTL_MS, AT_ONCE = 30_000, 4000, 3000
+NOTES = "note:*"
+CRON_S = 0.3  # Redis looks at its own RSS ten times a second
 VALUE, OVERHEAD, TOTAL, THOUSAND = 500, 200, 700, 700_000  # bytes, as the document says
-CRON = 0.3  # seconds; Redis looks at its own RSS ten times a second
-FILL = """
-for number = ARGV[1], ARGV[2] do
-  redis.call('SET', KEYS[1] .. string.format('%024x', number), string.rep('x', ARGV[3]), 'PX', ARGV[4])
-end
-"""
+
+Memory = tuple[int, int]  # used_memory and used_memory_rss, in bytes
 
 
-# --- load --------------------------------------------------------------------------------------------------------------------
+# --- queries --------------------------------------------------------------------------------------
 
 
-async def reads(reader: User, other: User, times: int = READS) -> None:
-    """One after the other, as quickly as they come."""
-    for _ in range(times):
-        await reader.read(other.id)
+async def count_finds(lab: Lab, reader: User, other: User, reads: int = 20) -> dict[str, int]:
+    """Read several times in each mode of the cache, and count the queries of MongoDB."""
+
+    async def read() -> None:
+        for _ in range(reads):
+            await reader.read(other.id)
+
+    await other.send_by_http(reader.id, "Read me again and again")
+    key, finds = Keys().window(conversation_of(reader.id, other.id)), {}
+    for mode in ("off", "window"):
+        await lab.update_settings(cache_mode=mode)
+        lab.redis.delete(key)
+        finds[mode] = (await lab.record_queries(read())).mongo.count("find messages")
+    return finds
 
 
-class Distances(Table):
-    """Reads that keep a distance: one of how many reaches MongoDB. `one_of`: that number, by seconds."""
+async def share_of_misses(lab: Lab, reader: User, other: User, every_s: float) -> float:
+    """Read as if `every_s` seconds passed between two reads; return the share that asked MongoDB.
 
-    def __init__(self, one_of: dict[float, int], chart: Chart) -> None:
-        self.one_of = one_of
-        super().__init__(
-            ("one read every", "reach MongoDB"),
-            [(False, (f"{far:g} s", f"1 of {reads}")) for far, reads in one_of.items()],
-            chart=chart,
-        )
-
-
-async def at_distances(lab: Lab, reader: User, chart: Chart) -> Distances:
-    """All distances at the same time, each in a conversation of its own, until its window has ended once."""
-    others = [await lab.user(f"friend-{number}") for number, _ in enumerate(INTERVALS)]
-    for other in others:
-        await other.send(reader, "Are you there?")
-        lab.redis.execute_command(
-            "DEL", f"messages:{':'.join(sorted((reader.id, other.id)))}"
-        )  # begin with nothing in the cache
-    found = await asyncio.gather(
-        *(_keeping(reader, *pair, chart) for pair in zip(others, INTERVALS, strict=True))
-    )
-    return Distances(dict(zip(INTERVALS, found, strict=True)), chart)
-
-
-async def _keeping(reader: User, other: User, interval: float, chart: Chart) -> int:
-    """The reads from one that MongoDB had to answer to the next such one. Each has its time: a slow one does not make the others late."""
-    began = time.monotonic()
-    for reads in itertools.count():
-        if (await reader.read(other.id)).cache != "hit" and reads:
-            chart.point("counted", interval, 100 / reads)
-            return reads
-        await asyncio.sleep(max(0.0, began + (reads + 1) * interval - time.monotonic()))
-    raise AssertionError
-
-
-# --- one key -----------------------------------------------------------------------------------------------------------------
-
-
-class Weight(Table):
-    """What one key takes, in bytes: its value, all of it (MEMORY USAGE), and the rest, which is overhead."""
-
-    def __init__(self, key: str, value: int, total: int) -> None:
-        self.key, self.value, self.total, self.overhead = key, value, total, total - value
-        rows: list[Row] = [
-            (False, ("the message, as JSON", f"about {VALUE}", str(value))),
-            (
-                True,
-                ("overhead: name, expiry, bookkeeping", f"about {OVERHEAD}", str(self.overhead)),
-            ),
-            (True, ("together: MEMORY USAGE", f"about {TOTAL}", str(total))),
-        ]
-        super().__init__(("bytes", "the document", "here"), rows)
-
-
-def weigh(lab: Lab, of: Trace) -> Weight:
-    """The key of a message that is cached now."""
-    value, total = lab.redis.strlen(of.key), lab.redis.memory_usage(of.key)
-    if not total:
-        raise PremiseGone(f"{of.key} has expired.", "send the message and weigh it in one cell")
-    return Weight(of.key, value, total)
-
-
-async def message_of(lab: Lab, size: int = MESSAGE_BYTES) -> Trace:
-    """A message from Alice to Bob whose JSON has exactly so many bytes."""
-    alice, bob = await lab.user("alice"), await lab.user("bob")
-    text = "x"
+    The reads from the first miss up to the third are counted, without the third. After each read
+    the window gets the TTL that it would have left, so the pace of the machine does not matter.
+    """
+    key = Keys().window(conversation_of(reader.id, other.id))
+    reads, misses, left_ms = 0, 0, 0
+    lab.redis.delete(key)
     while True:
-        trace = await alice.send(bob, text)
-        length = lab.redis.strlen(trace.key)
-        if not length:
-            raise PremiseGone(f"{trace.key} is not in Redis.", "await lab.restart()")
-        missing = size - length
+        if (await reader.read(other.id)).cache != "hit":
+            misses, left_ms = misses + 1, lab.settings.ttl_ms
+            if misses == LIFETIMES + 1:
+                return LIFETIMES / reads
+        reads += 1
+        left_ms -= round(every_s * 1000)
+        lab.redis.pexpire(key, left_ms)  # 0 or less deletes the key
+
+
+# --- one key --------------------------------------------------------------------------------------
+
+
+async def _alice_and_bob(lab: Lab) -> tuple[User, User]:
+    """Return both without their sockets, whose events would take time."""
+    return await lab.user("alice", connect=False), await lab.user("bob", connect=False)
+
+
+async def message_of(lab: Lab, size: int) -> tuple[str, int]:
+    """Send a message whose JSON has this many bytes. Return its key and the length of its text."""
+    (alice, bob), text = await _alice_and_bob(lab), "x"
+    while True:
+        reply = await alice.http.post(SEND, json={"receiverId": bob.id, "text": text})
+        missing = size - len(reply.content)
         if not missing:
-            return trace
+            return f"message:{reply.json()['_id']}", len(text)
         text = "x" * (len(text) + missing)
 
 
-# --- a thousand --------------------------------------------------------------------------------------------------------------
+async def weigh(lab: Lab, size: int = MESSAGE_BYTES) -> dict[str, int]:
+    """Return the bytes of a cached message, of its key, and of its text."""
+    key, letters = await message_of(lab, size)
+    json_bytes, memory = lab.redis.strlen(key), lab.redis.memory_usage(key)
+    if memory is None:
+        raise PremiseGone(f"{key} is not in Redis.", "run the cell again")
+    return {"json": json_bytes, "memory": memory, "letters": letters}
+
+
+# --- a thousand -----------------------------------------------------------------------------------
 
 
 class Filled(NamedTuple):
-    """1000 messages in Redis, in bytes. `used`: all that Redis uses, before, with them, and after.
+    """1000 messages in Redis, in bytes. `used`: what Redis used before, with them, and after.
 
-    `keys`: of messages that lived at the same time; `endless`: those without an expiry; `still`: those that are there afterwards.
+    `keys`: of messages that existed at the same time. `endless`: keys without an expiry.
+    `still`: keys that exist afterwards.
     """
 
     keys: int
@@ -166,235 +138,297 @@ class Filled(NamedTuple):
 
 
 class Thousand(Table):
-    """What came of `filled`, beside the document."""
+    """1000 messages next to the document. `samples`: the memory over time, for a chart.
 
-    def __init__(self, filled: Filled, chart: Chart) -> None:
-        self.filled = filled
+    `sent_s`: the second of the last send.
+    """
+
+    def __init__(self, filled: Filled, samples: list[dict[str, float]], sent_s: float) -> None:
+        self.filled, self.samples, self.sent_s = filled, samples, sent_s
         rows: list[Row] = [
             (False, ("keys without an expiry", "none", str(filled.endless))),
-            (
-                True,
-                (
-                    "keys message:* that lived at the same time",
-                    f"{CACHED_MESSAGES}",
-                    str(filled.keys),
-                ),
-            ),
-            (True, ("all of them", f"about {_kb(THOUSAND)}", _kb(filled.messages))),
-            (True, ("the window of their conversation", "not counted", _kb(filled.windows))),
-            (True, ("what Redis uses grew by", "", _kb(filled.grown))),
-            (True, ("of this is left when they have expired", "nothing", _kb(filled.left))),
-            (False, ("keys left", "none", str(filled.still))),
+            (True, ("keys that existed at the same time", str(CACHED_MESSAGES), str(filled.keys))),
+            (True, ("memory of these keys", f"about {_kb(THOUSAND)}", _kb(filled.messages))),
+            (True, ("memory of their window", "not counted", _kb(filled.windows))),
+            (True, ("growth of used_memory", "", _kb(filled.grown))),
+            (True, ("growth that is left later", "nothing", _kb(filled.left))),
+            (False, ("keys that are left", "none", str(filled.still))),
         ]
-        super().__init__(
-            (f"{CACHED_MESSAGES} messages of {MESSAGE_BYTES} bytes", "the document", "here"),
-            rows,
-            chart=chart,
-        )
+        heads = f"{CACHED_MESSAGES} messages of {MESSAGE_BYTES} bytes", "the document", "here"
+        super().__init__(heads, rows)
 
 
-async def thousand(lab: Lab, chart: Chart) -> Thousand:
-    """1000 messages through the service, weighed while they live, and again when they are gone.
+async def thousand(lab: Lab) -> Thousand:
+    """Send 1000 messages over 50 connections, measure their keys, and wait until they expire.
 
-    They go through a second process of it, on the same keys, which reports no flow: telling this kernel of each box would slow both down.
+    A second process of the service receives them. It reports no flow events, which would slow down
+    both the service and this notebook.
     """
-    alice, bob = await lab.user("alice"), await lab.user("bob")
-    text, url = (
-        (await message_of(lab)).message["text"],
-        await lab.service.start_extra("quiet"),
-    )
-    wires = [lab.raw_client(alice, url) for _ in range(WRITERS)]
-    await send_many(
-        wires, bob.id, CACHED_MESSAGES // STEPS, text
-    )  # so that Redis has made room for its own work
-    _forget(lab)
-    began, empty = time.monotonic(), _memory(lab)[0]
-
-    def draw(step: int) -> None:
-        chart.point("used by Redis", time.monotonic() - began, (_memory(lab)[0] - empty) / 1000)
-        chart.progress(step, 2 * STEPS)
-
-    for step in range(STEPS):
-        await send_many(wires, bob.id, CACHED_MESSAGES // STEPS, text)
-        draw(step + 1)
-    full, keys = _memory(lab)[0], lab.redis.keys("message:*")
-    endless = sum(lab.redis.pttl(key) == -1 for key in keys)
-    messages, windows = _bytes(lab, keys), _bytes(lab, lab.redis.keys("messages:*"))
-    for step in range(STEPS):
-        await asyncio.sleep(PAUSE)
-        draw(STEPS + step + 1)
-    still = await _gone(lab, "message*")
-    filled = Filled(len(keys), endless, still, messages, windows, (empty, full, _memory(lab)[0]))
+    alice, bob = await _alice_and_bob(lab)
+    text = "x" * (await weigh(lab))["letters"]
+    url = await lab.service.start_extra("quiet")
+    clients = [lab.raw_client(alice, url) for _ in range(WRITERS)]
+    await send_many(clients, bob.id, CACHED_MESSAGES // 10, text)  # opens all connections
+    _delete(lab, "message*")
+    empty = memory(lab)[0]
+    async with _sampled(lab, empty) as samples:
+        began = time.monotonic()
+        await send_many(clients, bob.id, CACHED_MESSAGES, text)
+        full, sent_s = memory(lab)[0], time.monotonic() - began
+        entries, windows = (
+            list(lab.redis.scan_iter(p, count=1000)) for p in ("message:*", "messages:*")
+        )
+        endless = sum(lab.redis.pttl(key) == -1 for key in entries + windows)
+        sizes = total(lab, entries), total(lab, windows)
+        still = await _wait_until_gone(lab, "message*")
+        await asyncio.sleep(1)
+    filled = Filled(len(entries), endless, still, *sizes, (empty, full, memory(lab)[0]))
     await lab.service.stop_extras()
-    return Thousand(filled, chart)
+    return Thousand(filled, samples, sent_s)
 
 
-def _forget(lab: Lab) -> None:
-    """Empty the cache by hand, so that nobody has to wait for it."""
-    for key in lab.redis.keys("message*"):
-        lab.redis.execute_command("DEL", key)
+@contextlib.asynccontextmanager
+async def _sampled(lab: Lab, empty: int) -> AsyncIterator[list[dict[str, float]]]:
+    """Record what Redis uses, and how many messages it has, until the block ends."""
+    samples: list[dict[str, float]] = []
+    began = time.monotonic()
+
+    async def sample() -> None:
+        while True:
+            second, used = time.monotonic() - began, memory(lab)[0]
+            samples.append(
+                {"second": second, "kb": (used - empty) / 1000, "keys": lab.redis.dbsize()}
+            )
+            await asyncio.sleep(SAMPLE_S)
+
+    sampling = asyncio.create_task(sample())
+    try:
+        yield samples
+    finally:
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
 
 
-async def _gone(lab: Lab, pattern: str) -> int:
-    """Wait until these keys are gone; how many are there all the same, after a time in which all must have gone."""
-    until = time.monotonic() + GONE_WITHIN
-    while (left := len(lab.redis.keys(pattern))) and time.monotonic() < until:  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.1)
-    return left
+def memory(lab: Lab) -> Memory:
+    """Return what Redis uses by its own count, and by that of the operating system (RSS)."""
+    info = lab.redis.info("memory")
+    return info["used_memory"], info["used_memory_rss"]
 
 
-def _memory(lab: Lab) -> tuple[int, int]:
-    """What Redis uses, and what the system has given it."""
-    told = lab.redis.execute_command("INFO", "memory")
-    return told["used_memory"], told["used_memory_rss"]
+def total(lab: Lab, keys: Iterable[str]) -> int:
+    """Return the bytes of these keys. One that has expired counts 0."""
+    return sum(lab.redis.memory_usage(key, samples=0) or 0 for key in keys)
 
 
-def _bytes(lab: Lab, keys: Iterable[Any]) -> int:
-    return sum(lab.redis.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0) or 0 for key in keys)
+def _delete(lab: Lab, pattern: str) -> None:
+    for key in lab.redis.scan_iter(pattern, count=1000):
+        lab.redis.delete(key)
+
+
+async def _wait_until_gone(lab: Lab, pattern: str) -> int:
+    """Wait until these keys have expired. Return how many are left after a long time."""
+    keys = functools.partial(lab.redis.scan_iter, pattern, count=1000)
+    await poll_until(lambda: not any(keys()), EXPIRED_WITHIN_S, 0.1)
+    return len(list(keys()))
 
 
 def _kb(size: float) -> str:
     return f"{size / 1000:,.0f} KB" if size else "nothing"
 
 
-# --- what the system gave ------------------------------------------------------------------------------------------------------
-
-
-class Many(Table):
-    """So many keys that they show in what the system has given to Redis. `used`, `resident`: grown by, and of this left, in bytes."""
-
-    def __init__(self, used: tuple[int, int], resident: tuple[int, int]) -> None:
-        self.used, self.resident = used, resident
-        counts = (("used_memory", *used), ("RSS", *resident))
-        rows: list[Row] = [
-            (True, (name, _kb(grown), f"{grown / MANY:.0f} bytes", _kb(left)))
-            for name, grown, left in counts
-        ]
-        super().__init__(
-            (f"{MANY:,} keys", "grew by", "that is for a key", "left when they have expired"), rows
-        )
-
-
-async def many(lab: Lab) -> Many:
-    """Keys like the service's, straight into Redis, with an expiry; and what is left of their memory."""
-    before = _memory(lab)
+async def fill_and_wait(lab: Lab) -> tuple[Memory, Memory, Memory]:
+    """Write 30,000 keys that expire. Return the memory before, with them, and after."""
+    before = memory(lab)
     for first in range(0, MANY, AT_ONCE):
-        lab.redis.execute_command(
-            "EVAL", FILL, 1, HEAVY, first, first + AT_ONCE - 1, MESSAGE_BYTES, MANY_LIVE_MS
-        )
+        with lab.redis.pipeline(transaction=False) as pipe:
+            for number in range(first, first + AT_ONCE):
+                pipe.set(f"note:{number:024}", "x" * MESSAGE_BYTES, px=MANY_TTL_MS)
+            pipe.execute()
         await asyncio.sleep(0)
-    await asyncio.sleep(CRON)
-    full = _memory(lab)
-    await _gone(lab, f"{HEAVY}*")
-    await asyncio.sleep(CRON)
-    after = _memory(lab)
-    used, resident = (_grown_and_left(before[kind], full[kind], after[kind]) for kind in (0, 1))
-    return Many(used, resident)
+    await asyncio.sleep(CRON_S)
+    full = memory(lab)
+    await _wait_until_gone(lab, NOTES)
+    await asyncio.sleep(CRON_S)
+    return before, full, memory(lab)
 
 
-def _grown_and_left(before: int, full: int, after: int) -> tuple[int, int]:
-    return full - before, min(full - before, max(0, after - before))
-
-
-# --- exercises ---------------------------------------------------------------------------------------------------------------
+# --- exercise 1: the share of reads that ask MongoDB ----------------------------------------------
 
 
 @check
-async def bytes_of(lab: Lab, answer: Any) -> CheckResult:
-    """A function from the bytes of a message to those of its key. Sends messages of two other sizes and weighs their keys."""
+async def predicts_misses(lab: Lab, reader: User, other: User, answer: Any) -> CheckResult:
+    """Check a formula for the share of misses against the running service."""
+    call_for_number(answer, 2)  # an unusable answer is reported at once
     told = []
-    for size in SIZES:
-        measured = weigh(lab, await message_of(lab, size)).total
-        said = call_for_number(answer, size)
-        if abs(said - measured) > NEAR * measured:
+    for every_s in INTERVALS_S:
+        measured = await share_of_misses(lab, reader, other, every_s)
+        said = call_for_number(answer, every_s)
+        if abs(said - measured) > 0.01:
             return not_yet(
-                f"A message of {size} bytes takes {measured} in Redis; you say {said:,.0f}. {_bytes_hint(said, size, measured)}"
+                f"One read every {every_s:g} s: one of {1 / measured:g} reads asked MongoDB,"
+                f" a share of {measured:.2f}, and your function returned {said:.2f}."
+                f" {_misses_hint(said, every_s)}"
             )
-        told.append(f"{size} bytes take {measured}, you said {said:,.0f}")
+        told.append(f"every {every_s:g} s one of {1 / measured:g}")
+    return correct(f"Reads that asked MongoDB: {', '.join(told)}.")
+
+
+def _misses_hint(said: float, every_s: float) -> str:
+    if abs(said - every_s / 5) < 0.01:
+        return "The number of reads in 5 s is a whole number: when is the first one, when the last?"
+    if abs(said - 1 + 1 / math.ceil(5 / every_s)) < 0.01:
+        return "That is the share of hits."
+    return "How many reads happen from one miss to the next, with the miss?"
+
+
+# --- exercise 2: the memory of some keys ----------------------------------------------------------
+
+PAGE, PAGES, VICTIM = "page:exercise:", "page:exercise:*", "page:exercise:2"
+TRIES = 20
+
+
+@check
+async def adds_up(lab: Lab, answer: Any) -> CheckResult:
+    """Check a sum of MEMORY USAGE: strings, a long list, and a key that expires meanwhile."""
+    try:
+        size = await asyncio.to_thread(_check_sum, lab, answer)
+    finally:
+        _delete(lab, PAGES)
     return correct(
-        f"{'; '.join(told)}. The overhead does not grow with the message; the rest is rounding."
+        f"Your sum is exact, {size:,} bytes here, and it does not fail if a key expires meanwhile."
     )
 
 
-def _bytes_hint(said: float, size: int, measured: int) -> str:
-    if abs(said - size) < 1:
-        return "That is the message alone; a key costs something, too."
-    if said > measured:
-        return "Does the overhead grow with the message? Look at what it consists of, in the table above."
-    return "What is in the table above besides the message?"
+def _check_sum(lab: Lab, answer: Any) -> int:
+    r = lab.redis
+    _write_pages(lab)
+    returned: list[Any] = []
+    steps = record_steps(r, lambda one: returned.append(call_answer(answer, one, PAGES)))
+    size = total(lab, r.scan_iter(PAGES))
+    if any(step.startswith("KEYS") for step in steps):
+        raise UnusableAnswer("KEYS blocks Redis while it looks at all keys. Use r.scan_iter.")
+    _require_size(returned[0], size, lab)
+    if call_answer(answer, r, "nothing:*") != 0:
+        raise UnusableAnswer("If no key matches the pattern, the sum must be 0.")
+    for number in range(TRIES):
+        _write_pages(lab)
+        race = Race(lab, VICTIM, reader=lambda one, _: call_answer(answer, one, PAGES))
+        for _ in range(number):
+            if race.unfinished:
+                race.step("reader")
+        is_over = not race.unfinished
+        r.delete(VICTIM)
+        race.note("reader", f"({VICTIM} expires here)")
+        try:
+            race.run("reader")
+        except UnusableAnswer as error:
+            raise UnusableAnswer(f"A key expired meanwhile. {error}", race.picture()) from None
+        if is_over:
+            break
+    return size
+
+
+def _write_pages(lab: Lab) -> None:
+    r = lab.redis
+    _delete(lab, PAGES)
+    for number, letters in enumerate((1, 50, 3000)):
+        r.set(f"{PAGE}{number}", "x" * letters, ex=60)
+    # The first five parts of this list are smaller than the others.
+    r.rpush(f"{PAGE}list", *["x" * 4200] * 5, *["x" * 8000] * 20)
+    r.expire(f"{PAGE}list", 60)
+
+
+def _require_size(said: Any, size: int, lab: Lab) -> None:
+    if not is_number(said):
+        raise UnusableAnswer(f"Your function returned {said!r}. It must return a number of bytes.")
+    if said == size:
+        return
+    sampled = sum(lab.redis.memory_usage(key) or 0 for key in lab.redis.scan_iter(PAGES))
+    hint = (
+        "You counted an estimate: of a long list, MEMORY USAGE looks at five parts only. With samples=0"
+        " it looks at all of them."
+        if said == sampled
+        else "Add up r.memory_usage(key, samples=0) of all keys that match the pattern."
+    )
+    raise UnusableAnswer(f"The keys take {size:,} bytes, and you returned {said:,}. {hint}")
+
+
+# --- exercise 3: a steady stream ------------------------------------------------------------------
+
+TTL_S, RATE, WATCHED_S, LOOK_S = 0.5, 60, 1.0, 0.02
+CLOSE = 0.2  # two counts of the same stream may differ by this share
 
 
 class Stream(NamedTuple):
-    """Messages that came at a steady rate. `rate`: cached in a second; `life`: s; `each`: bytes of a key; `live`: keys, on average."""
+    """Messages that were sent at a steady rate.
+
+    `rate`: messages cached in a second. `size`: bytes of a key. `live`: keys, on average.
+    """
 
     rate: float
-    life: float
-    each: float
+    size: float
     live: float
 
 
 @check
 async def steady(lab: Lab, answer: Any) -> CheckResult:
-    """A function of rate, life and bytes a key. Sends at a steady rate, with a short life, and counts the keys that live."""
-    call_for_number(answer, RATE, LIFE, TOTAL)  # one that cannot be used is told at once
-    found = await _stream(lab)
-    said = call_for_number(answer, found.rate, found.life, found.each)
-    measured = found.live * found.each
+    """Check a formula: send at a steady rate, with a short TTL, and count the live keys."""
+    call_for_number(answer, RATE, TTL_S, TOTAL)  # an unusable answer is reported at once
+    await lab.update_settings(cache_ttl=TTL_S)
+    try:
+        found = await _watch_stream(lab)
+    finally:
+        await lab.update_settings(cache_ttl=lab.start_settings.get("cache_ttl", 5))
+    said = call_for_number(answer, found.rate, TTL_S, found.size)
+    measured = found.live * found.size
     seen = (
-        f"At {found.rate:.1f} messages a second, with a life of {found.life:g} s, {found.live:.1f} keys of {found.each:.0f} bytes "
-        f"lived on average: {measured:,.0f} bytes. You say {said:,.0f}."
+        f"At {found.rate:.1f} messages a second, each cached for {TTL_S:g} s, {found.live:.1f} keys of"
+        f" {found.size:.0f} bytes existed on average: {measured:,.0f} bytes. You said {said:,.0f}."
     )
     if abs(said - measured) > CLOSE * measured:
         return not_yet(f"{seen} {_steady_hint(said, found)}")
     return correct(
-        f"{seen} What comes in a second, times the seconds it stays: this is called Little's law."
+        f"{seen} Arrivals in a second times seconds that each stays: this is Little's law."
     )
 
 
 def _steady_hint(said: float, found: Stream) -> str:
-    if abs(said - found.rate * found.each) < 1:
-        return "That is what comes in one second. How many seconds does each of them stay?"
-    if abs(said - found.rate * found.life) < 1:
-        return "That is the number of keys. How many bytes are they?"
-    return "How many messages came during the life of one key? All of these are there when it goes."
+    if abs(said - found.rate * found.size) < 1:
+        return "That is what comes in one second. How many seconds does each message stay?"
+    if abs(said - found.rate * TTL_S) < 1:
+        return "That is the number of keys. How many bytes do they take?"
+    return "How many messages come while one of them is cached? All of these exist when it expires."
 
 
-async def _stream(lab: Lab) -> Stream:
-    _forget(lab)
-    await lab.update_settings(cache_ttl=LIFE)
-    try:
-        return await _watched(lab)
-    finally:
-        await lab.update_settings(cache_ttl=lab.start_settings.get("cache_ttl", 5))
-
-
-async def _watched(lab: Lab) -> Stream:
-    """Send steadily; count what lives, once the first ones have begun to go."""
-    alice, bob = await lab.user("alice"), await lab.user("bob")
+async def _watch_stream(lab: Lab) -> Stream:
+    """Send steadily, and count the keys once the first ones have begun to expire."""
+    alice, bob = await _alice_and_bob(lab)
+    _delete(lab, "message*")
     sending = asyncio.create_task(_send_steadily(alice, bob))
+    counts, sizes = list[int](), list[float]()
     try:
-        await asyncio.sleep(1.2 * LIFE)
-        began, counts, each = time.time() * 1000, [], 0.0
-        while time.time() * 1000 < began + WATCHED * 1000:
-            keys = lab.redis.keys("message:*")
+        await asyncio.sleep(1.2 * TTL_S)
+        began_ms = time.time() * 1000
+        while time.time() * 1000 < began_ms + WATCHED_S * 1000:
+            keys = list(lab.redis.scan_iter("message:*", count=1000))
             counts.append(len(keys))
-            each = each or _bytes(lab, keys) / max(1, len(keys))
-            await asyncio.sleep(LOOK)
-        ended = time.time() * 1000
+            sizes += [size for key in keys[:1] if (size := lab.redis.memory_usage(key))]
+            await asyncio.sleep(LOOK_S)
+        ended_ms = time.time() * 1000
         await lab.events.wait_for(
-            lambda: next((True for event in reversed(lab.events) if event["at"] >= ended), None),
-            GONE_WITHIN,
+            lambda: next((True for event in reversed(lab.events) if event["at"] >= ended_ms), None),
+            EXPIRED_WITHIN_S,
         )
     finally:
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-    half = LIFE * 500  # milliseconds: on average, what lives at a moment came half a life before it
-    came = [
-        event
+    half_ms = TTL_S * 500  # on average, what exists at a moment was cached half a TTL before it
+    cached = sum(
+        event["stage"] == "cached" and began_ms - half_ms <= event["at"] < ended_ms - half_ms
         for event in lab.events
-        if event["stage"] == "cached" and began - half <= event["at"] < ended - half
-    ]
-    return Stream(len(came) / (ended - began) * 1000, LIFE, each, sum(counts) / len(counts))
+    )
+    size = sum(sizes) / max(1, len(sizes))
+    return Stream(cached / (ended_ms - began_ms) * 1000, size, sum(counts) / len(counts))
 
 
 async def _send_steadily(sender: User, receiver: User) -> None:
@@ -405,111 +439,101 @@ async def _send_steadily(sender: User, receiver: User) -> None:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-# --- what holds --------------------------------------------------------------------------------------------------------------
+# --- claims ---------------------------------------------------------------------------------------
 
 
 def claims(
     lab: Lab,
-    quick: tuple[QueryLog, QueryLog],
-    distances: Distances,
-    weight: Weight,
+    finds: Mapping[str, int],
+    shares: Mapping[float, float],
+    weight: Mapping[str, int],
     full: Thousand,
-    many: Many,
+    many: Sequence[Memory],
 ) -> ClaimResults:
-    """Load and the memory table."""
-    found = full.filled
+    """Return the verdicts for load and for the memory table.
+
+    `shares`: the share of reads that asked MongoDB, by seconds between two reads.
+    """
+    filled, overhead = full.filled, weight["memory"] - weight["json"]
     return lab.record_claims(
-        _load_claim(quick, distances),
+        _load_claim(finds, shares),
         ClaimResult(
             "auto_cleanup",
-            f"{found.endless} keys without an expiry; {found.still} left when their time was up",
-            holds_if(_clean(found)),
+            f"{filled.endless} keys without an expiry; {filled.still} left when their time was up",
+            holds_if(_is_clean(filled)),
         ),
-        _message_claim(lab, weight),
+        _message_claim(weight),
         ClaimResult(
-            "overhead_bytes",
-            f"{weight.overhead} bytes",
-            holds_if(_about(weight.overhead, OVERHEAD)),
-            timed=True,
+            "overhead_bytes", f"{overhead} bytes", holds_if(_about(overhead, OVERHEAD)), timed=True
         ),
         ClaimResult(
             "total_bytes",
-            f"{weight.total} bytes",
-            holds_if(_about(weight.total, TOTAL)),
+            f"{weight['memory']} bytes",
+            holds_if(_about(weight["memory"], TOTAL)),
             timed=True,
         ),
-        _thousand_claim(found),
+        _thousand_claim(filled),
         ClaimResult(
             "freed",
-            f"of {_kb(found.grown)} Redis used more, {_kb(found.left)} are left",
-            holds_if(_freed(found)),
+            f"Redis used {_kb(filled.grown)} more, and {_kb(filled.left)} of this is left",
+            holds_if(_is_freed(filled)),
             timed=True,
         ),
-        _leaks_claim(found, many),
+        _leaks_claim(filled, many),
     )
 
 
-def _load_claim(quick: tuple[QueryLog, QueryLog], distances: Distances) -> ClaimResult:
-    without, with_cache = (asked.mongo.count("find messages") for asked in quick)
-    spared = [reads > 1 for reads in distances.one_of.values()] + [with_cache < without]
-    far = ", ".join(
-        f"every {interval:g} s 1 of {reads}" for interval, reads in distances.one_of.items()
-    )
-    measured = (
-        f"{READS} quick reads: {without} queries without it, {with_cache} with it; reads {far}"
-    )
+def _load_claim(finds: Mapping[str, int], shares: Mapping[float, float]) -> ClaimResult:
+    told = ", ".join(f"every {every_s:g} s {share:.0%}" for every_s, share in shares.items())
+    saves = [share < 1 for share in shares.values()] + [finds["window"] < finds["off"]]
     return ClaimResult(
-        "less_load", measured, HOLDS if all(spared) else DEPENDS if any(spared) else FAILS
+        "less_load",
+        f"20 quick reads: {finds['off']} queries without it, {finds['window']} with it; of reads"
+        f" {told} ask MongoDB",
+        HOLDS if all(saves) else DEPENDS if any(saves) else FAILS,
     )
 
 
-def _message_claim(lab: Lab, weight: Weight) -> ClaimResult:
-    """Whether messages have 500 bytes is up to those who write them."""
-    found = lab.find_messages(_id=weight.key.partition(":")[2])
-    if not found:
-        raise PremiseGone("The message that was weighed is not in MongoDB.", "weigh one again")
-    text = len(found[0]["text"])
-    bare = weight.value - text
+def _message_claim(weight: Mapping[str, int]) -> ClaimResult:
+    """Judge the size of a message, which depends on what people write."""
+    bare = weight["json"] - weight["letters"]
     return ClaimResult(
         "message_bytes",
-        f"{bare} bytes and its text: {MESSAGE_BYTES} with {text} characters",
+        f"{bare} bytes and the text: {weight['json']} with {weight['letters']} letters",
         DEPENDS if bare < VALUE else FAILS,
     )
 
 
-def _thousand_claim(found: Filled) -> ClaimResult:
-    each = found.messages / max(1, found.keys)
-    few = (
-        ""
-        if found.keys == CACHED_MESSAGES
-        else f" (reckoned from the {found.keys} that lived at the same time)"
-    )
-    measured = (
-        f"{_kb(CACHED_MESSAGES * each)} in message:*{few}, and {_kb(found.windows)} in their window"
-    )
+def _thousand_claim(filled: Filled) -> ClaimResult:
+    size = CACHED_MESSAGES * filled.messages / max(1, filled.keys)
+    computed = "" if filled.keys == CACHED_MESSAGES else f" (computed from {filled.keys} keys)"
     return ClaimResult(
-        "thousand_bytes", measured, holds_if(_about(CACHED_MESSAGES * each, THOUSAND)), timed=True
+        "thousand_bytes",
+        f"{_kb(size)} in message:*{computed}, and {_kb(filled.windows)} in their window",
+        holds_if(_about(size, THOUSAND)),
+        timed=True,
     )
 
 
-def _leaks_claim(found: Filled, many: Many) -> ClaimResult:
-    leaks, kept = (
-        not (_clean(found) and _freed(found)),
-        many.resident[1] > TOLERANCE * many.resident[0],
-    )
-    measured = f"Redis's own count falls back; of {_kb(many.resident[0])} that the system gave, it keeps {_kb(many.resident[1])}"
+def _leaks_claim(filled: Filled, many: Sequence[Memory]) -> ClaimResult:
+    (_, before), (_, full), (_, after) = many
+    grown, left = full - before, min(full - before, max(0, after - before))
+    leaks = not (_is_clean(filled) and _is_freed(filled))
     return ClaimResult(
-        "no_leaks", measured, FAILS if leaks else DEPENDS if kept else HOLDS, timed=True
+        "no_leaks",
+        f"Redis's own count falls back; of {_kb(grown)} more RSS it keeps {_kb(left)}",
+        FAILS if leaks else DEPENDS if left > TOLERANCE * grown else HOLDS,
+        timed=True,
     )
 
 
-def _clean(found: Filled) -> bool:
-    return found.keys > 0 and not found.endless and not found.still
+def _is_clean(filled: Filled) -> bool:
+    return filled.keys > 0 and not filled.endless and not filled.still
 
 
-def _freed(found: Filled) -> bool:
-    return found.left <= TOLERANCE * found.grown
+def _is_freed(filled: Filled) -> bool:
+    return filled.left <= TOLERANCE * filled.grown
 
 
-def _about(measured: float, told: float) -> bool:
-    return abs(measured / told - 1) <= TOLERANCE
+def _about(measured: float, claimed: float) -> bool:
+    return abs(measured / claimed - 1) <= TOLERANCE

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import httpx
@@ -25,7 +26,7 @@ from chatlab.lab.user import User
 TRIES = 5  # to kill between two boxes; one is enough unless the machine stalls
 WRITERS, ENOUGH = 6, 100  # senders at the same time, and replies before MongoDB is killed
 INSERTS, ROUNDS = 300, 2  # inserts before MongoDB is killed, and how often that is tried
-BACK_S = 15.0  # for the service to find a server that is back
+BACK_S = 60.0  # for the service to find a server that is back
 QUERY_MS = 2000
 PROFILE_ALL, PROFILE_OFF = 2, 0
 
@@ -140,6 +141,11 @@ class Kept(NamedTuple):
 
 async def kill_mongodb_under_load(lab: Lab, *users: User) -> Kept:
     """Send from everybody to everybody, kill MongoDB, and look for what was acknowledged."""
+    return await kill_under_load(lab, lambda: lab.engines.crash("mongo"), *users)
+
+
+async def kill_under_load(lab: Lab, kill: Callable[[], Awaitable[Any]], *users: User) -> Kept:
+    """Do the same with another kill. The service is running again when `kill` returns."""
     acknowledged, stopped = list[str](), asyncio.Event()
     pairs = [(sender, receiver) for sender in users for receiver in users][:WRITERS]
     sending = [asyncio.ensure_future(_send_until(stopped, *pair, acknowledged)) for pair in pairs]
@@ -147,7 +153,7 @@ async def kill_mongodb_under_load(lab: Lab, *users: User) -> Kept:
         lambda: len(acknowledged) >= ENOUGH or all(task.done() for task in sending), BACK_S, 0.001
     )
     per_insert = await _messages_per_insert(users[0])
-    await lab.engines.crash("mongo")
+    await kill()
     stopped.set()
     await asyncio.gather(*sending)
     await until_ready(users[0])

@@ -6,7 +6,7 @@
  * @property {[number, number][]} [points]
  * @property {number[]} dots
  * @property {number} median
- * @property {number} p95
+ * @property {number | null} p95
  *
  * @typedef {object} Data
  * @property {Side[]} sides
@@ -137,7 +137,11 @@ function sketch(root, { sides, unit, log, x }) {
     if (lines) part(group, "polyline", { points: places.join(" ") });
     else {
       part(group, "path", { d: `M${across(median)} ${up(number) - 4}v38` });
-      part(group, "path", { d: `M${across(p95)} ${up(number) - 4}v38`, "stroke-dasharray": "4 2" });
+      if (p95 !== null)
+        part(group, "path", {
+          d: `M${across(p95)} ${up(number) - 4}v38`,
+          "stroke-dasharray": "4 2",
+        });
     }
   });
   const [least, most] = [Math.min(...xs), Math.max(...xs)];

@@ -4,7 +4,8 @@ It shows a strip of dots with median and p95 for each side, or lines over x. The
 while it grows, because each picture drawn by Matplotlib would stop the measurement for a tenth of a
 second. The finished chart is such a picture: it is drawn for the saved notebook, and replaces the
 sketch. The message to the browser stays small with any number of values: at most DOTS values of
-each side are sent, evenly spaced over the sorted values.
+each side are sent, evenly spaced over the sorted values. The slowest hundredth is not drawn, because
+one outlier would leave no room for the others.
 """
 
 import html
@@ -14,10 +15,13 @@ from bisect import insort
 from typing import Any
 
 from chatlab.bench.charts import line_chart, strip_chart
+from chatlab.bench.samples import summarize
 from chatlab.lab.widgets.diagram_svg import image_of
 from chatlab.lab.widgets.live import OWN, Paced
 
 DOTS = 240
+DRAWN = 0.99  # share of the values
+MIN_FOR_P95 = 20  # values; the p95 of fewer is just the largest
 Json = dict[str, Any]
 
 
@@ -102,8 +106,8 @@ class Chart(Paced):
                 "side": side,
                 "count": len(values),
                 "median": self.median(side),
-                "p95": self.p95(side),
-                "dots": thinned(values),
+                "p95": self.p95(side) if len(values) >= MIN_FOR_P95 else None,
+                "dots": thinned(values[: math.ceil(DRAWN * len(values))]),
             }
             for side, values in self._values.items()
         ]
@@ -137,7 +141,7 @@ class Chart(Paced):
         if sides := self.sides():
             self._picture = self._draw(sides)
             self.send_model()
-        shown = self._picture or f"<p>{html.escape(self.title)}: nothing measured yet.</p>"
+        shown = self._picture or f"<p>{html.escape(self.title)}</p>"
         marks = "".join(f"<p>{html.escape(mark)}</p>" for mark in self._marks)
         return f"{shown}\n{marks}"
 
@@ -145,9 +149,16 @@ class Chart(Paced):
         svg = (
             line_chart(self.title, sides, x=self.x, **self._scale)
             if self.lines
-            else strip_chart(self.title, sides, **self._scale)
+            else strip_chart(self.title, [self._with_interval(one) for one in sides], **self._scale)
         )
         return image_of(svg, "; ".join([self.title, *self._lines()]))
+
+    def _with_interval(self, side: Json) -> Json:
+        """Add the interval of the median. A growing chart has no time to compute it."""
+        values = self._values[side["side"]]
+        _, low, high = summarize(values).median
+        hidden = len(values) - math.ceil(DRAWN * len(values))
+        return {**side, "low": low, "high": high, "hidden": hidden}
 
     def __repr__(self) -> str:
         return "\n".join([self.title, *self._lines(), *self._marks])
@@ -162,7 +173,7 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def thinned(ordered: list[float]) -> list[float]:
-    """Return at most DOTS of the sorted values, including the lowest and the highest."""
+    """Return at most DOTS of the sorted values, including the first and the last."""
     if len(ordered) <= DOTS:
         return list(ordered)
     return [ordered[round(place * (len(ordered) - 1) / (DOTS - 1))] for place in range(DOTS)]
@@ -171,7 +182,8 @@ def thinned(ordered: list[float]) -> list[float]:
 def _line(side: Json, unit: str) -> str:
     if "points" in side:
         return f"{side['side']}: {side['count']} points"
-    return f"{side['side']}: {side['count']} values, median {side['median']:.3f} {unit}, p95 {side['p95']:.3f} {unit}"
+    p95 = "" if side["p95"] is None else f", p95 {side['p95']:.3f} {unit}"
+    return f"{side['side']}: {side['count']} values, median {side['median']:.3f} {unit}{p95}"
 
 
 def _number(value: float) -> float:

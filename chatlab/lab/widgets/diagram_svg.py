@@ -31,9 +31,8 @@ def image_of(svg: str, words: str) -> str:
     text for readers who cannot see it.
     """
     data = base64.b64encode(svg.encode()).decode()
-    return (
-        f'<img class="measured" alt="{html.escape(words)}" src="data:image/svg+xml;base64,{data}">'
-    )
+    about = f'class="measured" style="max-width: 100%" alt="{html.escape(words)}"'
+    return f'<img {about} src="data:image/svg+xml;base64,{data}">'
 
 
 def text(x: float, y: float, words: str, colour: str, anchor: str = "start") -> str:

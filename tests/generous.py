@@ -22,7 +22,7 @@ def set_mongodb_limit(limit_s: float) -> None:
 
 
 def set_limit_of_environment() -> None:
-    """Replace the limit if the environment says so."""
+    """Replace the limit if the environment has one."""
     if limit := os.environ.get(MONGODB_LIMIT):
         set_mongodb_limit(float(limit))
 

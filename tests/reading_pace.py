@@ -9,6 +9,6 @@ PAUSE_S = float(os.environ.get("READING_PAUSE_S", "10"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Pause before a cell. The kernel and everything it has started go on meanwhile."""
+    """Pause before a cell. The kernel and everything it has started continue meanwhile."""
     if item.path.suffix == ".ipynb":
         time.sleep(PAUSE_S)

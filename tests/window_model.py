@@ -1,6 +1,6 @@
 """A model of the conversation window: random schedules of processes, a network, and one Redis, in simulated time.
 
-`window_world.py` runs the real code, but no time passes there unless the test says so. This model has what that one lacks: commands
+`window_world.py` runs the real code, but no time passes there unless the test advances it. This model has what that one lacks: commands
 take their time to travel, Redis freezes, processes give up after ANSWER, and notice from late replies that others may have given up.
 Its clock may step. It needs no server, and tries thousands of schedules in a minute. To try more of them:
 

@@ -81,7 +81,7 @@ def on_world_clock(source: str) -> str:
 def early_ms(server: redis.Redis) -> int:
     """Return how much too early the window may expire.
 
-    Before Redis 7.2, the time goes on while a script runs.
+    Before Redis 7.2, time does not stop while a script runs.
     """
     version = str(server.info("server")["redis_version"])
     return 3 if tuple(map(int, version.split(".")[:2])) >= (7, 2) else 50
@@ -328,7 +328,7 @@ class InMemoryMessages(MessageStore):
 
 
 class SilentStandIn:
-    """A broadcast without sockets, accounts that know every user, and receivers that block nobody."""
+    """A broadcast without sockets, accounts that know every user, and receivers that block no one."""
 
     async def emit(self, event: str, payload: bytes, users: object) -> None:
         pass

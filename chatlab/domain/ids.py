@@ -23,6 +23,6 @@ def other_of(user: UserId, conversation: str) -> UserId:
 
 
 def participants_of(conversation: str) -> tuple[UserId, ...]:
-    """Return the two users of a conversation, or the one user who writes to themself."""
+    """Return the two users of a conversation, or the one user, if users write to themselves."""
     one, _, other = conversation.partition(":")
     return (UserId(one),) if one == other else (UserId(one), UserId(other))

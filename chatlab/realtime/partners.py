@@ -13,7 +13,7 @@ import socketio
 from chatlab.domain.ids import UserId
 from chatlab.errors import StoreUnavailable
 
-MAX_PARTNERS = 1000  # whom a user watches after connecting, and who is told of a change
+MAX_PARTNERS = 1000  # of a user: their changes are reported to the user, and the user's to them
 FOUND_AT_ONCE = 8  # users whose partners are looked for; others wait when many connect
 RETRY_INTERVAL_S = 1.0  # while MongoDB is unavailable
 NOTIFIED_AT_ONCE = 50  # users; more would keep the event loop busy for too long

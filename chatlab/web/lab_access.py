@@ -1,6 +1,6 @@
 """Who may use the page `/lab`: the two keys that open it without an account.
 
-The presenter key is that of the teacher, who sends messages and changes settings. The viewer key is
+The presenter key is that of the teacher: it allows its user to send messages and change settings. The viewer key is
 for the devices of the class: it shows the same picture, and changes nothing. It is computed from
 the presenter key, so it needs no place of its own, and it does not give the presenter key away.
 """

@@ -290,7 +290,7 @@ SEARCHES = {
 async def test_users_are_found_without_accents_and_capitals(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
-    """Whoever searches has another keyboard than the user who chose the name."""
+    """The user who searches has another keyboard than the one who chose the name."""
     ann, *others = create_users("ann", *(f"x{number}" for number in range(len(SEARCHES))))
     for other, name in zip(others, SEARCHES.values(), strict=True):
         change = {"$set": {"displayName": f"{name} {other.id}"}}

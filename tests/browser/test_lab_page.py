@@ -145,7 +145,7 @@ SIZES = """() => [...document.querySelectorAll(".p-sentence, .p-stage button, .p
     .filter((node) => node.checkVisibility({ visibilityProperty: true }) && node.textContent.trim())
     .map((node) => [node.textContent, parseFloat(getComputedStyle(node).fontSize) * (node.ownerSVGElement ? node.getScreenCTM().a : 1)])
 """
-# What is not completely on the screen.
+# The elements that are not completely on the screen.
 OUTSIDE = """() => [...document.querySelectorAll("button, .p-sentence, .p-status, .p-view, .p-tile, .s-scene text")]
     .filter((node) => node.checkVisibility({ visibilityProperty: true }))
     .filter((node) => { const { left, right, width } = node.getBoundingClientRect(); return width && (left < -1 || right > innerWidth + 1); })
@@ -272,7 +272,7 @@ async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedSer
 async def test_an_outage_of_redis_or_mongodb_is_shown(
     browser: Browser, engines: Engines, shared: SharedService, tmp_path: Path
 ) -> None:
-    """Without Redis, no bar runs and no number counts keys. A send says what is left out.
+    """Without Redis, no bar runs and no number counts keys. A send names the steps that it omits.
 
     Without MongoDB, a send and a change fail, and the picture says so.
     """

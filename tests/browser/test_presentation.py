@@ -160,7 +160,7 @@ async def test_the_sentence_belongs_to_what_moves(
 
 
 async def test_a_step_is_one_sentence(page: Page, story: tuple[Events, list[str]]) -> None:
-    """In step mode nothing goes on without a step, and each step says something new."""
+    """In step mode nothing happens without a step, and each step says something new."""
     frames = await play(page, story, "step", 60)
     told = [
         in_order([frame["sentence"] for frame in group])

@@ -145,7 +145,7 @@ async def test_a_reply_names_its_original(shared: SharedService, new_user: UserM
 async def test_a_search_finds_the_newest_messages_with_a_text(
     shared: SharedService, new_user: UserMaker
 ) -> None:
-    """Any part of a text is found, in capitals or not, and a page goes on where the last ended."""
+    """Any part of a text is found, in capitals or not, and a page begins where the last one ended."""
     ann, bob, eve = new_user(), new_user(), new_user()
     texts = ["Zoë (1+1=2)?", *map(str, range(PART_MESSAGES)), "zoë, a.b", "ZOË again"]
     store_messages(shared.database, bob.id, ann.id, texts)

@@ -107,7 +107,7 @@ async def test_a_user_on_another_machine_may_only_watch() -> None:
 async def test_the_users_of_the_page_are_in_no_list(
     shared: SharedService, presenter: httpx.AsyncClient, new_user: UserMaker
 ) -> None:
-    """They are the same at each opening, and nobody can log in to them or sign up as them."""
+    """They are the same at each opening, and no one can log in to them or sign up as them."""
     ann = new_user()
     first, again = await open_stage(presenter, shared), await open_stage(presenter, shared)
     assert [user.id for user in first] == [user.id for user in again]
@@ -159,7 +159,7 @@ async def test_a_key_opens_to_its_value_only_for_the_users_of_the_page(
 
 
 async def test_a_viewer_sees_only_the_conversation_of_the_page(slow_cache: SharedService) -> None:
-    """Who writes to whom is not for the class. The number of keys is."""
+    """The class sees the number of keys, but not which users write to each other."""
     async with (
         open_client(slow_cache.service.url, headers=bearer(LAB_KEY)) as presenter,
         open_client(slow_cache.service.url, headers=bearer(viewer_key_of(LAB_KEY))) as viewer,
@@ -210,7 +210,7 @@ async def test_a_key_opens_the_flow_without_an_account(
 async def test_processes_that_share_a_cache_keep_their_settings(
     shared: SharedService, presenter: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """A change would reach only one of them. The one that does not sweep says so."""
+    """A change would reach only one of them. The one that does not sweep shows a sentence about it."""
     with shared.another_process(tmp_path / "second.log", KEY_PREFIX=shared.prefix) as second:
         address, headers = f"{shared.service.url}/api/lab/settings", bearer(LAB_KEY)
         await wait_until(

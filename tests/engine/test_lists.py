@@ -152,7 +152,7 @@ async def test_the_first_summary_is_written_with_its_message(
 async def test_later_summaries_are_written_in_the_background(
     shared: SharedService, new_user: UserMaker
 ) -> None:
-    """Many sends need few writes. Nobody has to read a list for it, and no summary goes back."""
+    """Many sends need few writes. No one has to read a list for it, and no summary goes back."""
     ann, bob = new_user(), new_user()
     await asyncio.gather(*(ann.send(bob, "hello") for _ in range(30)))
     wanted = {"conversation": conversation_of(ann.id, bob.id), "lastSeq": 30}
@@ -202,7 +202,7 @@ class opened:  # noqa: N801 - a context manager
 async def test_unread_messages_are_counted_up_to_a_limit(
     shared: SharedService, new_user: UserMaker
 ) -> None:
-    """So a conversation that nobody reads does not make the list slow."""
+    """So a conversation that no one reads does not make the list slow."""
     ann, bob = new_user(), new_user()
     store_messages(shared.database, bob.id, ann.id, map(str, range(MAX_UNREAD + 20)))
     assert (await users(ann, query=bob.id))[0]["unread"] == MAX_UNREAD
@@ -229,7 +229,7 @@ async def crowd(shared: SharedService, new_user: UserMaker) -> AsyncIterator[lis
 async def test_users_are_found_by_the_beginning_of_id_and_name(
     crowd: list[User], new_user: UserMaker
 ) -> None:
-    """Accents and capitals make no difference. Ids come first, and nobody is found twice."""
+    """Accents and capitals make no difference. Ids come first, and no one is found twice."""
     ann = new_user()
 
     async def found(query: str) -> list[int]:

@@ -89,7 +89,7 @@ async def test_the_display_name_can_be_changed(new_user: UserMaker) -> None:
 
 @pytest.mark.parametrize("name", ["", "  ", "\u200b\u2060", "\u202e \u3164", "x" * 65, None, 7])
 async def test_a_display_name_must_be_visible(new_user: UserMaker, name: object) -> None:
-    """A name that nobody can see is rejected like an empty one, and changes nothing."""
+    """A name that no one can see is rejected like an empty one, and changes nothing."""
     ann = new_user()
     answer = await ann.http.patch("/api/auth/me", json={"displayName": name})
     assert_problem(answer, 422, "invalid")
@@ -102,7 +102,7 @@ async def test_a_display_name_must_be_visible(new_user: UserMaker, name: object)
 async def test_a_new_password_ends_all_other_sessions(
     shared: SharedService, with_password: UserWithPassword
 ) -> None:
-    """The old password, the other token and its socket end. This session goes on."""
+    """The old password, the other token and its socket end. This session stays."""
     ann = with_password()
     other = await another_session(shared, ann)
     socket, own_socket = await other.connect(), await ann.connect()
@@ -242,7 +242,7 @@ async def test_a_session_can_be_ended_by_its_user_only(
 async def test_all_other_sessions_can_be_ended(
     shared: SharedService, with_password: UserWithPassword
 ) -> None:
-    """Log out everywhere: this session is the only one that goes on."""
+    """Log out everywhere: only this session stays."""
     ann = with_password()
     others = [await another_session(shared, ann) for _ in range(3)]
     assert [await status(one) for one in others] == [200] * 3

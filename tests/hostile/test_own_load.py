@@ -220,7 +220,7 @@ async def test_a_queue_for_connections_is_no_outage(narrow: MongoDatabase) -> No
 async def test_a_queue_in_front_of_a_silent_mongodb_is_an_outage(
     deployment: Deployment, narrow: MongoDatabase
 ) -> None:
-    """If MongoDB answers nobody, the queue does not excuse it."""
+    """If MongoDB answers no one, the queue does not excuse it."""
     with frozen(deployment.pid("mongo")):
         outcomes = await asyncio.gather(
             *(outcome(narrow, narrow.database["slow"].find_one()) for _ in range(5))

@@ -1,4 +1,4 @@
-"""A helper of a notebook whose premise is gone says so, and returns no result."""
+"""A helper of a notebook whose premise is gone explains this, and returns no result."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple

@@ -101,7 +101,7 @@ async def test_an_operator_resets_a_password(shared: SharedService, new_user: Us
 
 
 def test_an_unknown_user_has_no_password_to_reset(shared: SharedService) -> None:
-    """The command says so in a sentence and exits with 1."""
+    """The command explains this in a sentence and exits with 1."""
     done = chatlab(shared.service, "user", "reset-password", "nobody-at-all")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "There is no user with this name.\n"

@@ -1,4 +1,4 @@
-"""A Redis that is far away: the limits in time follow from one setting, and the service says so when Redis is too far away."""
+"""A Redis that is far away: the limits in time follow from one setting, and the service logs a warning when Redis is too far away."""
 
 import contextlib
 import socket
@@ -89,7 +89,7 @@ async def test_a_distant_redis_serves_reads_if_the_setting_allows_it(
 async def test_a_process_that_is_too_far_away_says_so_and_disturbs_nobody(
     deployment: Deployment, far: SlowProxy
 ) -> None:
-    """It reads from MongoDB and still writes to the windows, so a process beside Redis shows each change in a hit. Redis is not lost."""
+    """It reads from MongoDB and still writes to the windows, so a process near Redis shows each change in a hit. Redis is not lost."""
     far.round_trip_s = 0.8
     limit_s = f"{3 * far.round_trip_s:g}"  # a write of a busy machine succeeds in the rest of it
     distant = deployment.start_patient(REDIS_URL=far.url, REDIS_TIMEOUT=limit_s)

@@ -1,4 +1,4 @@
-"""Migrations: indexes are built without a limit in time, and the service says so meanwhile."""
+"""Migrations: indexes are built without a limit in time, and the service reports this meanwhile."""
 
 import asyncio
 import logging
@@ -127,7 +127,7 @@ async def test_a_migration_that_is_done_builds_nothing(
 async def test_an_index_with_other_options_is_an_error(
     deployment: Deployment, name: str, mongo: MongoDatabase
 ) -> None:
-    """The unique index of the seq is never taken for granted."""
+    """An index on the same fields that is not unique is refused."""
     messages = deployment.database.client[name]["messages"]
     messages.create_index({"conversation": 1, "seq": 1}, name="place")
     with pytest.raises(EngineError) as caught:

@@ -386,7 +386,7 @@ async def test_events_reach_the_own_process_without_redis(three: Three) -> None:
 
 
 async def test_a_process_that_could_not_publish_has_the_others_resync(three: Three) -> None:
-    """Only the process of the sender loses Redis. The receiver at another one is told, and reads.
+    """Only the process of the sender loses Redis. The receiver at another one gets `resync`, and reads.
 
     The receiver is the client of the notebooks: it adds the messages that it reads to its events.
     """
@@ -412,7 +412,7 @@ def messages_of(client: ChatClient) -> list[Any]:
 
 
 async def test_a_process_that_received_nothing_resyncs_its_own_sockets(three: Three) -> None:
-    """Redis closes the subscriptions. The sockets are told when the process has subscribed again."""
+    """Redis closes the subscriptions. The sockets get `resync` when the process has subscribed again."""
     async with talk_between(three, three.one, three.two) as talk:
         three.deployment.keys.client_kill_filter(_type="pubsub")
         await talk.send(talk.alice)
@@ -422,7 +422,7 @@ async def test_a_process_that_received_nothing_resyncs_its_own_sockets(three: Th
 
 
 async def test_events_during_an_outage_are_read_afterwards(three: Three) -> None:
-    """Both processes lose Redis. Nobody gets the event at the other one, and everybody is told."""
+    """Both processes lose Redis. No socket of the other one gets the event, but all sockets get `resync`."""
     async with talk_between(three, three.one, three.two) as talk:
         with stopped(three):
             await talk.send(talk.alice)

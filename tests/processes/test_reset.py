@@ -25,7 +25,7 @@ def reset(folder: Path, *options: str, answer: str = "") -> subprocess.Completed
 
 
 def test_the_data_is_removed_but_never_under_a_running_server(tmp_path: Path) -> None:
-    """While the servers run, the command says so. Afterwards it asks, then removes their data.
+    """While the servers run, the command refuses. Afterwards it asks, then removes their data.
 
     The measurements of the notebooks stay.
     """

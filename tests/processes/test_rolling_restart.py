@@ -51,7 +51,7 @@ class Traffic:
             await asyncio.sleep(PAUSE_S)
 
     async def wait_for_answers(self, count: int) -> None:
-        """Wait until so many more messages are saved."""
+        """Wait until `count` more messages are saved."""
         wanted = len(self.account.answered) + count
         await wait_until(lambda: len(self.account.answered) >= wanted, f"{count} more answers")
 

@@ -60,7 +60,7 @@ class Mongo:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """Return a certificate of an authority that nobody knows."""
+    """Return a certificate of an authority that no one knows."""
     return Certificate.create(tmp_path_factory.mktemp("certificate"))
 
 
@@ -353,7 +353,7 @@ def say(text: bytes) -> Any:
     ],
 )
 def test_something_else_at_this_address(name: str, url: str, text: str) -> None:
-    """A web server, a port without TLS, and a name that nobody knows."""
+    """A web server, a port without TLS, and a name that no one knows."""
     with answering(say(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
         engine = check(name, url.format(port))
     assert (engine.version, text in str(engine.warning)) == ("", True), engine.warning
@@ -363,7 +363,7 @@ def test_something_else_at_this_address(name: str, url: str, text: str) -> None:
     ("name", "url"), [("redis", "redis://127.0.0.1:{}"), ("mongo", "mongodb://127.0.0.1:{}")]
 )
 def test_a_server_that_is_not_there_does_not_answer(name: Any, url: str) -> None:
-    """Only then the text says so."""
+    """Only then the text mentions it."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # without `listen` the kernel refuses every connection
         engine = check_configured(

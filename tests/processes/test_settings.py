@@ -127,7 +127,7 @@ def test_no_text_of_a_wrong_url_is_shown(monkeypatch: pytest.MonkeyPatch, url: s
 
 
 def test_a_traceback_shows_no_password() -> None:
-    """An error that nobody expected is printed without the passwords of URLs."""
+    """An error that no one expected is printed without the passwords of URLs."""
     script = """
 import sys
 from chatlab import cli

@@ -35,7 +35,7 @@ class Pipe:
 
 
 async def find_no_partners(_user: UserId, _limit: int) -> list[UserId]:
-    """Return nobody."""
+    """Return no one."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""Characters that nobody can see: in names, in texts, and in the spelling of emoji."""
+"""Characters that no one can see: in names, in texts, and in the spelling of emoji."""
 
 import unicodedata
 

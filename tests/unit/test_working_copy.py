@@ -78,7 +78,7 @@ def test_a_changed_file_is_never_overwritten(tmp_path: Path, package: Path) -> N
 
 
 def test_a_deleted_file_comes_back(tmp_path: Path, package: Path) -> None:
-    """A learner who wants a notebook again deletes the changed one."""
+    """To get a notebook again, a learner deletes the changed one."""
     folder, _ = prepare(tmp_path / "copy", fresh=False)
     (folder / "00.ipynb").unlink()
     prepare(folder, fresh=False)

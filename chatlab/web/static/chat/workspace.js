@@ -22,7 +22,7 @@ import { Outbox } from "./outbox.js";
 import { Unsent } from "./unsent.js";
 
 const REFRESH_INTERVAL_MS = 30_000; // while the page is visible: an event may have been lost
-const RESYNC_SPREAD_MS = 2000; // all clients of a process are told at the same time
+const RESYNC_SPREAD_MS = 2000; // all clients of a process get the event at the same time
 const ADDRESS = /^#\/([a-z0-9][a-z0-9_-]{0,31})(?:\/([0-9a-f]{24}))?$/;
 const BANNER_DELAY_MS = 1000; // a shorter interruption is not shown
 

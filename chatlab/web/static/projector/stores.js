@@ -6,7 +6,7 @@
 import { part } from "../lab/parts.js";
 import { panel, set, text, write } from "./shapes.js";
 
-const NARROW = 320; // units: there is no room for a note beside the title
+const NARROW = 320; // units: there is no room for a note next to the title
 
 /**
  * MongoDB: what is saved stays.

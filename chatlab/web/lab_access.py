@@ -1,8 +1,8 @@
 """Who may use the page `/lab`: the two keys that open it without an account.
 
-The presenter key is that of the teacher: it allows its user to send messages and change settings. The viewer key is
-for the devices of the class: it shows the same picture, and changes nothing. It is computed from
-the presenter key, so it needs no place of its own, and it does not give the presenter key away.
+The presenter key is that of the teacher. With it, one can send messages and change settings. The
+viewer key is for the devices of the class. It shows the same picture, and changes nothing. It is
+computed from the presenter key, so it need not be stored, and it does not reveal the presenter key.
 """
 
 import hashlib

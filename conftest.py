@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+sys.path.append(str(Path(__file__).with_name("tests")))
+import prefork
+
 from chatlab.local.engines import Engines, open_engines
 from chatlab.settings import load_settings
 
@@ -34,6 +37,16 @@ SLOW_NOTEBOOKS = {
     "13_the_scorecard.ipynb",  # repeats the measurements of the other notebooks
 }
 
+# IPython runs this in each kernel. The services of a notebook are then copies of a process that has
+# loaded their libraries already, which saves much of the time of a notebook.
+STARTUP = f"""
+import sys
+sys.path.append({str(Path(__file__).with_name("tests"))!r})
+import forking
+forking.install(forking.ForkingPopen)
+del forking, sys
+"""
+
 _folder = pytest.StashKey[str]()
 _engines = pytest.StashKey[Engines]()
 
@@ -51,6 +64,10 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.stash[_folder] = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="chatlab-")
+    os.environ["IPYTHONDIR"] = f"{config.stash[_folder]}/ipython"
+    startup = Path(os.environ["IPYTHONDIR"], "profile_default", "startup", "copies.py")
+    startup.parent.mkdir(parents=True)
+    startup.write_text(STARTUP)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -59,6 +76,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     if _runs_a_notebook(item) and _engines not in item.config.stash:
         item.config.stash[_engines] = open_engines(load_settings())
+        prefork.server()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from live import GenerousService
-from patient_chatlab import LIMIT_S
+from waiting import PATIENT_LIMIT_S
 
 TTL_S = 300  # longer than any test takes
 PROGRAM = Path(__file__).with_name("patient_chatlab.py")
@@ -17,5 +17,5 @@ class PatientService(GenerousService):
     ready_statuses = ("ok",)  # it has reached both MongoDB and Redis
 
     def __init__(self, mongo_url: str, redis_url: str, log: Path, **settings: str) -> None:
-        given = {"REDIS_TIMEOUT": str(LIMIT_S), **settings}
+        given = {"REDIS_TIMEOUT": str(PATIENT_LIMIT_S), **settings}
         super().__init__(mongo_url, redis_url, log, **given)

@@ -1,13 +1,15 @@
 """Start services as copies of a process that has loaded their libraries already.
 
 A start of `chatlab serve` needs more than a second of processor time, nearly all of it to load the
-libraries, and the tests start some hundred services. `start` asks a child process, which has loaded
-them once, to fork. The copy then runs the same Python program as a new process would.
+libraries, and the tests start some hundred services. `start` asks a process that has loaded them
+once to fork. The copy then runs the same Python program as a new process would. The kernels of
+notebooks and the commands that a test starts use the process of that test.
 """
 
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import os
 import runpy
@@ -17,16 +19,21 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+SOCKET = "PREFORK_SOCKET"  # in the environment of children: the socket of the process that forks
+CHUNK_BYTES, MAX_FILES = 65536, 16
 
 
 class ForkedProcess:
-    """A started copy, with the methods of `subprocess.Popen` that tests use."""
+    """A started copy, with the methods of `subprocess.Popen` that tests and chatlab use."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: socket.socket, stdin: IO[bytes] | None, stdout: IO[bytes] | None
+    ) -> None:
+        self.stdin, self.stdout, self._connection = stdin, stdout, connection
         self._lines = connection.makefile()
         self.pid = int(self._lines.readline())
         self.returncode: int | None = None
@@ -53,23 +60,57 @@ class ForkedProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
 
 def start(program: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedProcess:
     """Run `python PROGRAM...` with its output at the end of a log file."""
-    log.touch()
+    with Path(os.devnull).open("rb") as nothing, log.open("ab") as output:
+        return ForkedProcess(_fork(program, environment, nothing, output, output), None, None)
+
+
+def start_with_pipes(
+    program: Sequence[str], environment: Mapping[str, str], errors: IO[bytes], kept: Iterable[int]
+) -> ForkedProcess:
+    """Run `python PROGRAM...` in a session of its own, with pipes as its input and output.
+
+    The file descriptors `kept` stay open in it.
+    """
+    (read, stdin), (stdout, write) = os.pipe(), os.pipe()
+    with os.fdopen(read, "rb") as its_input, os.fdopen(write, "wb") as its_output:
+        connection = _fork(program, environment, its_input, its_output, errors, kept)
+    return ForkedProcess(connection, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"))
+
+
+def _fork(
+    program: Sequence[str],
+    environment: Mapping[str, str],
+    stdin: IO[bytes],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    kept: Iterable[int] | None = None,
+) -> socket.socket:
+    """Ask for a copy. Return the connection to the process that forks. With `kept`, it is the
+    leader of a session.
+    """
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(_server())
-    request = {"program": program, "environment": dict(environment), "log": str(log)}
-    connection.sendall(json.dumps(request).encode() + b"\n")
-    return ForkedProcess(connection)
+    connection.connect(server())
+    request = {"program": program, "environment": dict(environment), "folder": str(Path.cwd())}
+    request["leads"] = kept is not None
+    files = [stdin.fileno(), stdout.fileno(), stderr.fileno(), *(kept or ())]
+    socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], files)
+    return connection
 
 
 @functools.cache
-def _server() -> str:
-    """Start the process that forks, and return the path of its socket."""
+def server() -> str:
+    """Return the path of the socket of the process that forks. It is started if there is none yet."""
+    if path := os.environ.get(SOCKET):
+        return path
     folder = tempfile.TemporaryDirectory(prefix="chatlab-tests-")
     path = f"{folder.name}/socket"
     process = subprocess.Popen(
@@ -84,6 +125,7 @@ def _server() -> str:
         folder.cleanup()
 
     atexit.register(stop)
+    os.environ[SOCKET] = path  # for the children of this process
     return path
 
 
@@ -117,6 +159,8 @@ def _serve(path: str) -> Request | None:
                 pid = os.fork()
                 if pid == 0:
                     return request
+                for descriptor in request["files"]:
+                    os.close(descriptor)
                 waiting[pid] = connection
                 connection.sendall(b"%d\n" % pid)
             if sys.stdin in sources:
@@ -125,8 +169,10 @@ def _serve(path: str) -> Request | None:
 
 def _accept(listener: socket.socket) -> tuple[socket.socket, Request]:
     connection, _ = listener.accept()
-    with connection.makefile() as lines:
-        return connection, json.loads(lines.readline())
+    line, files, _, _ = socket.recv_fds(connection, CHUNK_BYTES, MAX_FILES)
+    while not line.endswith(b"\n"):
+        line += connection.recv(CHUNK_BYTES)
+    return connection, {**json.loads(line), "files": files}
 
 
 def _report_ends(waiting: dict[int, socket.socket]) -> None:
@@ -139,18 +185,31 @@ def _report_ends(waiting: dict[int, socket.socket]) -> None:
                 connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _run(program: list[str], environment: dict[str, str], log: str) -> None:
-    """Run the program in this process, with no file open but its standard ones."""
+def _run(
+    program: list[str],
+    environment: dict[str, str],
+    folder: str,
+    files: list[int],
+    *,
+    leads: bool,
+) -> None:
+    """Run the program in this process. No file is open but these, of which the first three are the
+    standard ones.
+    """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.closerange(3, output + 2)
+    os.chdir(folder)
+    if leads:
+        os.setsid()
+    for number, descriptor in enumerate(files[:3]):
+        os.dup2(descriptor, number)
+    kept = sorted(files[3:])
+    for descriptor in kept:
+        os.set_inheritable(descriptor, True)
+    for below, above in itertools.pairwise([2, *kept, os.sysconf("SC_OPEN_MAX")]):
+        os.closerange(below + 1, above)
     if program[0] == "-m":
         sys.argv = program[1:]
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)

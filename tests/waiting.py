@@ -12,6 +12,7 @@ from typing import Any
 LIMIT_S = (
     180.0  # long enough for a machine that is ten times slower, or has ten times as much to do
 )
+PATIENT_LIMIT_S = 600.0  # of services whose limits must not matter: longer than any test may take
 MONGODB_LIMIT = "MONGODB_LIMIT_S"  # tells services how long to wait for MongoDB (generous.py)
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25  # between two looks
 

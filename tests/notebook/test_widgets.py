@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from browsing import browser
-from patient_children import PatientPopen
+from forking import PatientPopen
 from playwright.async_api import Browser, expect
 from waiting import wait_until
 

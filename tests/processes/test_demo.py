@@ -27,14 +27,17 @@ from chatlab.settings import CacheMode, Settings
 
 # The demo reports a promise as not seen when the machine is too slow to show it in time. A test must not depend on that,
 # so these runs accept events that come late. The unit tests below check the demo's own tolerances.
-PATIENT = f"""
-import sys
-sys.path.append({str(Path(__file__).parents[1])!r})
-import patient_children
-patient_children.install()
+PATIENT_DEMO = f"""
 from chatlab.demo import promises, record, scenario, servers
 promises.EXPIRY_TOLERANCE_S = promises.SWEEP_INTERVAL_TOLERANCE_S = {LIMIT_S}
 scenario.EVENT_TIMEOUT_S = servers.SERVER_TIMEOUT_S = {LIMIT_S}
+"""
+PATIENT = f"""
+import sys
+sys.path.append({str(Path(__file__).parents[1])!r})
+import forking
+forking.install()
+{PATIENT_DEMO}
 """
 # Without a sweeper the demo would wait for the whole of this time.
 PATIENT_WITH_THE_SWEEPER = f"{PATIENT}record.SWEEP_DELAY_TOLERANCE_S = {LIMIT_S}\n"
@@ -183,7 +186,7 @@ def test_the_demo_can_be_interrupted_at_any_time(
     engines: Engines, nothing_is_left: None, ending: signal.Signals
 ) -> None:
     """Ctrl-C, a kill and a closed terminal end it without a stack trace, without waiting for the TTL, and leave no process."""
-    run = Run(engines, CACHE_TTL="3600")
+    run = Run(engines, before=PATIENT_DEMO, CACHE_TTL="3600")
     run.read_until("sends to")
     children = psutil.Process(run.process.pid).children(recursive=True)
     assert children, "the service is a child of its own"

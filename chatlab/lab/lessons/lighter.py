@@ -427,8 +427,8 @@ async def _watch_stream(lab: Lab) -> Stream:
         event["stage"] == "cached" and began_ms - half_ms <= event["at"] < ended_ms - half_ms
         for event in lab.events
     )
-    size = sum(sizes) / max(1, len(sizes))
-    return Stream(cached / (ended_ms - began_ms) * 1000, size, sum(counts) / len(counts))
+    average = sum(sizes) / max(1, len(sizes))
+    return Stream(cached / (ended_ms - began_ms) * 1000, average, sum(counts) / len(counts))
 
 
 async def _send_steadily(sender: User, receiver: User) -> None:

@@ -99,8 +99,12 @@ def _fork(
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(server())
-    request = {"program": program, "environment": dict(environment), "folder": str(Path.cwd())}
-    request["leads"] = kept is not None
+    request = {
+        "program": program,
+        "environment": dict(environment),
+        "folder": str(Path.cwd()),
+        "leads": kept is not None,
+    }
     files = [stdin.fileno(), stdout.fileno(), stderr.fileno(), *(kept or ())]
     socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], files)
     return connection

@@ -94,6 +94,7 @@ async def test_the_name_can_be_changed(
     await expect(away.row(ann).locator(".name")).to_have_text("Ann B.")
 
 
+@pytest.mark.slow  # the tests of the API cover the service
 async def test_the_password_can_be_changed(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -247,6 +248,7 @@ async def test_a_muted_user_causes_no_notices(
     await expect(tab.row(bob).locator(".sign")).to_be_hidden()
 
 
+@pytest.mark.slow  # the tests of the API cover the service
 async def test_a_blocked_user_reaches_nobody(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:

@@ -16,8 +16,8 @@ import pytest
 from http_clients import open_client
 from live import PASSWORD, Service, ServiceMaker
 from patient import PatientService
-from patient_chatlab import LIMIT_S as WINDOW_S
 from shared_service import SharedService, start_shared_service
+from waiting import PATIENT_LIMIT_S as WINDOW_S
 from waiting import wait_until
 
 from chatlab.local.engines import Engines

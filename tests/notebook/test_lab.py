@@ -80,6 +80,7 @@ async def test_a_session_is_joined_not_doubled(begin: LabMaker) -> None:
     assert (slow.settings.cache_ttl, again.service.is_running) == (20, False)
 
 
+@pytest.mark.slow  # it starts servers of its own
 async def test_a_reset_touches_only_its_own(begin: LabMaker, engines: Engines) -> None:
     """Of two sessions one is reset and ended, and the other keeps its messages, keys and users."""
     one, two = await asyncio.gather(begin("one", cache_ttl=3600), begin("two", cache_ttl=3600))

@@ -524,6 +524,7 @@ async def test_one_of_each_kind_is_alive(lab: Lab) -> None:
     await wait_until(lambda: before.task and before.task.done(), "the former widget's task to end")
 
 
+@pytest.mark.slow  # it draws every widget
 async def test_widgets_stop_with_their_session(lab: Lab) -> None:
     """A reset stops the screens of its deleted users, but a board stays live.
 

@@ -139,7 +139,7 @@ async def test_a_claim_is_renewed_and_found_again(
     keys.delete(f"{space}:installation")
     await wait_until(lambda: keys.exists(f"{space}:installation"), "the claim to be renewed")
     keys.lset(f"{space}:installation", 0, "two")
-    await wait_until(lambda: cache.breaker.is_open, "the circuit to open")
+    await wait_until(lambda: cache.servers.all()[0].breaker.is_open, "the circuit to open")
     await cache.close()
 
 

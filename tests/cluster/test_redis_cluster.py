@@ -1,0 +1,308 @@
+"""A Redis Cluster: a failover fails no request, and costs only the keys of the node that failed."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from cluster_nodes import (
+    direct,
+    kill,
+    move_slot,
+    primary_of,
+    replica_of,
+    restart,
+    wait_for_another_primary,
+)
+from faults import Deployment, frozen
+from http_clients import fetch
+from live import Service, User
+from load import more_answers, watched_load
+from redis_clients import open_keys
+from shared_service import meet
+from waiting import LIMIT_S, block_until, wait_until
+
+from chatlab.domain.ids import conversation_of
+from chatlab.local.binaries import Member
+from chatlab.local.cluster_places import read_places
+
+TTL_S = 600  # longer than any test takes
+SHORT_TTL_S = 1.0
+ROUNDS = 3
+Pair = tuple[Service, Service]
+
+
+@pytest.fixture(scope="module")
+def deployment(clustered_deployment: Deployment) -> Deployment:
+    """Use a Redis Cluster with three primaries and three replicas."""
+    return clustered_deployment
+
+
+@pytest.fixture(scope="module")
+def pair(deployment: Deployment) -> Pair:
+    """Two processes of one service."""
+    settings = {"CACHE_TTL": str(TTL_S)}
+    return deployment.start(**settings), deployment.start(**settings)
+
+
+async def read(user: User, other: User) -> tuple[str, str]:
+    """Read a conversation of one message. Return X-Cache and the text."""
+    answer = await user.read(other)
+    assert answer.status_code == 200, answer.text
+    (message,) = answer.json()
+    return answer.headers["x-cache"], message["text"]
+
+
+async def read_both(alice: User, bob: User, *, text: str) -> set[str]:
+    """Read at two processes, which must see this text. Return both X-Cache."""
+    answers = await asyncio.gather(read(alice, bob), read(bob, alice))
+    assert {seen for _, seen in answers} == {text}
+    return {cache for cache, _ in answers}
+
+
+def window_of(deployment: Deployment, one: User, other: User) -> str:
+    """Return the key of the window of two users."""
+    return f"{deployment.space}:messages:{conversation_of(one.id, other.id)}"
+
+
+async def users_elsewhere(deployment: Deployment, pair: Pair, node: Member) -> list[User]:
+    """Return two new users, one of each process, whose window is on another node than this one."""
+    while True:
+        users = [deployment.create_user(service) for service in pair]
+        if primary_of(deployment, window_of(deployment, *users)) != node:
+            return users
+        await asyncio.gather(*(user.close() for user in users))
+
+
+async def is_told(alice: User, bob: User) -> bool:
+    """Let Alice type, and return whether Bob, at the other process, has received such an event."""
+    await alice.ask("typing", {"receiverId": bob.id, "typing": True})
+    return bool(bob.received("typing"))
+
+
+async def test_each_node_has_its_own_outage(deployment: Deployment, pair: Pair) -> None:
+    """While a node is frozen, conversations of other nodes are read from the cache as before."""
+    alice, bob = (deployment.create_user(service) for service in pair)
+    node = primary_of(deployment, window_of(deployment, alice, bob))
+    carol, dan = await users_elsewhere(deployment, pair, node)
+    for one, another in ((alice, bob), (carol, dan)):
+        await one.send(another, "hello")
+        hits = partial(read_both, one, another, text="hello")
+        await wait_until(hits, "hits", is_reached={"hit"}.__eq__)
+    replica = replica_of(deployment, node)
+    await asyncio.to_thread(deployment.engines.stop, replica)  # so nobody takes over
+    with frozen(deployment.pid(node)):
+        of_node = partial(read_both, alice, bob, text="hello")
+        await wait_until(of_node, "the outage", is_reached={"bypass"}.__eq__)
+        assert await read_both(carol, dan, text="hello") == {"hit"}
+    await wait_until(of_node, "hits", is_reached={"hit"}.__eq__)
+    await asyncio.to_thread(restart, deployment, replica)
+    await asyncio.gather(*(user.close() for user in (alice, bob, carol, dan)))
+
+
+@contextlib.contextmanager
+def lagging(deployment: Deployment, replica: Member, window: str) -> Iterator[redis.Redis]:
+    """Let a replica have this window, but get no more from its primary until the block ends."""
+    with direct(deployment, replica) as client:
+        client.execute_command("READONLY")
+        block_until(partial(client.exists, window), "the window to arrive")
+        password = str(client.config_get("masterauth")["masterauth"])
+        client.config_set("masterauth", "wrong")
+        client.client_kill_filter(_type="master")
+        try:
+            yield client
+        finally:
+            client.config_set("masterauth", password)
+
+
+async def test_after_a_failover_no_window_of_the_old_primary_is_trusted(
+    deployment: Deployment, pair: Pair
+) -> None:
+    """The replica has the window of its primary, but lacks a change. No request fails."""
+    alice, bob = (deployment.create_user(service) for service in pair)
+    await meet(alice, bob)
+    window = window_of(deployment, alice, bob)
+    sent = await alice.send(bob, "old")
+    await wait_until(partial(read_both, alice, bob, text="old"), "hits", is_reached={"hit"}.__eq__)
+    old = primary_of(deployment, window)
+    with lagging(deployment, replica_of(deployment, old), window) as replica:
+        edited = await alice.http.patch(f"/api/messages/{sent['_id']}", json={"text": "new"})
+        assert edited.status_code == 200
+        assert '"text":"old"' in str(replica.lrange(window, 0, -1))
+        await asyncio.to_thread(kill, deployment, old)
+    failing_over = asyncio.create_task(
+        asyncio.to_thread(wait_for_another_primary, deployment, window, old)
+    )
+    while not failing_over.done():
+        await read_both(alice, bob, text="new")
+    await failing_over
+    await wait_until(partial(read_both, alice, bob, text="new"), "hits", is_reached={"hit"}.__eq__)
+
+    late = await alice.at(deployment.start(CACHE_TTL=str(TTL_S)))  # it never knew the old primary
+    await wait_until(partial(read, late, bob), "a hit", is_reached=("hit", "new").__eq__)
+    await wait_until(partial(is_told, alice, bob), "an event over the new primary")
+    await asyncio.to_thread(restart, deployment, old)
+    await asyncio.gather(alice.close(), bob.close(), late.close())
+
+
+def another_primary(deployment: Deployment, node: Member) -> Member:
+    """Return a primary that is not this one."""
+    owners = (primary_of(deployment, f"{{{number}}}") for number in itertools.count())
+    return next(owner for owner in owners if owner != node)
+
+
+async def test_a_slot_moves(deployment: Deployment, pair: Pair) -> None:
+    """The window goes with its slot. What another node has written is not trusted."""
+    alice, bob = (deployment.create_user(service) for service in pair)
+    await meet(alice, bob)
+    window = window_of(deployment, alice, bob)
+    sent = await alice.send(bob, "old")
+    await wait_until(partial(read_both, alice, bob, text="old"), "hits", is_reached={"hit"}.__eq__)
+    target = another_primary(deployment, primary_of(deployment, window))
+    await asyncio.to_thread(move_slot, deployment, window, target)
+    assert "hit" not in await read_both(alice, bob, text="old")
+    edited = await alice.http.patch(f"/api/messages/{sent['_id']}", json={"text": "new"})
+    assert edited.status_code == 200
+    await wait_until(partial(read_both, alice, bob, text="new"), "hits", is_reached={"hit"}.__eq__)
+    with direct(deployment, target) as client:
+        assert '"text":"new"' in str(client.lrange(window, 0, -1))
+    await asyncio.gather(alice.close(), bob.close())
+
+
+async def test_the_channel_of_a_user_moves(deployment: Deployment, pair: Pair) -> None:
+    """The process subscribes at the new node, and the user reads what may have been lost."""
+    alice, bob = (deployment.create_user(service) for service in pair)
+    await meet(alice, bob)
+    installation = deployment.database["installation"].find_one()
+    assert installation
+    channel = f"{deployment.space}:{installation['id']}:user:{bob.id}"
+    target = another_primary(deployment, primary_of(deployment, channel))
+    await asyncio.to_thread(move_slot, deployment, channel, target)
+    await wait_until(lambda: bob.received("resync"), "a resync")
+    assert not bob.received("typing")
+    await wait_until(partial(is_told, alice, bob), "an event over the new node")
+    await asyncio.gather(alice.close(), bob.close())
+
+
+async def test_each_expired_key_is_reported_once(deployment: Deployment) -> None:
+    """One process sweeps a node, and the keys of all nodes are swept."""
+    prefix = f"{deployment.space}-swept:"
+    settings = {"KEY_PREFIX": prefix, "CACHE_TTL": "3"}  # each key meets several sweeps
+    services = [deployment.start(**settings) for _ in range(2)]
+    alice, bob = (deployment.create_user(service) for service in services)
+    sent = [(await alice.send(bob, f"{number}"))["_id"] for number in range(20)]
+    keys = [f"Cache cleaned {prefix}message:{message_id} " for message_id in sent]
+
+    def reports() -> list[int]:
+        log = "".join(service.log.read_text() for service in services)
+        return [log.count(key) for key in keys]
+
+    await wait_until(lambda: min(reports()), "a report of each key")
+    assert set(reports()) == {1}
+    nodes = {primary_of(deployment, f"{prefix}message:{message_id}") for message_id in sent}
+    assert len(nodes) == 3
+    await asyncio.gather(alice.close(), bob.close())
+
+
+def test_the_command_starts_a_private_cluster(deployment: Deployment, tmp_path: Path) -> None:
+    """`chatlab serve --redis-cluster` uses it, and stops it at the end."""
+    given = {
+        "CHATLAB_MONGO_URL": deployment.engines.mongo.url,
+        "CHATLAB_DATABASE": f"{deployment.space}-command",
+        "CHATLAB_DATA_DIR": str(tmp_path),
+    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATLAB_")}
+    command = [sys.executable, "-m", "chatlab", "serve", "--redis-cluster"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, "--attached", "--port", "0"], env=kept | given, stdin=pipe, stdout=pipe
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        url = process.stdout.readline().decode().strip()
+        status = partial(answer_of, f"{url}/readyz")
+        block_until(status, "the service", is_reached=lambda seen: '"status":"ok"' in seen)
+        places = read_places(tmp_path / "cluster.json")
+        with redis.Redis(port=places.nodes[0].port) as client:
+            with pytest.raises(redis.AuthenticationError):
+                client.ping()
+            process.stdin.close()
+            assert process.wait(LIMIT_S) == 0
+            with pytest.raises(redis.ConnectionError, match="refused"):
+                client.ping()
+    refused = subprocess.run(
+        command,
+        env=kept | {"CHATLAB_REDIS_URL": "redis://h"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "--redis-cluster is for a private Redis" in refused.stderr
+
+
+def answer_of(url: str) -> str:
+    """Return what the service answers, or nothing while it does not listen."""
+    with contextlib.suppress(httpx.TransportError):
+        return fetch(url).text.replace(" ", "")
+    return ""
+
+
+async def until_ready(services: Pair) -> None:
+    """Wait until these processes use all nodes."""
+    for service in services:
+        status = partial(answer_of, f"{service.url}/readyz")
+        await wait_until(status, "all nodes", is_reached=lambda seen: '"status":"ok"' in seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_failovers_under_load_fail_no_request(deployment: Deployment, fault: str) -> None:
+    """Every send and every read is answered, and no read lacks what was sent a TTL before it."""
+    settings = {"CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": f"{deployment.space}-{fault}:"}
+    services = deployment.start(**settings), deployment.start(**settings)
+    async with watched_load(deployment, services, ttl_s=SHORT_TTL_S, may_fail=False) as account:
+        for number in range(ROUNDS):
+            key = f"{{{number}}}"  # another node in each round, and that of the window in one
+            old = await asyncio.to_thread(primary_of, deployment, key)
+            with frozen(deployment.pid(old)):
+                if fault == "kill":
+                    await asyncio.to_thread(kill, deployment, old)
+                await asyncio.to_thread(wait_for_another_primary, deployment, key, old)
+                await more_answers(account, 50)
+            if fault == "kill":
+                await asyncio.to_thread(restart, deployment, old)
+            await until_ready(services)
+            await more_answers(account, 50)
+
+
+def keys_of(deployment: Deployment, pattern: str) -> list[str]:
+    """Return the keys of all nodes that match."""
+    with open_keys(deployment.engines.redis.url) as client:
+        return [key.decode() for key in client.scan_iter(pattern)]
+
+
+@pytest.mark.slow
+async def test_slots_move_under_load(deployment: Deployment) -> None:
+    """Each slot that has keys of the service goes to another primary, and comes back."""
+    prefix = f"{deployment.space}-moving:"
+    settings = {"CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": prefix}
+    services = deployment.start(**settings), deployment.start(**settings)
+    async with watched_load(deployment, services, ttl_s=SHORT_TTL_S, may_fail=False) as account:
+        tags = ("{0}", "{1}", "{2}", "{3}", "{4}", "{5}")
+        primaries = {await asyncio.to_thread(primary_of, deployment, tag) for tag in tags}
+        (key,) = await wait_until(partial(keys_of, deployment, f"{prefix}messages:*"), "a window")
+        for _ in range(ROUNDS):
+            source = await asyncio.to_thread(primary_of, deployment, key)
+            for target in (*primaries - {source}, source):
+                await asyncio.to_thread(move_slot, deployment, key, target)
+                await more_answers(account, 50)
+            await until_ready(services)

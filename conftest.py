@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
@@ -18,6 +19,7 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 pytest_plugins = ["nbval.plugin"]  # only now, so pyproject.toml turns its automatic import off
 
 VARIABLE = "CHATLAB_DATA_DIR"
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 6 * 2**30  # noqa: S108 - a whole run needs about 1 GB
 # Each runs one notebook in its own kernel.
 WHOLE_NOTEBOOKS = (
     "test_checks_tell_right_from_wrong[",
@@ -41,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Its path is short, because it contains sockets.
     """
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES
+    if has_room and "TMPDIR" not in os.environ:
+        # A disk that stalls for a second makes MongoDB late. Killed servers find their files again.
+        os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
     # A shell ignores SIGINT in background jobs, nohup ignores SIGHUP, and children inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

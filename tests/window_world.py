@@ -639,7 +639,8 @@ class World:
         assert list(held) == list(range(oldest, oldest + len(held))), ("not consecutive", entries)
         assert len(held) <= self.window_size, ("too long", entries)
         lifetime_ms = self.expires_ms - born / 1000
-        assert TTL_MS - 3 <= lifetime_ms <= TTL_MS + 1, (
+        # Before 7.2, the time goes on while Redis runs a script, so the key expires a bit earlier.
+        assert TTL_MS - 50 <= lifetime_ms <= TTL_MS + 1, (
             "expires at the wrong time",
             lifetime_ms,
         )  # expiries are in whole milliseconds

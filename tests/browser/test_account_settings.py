@@ -155,6 +155,7 @@ async def test_sessions_can_be_ended(
     await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_the_account_can_be_deleted(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:

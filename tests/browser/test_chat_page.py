@@ -53,6 +53,7 @@ LOST = (
     "ERR_SOCKET",
     "WebSocket connection",
 )
+SLOW = ("status of 503", "ERR_INTERNET_DISCONNECTED")  # on a slow machine
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -789,7 +790,7 @@ async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_sec
 ) -> None:
     """The clock of the page stands still, except for the ten seconds."""
     ann, bob = create_users("ann", "bob")
-    here = await open_browser(ann, ignore=(*LOST, "status of 503"))  # of a slow machine
+    here = await open_browser(ann, ignore=(*LOST, *SLOW))
     page, frozen = await here.context.new_page(), asyncio.Event()
     tab, banner = Tab(page), page.get_by_text("No connection. Trying again…")
     await page.clock.install()

@@ -119,6 +119,7 @@ async def test_a_message_travels_and_its_key_expires(stage: Page) -> None:
     assert (await number(stage, "sent"), await number(stage, "live")) == ("1", "0")
 
 
+@pytest.mark.slow
 async def test_send_then_read_is_a_hit_and_a_change_has_its_own_boxes(
     stage: Page, shared: SharedService
 ) -> None:

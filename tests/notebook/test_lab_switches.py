@@ -96,6 +96,7 @@ async def test_a_setting_changes_without_a_restart(lab: Lab) -> None:
     assert (await bob.read("alice")).cache == "bypass"
 
 
+@pytest.mark.slow
 async def test_a_restart_keeps_users_and_messages(lab: Lab) -> None:
     """A restart keeps the address, tokens, users and messages, also after SIGKILL.
 

@@ -71,6 +71,7 @@ def test_figures_that_depend_on_the_machine_are_marked() -> None:
     )
 
 
+@pytest.mark.slow
 async def test_a_second_service_can_have_a_cache_of_its_own(begin: LabMaker) -> None:
     """The second service has the same users and messages, and stops with the session. With a prefix it has its own keys."""
     lab = await begin("beside", cache_ttl=3600)

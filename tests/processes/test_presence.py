@@ -36,7 +36,10 @@ async def test_users_see_each_other_from_their_first_message_on(new_user: UserMa
     await wait_until(lambda: sees(ann, bob) and sees(bob, ann), "the two to see each other")
     await ann.send(bob, "again")
     await bob.wait_for_events("newMessage", 2)
-    assert bob.received("presence") == [{"userId": ann.id, "online": True}]
+    # Two on a busy machine: the news that Ann has connected may come after her first message.
+    changes = bob.received("presence")
+    assert changes == [{"userId": ann.id, "online": True}] * len(changes)
+    assert len(changes) in (1, 2)
 
 
 async def test_a_user_goes_offline_with_the_last_socket(new_user: UserMaker) -> None:

@@ -24,8 +24,8 @@ import redis
 import chatlab.store.messages
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import Cache
+from chatlab.cache.clock import RedisClock
 from chatlab.cache.keys import grace_period_ms
-from chatlab.cache.node.clock import RedisClock
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import SOURCE, scripts_in
 from chatlab.connections.mongo import Document

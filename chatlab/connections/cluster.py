@@ -8,12 +8,12 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
-from redis.crc import key_slot
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from chatlab.connections.redis import cluster_options, connect
 from chatlab.server_urls import ClusterUrl
 
+SLOTS: int = REDIS_CLUSTER_HASH_SLOTS
 RETRIES = 2  # of redis-py, after it has learned the topology again
 
 NodeName = str  # host:port

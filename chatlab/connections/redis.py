@@ -72,7 +72,7 @@ def connect_blocking(url: str, timeout_s: float) -> redis.Redis:
 
 def _connect_to_cluster(nodes: ClusterUrl, limits: Options) -> redis.Redis:
     options = cluster_options(nodes, limits, parse_url_blocking)
-    startup_nodes = [ClusterNode(host, port) for host, port in nodes.places]
+    startup_nodes = [ClusterNode(host, port) for host, port in nodes.places]  # type: ignore[no-untyped-call]
     try:
         client: Any = RedisCluster(startup_nodes=startup_nodes, **options)
     except RedisClusterException as error:  # the only one that is no RedisError

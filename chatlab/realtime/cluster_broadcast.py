@@ -202,7 +202,7 @@ class NodeListener:
                 self._broadcast.note_silent(self)
 
     async def _handle(self, kind: str, channel: str, message: dict[str, bytes]) -> None:
-        user = channel.removeprefix(self._broadcast.channel_of(""))
+        user = UserId(channel.removeprefix(self._broadcast.channel_of(UserId(""))))
         if kind in ("message", "smessage"):
             await self._broadcast.receive_from(self, channel, message["data"])
         elif kind == "subscribe":

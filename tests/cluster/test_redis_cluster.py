@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from cluster_nodes import (
 from faults import Deployment, frozen
 from http_clients import fetch
 from live import Service, User
-from load import more_answers, watched_load
+from load import Account, more_answers, watched_load
 from redis_clients import open_keys
 from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
@@ -34,9 +36,11 @@ from chatlab.domain.ids import conversation_of
 from chatlab.local.binaries import Member
 from chatlab.local.cluster_places import read_places
 
+log = logging.getLogger(__name__)
+
 TTL_S = 600  # longer than any test takes
 SHORT_TTL_S = 1.0
-ROUNDS = 3
+ROUNDS = 10
 Pair = tuple[Service, Service]
 
 
@@ -123,6 +127,7 @@ def lagging(deployment: Deployment, replica: Member, window: str) -> Iterator[re
             client.config_set("masterauth", password)
 
 
+@pytest.mark.slow
 async def test_after_a_failover_no_window_of_the_old_primary_is_trusted(
     deployment: Deployment, pair: Pair
 ) -> None:
@@ -192,6 +197,7 @@ async def test_the_channel_of_a_user_moves(deployment: Deployment, pair: Pair) -
     await asyncio.gather(alice.close(), bob.close())
 
 
+@pytest.mark.slow
 async def test_each_expired_key_is_reported_once(deployment: Deployment) -> None:
     """One process sweeps a node, and the keys of all nodes are swept."""
     prefix = f"{deployment.space}-swept:"
@@ -212,6 +218,7 @@ async def test_each_expired_key_is_reported_once(deployment: Deployment) -> None
     await asyncio.gather(alice.close(), bob.close())
 
 
+@pytest.mark.slow
 def test_the_command_starts_a_private_cluster(deployment: Deployment, tmp_path: Path) -> None:
     """`chatlab serve --redis-cluster` uses it, and stops it at the end."""
     given = {
@@ -263,46 +270,60 @@ async def until_ready(services: Pair) -> None:
         await wait_until(status, "all nodes", is_reached=lambda seen: '"status":"ok"' in seen)
 
 
+async def until_cached(account: Account, began: float) -> float:
+    """Wait until both readers get hits again. Return how long after `began` that was."""
+    again_s: float = await wait_until(
+        lambda: account.cached_again_s(began), "hits", is_reached=lambda seen: seen is not None
+    )
+    return again_s
+
+
+async def window_under_load(deployment: Deployment, prefix: str) -> str:
+    """Return the key of the only window with this prefix."""
+    with open_keys(deployment.engines.redis.url) as client:
+        keys = partial(client.scan_iter, f"{prefix}messages:*")
+        (window,) = await wait_until(lambda: list(keys()), "a window")
+    return str(window.decode())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 async def test_failovers_under_load_fail_no_request(deployment: Deployment, fault: str) -> None:
     """Every send and every read is answered, and no read lacks what was sent a TTL before it."""
-    settings = {"CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": f"{deployment.space}-{fault}:"}
+    prefix = f"{deployment.space}-{fault}:"
+    settings = {"CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": prefix}
     services = deployment.start(**settings), deployment.start(**settings)
     async with watched_load(deployment, services, ttl_s=SHORT_TTL_S, may_fail=False) as account:
-        for number in range(ROUNDS):
-            key = f"{{{number}}}"  # another node in each round, and that of the window in one
-            old = await asyncio.to_thread(primary_of, deployment, key)
+        window = await window_under_load(deployment, prefix)
+        for _ in range(ROUNDS):
+            old = await asyncio.to_thread(primary_of, deployment, window)
             with frozen(deployment.pid(old)):
+                began = time.monotonic()
                 if fault == "kill":
                     await asyncio.to_thread(kill, deployment, old)
-                await asyncio.to_thread(wait_for_another_primary, deployment, key, old)
-                await more_answers(account, 50)
+                await asyncio.to_thread(wait_for_another_primary, deployment, window, old)
+                elected_s = time.monotonic() - began
+                cached_s = await until_cached(account, began)
+            log.info("%s: new primary after %.1f s, hits after %.1f s", fault, elected_s, cached_s)
             if fault == "kill":
                 await asyncio.to_thread(restart, deployment, old)
             await until_ready(services)
             await more_answers(account, 50)
 
 
-def keys_of(deployment: Deployment, pattern: str) -> list[str]:
-    """Return the keys of all nodes that match."""
-    with open_keys(deployment.engines.redis.url) as client:
-        return [key.decode() for key in client.scan_iter(pattern)]
-
-
 @pytest.mark.slow
 async def test_slots_move_under_load(deployment: Deployment) -> None:
-    """Each slot that has keys of the service goes to another primary, and comes back."""
+    """The slot of a conversation goes from primary to primary."""
     prefix = f"{deployment.space}-moving:"
     settings = {"CACHE_TTL": str(SHORT_TTL_S), "KEY_PREFIX": prefix}
     services = deployment.start(**settings), deployment.start(**settings)
     async with watched_load(deployment, services, ttl_s=SHORT_TTL_S, may_fail=False) as account:
         tags = ("{0}", "{1}", "{2}", "{3}", "{4}", "{5}")
         primaries = {await asyncio.to_thread(primary_of, deployment, tag) for tag in tags}
-        (key,) = await wait_until(partial(keys_of, deployment, f"{prefix}messages:*"), "a window")
-        for _ in range(ROUNDS):
-            source = await asyncio.to_thread(primary_of, deployment, key)
-            for target in (*primaries - {source}, source):
-                await asyncio.to_thread(move_slot, deployment, key, target)
-                await more_answers(account, 50)
+        key = await window_under_load(deployment, prefix)
+        source = await asyncio.to_thread(primary_of, deployment, key)
+        for target in itertools.islice(itertools.cycle((*primaries - {source}, source)), ROUNDS):
+            began = time.monotonic()
+            await asyncio.to_thread(move_slot, deployment, key, target)
+            log.info("moved: hits after %.1f s", await until_cached(account, began))
             await until_ready(services)

@@ -106,20 +106,36 @@ def _starts(deployment: Deployment, node: Member) -> bool:
     return False
 
 
-def move_slot(deployment: Deployment, key: str, to: Member) -> None:
-    """Move the slot of a key to another primary, key by key, as `redis-cli --cluster reshard` does."""
+def begin_move(deployment: Deployment, key: str, to: Member) -> None:
+    """Begin to move the slot of a key, with all keys that it has now, as a resharding does.
+
+    Until `end_move`, the old primary has the slot, and redirects commands for other keys (ASK).
+    """
     slot, places = slot_of(key), places_of(deployment)
     source = primary_of(deployment, key)
-    with contextlib.ExitStack() as stack:
-        clients = {node: stack.enter_context(direct(deployment, node)) for node in NODES}
-        ids = {node: clients[node].execute_command("CLUSTER MYID") for node in (source, to)}
-        setslot = "CLUSTER SETSLOT"
-        clients[to].execute_command(setslot, slot, "IMPORTING", ids[source])
-        clients[source].execute_command(setslot, slot, "MIGRATING", ids[to])
+    with direct(deployment, source) as old, direct(deployment, to) as new:
+        new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", _id_of(old))
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", _id_of(new))
         port, password = places.nodes[NODES.index(to)].port, places.password
-        while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+        while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
             wanted = ("MIGRATE", "127.0.0.1", port, "", 0, 5000, "REPLACE", "AUTH", password)
-            clients[source].execute_command(*wanted, "KEYS", *keys)
-        for node in (to, source):
-            clients[node].execute_command(setslot, slot, "NODE", ids[to])
-    primary_of(deployment, key)
+            old.execute_command(*wanted, "KEYS", *keys)
+
+
+def end_move(deployment: Deployment, key: str, to: Member) -> None:
+    """Let the new primary have the slot."""
+    source = primary_of(deployment, key)
+    with direct(deployment, source) as old, direct(deployment, to) as new:
+        for client in (new, old):
+            client.execute_command("CLUSTER SETSLOT", slot_of(key), "NODE", _id_of(new))
+    block_until(lambda: primary_of(deployment, key), "the move", is_reached=to.__eq__)
+
+
+def move_slot(deployment: Deployment, key: str, to: Member) -> None:
+    """Move the slot of a key to another primary."""
+    begin_move(deployment, key, to)
+    end_move(deployment, key, to)
+
+
+def _id_of(client: redis.Redis) -> str:
+    return str(client.execute_command("CLUSTER MYID"))

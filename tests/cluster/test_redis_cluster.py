@@ -16,7 +16,9 @@ import httpx
 import pytest
 import redis
 from cluster_nodes import (
+    begin_move,
     direct,
+    end_move,
     kill,
     move_slot,
     primary_of,
@@ -139,8 +141,7 @@ async def test_after_a_failover_no_window_of_the_old_primary_is_trusted(
     await wait_until(partial(read_both, alice, bob, text="old"), "hits", is_reached={"hit"}.__eq__)
     old = primary_of(deployment, window)
     with lagging(deployment, replica_of(deployment, old), window) as replica:
-        edited = await alice.http.patch(f"/api/messages/{sent['_id']}", json={"text": "new"})
-        assert edited.status_code == 200
+        await edit(alice, sent, "new")
         assert '"text":"old"' in str(replica.lrange(window, 0, -1))
         await asyncio.to_thread(kill, deployment, old)
     failing_over = asyncio.create_task(
@@ -164,6 +165,12 @@ def another_primary(deployment: Deployment, node: Member) -> Member:
     return next(owner for owner in owners if owner != node)
 
 
+async def edit(sender: User, message: dict[str, str], text: str) -> None:
+    """Change the text of a message."""
+    answer = await sender.http.patch(f"/api/messages/{message['_id']}", json={"text": text})
+    assert answer.status_code == 200, answer.text
+
+
 async def test_a_slot_moves(deployment: Deployment, pair: Pair) -> None:
     """The window goes with its slot. What another node has written is not trusted."""
     alice, bob = (deployment.create_user(service) for service in pair)
@@ -171,14 +178,21 @@ async def test_a_slot_moves(deployment: Deployment, pair: Pair) -> None:
     window = window_of(deployment, alice, bob)
     sent = await alice.send(bob, "old")
     await wait_until(partial(read_both, alice, bob, text="old"), "hits", is_reached={"hit"}.__eq__)
-    target = another_primary(deployment, primary_of(deployment, window))
+    source = primary_of(deployment, window)
+    target = another_primary(deployment, source)
     await asyncio.to_thread(move_slot, deployment, window, target)
     assert "hit" not in await read_both(alice, bob, text="old")
-    edited = await alice.http.patch(f"/api/messages/{sent['_id']}", json={"text": "new"})
-    assert edited.status_code == 200
+    await edit(alice, sent, "new")
     await wait_until(partial(read_both, alice, bob, text="new"), "hits", is_reached={"hit"}.__eq__)
     with direct(deployment, target) as client:
         assert '"text":"new"' in str(client.lrange(window, 0, -1))
+
+    await asyncio.to_thread(begin_move, deployment, window, source)
+    await edit(alice, sent, "newer")  # the window is at the one node, the slot at the other
+    assert "hit" not in await read_both(alice, bob, text="newer")
+    await asyncio.to_thread(end_move, deployment, window, source)
+    hits = partial(read_both, alice, bob, text="newer")
+    await wait_until(hits, "hits", is_reached={"hit"}.__eq__)
     await asyncio.gather(alice.close(), bob.close())
 
 
@@ -324,6 +338,8 @@ async def test_slots_move_under_load(deployment: Deployment) -> None:
         source = await asyncio.to_thread(primary_of, deployment, key)
         for target in itertools.islice(itertools.cycle((*primaries - {source}, source)), ROUNDS):
             began = time.monotonic()
-            await asyncio.to_thread(move_slot, deployment, key, target)
+            await asyncio.to_thread(begin_move, deployment, key, target)
+            await more_answers(account, 20)
+            await asyncio.to_thread(end_move, deployment, key, target)
             log.info("moved: hits after %.1f s", await until_cached(account, began))
             await until_ready(services)

@@ -38,7 +38,7 @@ def wait_until_cluster(places: Places, running: list[int]) -> str:
                     f"The Redis Cluster was not complete within {READY_TIMEOUT_S:g} s.",
                     "set CHATLAB_DATA_DIR to a new folder",
                 )
-            time.sleep(0.05)  # a node does not announce that it knows the others
+            time.sleep(0.1)  # a node does not announce that it knows the others
 
 
 def _connect(places: Places, port: int) -> redis.Redis:

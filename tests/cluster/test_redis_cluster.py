@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -35,11 +36,12 @@ from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
 
 from chatlab.domain.ids import conversation_of
-from chatlab.local.binaries import Member
+from chatlab.local.binaries import NODES, Member
 from chatlab.local.cluster_places import read_places
 
 log = logging.getLogger(__name__)
 
+DOCS = Path(__file__).parent.parent.parent / "docs"
 TTL_S = 600  # longer than any test takes
 SHORT_TTL_S = 1.0
 ROUNDS = 10
@@ -229,6 +231,39 @@ async def test_each_expired_key_is_reported_once(deployment: Deployment) -> None
     assert set(reports()) == {1}
     nodes = {primary_of(deployment, f"{prefix}message:{message_id}") for message_id in sent}
     assert len(nodes) == 3
+    await asyncio.gather(alice.close(), bob.close())
+
+
+def documented_rights() -> list[str]:
+    """Return the rules for a user of a cluster: those for any Redis, and some more."""
+    places = (
+        ("operations.md", r"ACL SETUSER chatlab (.*?)\n```"),
+        ("scaling.md", r"Minimal rights, in addition to .*?: `(\+command.*?)`"),
+    )
+    found = [re.search(pattern, (DOCS / page).read_text(), re.DOTALL) for page, pattern in places]
+    return [rule for match in found if match for rule in match[1].split()]
+
+
+@pytest.mark.slow
+async def test_the_documented_rights_are_enough(deployment: Deployment) -> None:
+    """Two processes get hits and events, also after the slot has moved, and nothing is refused."""
+    for node in NODES:
+        with direct(deployment, node) as client:
+            client.execute_command("ACL SETUSER", "chatlab", *documented_rights())
+    url = re.sub("//.*@", "//chatlab:password@", deployment.engines.redis.url)
+    services = [deployment.start(REDIS_URL=url, CACHE_TTL=str(TTL_S)) for _ in range(2)]
+    alice, bob = (deployment.create_user(service) for service in services)
+    await meet(alice, bob)
+    window = window_of(deployment, alice, bob)
+    sent = await alice.send(bob, "old")
+    await wait_until(partial(read_both, alice, bob, text="old"), "hits", is_reached={"hit"}.__eq__)
+    target = another_primary(deployment, primary_of(deployment, window))
+    await asyncio.to_thread(begin_move, deployment, window, target)
+    await edit(alice, sent, "new")
+    await asyncio.to_thread(end_move, deployment, window, target)
+    await wait_until(partial(read_both, alice, bob, text="new"), "hits", is_reached={"hit"}.__eq__)
+    await wait_until(partial(is_told, alice, bob), "an event")
+    assert "refuses" not in "".join(service.log.read_text() for service in services)
     await asyncio.gather(alice.close(), bob.close())
 
 

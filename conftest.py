@@ -87,9 +87,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs any tests on a replica set with three members."""
+    """Add the options that run any tests on servers with several members."""
     parser.addoption(
         "--replica-set", action="store_true", help="let the MongoDB of the test run have 3 members"
+    )
+    parser.addoption(
+        "--redis-cluster", action="store_true", help="let the Redis of the test run have 6 nodes"
     )
 
 

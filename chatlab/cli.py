@@ -57,6 +57,10 @@ ReplicaSet = Annotated[
     bool,
     typer.Option("--replica-set", help="Let the private MongoDB have three members."),
 ]
+RedisClusterOption = Annotated[
+    bool,
+    typer.Option("--redis-cluster", help="Let the private Redis be a cluster of six nodes."),
+]
 
 
 def _settings_help() -> str:
@@ -113,6 +117,7 @@ def serve(
     port: Port = None,
     workers: Workers = None,
     replica_set: ReplicaSet = False,
+    redis_cluster: RedisClusterOption = False,
     attached: Attached = False,
 ) -> None:
     """Run the service: HTTP, Socket.IO and the sweeper.
@@ -126,7 +131,16 @@ def serve(
     if replica_set and settings.mongo_url:
         message = f"--replica-set is for a private MongoDB, but {PREFIX}MONGO_URL is set"
         raise typer.BadParameter(message)
-    run(settings, console, replica_set=replica_set, attached=attached)
+    if redis_cluster and settings.redis_url:
+        message = f"--redis-cluster is for a private Redis, but {PREFIX}REDIS_URL is set"
+        raise typer.BadParameter(message)
+    run(
+        settings,
+        console,
+        replica_set=replica_set,
+        redis_cluster=redis_cluster,
+        attached=attached,
+    )
 
 
 @app.command()

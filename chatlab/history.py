@@ -143,10 +143,13 @@ class HistoryReader:
     ) -> SharedQuery | None:
         """Return a query in flight that may serve the reader of this snapshot."""
         query = self._queries.get(key)
-        clock, grace_period_ms = self._cache.clock, self._cache.grace_period_ms
-        if query and query.may_serve(snapshot, clock.trusted_since, grace_period_ms):
-            return query
-        return None
+        if query is None:
+            return None
+        trusted_since, grace_period_ms = (
+            self._cache.trusted_since(key[0]),
+            self._cache.grace_period_ms,
+        )
+        return query if query.may_serve(snapshot, trusted_since, grace_period_ms) else None
 
     def _start_query(
         self, key: tuple[Conversation, Page], snapshot: WindowSnapshot, *, widen: bool

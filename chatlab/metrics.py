@@ -103,7 +103,7 @@ REDIS_ROUND_TRIP_SECONDS = Gauge(
 )
 _breaker = Gauge(
     "chatlab_breaker_open",
-    "1 while the circuit breaker is open, because the server is unavailable",
+    "Open circuit breakers, because a server is unavailable: 0 or 1, or more in a Redis Cluster",
     ["part"],
     multiprocess_mode="livemax",
 )

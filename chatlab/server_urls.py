@@ -21,7 +21,9 @@ _UNREADABLE = (
 _MONGO_FORM = "mongodb://user:password@host:port/?option=value"
 _REDIS_FORM = "redis://user:password@host:port/0?option=value"
 _SENTINEL_FORM = "redis+sentinel://user:password@host:port,host:port/service/0?option=value"
+_CLUSTER_FORM = "redis+cluster://user:password@host:port,host:port?option=value"
 SENTINEL_PORT = 26379
+REDIS_PORT = 6379
 
 
 class Value(NamedTuple):
@@ -160,6 +162,10 @@ REDIS_OPTIONS: dict[str, Value] = _REDIS_TLS_OPTIONS | {
 # What the Sentinels ask for. User and password of the URL are for Redis itself.
 SENTINEL_OPTIONS = {"sentinel_password": TEXT, "sentinel_username": TEXT}
 
+# A cluster has no numbers of databases, and redis-py does not accept the others for one.
+NOT_OF_CLUSTERS = {"db", "ssl_ca_path", "ssl_password"}
+CLUSTER_OPTIONS = {name: REDIS_OPTIONS[name] for name in REDIS_OPTIONS.keys() - NOT_OF_CLUSTERS}
+
 # What `redact` hides: a user with a password before a host, and the options that are secret.
 _USER = re.compile(r"(\b[a-zA-Z][\w+.-]*://)[^\s'\"]*@")
 _SECRET_OPTIONS = re.compile(
@@ -188,6 +194,19 @@ _SENTINEL_URL = re.compile(
     r"(?P<scheme>rediss?)\+sentinel://(?:(?P<user>[^\s/?#\[\]]*)@)?(?P<hosts>[^\s@/?#]+)"
     r"/(?P<service>[^\s@/?#]+)(?:/(?P<database>\d{0,5}))?(?:\?(?P<options>[^\s#]*))?"
 )
+_CLUSTER_URL = re.compile(
+    r"(?P<scheme>rediss?)\+cluster://(?:(?P<user>[^\s/?#\[\]]*)@)?(?P<hosts>[^\s@/?#]+)"
+    r"/?(?:\?(?P<options>[^\s#]*))?"
+)
+_REDIS_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 _PLACE = re.compile(r"([\w.%~-]+|\[[\da-fA-F:.%]+\])(:(?P<port>\d{1,5}))?")
 
 
@@ -205,12 +224,14 @@ def check_mongo_url(url: str) -> str:
 
 def check_redis_url(url: str) -> str:
     """Return the URL without the options that the service decides itself. See `check_mongo_url`."""
-    _check_scheme(url, "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+    _check_scheme(url, *_REDIS_SCHEMES)
     pattern, form, known = _REDIS_URL, _REDIS_FORM, REDIS_OPTIONS
     if url.startswith("unix:"):
         pattern = _UNIX_URL
     elif "+sentinel://" in url:
         pattern, form, known = _SENTINEL_URL, _SENTINEL_FORM, REDIS_OPTIONS | SENTINEL_OPTIONS
+    elif "+cluster://" in url:
+        pattern, form, known = _CLUSTER_URL, _CLUSTER_FORM, CLUSTER_OPTIONS
     found = _match(pattern, url)
     if not found or not _is_readable(url):
         raise ValueError(_UNREADABLE.format(form=form))
@@ -241,12 +262,11 @@ class SentinelUrl(NamedTuple):
         found = _SENTINEL_URL.fullmatch(url)
         if found is None:
             return None
-        places = [place for place in map(_PLACE.fullmatch, found["hosts"].split(",")) if place]
         options = [text for text in _texts(url) if not text.startswith("sentinel_")]
         user = f"{found['user']}@" if found["user"] else ""
         rest = f"{found['database'] or 0}?{'&'.join(options)}"
         return cls(
-            [(place[1].strip("[]"), int(place["port"] or SENTINEL_PORT)) for place in places],
+            _places(found["hosts"], SENTINEL_PORT),
             unquote(found["service"]),
             {
                 name.removeprefix("sentinel_"): value
@@ -255,6 +275,38 @@ class SentinelUrl(NamedTuple):
             },
             f"{found['scheme']}://{user}primary/{rest}",
         )
+
+
+class ClusterUrl(NamedTuple):
+    """The parts of a URL that names nodes of a Redis Cluster."""
+
+    places: list[tuple[str, int]]  # of some nodes, which know the others
+    scheme: str
+    user: str
+    options: str
+
+    @classmethod
+    def of(cls, url: str) -> "ClusterUrl | None":
+        """Return the parts of a checked URL, or None if it names no cluster."""
+        found = _CLUSTER_URL.fullmatch(url)
+        if found is None:
+            return None
+        return cls(
+            _places(found["hosts"], REDIS_PORT),
+            found["scheme"],
+            f"{found['user']}@" if found["user"] else "",
+            found["options"] or "",
+        )
+
+    def of_node(self, host: str, port: int) -> str:
+        """Return the URL of one node."""
+        place = f"[{host}]" if ":" in host else host
+        return f"{self.scheme}://{self.user}{place}:{port}/0?{self.options}"
+
+
+def _places(hosts: str, default_port: int) -> list[tuple[str, int]]:
+    places = [place for place in map(_PLACE.fullmatch, hosts.split(",")) if place]
+    return [(place[1].strip("[]"), int(place["port"] or default_port)) for place in places]
 
 
 def option_names(url: str) -> set[str]:

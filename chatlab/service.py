@@ -226,7 +226,7 @@ class Service:
 
         If it does not meet it, return it as it is and emit nothing.
         """
-        began = self._cache.clock.now_us()
+        began = self._cache.now_us()
         changed = await self._store.messages.change(message, condition, change)
         trace.record("save", messageId=message.id)
 

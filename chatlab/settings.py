@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         str | None,
         AfterValidator(lambda url: url and check_redis_url(url)),
         Field(
-            description="URL of Redis, or of its Sentinels; if unset, a private Redis is started",
+            description="URL of Redis, of its Sentinels or of a Redis Cluster; if unset, a private Redis is started",
             repr=False,
         ),
     ] = None

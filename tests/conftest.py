@@ -16,6 +16,7 @@ from faults import Deployment, open_deployment
 from generous import mongodb_limits
 from live import GenerousService, Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
+from redis_clients import open_keys
 from shared_service import SharedService, UserMaker, start_shared_service
 from waiting import LIMIT_S
 
@@ -35,7 +36,10 @@ def engines(
     settings = load_settings(
         data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None
     )
-    with open_engines(settings, replica_set=request.config.getoption("--replica-set")) as found:
+    option = request.config.getoption
+    with open_engines(
+        settings, replica_set=option("--replica-set"), redis_cluster=option("--redis-cluster")
+    ) as found:
         yield found
 
 
@@ -74,6 +78,24 @@ def replicated_deployment(
         yield deployment
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Return a Redis Cluster of six nodes, and a MongoDB. Tests may stop and freeze them."""
+    folder = tmp_path_factory.mktemp("nodes")
+    settings = load_settings(data_dir=folder, mongo_url=None, redis_url=None)
+    with open_engines(settings, redis_cluster=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def clustered_deployment(
+    redis_cluster: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployment]:
+    """Return a deployment of one module on the Redis Cluster."""
+    with open_deployment(redis_cluster, tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
+
+
 @pytest.fixture
 def patient_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the calls to MongoDB of this process wait longer than usual."""
@@ -101,7 +123,7 @@ def keys(engines: Engines, space: str) -> Iterator[redis.Redis]:
 
     After the test, all its keys must have an expiry.
     """
-    with redis.Redis.from_url(engines.redis.url) as client:
+    with open_keys(engines.redis.url) as client:
         yield client
         leaked = [key for key in client.scan_iter(f"{space}:*") if client.pttl(key) == -1]
         assert not leaked, f"keys without an expiry: {leaked}"

@@ -20,6 +20,7 @@ import pymongo
 import redis
 from live import GenerousService, Service, User
 from pymongo.database import Database
+from redis_clients import open_keys
 from shared_service import create_user
 from waiting import LIMIT_S, block_until
 
@@ -110,7 +111,7 @@ def open_deployment(engines: Engines, folder: Path) -> Iterator[Deployment]:
     """
     with (
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
-        redis.Redis.from_url(engines.redis.url) as keys,
+        open_keys(engines.redis.url) as keys,
     ):
         deployment = Deployment(engines, mongo[f"deployment{secrets.token_hex(4)}"], keys, folder)
         try:

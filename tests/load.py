@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,13 +31,17 @@ RETRY_DELAY_S = 0.05  # after a send that was not answered
 class Account:
     """A record of sends: answered, not answered, and waiting for an answer.
 
-    Each send has a unique text.
+    Each send has a unique text. `failures` counts the requests without an answer, which are more
+    than `unanswered` if a send was repeated. `reads` has the time, the reader and X-Cache of each
+    read.
     """
 
     answered: dict[str, Message] = field(default_factory=dict)
     answered_at: list[tuple[float, int]] = field(default_factory=list)  # monotonic, with the seq
     unanswered: list[str] = field(default_factory=list)
     waiting: dict[str, Service] = field(default_factory=dict)
+    failures: int = 0
+    reads: list[tuple[float, str, str]] = field(default_factory=list)
     stop: bool = False
 
     def note(self, text: str, message: Message | None) -> None:
@@ -51,6 +56,19 @@ class Account:
     def highest_seq(self, before: float) -> int:
         """Return the highest seq of the messages that were answered before this moment."""
         return max((seq for at, seq in self.answered_at if at < before), default=0)
+
+    def cached_again_s(self, since: float) -> float | None:
+        """Return how long after this moment all readers got hits again.
+
+        Returns None until each of them has had a read that was no hit, and then a hit.
+        """
+        hit_at = dict[str, float]()
+        for reader in {reader for _, reader, _ in self.reads}:
+            later = ((at, cache) for at, who, cache in self.reads if who == reader and at > since)
+            missed = itertools.dropwhile(lambda read: read[1] == "hit", later)
+            hit_at[reader] = next((at for at, cache in missed if cache == "hit"), math.inf)
+        found = max(hit_at.values(), default=math.inf)
+        return None if found == math.inf else found - since
 
     def longest_pause_s(self) -> float:
         """Return the longest time in which no send was answered."""
@@ -92,12 +110,16 @@ async def _send(
 ) -> Message | None:
     """Return the message in the answer; None after a 503 or without an answer."""
     account.waiting[request["text"]] = sender.service
+    message = None
     try:
-        return await (_by_http if transport == "http" else _by_socket)(sender, request)
-    except (httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError):
-        return None
+        with contextlib.suppress(
+            httpx.TransportError, socketio.exceptions.SocketIOError, TimeoutError
+        ):
+            message = await (_by_http if transport == "http" else _by_socket)(sender, request)
     finally:
         del account.waiting[request["text"]]
+    account.failures += message is None
+    return message
 
 
 async def _by_http(sender: User, request: dict[str, str]) -> Message | None:
@@ -220,14 +242,15 @@ async def watched_load(
         is_over.set()
         counts = await asyncio.gather(*readers)
     log.info(
-        "%d sends answered, %d not; no answer for %.1f s at most; %d reads answered",
+        "%d sends answered, %d not; %d requests failed; no answer for %.1f s at most; %d reads answered",
         len(account.answered),
         len(account.unanswered),
+        account.failures,
         account.longest_pause_s(),
         sum(counts),
     )
     assert min(counts) > 0
-    assert may_fail or not account.unanswered
+    assert may_fail or not account.failures
     for service in services:
         assert fetch(f"{service.url}/readyz").json()["status"] == "ok"
 
@@ -248,6 +271,8 @@ async def _read(
         assert answer.status_code in statuses, answer.text
         if answer.status_code == 200:
             answered += 1
-            assert answer.json()[-1]["seq"] >= expected, answer.headers["x-cache"]
+            cache = answer.headers["x-cache"]
+            assert answer.json()[-1]["seq"] >= expected, cache
+            account.reads.append((time.monotonic(), reader.id, cache))
         await asyncio.sleep(PAUSE_S)
     return answered

@@ -17,6 +17,7 @@ import redis
 from http_clients import open_client
 from live import GenerousService, Service, User
 from pymongo.database import Database
+from redis_clients import open_keys
 from waiting import wait_until
 
 from chatlab.domain.ids import UserId
@@ -174,7 +175,7 @@ def start_shared_service(
     }
     with (
         pymongo.MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
-        redis.Redis.from_url(engines.redis.url) as keys,
+        open_keys(engines.redis.url) as keys,
     ):
         service = service_type(engines.mongo.url, engines.redis.url, log, **given)
         try:

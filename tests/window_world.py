@@ -239,20 +239,21 @@ class ScheduledCache(Cache):
             key_prefix=f"{world.prefix}:", cache_ttl=TTL_MS / 1000, window_size=window_size
         )
         super().__init__(connect("redis://nowhere", 1), settings, EventBus(), source=source)
-        self.pipe = ScheduledPipeline(process, self.breaker)
-        self.clock = RedisClock(
-            self.pipe,
+        self.node = node = self.servers.all()[0]
+        node.pipe = ScheduledPipeline(process, node.breaker)
+        node.clock = RedisClock(
+            node.pipe,
             RedisLimits(settings.redis_timeout),
             peer_timeout_s=lambda: settings.redis_timeout,
             ttl_ms=lambda: self.ttl_ms,
             monotonic_us=world.now,
         )
-        self._scripts = Scripts(self.pipe, source)
-        self._scripts.digests = {
+        node.scripts = Scripts(node.pipe, source)
+        node.scripts.digests = {
             name: str(world.redis.script_load(script))
             for name, script in scripts_in(source).items()
         }
-        world.scripts |= {digest: name for name, digest in self._scripts.digests.items()}
+        world.scripts |= {digest: name for name, digest in node.scripts.digests.items()}
 
 
 class InMemoryMessages(MessageStore):
@@ -262,7 +263,7 @@ class InMemoryMessages(MessageStore):
         self.world = world
 
     async def save(self, draft: Draft) -> Saved:
-        began = ACTOR.get().process.cache.clock.now_us()
+        began = ACTOR.get().process.cache.now_us()
         saved: Saved = await self.world.wait_for(
             lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began)
         )
@@ -364,15 +365,15 @@ class Process:
         async def time() -> Any:
             return self.world.command(("TIME",))
 
-        self.world.call(self.cache.clock.begin(time))
+        self.world.call(self.cache.node.clock.begin(time))
 
     @property
     def has_lost_redis(self) -> bool:
-        return self.cache.breaker.is_open
+        return self.cache.node.breaker.is_open
 
     def lose_redis(self) -> None:
         """Open the breaker. Commands in flight get no reply, but may still run later."""
-        self.cache.breaker.is_open = True
+        self.cache.node.breaker.is_open = True
         self.give_up()
 
     def give_up(self) -> None:
@@ -389,8 +390,8 @@ class Process:
 
     def find_redis(self) -> None:
         """Close the breaker."""
-        self.cache.breaker.is_open = False
-        self.cache._fence_missed_windows()
+        self.cache.node.breaker.is_open = False
+        self.cache.node.fence_missed_windows()
 
     def short_outage(self) -> None:
         """Lose Redis and find it again."""
@@ -475,7 +476,7 @@ class World:
         """
         if self._has_stepped:
             for process in self.processes:
-                self.call(process.cache.clock.check())
+                self.call(process.cache.node.clock.check())
             self._has_stepped = False
         self._now_us += milliseconds * 1000
         self._expire()
@@ -656,7 +657,11 @@ class World:
         if max(born, fence) > self.redis_now():  # no process trusts it
             return
         for process in self.processes:
-            if held and not process.has_lost_redis and born >= process.cache.clock.trusted_since:
+            if (
+                held
+                and not process.has_lost_redis
+                and born >= process.cache.node.clock.trusted_since
+            ):
                 must = self.must_show(process)
                 stale = {
                     seq: version for seq, version in held.items() if version < must.get(seq, 0)

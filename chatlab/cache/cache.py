@@ -6,32 +6,28 @@ outage, and why reads stay exact.
 """
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from chatlab.cache import window
-from chatlab.cache.claim import RENEWAL_INTERVAL_S, Claim, KeysInUseError
-from chatlab.cache.clock import RedisClock
+from chatlab.cache.claim import RENEWAL_INTERVAL_S, KeysInUseError
+from chatlab.cache.cluster_nodes import ClusterNodes
 from chatlab.cache.keys import Keys, grace_period_ms
-from chatlab.cache.missed_windows import MissedWindows
-from chatlab.cache.scripts import Scripts
+from chatlab.cache.node import CacheNode, Common
+from chatlab.cache.servers import OneServer, Servers
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
-from chatlab.connections.diagnosis import explain
-from chatlab.connections.pipeline import AutoPipeline, no_reply
+from chatlab.connections.cluster import Cluster
+from chatlab.connections.pipeline import Pipeline, no_reply
 from chatlab.connections.redis_limits import RedisLimits
 from chatlab.connections.resp import transaction
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message, from_json
 from chatlab.domain.requests import Page
 from chatlab.domain.trace import EventBus
-from chatlab.protect.breaker import CircuitBreaker
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.settings import CacheMode, Settings
-
-REPAIR_INTERVAL_S = 0.25  # between two attempts to fence the windows that missed a write
 
 
 class Cache:
@@ -44,7 +40,7 @@ class Cache:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | Cluster,
         settings: Settings,
         events: EventBus,
         *,
@@ -55,37 +51,36 @@ class Cache:
     ) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
-        self._limits, self._peer_timeout_s = RedisLimits(settings.redis_timeout), peer_timeout_s
-        self.breaker = CircuitBreaker(
-            "Redis",
-            self._probe,
-            on_recovery=self._fence_missed_windows,
-            probe_timeout_s=self._limits.connect_s,
-            explain=functools.partial(explain, "Redis"),
-        )
-        self.pipe = AutoPipeline(
-            redis,
-            self.breaker,
+        self._peer_timeout_s = peer_timeout_s
+        limits = RedisLimits(settings.redis_timeout)
+        common = Common(
+            limits,
             lag or LoopLag(),
-            timeout_s=self._limits.answer_s,
-            on_connection=lambda: self.clock.reconnect(self._ask_time),
+            peer_timeout_s,
+            lambda: self.ttl_ms,
+            self._common_arguments,
+            source,
         )
-        self.clock = RedisClock(
-            self.pipe,
-            self._limits,
-            peer_timeout_s=peer_timeout_s,
-            ttl_ms=lambda: self.ttl_ms,
-        )
-        self._redis, self._events, self._on_cached = redis, events, on_cached
+        self.servers: Servers
+        if isinstance(redis, Cluster):
+            self.servers = ClusterNodes(redis, self.keys, common)
+        else:
+            self.servers = OneServer(CacheNode(redis, self.keys, common), limits.connect_s)
+        self._events, self._on_cached = events, on_cached
         self._window_size = settings.window_size
-        self._scripts = Scripts(self.pipe, source)
-        self._watching: asyncio.Task[None] | None = None
-        self._repairing: asyncio.Task[None] | None = None
+        self._is_open = False
         self._reconfiguring = asyncio.Lock()
         self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
-        self._missed = MissedWindows()
-        self._claim = Claim(self.pipe, self.keys.claim, lambda: self.ttl_ms)
         self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def pipe(self) -> Pipeline:
+        """The pipeline for commands that are not about messages."""
+        return self.servers.pipe
+
+    def now_us(self) -> int:
+        """Return the time with which a write begins."""
+        return self.servers.now_us()
 
     # --- start, stop, settings ---------------------------------------------------------------
 
@@ -95,26 +90,18 @@ class Cache:
             await self._connect()
 
     async def _connect(self) -> None:
-        try:
-            async with asyncio.timeout(self._limits.connect_s):
-                await self._probe()
-        except Exception as error:  # noqa: BLE001 - any failure is an outage, as in the pipeline
-            self.breaker.trip(error)
-        self._watching = asyncio.create_task(self.clock.watch())
+        self._is_open = True
+        await self.servers.open()
 
     async def close(self) -> None:
         """Wait for the commands that were already given, and close the connections."""
-        for task in (self._watching, self._repairing, self._renewing):
-            if task:
-                task.cancel()
-        await self.breaker.close()
-        await self.pipe.drain()
-        await self.pipe.disconnect()
-        await self._redis.aclose()
+        if self._renewing:
+            self._renewing.cancel()
+        await self.servers.close()
 
     async def claim(self, installation: str) -> None:
         """Use the keys for this installation, and do without Redis if another one uses them."""
-        self._claim.installation = installation
+        self.servers.use_for(installation)
         await self._renew_claim()
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._keep_claim())
@@ -122,7 +109,7 @@ class Cache:
     @property
     def owns_keys(self) -> bool:
         """Return False while another installation is known to use the keys."""
-        return not self._claim.is_refused
+        return not any(node.claim.is_refused for node in self.servers.all())
 
     async def _keep_claim(self) -> None:
         while True:
@@ -130,10 +117,11 @@ class Cache:
             await self._renew_claim()
 
     async def _renew_claim(self) -> None:
-        try:
-            await self._claim.renew()
-        except KeysInUseError as error:
-            self.breaker.trip(error)
+        for node in self.servers.all():
+            try:
+                await node.claim.renew()
+            except KeysInUseError as error:
+                node.breaker.trip(error)
 
     async def reconfigure(self, ttl_ms: int | None = None, mode: CacheMode | None = None) -> None:
         """Use another TTL, another mode, or both from now on.
@@ -146,8 +134,12 @@ class Cache:
         async with self._reconfiguring:
             if self.mode is CacheMode.OFF and mode not in (None, CacheMode.OFF):
                 # Without a reply, the regular check or the probe trusts windows again later.
-                self.clock.distrust()
-                await (self.clock.trust_again() if self._watching else self._connect())
+                for node in self.servers.all():
+                    node.clock.distrust()
+                    if self._is_open:
+                        await node.clock.trust_again()
+                if not self._is_open:
+                    await self._connect()
             self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
             self._smallest_grace_period_ms = self.grace_period_ms
 
@@ -164,61 +156,29 @@ class Cache:
         """
         return min(self._smallest_grace_period_ms, grace_period_ms(self.ttl_ms))
 
-    # --- outages -----------------------------------------------------------------------------
-
-    async def _probe(self) -> None:
-        """Check that Redis accepts the commands of requests, on a new connection.
-
-        Windows from before this moment are not trusted.
-
-        A full or read-only Redis still answers reads, and a fence needs no memory if it replaces
-        the key of the probe before, so this writes a key as well.
-        """
-        key, common = self.keys.probe, self._common()
-        read = self._scripts.command(window.read(key, Page()), common)
-        written, fenced, _, *claimed = await self.pipe.ask_on_new_connection(
-            ("SET", key, 1, "PX", 1000),
-            self._scripts.command(window.fence(key), common),
-            transaction(read, ("LRANGE", key, 1, -1)),
-            *self._claim.commands(),
-            timeout_s=self._limits.connect_s,
-        )
-        self._claim.check(claimed)
-        if (written, fenced) != (b"OK", b"fence"):
-            raise ValueError("Redis sent an unexpected reply")
-        await self.clock.begin(self._ask_time)
-
-    async def _ask_time(self) -> Any:
-        return await self.pipe.ask_at_once(("TIME",), timeout_s=self._limits.connect_s)
-
-    def _fence_missed_windows(self) -> None:
-        """Fence off the windows that lack a write of this process.
-
-        Other processes may still trust them.
-        """
-        for conversation in self._missed.take_all():
-            self._write(conversation, window.fence(self.keys.window(conversation)))
-
     # --- message entries ---------------------------------------------------------------------
 
     def put_message(self, message: Message, began: int) -> Awaitable[bool]:
         """Write the entry of a new message, unless there is one.
 
-        `began`: `clock.now_us()` when its save began.
+        `began`: `now_us()` when its save began.
         """
-        call = window.put_message(self.keys.message(message.id), message, began)
+        key = self.keys.message(message.id)
+        call = window.put_message(key, message, self._own_time(key, began))
         return self._report_cached(message, self._run(call))
 
     def put_changed_message(self, message: Message, began: int) -> Awaitable[bool]:
         """Write the entry of a changed message for a new TTL, unless it has a higher version."""
-        call = window.put_changed_message(self.keys.message(message.id), message, began)
+        key = self.keys.message(message.id)
+        call = window.put_changed_message(key, message, self._own_time(key, began))
         return self._report_cached(message, self._run(call))
 
     async def message(self, message_id: str) -> Message | None:
         """Return the cached message. Returns None if it is not cached or Redis cannot be asked."""
         if self.mode is CacheMode.OFF:
             return None
-        raw = await self.pipe.execute("GET", self.keys.message(message_id))
+        key = self.keys.message(message_id)
+        raw = await self.servers.of(key).pipe.execute("GET", key)
         return from_json(raw) if isinstance(raw, bytes) else None
 
     async def _report_cached(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
@@ -239,7 +199,8 @@ class Cache:
     def append_to_window(self, message: Message, began: int) -> Awaitable[bool]:
         """Add a new message to the window of its conversation."""
         key = self.keys.window(message.conversation)
-        return _was_written(self._write(message.conversation, window.send(key, message, began)))
+        call = window.send(key, message, self._own_time(key, began))
+        return _was_written(self._write(call))
 
     def change_in_window(self, message: Message, began: int) -> Awaitable[bool]:
         """Replace a changed message in its window.
@@ -247,7 +208,8 @@ class Cache:
         Fills that may lack the change will be refused.
         """
         key = self.keys.window(message.conversation)
-        return _was_written(self._write(message.conversation, window.change(key, message, began)))
+        call = window.change(key, message, self._own_time(key, began))
+        return _was_written(self._write(call))
 
     async def snapshot_window(
         self, conversation: Conversation, page: Page
@@ -256,23 +218,30 @@ class Cache:
 
         Returns None if windows are not read or Redis cannot be asked.
         """
-        trusted_since, key = self.clock.trusted_since, self.keys.window(conversation)
-        if self.mode is not CacheMode.WINDOW or self.clock.is_too_far:
+        key = self.keys.window(conversation)
+        node = self.servers.of(key)
+        trusted_since = node.trusted_since(key)
+        if self.mode is not CacheMode.WINDOW or node.clock.is_too_far:
             return None
-        command = self._scripts.command(window.read(key, page), self._common())
+        command = node.command(window.read(key, page))
         is_newest = page.before is None and page.after is None
         first = -page.limit if page.limit and is_newest else 1  # no more of the list than needed
-        reply = await self.pipe.execute_coalesced(*transaction(command, ("LRANGE", key, first, -1)))
-        is_outdated = trusted_since != self.clock.trusted_since  # guard: an outage meanwhile
+        reply = await node.pipe.execute_coalesced(*transaction(command, ("LRANGE", key, first, -1)))
+        is_outdated = trusted_since != node.trusted_since(key)  # guard: an outage meanwhile
         if reply is None or is_outdated:
             return None
         try:
             snapshot = WindowSnapshot.from_reply(reply)
         except (TypeError, ValueError) as error:
-            self.breaker.trip(error)
+            node.breaker.trip(error)
             return None
-        self.clock.learn(snapshot.token)
+        node.clock.learn(snapshot.token)
         return snapshot
+
+    def trusted_since(self, conversation: Conversation) -> int:
+        """Return since when this window is trusted, in the time of the server that has it."""
+        key = self.keys.window(conversation)
+        return self.servers.of(key).trusted_since(key)
 
     def capacity(self, snapshot: WindowSnapshot | None = None) -> Capacity:
         """Return how much a fill may add to the window of this snapshot.
@@ -304,58 +273,32 @@ class Cache:
         fitting = (capacity or self.capacity()).newest_that_fit(messages)
         if not fitting:
             return None
-        first_seq = messages[-1].seq - len(fitting) + 1
-        call = window.fill(self.keys.window(conversation), token, fitting, first_seq, widen=widen)
+        key, first_seq = self.keys.window(conversation), messages[-1].seq - len(fitting) + 1
+        if not self.servers.of(key).may_fill(key, token):
+            return None
+        call = window.fill(key, token, fitting, first_seq, widen=widen)
         reply = await self._run(call)
         return reply.decode() if isinstance(reply, bytes) else None
 
     # --- running scripts ---------------------------------------------------------------------
 
-    def _common(self) -> CommonArguments:
-        return CommonArguments(
-            self.clock.trusted_since, self.ttl_ms, self.grace_period_ms, self._window_size
-        )
+    def _common_arguments(self, trusted_since: int) -> CommonArguments:
+        return CommonArguments(trusted_since, self.ttl_ms, self.grace_period_ms, self._window_size)
+
+    def _own_time(self, key: str, began: int) -> int:
+        return self.servers.of(key).to_own_time(began)
 
     def _run(self, call: ScriptCall) -> "asyncio.Future[Any]":
         """Return the reply to come. It is None if the cache is off or Redis does not answer."""
         if self.mode is CacheMode.OFF:
             return no_reply()
-        return self._scripts.run(call, self._common())
+        return self.servers.of(call.key).run(call)
 
-    def _write(self, conversation: Conversation, call: ScriptCall) -> "asyncio.Future[Any]":
-        """Run a write to a window.
-
-        If the write does not reach the window, remember the window as missed.
-        """
-        reply = self._run(call)
-        if self.mode is not CacheMode.OFF:
-            reply.add_done_callback(lambda done: self._note_missed(conversation, done))
-        return reply
-
-    def _note_missed(self, conversation: Conversation, reply: "asyncio.Future[Any]") -> None:
-        answer = None if reply.cancelled() else reply.result()
-        if answer in window.WRITTEN:
-            return
-        if answer is not None:
-            self.breaker.trip(ValueError("Redis sent an unexpected reply"))
-        self._missed.add(conversation, self.ttl_ms)
-        if not self.breaker.is_open:  # otherwise the windows are fenced when it closes
-            self.clock.distrust()
-            if self._repairing is None or self._repairing.done():
-                self._fence_missed_windows()
-                self._repairing = asyncio.get_running_loop().create_task(self._repair())
-
-    async def _repair(self) -> None:
-        """Finish after a missed write what the end of an outage does, while the breaker is closed.
-
-        A write is missed with a closed breaker if the event loop was late, or if the breaker has
-        just closed.
-        """
-        while not await self.clock.trust_again() or self._missed:
-            await asyncio.sleep(REPAIR_INTERVAL_S)
-            if self.breaker.is_open:  # the probe that closes it does the rest
-                return
-            self._fence_missed_windows()
+    def _write(self, call: ScriptCall) -> "asyncio.Future[Any]":
+        """Run a write to a window. If it does not reach the window, the window is repaired."""
+        if self.mode is CacheMode.OFF:
+            return no_reply()
+        return self.servers.of(call.key).write(call)
 
 
 async def _was_written(reply: "asyncio.Future[Any]") -> bool:

@@ -37,7 +37,7 @@ class Claim:
     def __init__(self, pipe: AutoPipeline, key: str, ttl_ms: Callable[[], int]) -> None:
         self.installation: str | None = None  # unknown until MongoDB has been reached
         self.is_refused = False  # another installation uses the keys
-        self._pipe, self._key, self._ttl_ms = pipe, key, ttl_ms
+        self.key, self._pipe, self._ttl_ms = key, pipe, ttl_ms
         pipe.register_script(DIGEST, CLAIM)
 
     def commands(self) -> list[Command]:
@@ -45,7 +45,7 @@ class Claim:
         if self.installation is None:
             return []
         ttl_ms = self._ttl_ms() + SPARE_MS
-        return [("EVALSHA", DIGEST, 1, self._key, self.installation, ttl_ms)]
+        return [("EVALSHA", DIGEST, 1, self.key, self.installation, ttl_ms)]
 
     def check(self, replies: list[Any]) -> None:
         """Raise KeysInUseError if the reply to the command names another installation."""
@@ -59,7 +59,7 @@ class Claim:
                     f"that this one, {self.installation}, would use",
                     "set CHATLAB_KEY_PREFIX, or another number of the database in "
                     "CHATLAB_REDIS_URL; if the other one has ended, its claim, the key "
-                    f"{self._key}, expires a minute after its messages",
+                    f"{self.key}, expires a minute after its messages",
                 )
 
     async def renew(self) -> None:

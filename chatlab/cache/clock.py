@@ -33,7 +33,8 @@ class RedisClock:
 
     `peer_timeout_s` returns the shortest `CHATLAB_REDIS_TIMEOUT` of the other processes that write
     to this Redis, or None if there are none. `ttl_ms` returns the TTL of a window. `monotonic_us`
-    is a clock that never steps.
+    is a clock that never steps. `clock_difference_us` is by how much the clocks of the servers may
+    differ that have had the same window.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class RedisClock:
         peer_timeout_s: Callable[[], float | None],
         ttl_ms: Callable[[], int],
         monotonic_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
+        clock_difference_us: int = 0,
     ) -> None:
         self.trusted_since, self.is_too_far = 0, False
         self._pipe, self._limits, self._peer_timeout_s = pipe, limits, peer_timeout_s
         self._ttl_ms, self._monotonic_us = ttl_ms, monotonic_us
+        self._clock_difference_us = clock_difference_us
         self._offset_us: int | None = None  # Redis time minus the monotonic clock
         self._steps = ClockSteps()
         self._round_trips_s: deque[float] = deque(maxlen=ROUND_TRIPS)
@@ -58,7 +61,11 @@ class RedisClock:
 
         Returns 0 until Redis has been reached once. Every write then counts as late, which is safe.
         """
-        return 0 if self._offset_us is None else self._monotonic_us() + self._offset_us
+        return self.from_monotonic(self._monotonic_us())
+
+    def from_monotonic(self, monotonic_us: int) -> int:
+        """Return the Redis time, or a little less, when the clock that never steps was here."""
+        return 0 if self._offset_us is None else monotonic_us + self._offset_us
 
     def learn(self, redis_time_us: int) -> None:
         """Take in a time that Redis has just sent."""
@@ -84,7 +91,7 @@ class RedisClock:
         return True
 
     def _trust_from(self, redis_time_us: int) -> None:
-        self.trusted_since = redis_time_us
+        self.trusted_since = redis_time_us + self._clock_difference_us
         self._distrust_times_before_steps(redis_time_us)
 
     def _distrust_times_before_steps(self, redis_time_us: int) -> None:

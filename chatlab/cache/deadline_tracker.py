@@ -42,6 +42,11 @@ class DeadlineTracker:
         """Track a key that expires at this time, although no sweep has seen it yet."""
         self._deadlines[key] = deadline
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Track these keys no longer: another sweeper does."""
+        for key in keys:
+            self._deadlines.pop(key, None)
+
     def shorten(self, key: str, deadline: float) -> None:
         """Move the deadline of a key, if it is tracked."""
         if key in self._deadlines:

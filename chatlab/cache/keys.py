@@ -2,17 +2,20 @@
 
 
 class Keys:
-    """Build the name of every key. `prefix` is the setting `CHATLAB_KEY_PREFIX`."""
+    """Build the name of every key. `prefix` is the setting `CHATLAB_KEY_PREFIX`.
 
-    def __init__(self, prefix: str = "") -> None:
+    `tag` is the hash tag of one node of a cluster, for the keys that each node has.
+    """
+
+    def __init__(self, prefix: str = "", tag: str = "") -> None:
         self.prefix = prefix
         self.message_pattern = f"{prefix}message:*"
         self.window_pattern = f"{prefix}messages:*"
         self.limit_pattern = f"{prefix}limit:*"
         self.pattern = f"{prefix}message*:*"  # message entries and conversation windows
-        self.probe = f"{prefix}probe"
-        self.sweep_lock = f"{prefix}sweeping"
-        self.claim = f"{prefix}installation"
+        self.probe = f"{prefix}probe{tag}"
+        self.sweep_lock = f"{prefix}sweeping{tag}"
+        self.claim = f"{prefix}installation{tag}"
 
     def message(self, message_id: str) -> str:
         """Return the key of a message cache entry."""

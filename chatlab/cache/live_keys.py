@@ -1,16 +1,28 @@
 """All live keys of the cache, and the value of one of them, for the page `/lab`."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.cache.node import CacheNode
+from chatlab.connections.pipeline import Pipeline
 
 
-async def remaining_ttls_ms(pipe: AutoPipeline, pattern: str) -> dict[str, int] | None:
+async def remaining_ttls_ms(nodes: Sequence[CacheNode], pattern: str) -> dict[str, int] | None:
     """Return each live key that matches the pattern, with its remaining TTL in milliseconds.
 
-    Returns None if Redis cannot be asked.
+    Returns None if one of the servers cannot be asked.
     """
+    ttls_ms = dict[str, int]()
+    found = await asyncio.gather(*(_remaining_ttls_ms(node.pipe, pattern) for node in nodes))
+    for ttls_of_node in found:
+        if ttls_of_node is None:
+            return None
+        ttls_ms |= ttls_of_node
+    return ttls_ms
+
+
+async def _remaining_ttls_ms(pipe: Pipeline, pattern: str) -> dict[str, int] | None:
     names = await _scan(pipe, pattern)
     if names is None:
         return None
@@ -22,7 +34,7 @@ async def remaining_ttls_ms(pipe: AutoPipeline, pattern: str) -> dict[str, int] 
     }
 
 
-async def _scan(pipe: AutoPipeline, pattern: str) -> set[bytes] | None:
+async def _scan(pipe: Pipeline, pattern: str) -> set[bytes] | None:
     cursor, names = b"0", set[bytes]()
     while True:
         match await pipe.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1000):
@@ -34,7 +46,7 @@ async def _scan(pipe: AutoPipeline, pattern: str) -> set[bytes] | None:
             return names
 
 
-async def value_of(pipe: AutoPipeline, key: str) -> dict[str, Any] | None:
+async def value_of(pipe: Pipeline, key: str) -> dict[str, Any] | None:
     """Return the value and the remaining TTL of a key, or None if Redis does not have it."""
     kind, ttl_ms = await asyncio.gather(pipe.execute("TYPE", key), pipe.execute("PTTL", key))
     is_list = kind in (b"list", "list")

@@ -3,9 +3,7 @@
 The pipeline loads them whenever it connects, and sends the source of one that Redis has forgotten.
 """
 
-import asyncio
 import hashlib
-from typing import Any
 
 from chatlab.cache.window import CommonArguments, ScriptCall, scripts_in
 from chatlab.connections.pipeline import AutoPipeline
@@ -13,19 +11,14 @@ from chatlab.connections.resp import Command
 
 
 class Scripts:
-    """The scripts of one process. `digests` is the SHA-1 of each, by which Redis knows it."""
+    """The scripts of one server. `digests` is the SHA-1 of each, by which Redis knows it."""
 
     def __init__(self, pipe: AutoPipeline, source: str) -> None:
-        self._pipe = pipe
-        self.digests: dict[str, str] = {}
-        for name, script in scripts_in(source).items():
+        self.digests, self.sources = dict[str, str](), scripts_in(source)
+        for name, script in self.sources.items():
             self.digests[name] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
             pipe.register_script(self.digests[name], script)
 
     def command(self, call: ScriptCall, common: CommonArguments) -> Command:
         """Return the command of this call."""
         return call.command(self.digests[call.script], common)
-
-    def run(self, call: ScriptCall, common: CommonArguments) -> "asyncio.Future[Any]":
-        """Return the reply to come. It is None if Redis does not answer."""
-        return self._pipe.execute(*self.command(call, common))

@@ -42,7 +42,8 @@ class Sweeper:
     """Sweep once per interval, without drift. Of several processes, one sweeps at a time.
 
     `wall_clock` returns the seconds since 1970 that the log lines show. `owns_keys` returns False
-    while another installation uses the keys. Then its sweeper sweeps.
+    while another installation uses the keys. Then its sweeper sweeps. `node` is the name of a node
+    of a cluster, for the log.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Sweeper:
         *,
         wall_clock: Callable[[], float] = time.time,
         owns_keys: Callable[[], bool] = lambda: True,
+        node: str = "",
     ) -> None:
+        self._of_node = f" of {node}" if node else ""
         limits, self._wall_clock = RedisLimits(settings.redis_timeout), wall_clock
         self._connection, self._events = SweeperConnection(redis, limits.connect_s), events
         self._keys, self._owns_keys = Keys(settings.key_prefix), owns_keys
@@ -88,7 +91,8 @@ class Sweeper:
         except Exception as error:  # noqa: BLE001 - refused, silent or nonsense: try again at the next tick
             if not self._redis_is_away:
                 cause = explain("Redis", error)[1]
-                log.warning("Cannot sweep: Redis %s. Trying again every second", cause)
+                text = "Cannot sweep: Redis%s %s. Trying again every second"
+                log.warning(text, self._of_node, cause)
             self._redis_is_away = True
             return None
         self._redis_is_away = False
@@ -97,13 +101,22 @@ class Sweeper:
     def _stand_by(self) -> None:
         """Forget all deadlines: the other process reports these keys."""
         if self._is_sweeping:
-            log.info("another process sweeps; waiting for its turn")
+            log.info("another process sweeps%s; waiting for its turn", self._of_node)
         self._tracker, self._is_sweeping, self._is_new = DeadlineTracker(), False, True
 
     @property
     def other_process(self) -> str | None:
         """Return the number of the process that sweeps instead of this one, or None."""
         return None if self._is_sweeping else self._holder.partition(b"_")[0].decode() or "?"
+
+    @property
+    def has_lost_its_node(self) -> bool:
+        """Return whether another node of the cluster may have keys of this one now."""
+        return self._redis_is_away or self._connection.was_redirected
+
+    def use_keys(self, keys: Keys) -> None:
+        """Use another key for the lock, which this node has."""
+        self._keys, self._connection.was_redirected = keys, False
 
     async def _take_lock(self) -> bool:
         """Take or extend the lock. It expires by itself if this process dies.
@@ -167,9 +180,11 @@ class Sweeper:
     def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         return self._connection.scan(pattern, with_pauses=len(self._tracker) > MANY_KEYS)
 
-    async def _look_at(self, keys: list[str], result: SweepResult) -> None:
-        if keys:
-            pttls = await self._connection.pttls(keys)
+    async def _look_at(self, names: list[str], result: SweepResult) -> None:
+        if names:
+            pttls = await self._connection.pttls(names)
+            if len(pttls) < len(names):  # the others have moved to another node of the cluster
+                self._tracker.forget(set(names) - pttls.keys())
             self._tracker.record(pttls, self._connection.now_s(), result)
 
     async def _shorten_ttls(self, result: SweepResult) -> None:
@@ -210,7 +225,8 @@ class Sweeper:
                 "Cache leaked %s had no expiry; it has %d ms now", _on_one_line(key), self._ttl_ms
             )
         counts = {"live": live, "cleaned": len(result.cleaned), "leaked": len(result.leaked)}
-        log.info("Sweep: %d live, %d cleaned, %d leaked, %.1f ms", *counts.values(), took_ms)
+        text = "Sweep%s: %d live, %d cleaned, %d leaked, %.1f ms"
+        log.info(text, self._of_node, *counts.values(), took_ms)
         if self._events:
             self._publish_cleaned(result, now)
             self._events.publish(secrets.token_hex(6), "worker", "sweep", took_ms, **counts)

@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from chatlab.cache.clock_steps import ClockSteps
+from chatlab.connections.pipeline import is_redirection
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.connections.resp import Command, RedisConnection, is_error
 
@@ -24,13 +25,14 @@ class SweeperConnection:
     """Asks Redis about keys, with a time limit for each reply.
 
     Deadlines are times of the clock of Redis, which decides when a key expires. `has_stepped_back`
-    is set when that clock steps back. The caller resets it.
+    is set when that clock steps back, and `was_redirected` when a key has moved to another node of
+    a cluster. The caller resets them.
     """
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._connection, self._timeout_s = RedisConnection(redis), timeout_s
         self._steps, self._offset_s = ClockSteps(), 0.0  # Redis time minus the monotonic clock
-        self.has_stepped_back = False
+        self.has_stepped_back = self.was_redirected = False
 
     @property
     def has_answered(self) -> bool:
@@ -41,13 +43,18 @@ class SweeperConnection:
         """Return Redis time in seconds: that of the last reply, and the time since then."""
         return time.monotonic() + self._offset_s
 
-    async def execute(self, *commands: Command) -> list[Any]:
-        """Return the replies. Raises the first error among them."""
+    async def execute(self, *commands: Command, may_move: bool = False) -> list[Any]:
+        """Return the replies. Raises the first error among them.
+
+        With `may_move`, the reply is None for a key that is on another node of the cluster.
+        """
         if not self._connection.is_open:
             await self._connection.open()
         replies = await self._connection.execute(commands, self._timeout_s)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, Exception):
+        for place, (command, reply) in enumerate(zip(commands, replies, strict=True)):
+            if may_move and is_redirection(reply):
+                self.was_redirected, replies[place] = True, None
+            elif isinstance(reply, Exception):
                 if is_refusal(reply):
                     note_refusal(command[0], reply)
                 if is_error(reply, "READONLY"):  # no primary any more; the next one is elsewhere
@@ -55,10 +62,12 @@ class SweeperConnection:
                 raise reply
         return replies
 
-    async def ask(self, *commands: Command) -> list[Any]:
+    async def ask(self, *commands: Command, may_move: bool = False) -> list[Any]:
         """Return the replies, and learn the time at which Redis has sent them."""
         sent_s = time.monotonic()
-        (seconds, microseconds), *replies = await self.execute(("TIME",), *commands)
+        (seconds, microseconds), *replies = await self.execute(
+            ("TIME",), *commands, may_move=may_move
+        )
         received_s, redis_us = time.monotonic(), int(seconds) * 1_000_000 + int(microseconds)
         self._offset_s = redis_us / 1_000_000 - received_s
         if self._steps.observe(int(sent_s * 1_000_000), redis_us, int(received_s * 1_000_000)):
@@ -66,13 +75,14 @@ class SweeperConnection:
         return replies
 
     async def pttls(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return the reply of PTTL for each key."""
-        replies = await self.ask(*(("PTTL", _as_bytes(key)) for key in keys))
-        return dict(zip(keys, replies, strict=True))
+        """Return the reply of PTTL for each key that this node has."""
+        commands = (("PTTL", _as_bytes(key)) for key in keys)
+        replies = await self.ask(*commands, may_move=True)
+        return {key: pttl for key, pttl in zip(keys, replies, strict=True) if pttl is not None}
 
     async def limit_ttl(self, key: str, ttl_ms: int) -> None:
         """Give a key this TTL if it has none, or a longer one."""
-        await self.execute(("EVAL", LIMIT_TTL, 1, _as_bytes(key), ttl_ms))
+        await self.execute(("EVAL", LIMIT_TTL, 1, _as_bytes(key), ttl_ms), may_move=True)
 
     async def scan(self, pattern: str, *, with_pauses: bool) -> AsyncIterator[list[str]]:
         """Yield all keys that match, one SCAN reply at a time.

@@ -141,8 +141,8 @@ _MONGODB = (
 # What HELLO calls the mode or the role of a Redis that the cache cannot use.
 _KINDS = {
     "cluster": (
-        "is a node of a Redis Cluster, and chatlab needs a single server for all keys",
-        "use a Redis without cluster mode in {url}",
+        "is a node of a Redis Cluster",
+        "use redis+cluster:// in {url}, with the addresses of some of its nodes",
     ),
     "replica": (
         "is a replica, which accepts no writes",
@@ -173,6 +173,11 @@ _REDIS = (
         r"permissions? to (?:run|access).*?(?:'([\w|]+)'|(channel|key))|script can't run",
         "forbids this user a command, a key or a channel: {0}",
         _RIGHTS,
+    ),
+    (
+        r"Cluster mode is not enabled",
+        "is not a Redis Cluster",
+        "use redis:// in {url}",
     ),
     (
         r"MovedError|MOVED |AskError|ASK |ClusterDown|CLUSTERDOWN|CROSSSLOT|in cluster mode",

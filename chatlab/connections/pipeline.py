@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 import redis
@@ -18,6 +18,29 @@ from chatlab.protect.loop_lag import LoopLag
 
 MAX_PIPELINE_COMMANDS = 500
 SCRIPTS = ("EVALSHA", TRANSACTION)  # commands without which there is no cache
+# What a node of a cluster answers when another one has the key, or is about to have it.
+REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN")
+
+Follow = Callable[[Command, Exception], Awaitable[Any]]
+
+
+class Pipeline(Protocol):
+    """Sends commands to Redis: to one server, or to the node of a cluster that has the key.
+
+    `publish_command` is the command that publishes to the channel of a user.
+    """
+
+    publish_command: str
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether Redis is asked at all."""
+
+    def execute(self, *command: Any) -> asyncio.Future[Any]:
+        """Return a future for the reply to a command. It is None if there is no reply."""
+
+    async def drain(self) -> None:
+        """Wait until every command has its reply."""
 
 
 class AutoPipeline:
@@ -29,8 +52,11 @@ class AutoPipeline:
     refuses to this user.
 
     `timeout_s` limits the time without any reply. On a new connection another Redis may answer, so
-    `on_connection` runs before any command.
+    `on_connection` runs before any command. `follow` returns the reply to a command that a node of
+    a cluster has redirected, or None.
     """
+
+    publish_command = "PUBLISH"
 
     def __init__(
         self,
@@ -40,10 +66,11 @@ class AutoPipeline:
         *,
         timeout_s: float,
         on_connection: Callable[[], Awaitable[object]],
+        follow: Follow | None = None,
     ) -> None:
         self.timeout_s = timeout_s
         self._redis, self._breaker, self._lag = redis, breaker, lag
-        self._on_connection = on_connection
+        self._on_connection, self._follow = on_connection, follow
         self._connection = RedisConnection(redis)
         self._evalsha_is_refused = False
         self._scripts: dict[str, str] = {}  # source of each Lua script, by SHA-1 digest
@@ -98,10 +125,20 @@ class AutoPipeline:
                 await self._connect()
             replies = await self._send_with_scripts(self._connection, commands, self.timeout_s)
             CACHE_SECONDS.observe(time.perf_counter() - started)
+            if self._follow:
+                await self._follow_redirections(self._follow, commands, replies)
             return list(map(self._check, commands, replies))
         except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
             self._judge(error, lag_before_s)
             return [None] * len(batch)
+
+    async def _follow_redirections(
+        self, follow: Follow, commands: list[Command], replies: list[Any]
+    ) -> None:
+        places = [place for place, reply in enumerate(replies) if is_redirection(reply)]
+        found = (follow(commands[place], replies[place]) for place in places)
+        for place, reply in zip(places, await asyncio.gather(*found), strict=True):
+            replies[place] = reply
 
     async def _connect(self) -> None:
         async with asyncio.timeout(self.timeout_s):
@@ -221,6 +258,11 @@ def _raise_first_error(commands: Sequence[Command], replies: Sequence[Any]) -> N
                 if is_refusal(one):
                     note_refusal(command[0], one)
                 raise one
+
+
+def is_redirection(reply: Any) -> bool:
+    """Return whether another node of the cluster should be asked."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(REDIRECTIONS)
 
 
 def _lacks_script(reply: Any) -> bool:

@@ -1,7 +1,7 @@
 """Redis: the clients of redis-py with their options.
 
 No client retries: its caller decides when to try again. If the URL names Sentinels, each new
-connection asks them for the address of the primary.
+connection asks them for the address of the primary. `cluster.py` has the client of a Redis Cluster.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,17 @@ from typing import Any
 import redis
 from redis import sentinel as blocking_sentinel
 from redis.asyncio import Redis, sentinel
+from redis.asyncio import RedisCluster as AsyncRedisCluster
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url as parse_url_blocking
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry as BlockingRetry
 
-from chatlab.server_urls import SentinelUrl
+from chatlab.server_urls import ClusterUrl, SentinelUrl
 
 Options = dict[str, Any]
 
@@ -36,6 +40,11 @@ def connect(url: str, timeout_s: float) -> Redis:
     `timeout_s` limits the time until a connection is made, and until a reply arrives.
     """
     limits = _limits(timeout_s, Retry(NoBackoff(), 0))
+    if nodes := ClusterUrl.of(url):
+        options = cluster_options(nodes, limits, parse_url)
+        startup_nodes = [AsyncClusterNode(host, port) for host, port in nodes.places]
+        of_cluster: Any = AsyncRedisCluster(startup_nodes=startup_nodes, **options)
+        return of_cluster  # type: ignore[no-any-return]  # it has the commands of a client of one server
     if (names := SentinelUrl.of(url)) is None:
         return Redis.from_url(url, **limits)
     of_redis, of_sentinel = _options(names, limits, parse_url)
@@ -46,14 +55,39 @@ def connect(url: str, timeout_s: float) -> Redis:
 
 
 def connect_blocking(url: str, timeout_s: float) -> redis.Redis:
-    """Return a client for code without an event loop."""
+    """Return a client for code without an event loop.
+
+    That of a cluster asks for the topology at once, and raises what redis-py raises.
+    """
     limits = _limits(timeout_s, BlockingRetry(NoBackoff(), 0))
+    if nodes := ClusterUrl.of(url):
+        return _connect_to_cluster(nodes, limits)
     if (names := SentinelUrl.of(url)) is None:
         return redis.Redis.from_url(url, **limits)
     of_redis, of_sentinel = _options(names, limits, parse_url_blocking)
     manager = blocking_sentinel.Sentinel(names.places, sentinel_kwargs=of_sentinel)  # type: ignore[no-untyped-call]
     client: redis.Redis = manager.master_for(names.service, **of_redis)  # type: ignore[no-untyped-call]
     return client
+
+
+def _connect_to_cluster(nodes: ClusterUrl, limits: Options) -> redis.Redis:
+    options = cluster_options(nodes, limits, parse_url_blocking)
+    startup_nodes = [ClusterNode(host, port) for host, port in nodes.places]  # type: ignore[no-untyped-call]
+    try:
+        client: Any = RedisCluster(startup_nodes=startup_nodes, **options)
+    except RedisClusterException as error:  # the only one that is no RedisError
+        raise redis.ConnectionError(str(error)) from error
+    return client  # type: ignore[no-any-return]  # it has the commands of a client of one server
+
+
+def cluster_options(nodes: ClusterUrl, limits: Options, parse: Callable[[str], Any]) -> Options:
+    """Return the options of connections to the nodes of a cluster."""
+    options = {**parse(nodes.of_node("node", 1)), **limits, "require_full_coverage": False}
+    for name in ("host", "port", "db"):
+        del options[name]
+    if options.pop("connection_class", None):
+        options["ssl"] = True
+    return options
 
 
 def _limits(timeout_s: float, retry: Retry | BlockingRetry) -> Options:

@@ -21,13 +21,17 @@ from chatlab.errors import EngineError
 from chatlab.settings import Settings
 
 Name = Literal["mongo", "redis"]
-Member = Literal["mongo1", "mongo2", "mongo3"]  # of a replica set with three members
+# Of a replica set with three members, and of a cluster with three primaries and three replicas.
+Member = Literal[
+    "mongo1", "mongo2", "mongo3", "redis1", "redis2", "redis3", "redis4", "redis5", "redis6"
+]
 MEMBERS: tuple[Member, ...] = ("mongo1", "mongo2", "mongo3")
+NODES: tuple[Member, ...] = ("redis1", "redis2", "redis3", "redis4", "redis5", "redis6")
 
 
 def kind_of(server: Name | Member) -> Name:
     """Return which kind of server this is."""
-    return "redis" if server == "redis" else "mongo"
+    return "redis" if server.startswith("redis") else "mongo"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ It also knows the command line and the URL of each server.
     DATA_DIR/
     ├── lock    held by the supervisor as long as it runs
     ├── db/     the data of mongod (db1/, db2/, db3/: of a replica set with three members)
+    ├── redis1/ ... redis6/, cluster.json: of a Redis Cluster
     ├── log/    mongo.log, redis.log, supervisor.log: a few MB each at most
     └── run/    the unix sockets, mode 0700
 
@@ -26,10 +27,12 @@ from urllib.parse import quote
 
 from chatlab.errors import EngineError
 from chatlab.local import supervisor
-from chatlab.local.binaries import MEMBERS, Member, Name, kind_of
+from chatlab.local.binaries import MEMBERS, NODES, Member, Name, kind_of
+from chatlab.local.cluster_places import Places, choose_places, read_places
 from chatlab.settings import Settings
 
 MONGODS: tuple[Name | Member, ...] = ("mongo", *MEMBERS)
+REDIS_SERVERS: tuple[Name | Member, ...] = ("redis", *NODES)
 MAX_SOCKET_PATH_BYTES = 100  # systems allow 103 to 107
 # Before it answers, mongod creates a journal of three files in a new folder.
 JOURNAL_FILE_MB = 16
@@ -51,7 +54,7 @@ MONGOD_OPTIONS = f"""
 # A member that is stopped would wait for 15 s, so that clients can find another one first.
 MEMBER_OPTIONS = "--setParameter shutdownTimeoutMillisForSignaledShutdown=100"
 REDIS_OPTIONS = """
-    --port 0 --unixsocketperm 700 --daemonize no --appendonly no
+    --unixsocketperm 700 --daemonize no --appendonly no
     --maxmemory 256mb --maxmemory-policy volatile-ttl --notify-keyspace-events Ex
 """
 
@@ -140,9 +143,9 @@ class DataFolder:
     def add_command(self, name: Name | Member, binary: str) -> dict[str, Any]:
         """Return the command that makes the supervisor run this server."""
         log, socket_path = str(self.log / f"{name}.log"), self.socket_path(name)
-        if name == "redis":
+        if kind_of(name) == "redis":
             options = [*REDIS_OPTIONS.split(), "--save", "", "--unixsocket", socket_path]
-            options += ["--dir", str(self.run), "--logfile", log]
+            options += ["--logfile", log, *self._redis_options(name)]
         else:
             db = self.db_of(name)
             db.mkdir(mode=0o700, exist_ok=True)
@@ -160,6 +163,29 @@ class DataFolder:
             "reopen_signal": signal.SIGUSR1 if kind_of(name) == "mongo" else None,
         }
 
+    def _redis_options(self, name: Name | Member) -> list[str]:
+        if name == "redis":
+            return ["--port", "0", "--dir", str(self.run)]
+        folder, number = self.path / name, REDIS_SERVERS.index(name) - 1
+        config = self.cluster_places().write_config(folder, number)
+        return ["--include", str(config), "--dir", str(folder)]
+
+    def choose_cluster_places(self) -> None:
+        """Choose ports and a password for a cluster of which no node runs."""
+        before = self._cluster_file.read_bytes() if self._cluster_file.exists() else b""
+        choose_places(self._cluster_file, len(NODES))
+        if self._cluster_file.read_bytes() != before:  # nodes know each other by their ports
+            for name in NODES:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def cluster_places(self) -> Places:
+        """Return where the nodes of the cluster listen."""
+        return read_places(self._cluster_file)
+
+    @property
+    def _cluster_file(self) -> Path:
+        return self.path / "cluster.json"
+
     def socket_path(self, name: Name | Member) -> str:
         return str(self.run / _socket_name(name))
 
@@ -170,7 +196,7 @@ class DataFolder:
     def url(self, name: Name | Member) -> str:
         """Return the URL of this private server."""
         socket_path = self.socket_path(name)
-        if name == "redis":
+        if kind_of(name) == "redis":
             return f"unix://{quote(socket_path)}"
         return f"mongodb://{quote(socket_path, safe='')}/?directConnection=true"
 
@@ -186,7 +212,7 @@ def _needed_disk_bytes(db: Path) -> int:
 
 
 def _socket_name(name: Name | Member) -> str:
-    return "redis.sock" if name == "redis" else name.replace("mongo", "mongod") + ".sock"
+    return name.replace("mongo", "mongod") + ".sock"
 
 
 def _short_folder() -> Path:

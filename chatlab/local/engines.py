@@ -2,10 +2,12 @@
 
 If a URL is set, that server is only asked for its version. Otherwise `open_engines` connects to the
 supervisor of the data folder (or starts it), lets it run mongod and redis-server, and waits until
-both accept writes. The private servers listen only on unix sockets in the data folder. Every
-failure until then is an EngineError.
+both accept writes. The private servers listen only on unix sockets in the data folder, except a
+Redis Cluster. Every failure until then is an EngineError.
 
 A private MongoDB is one mongod, or a replica set with three members. The two have different data.
+A private Redis is one redis-server, or a cluster of three primaries and three replicas, which
+listens on ports of 127.0.0.1 and asks for a random password.
 """
 
 import contextlib
@@ -15,12 +17,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from chatlab.errors import EngineError
-from chatlab.local.binaries import KINDS, MEMBERS, Member, Name, find_program, kind_of
+from chatlab.local.binaries import KINDS, MEMBERS, NODES, Member, Name, find_program, kind_of
 from chatlab.local.data_folder import DataFolder
 from chatlab.local.readiness import (
     Engine,
     check_configured,
     start_error,
+    wait_until_complete,
     wait_until_running,
     wait_until_writable,
 )
@@ -40,21 +43,30 @@ class Engines:
     """Both servers, or only one of them, for as long as this is open.
 
     Closing it stops the private ones if no other process uses them. With `replica_set`, a private
-    MongoDB has three members, which are called `mongo1` to `mongo3`.
+    MongoDB has three members, which are called `mongo1` to `mongo3`. With `redis_cluster`, a
+    private Redis is a cluster of `redis1` to `redis6`.
     """
 
     mongo: Engine
     redis: Engine
 
     def __init__(
-        self, settings: Settings, *, only: Name | None = None, replica_set: bool = False
+        self,
+        settings: Settings,
+        *,
+        only: Name | None = None,
+        replica_set: bool = False,
+        redis_cluster: bool = False,
     ) -> None:
         self._settings = settings
         self._folder = DataFolder(settings)
         urls: dict[Name, str | None] = {"mongo": settings.mongo_url, "redis": settings.redis_url}
         if only:
             urls = {only: urls[only]}
-        self._mongods: list[Name | Member] = [*MEMBERS] if replica_set else ["mongo"]
+        self._members: dict[Name, list[Name | Member]] = {
+            "mongo": [*MEMBERS] if replica_set else ["mongo"],
+            "redis": [*NODES] if redis_cluster else ["redis"],
+        }
         self._private = [
             server for kind, url in urls.items() if url is None for server in self._servers(kind)
         ]
@@ -148,7 +160,9 @@ class Engines:
         states = self._client.send("status")
         missing = [name for name in self._private if name not in states]
         programs = {kind: find_program(kind, self._settings) for kind in _kinds(missing)}
-        self._folder.check_disk(name for name in missing if name != "redis")
+        self._folder.check_disk(name for name in missing if kind_of(name) == "mongo")
+        if set(NODES) <= set(missing):
+            self._folder.choose_cluster_places()
         for name in missing:
             self._client.send(**self._folder.add_command(name, programs[kind_of(name)].path))
         states = wait_until_running(self._client, self._private)
@@ -156,8 +170,11 @@ class Engines:
 
     def _engine(self, kind: Name, states: dict[str, Any]) -> Engine:
         label, first = KINDS[kind].label, self._servers(kind)[0]
-        is_set = kind == "mongo" and len(self._mongods) > 1
-        url = self._folder.replica_set_url() if is_set else self._folder.url(first)
+        url = self._folder.url(first)
+        if first == "mongo1":
+            url = self._folder.replica_set_url()
+        elif first == "redis1":
+            url = self._folder.cluster_places().url
         binary = states[first]["binary"]
         if any(states[name]["state"] == "stopped" for name in self._servers(kind)):
             warning = f"{label} was stopped on purpose and stays stopped until it is started again"
@@ -169,12 +186,15 @@ class Engines:
         return Engine(label, url, version, True, binary, old_version(label, version))
 
     def _servers(self, kind: Name) -> list[Name | Member]:
-        return self._mongods if kind == "mongo" else ["redis"]
+        return self._members[kind]
 
     def _wait_until_writable(self, kind: Name, states: dict[str, Any]) -> str:
         """Return the version once those of the servers that run accept writes."""
         servers = self._servers(kind)
         running = [name for name in servers if states[name]["state"] == "running"]
+        if servers == [*NODES]:
+            numbers = [servers.index(name) for name in running]
+            return wait_until_complete(self._folder.cluster_places(), numbers)
         return wait_until_writable(
             kind, [*map(self._folder.url, running)], [*map(self._folder.host, servers)]
         )
@@ -225,13 +245,18 @@ def _kinds(servers: list[Name | Member]) -> set[Name]:
 
 
 def open_engines(
-    settings: Settings, *, only: Name | None = None, replica_set: bool = False
+    settings: Settings,
+    *,
+    only: Name | None = None,
+    replica_set: bool = False,
+    redis_cluster: bool = False,
 ) -> Engines:
     """Return both servers, or only this one, ready for use.
 
-    With `replica_set`, a private MongoDB has three members.
+    With `replica_set`, a private MongoDB has three members. With `redis_cluster`, a private Redis
+    is a cluster of three primaries with a replica each.
 
     A server configured by a URL that does not answer only gets a warning. Raises EngineError, with
     the fix, if a private server cannot be started.
     """
-    return Engines(settings, only=only, replica_set=replica_set)
+    return Engines(settings, only=only, replica_set=replica_set, redis_cluster=redis_cluster)

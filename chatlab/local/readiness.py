@@ -14,19 +14,24 @@ from typing import Any
 from dns.exception import DNSException
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
+from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from chatlab.connections.cluster import SLOTS
 from chatlab.connections.diagnosis import diagnose, diagnose_kind
 from chatlab.connections.redis import connect_blocking
 from chatlab.errors import EngineError
 from chatlab.local.binaries import KINDS, Member, Name, kind_of
+from chatlab.local.cluster_places import Places
 from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
+from chatlab.local.redis_cluster import wait_until_cluster
 from chatlab.local.supervisor_client import SupervisorClient
 from chatlab.local.versions import old_version
 from chatlab.server_urls import redact, unsafe_tls
 from chatlab.settings import Settings
 
 READY_TIMEOUT_S = 60.0  # a busy machine needs more than 20
+CLUSTER_VERSION = 7  # the first one with sharded pub/sub
 VERSION_TIMEOUT_S = 1.5  # for a server that is configured by a URL
 # Of a replica set with several members. By default an election begins after 10 s.
 MEMBER_SETTINGS = {"electionTimeoutMillis": 3000, "heartbeatIntervalMillis": 500}
@@ -148,6 +153,20 @@ def wait_until_writable(name: Name, urls: list[str], hosts: list[str]) -> str:
         ) from None
 
 
+def wait_until_complete(places: Places, running: list[int]) -> str:
+    """Return the version of a private Redis Cluster once each slot has a primary.
+
+    `running` are the numbers of the nodes that run. Raises EngineError.
+    """
+    try:
+        return wait_until_cluster(places, running)
+    except RedisError as error:
+        raise EngineError(
+            f"A node of the Redis Cluster does not answer: {error}.",
+            "try again, or run `chatlab doctor`",
+        ) from None
+
+
 def start_error(
     name: Name | Member, state: dict[str, Any], default: EngineError | None = None
 ) -> EngineError:
@@ -264,13 +283,33 @@ def _ask_redis(url: str) -> tuple[str, tuple[str, str] | None]:
 
     HELLO needs no right of an ACL.
     """
+    client: Any
     with connect_blocking(url, VERSION_TIMEOUT_S) as client:
-        reply: Any = client.execute_command("HELLO")
+        is_cluster = isinstance(client, RedisCluster)
+        options = {"target_nodes": client.get_default_node()} if is_cluster else {}
+        reply: Any = client.execute_command("HELLO", **options)
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     about = {_text(key): _text(value) for key, value in pairs}
     version = about["version"] + (" (Valkey)" if about["server"] == "valkey" else "")
+    if is_cluster:
+        return version, _warn_of_cluster(client, version)
     found = diagnose_kind(about["mode"]) or diagnose_kind(about.get("role", ""))
     return version, found and (f"Redis {found.problem}", found.fix)
+
+
+def _warn_of_cluster(client: Any, version: str) -> tuple[str, str] | None:
+    """Return a warning if the cache cannot use all of this cluster."""
+    if int(version.partition(".")[0]) < CLUSTER_VERSION:
+        return (
+            "Redis has no sharded pub/sub, so no process gets the events of another one",
+            f"use Redis {CLUSTER_VERSION} or newer for a cluster",
+        )
+    if (count := len(client.nodes_manager.slots_cache)) < SLOTS:
+        return (
+            f"The Redis Cluster has a primary for {count} of its {SLOTS} slots only",
+            "look at CLUSTER SHARDS in redis-cli",
+        )
+    return None
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ import psutil
 from chatlab.errors import EngineError
 from chatlab.local import supervisor
 from chatlab.local.binaries import environment
-from chatlab.local.data_folder import FIX_FOLDER, MONGODS, DataFolder
+from chatlab.local.data_folder import FIX_FOLDER, MONGODS, REDIS_SERVERS, DataFolder
 
 CONNECT_TIMEOUT_S = 60.0  # longer than a supervisor needs to stop its servers
 REPLY_TIMEOUT_S = 2 * supervisor.STOP_TIMEOUT_S
@@ -152,6 +152,9 @@ def _belongs_to(process: psutil.Process, folder: DataFolder) -> bool:
 
     Our servers have these paths in their command line.
     """
-    redis_socket = folder.socket_path("redis")
     databases = {str(folder.db_of(server)) for server in MONGODS}
-    return any(argument in databases or redis_socket in argument for argument in process.cmdline())
+    sockets = [folder.socket_path(server) for server in REDIS_SERVERS]
+    return any(
+        argument in databases or any(path in argument for path in sockets)
+        for argument in process.cmdline()
+    )

@@ -24,6 +24,8 @@ CALM_S = 10.0
 class CircuitBreaker:
     """Knows whether one server (`name`) can be used. The circuit is open while it cannot.
 
+    `part` is what the metrics call it, if that is another name. Several servers may share one.
+
     `probe` raises while the server is unavailable. An open circuit calls it with a timeout of
     `probe_timeout_s`. `on_recovery` is called when the circuit closes, before any other task can
     use the server. `explain` returns whether the server answers, and what is wrong with it as the
@@ -35,6 +37,7 @@ class CircuitBreaker:
         name: str,
         probe: Callable[[], Awaitable[None]],
         *,
+        part: str | None = None,
         on_recovery: Callable[[], None] = lambda: None,
         probe_timeout_s: float = 1.0,
         explain: Callable[[BaseException], tuple[bool, str]] = lambda error: (
@@ -43,6 +46,7 @@ class CircuitBreaker:
         ),
     ) -> None:
         self.name, self.is_open = name, False
+        self._part = part or name.lower()
         self._probe, self._on_recovery = probe, on_recovery
         self._probe_timeout_s = probe_timeout_s
         self._recovery: asyncio.Task[None] | None = None
@@ -53,13 +57,20 @@ class CircuitBreaker:
     def trip(self, reason: BaseException) -> None:
         """Open the circuit after a failure."""
         if not self.is_open:
-            self.is_open, self._is_logged = True, False
-            BREAKERS[self.name.lower()].set(1)
-            BREAKERS_OPENED[self.name.lower()].inc()
+            BREAKERS_OPENED[self._part].inc()
+            self._open(reason)
             self._log_open(reason)
-            self._recovery = asyncio.get_running_loop().create_task(self._recover(reason))
 
-    async def _recover(self, reason: BaseException) -> None:
+    def open_until_probed(self) -> None:
+        """Open the circuit of a server that was not used before, until the first probe succeeds."""
+        self._open(None)
+
+    def _open(self, reason: BaseException | None) -> None:
+        self.is_open, self._is_logged = True, False
+        BREAKERS[self._part].inc()
+        self._recovery = asyncio.get_running_loop().create_task(self._recover(reason))
+
+    async def _recover(self, reason: BaseException | None) -> None:
         if time.monotonic() - self._closed_at < CALM_S:
             await self._pause()
         else:
@@ -71,7 +82,7 @@ class CircuitBreaker:
                     await self._probe()
             except Exception as error:  # noqa: BLE001 - any error means that the server is still unavailable
                 await self._pause()
-                self._log_open(error if self._explain(error)[0] else reason)
+                self._log_open(reason if reason and not self._explain(error)[0] else error)
             else:
                 self._close()
 
@@ -82,7 +93,7 @@ class CircuitBreaker:
     def _close(self) -> None:
         self.is_open, self._closed_at = False, time.monotonic()
         self._on_recovery()
-        BREAKERS[self.name.lower()].set(0)
+        BREAKERS[self._part].dec()
         if self._is_logged:
             log.warning("%s is available again; its circuit breaker is closed", self.name)
 
@@ -102,3 +113,5 @@ class CircuitBreaker:
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
+        if self.is_open:
+            BREAKERS[self._part].dec()

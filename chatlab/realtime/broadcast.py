@@ -19,8 +19,9 @@ import socketio
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from chatlab.connections.cluster import Cluster
 from chatlab.connections.driver_calls import DriverCalls
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.pipeline import Pipeline
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence, PresenceReport
@@ -53,8 +54,8 @@ class Broadcast:
     def __init__(
         self,
         sockets: socketio.AsyncServer,
-        pipe: AutoPipeline,
-        redis: Redis,
+        pipe: Pipeline,
+        redis: Redis | Cluster,
         presence: Presence,
         prefix: str,
     ) -> None:
@@ -109,7 +110,7 @@ class Broadcast:
 
     def _publish(self, user: UserId, event: str, payload: bytes) -> "asyncio.Future[Any]":
         envelope = msgspec.json.encode([self.presence.process_id, event, msgspec.Raw(payload)])
-        return self._pipe.execute("PUBLISH", self._user_channel + user, envelope)
+        return self._pipe.execute(self._pipe.publish_command, self._user_channel + user, envelope)
 
     def _note_unpublished(self, user: UserId, published: "asyncio.Future[Any]") -> None:
         if published.cancelled() or published.result() is None:
@@ -152,6 +153,7 @@ class Broadcast:
             await asyncio.sleep(RETRY_INTERVAL_S)
 
     async def _listen(self) -> None:
+        assert isinstance(self._redis, Redis)  # `ClusterBroadcast` listens in its own way
         async with self._redis.pubsub() as pubsub:
             self._pubsub, resyncing = pubsub, TaskSet()
             try:

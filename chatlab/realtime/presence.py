@@ -19,7 +19,7 @@ import msgspec
 import socketio
 
 from chatlab import metrics
-from chatlab.connections.pipeline import AutoPipeline
+from chatlab.connections.pipeline import Pipeline
 from chatlab.domain.ids import UserId
 from chatlab.realtime.partners import FindPartners, Partners
 from chatlab.realtime.peer_settings import PeerSettings, Values
@@ -67,7 +67,7 @@ class Presence:
     def __init__(
         self,
         sockets: socketio.AsyncServer,
-        pipe: AutoPipeline,
+        pipe: Pipeline,
         prefix: str,
         settings: PeerSettings,
         find_partners: FindPartners,

@@ -52,14 +52,18 @@ class Resync:
     async def end_gap(self) -> None:
         """Tell the sockets of this process, which receives events again, if there are others."""
         users = self._presence.users_here()  # who connects from now on reads afterwards
+        await self.tell(users, self._gap_since)
+        self._gap_since = None
+
+    async def tell(self, users: list[UserId], since: str | None) -> None:
+        """Tell the sockets of these users here, if other processes may have sent them events."""
         if users and not self._presence.had_peers_recently():
             await asyncio.sleep(SILENCE_S)  # until then each of them has reported
         if self._presence.had_peers_recently():
             for start in range(0, len(users), NOTIFIED_AT_ONCE):
                 group = users[start : start + NOTIFIED_AT_ONCE]
-                await self._sockets.emit(EVENT, {"since": self._gap_since}, room=group)
+                await self._sockets.emit(EVENT, {"since": since}, room=group)
                 await asyncio.sleep(0)
-        self._gap_since = None
 
     async def run(self) -> None:
         """Tell the sockets in other processes, for each user whose events were not published."""

@@ -236,6 +236,7 @@ def installation(settings: "Settings") -> Iterator[Finding]:
     from redis.exceptions import RedisError
 
     from chatlab.cache.keys import Keys
+    from chatlab.connections.cluster import hash_tags
     from chatlab.connections.redis import connect_blocking
 
     # Whatever is wrong with a server itself has been said before.
@@ -245,12 +246,14 @@ def installation(settings: "Settings") -> Iterator[Finding]:
         connect_blocking(settings.redis_url, 1.5) as redis,
     ):
         found = mongo[settings.database]["installation"].find_one({"_id": "installation"}) or {}
-        holder = redis.lindex(Keys(settings.key_prefix).claim, 0)
+        claims = [Keys(settings.key_prefix, tag).claim for tag in hash_tags(redis)]
+        holders = {str(holder, "utf-8") for claim in claims if (holder := redis.lindex(claim, 0))}
         ours = f"{found.get('id', 'not stored yet')} in {settings.database}"
-        if holder is None or str(holder, "utf-8") == found.get("id"):
+        others = holders - {found.get("id")}
+        if not others:
             yield Finding("installation", True, ours)
         else:
-            text = f"{str(holder, 'utf-8')} uses the keys in Redis that this one would use ({ours})"
+            text = f"{min(others)} uses the keys in Redis that this one would use ({ours})"
             fix = "set CHATLAB_KEY_PREFIX, or another number of the database in CHATLAB_REDIS_URL"
             yield Finding("installation", False, text, fix)
 

@@ -42,11 +42,17 @@ SEND_BUFFER_BYTES = 131_072
 
 
 def serve(
-    settings: Settings, console: Console, *, replica_set: bool = False, attached: bool = False
+    settings: Settings,
+    console: Console,
+    *,
+    replica_set: bool = False,
+    redis_cluster: bool = False,
+    attached: bool = False,
 ) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then answer open requests and close all sockets.
 
-    With `replica_set`, a private MongoDB has three members.
+    With `replica_set`, a private MongoDB has three members. With `redis_cluster`, a private Redis
+    is a cluster of six nodes.
 
     With `attached`, the process belongs to the program that started it: it prints its URL as the
     first line of standard output, and stops when its standard input ends.
@@ -57,7 +63,9 @@ def serve(
     with _listen(settings) as listener:
         if attached:
             _attach(listener)
-        with open_engines(settings, replica_set=replica_set) as engines:
+        with open_engines(
+            settings, replica_set=replica_set, redis_cluster=redis_cluster
+        ) as engines:
             urls = {"mongo_url": engines.mongo.url, "redis_url": engines.redis.url}
             key = presenter_key(settings) if settings.flow else None
             settings = settings.model_copy(update=urls | {"lab_key": key})

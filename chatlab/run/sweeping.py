@@ -7,9 +7,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from chatlab.cache.sweeper import Sweeper
-from chatlab.connections.redis import connect
-from chatlab.connections.redis_limits import RedisLimits
+from chatlab.cache.cluster_sweeper import create_sweeper
 from chatlab.domain.trace import EventBus
 from chatlab.local.engines import Engine, open_engines
 from chatlab.local.readiness import check_configured
@@ -50,6 +48,5 @@ async def _sweep(settings: Settings, url: str) -> None:
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     stop_at_hang_up()
-    async with connect(url, RedisLimits(settings.redis_timeout).connect_s) as redis:
-        with contextlib.suppress(asyncio.CancelledError):
-            await Sweeper(redis, settings, EventBus()).run()
+    with contextlib.suppress(asyncio.CancelledError):
+        await create_sweeper(url, settings, EventBus()).run()

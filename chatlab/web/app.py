@@ -18,8 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 from chatlab import __version__, metrics
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import Cache
+from chatlab.cache.cluster_sweeper import ClusterSweeper, create_sweeper
 from chatlab.cache.sweeper import Sweeper
-from chatlab.connections.redis import connect
+from chatlab.connections.cluster import connect_servers
 from chatlab.connections.redis_limits import RedisLimits
 from chatlab.contacts import Contacts
 from chatlab.domain.ids import UserId
@@ -27,7 +28,8 @@ from chatlab.domain.trace import EventBus, StageEvent
 from chatlab.local.engines import open_engines
 from chatlab.protect.loop_lag import LoopLag
 from chatlab.protect.read_limits import ReadLimits
-from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S, Broadcast
+from chatlab.realtime.broadcast import SUBSCRIBE_TIMEOUT_S
+from chatlab.realtime.cluster_broadcast import create_broadcast
 from chatlab.realtime.peer_settings import PeerSettings
 from chatlab.realtime.presence import Presence
 from chatlab.receivers import Receivers
@@ -176,14 +178,14 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         connect_s, peers = RedisLimits(settings.redis_timeout).connect_s, PeerSettings(settings)
         sweeper = None
         if settings.sweeper:
-            sweeper = Sweeper(
-                connect(redis_url, connect_s),
+            sweeper = create_sweeper(
+                redis_url,
                 settings,
                 events,
                 owns_keys=lambda: cache.owns_keys,  # `cache` is created below
             )
         cache = Cache(
-            connect(redis_url, connect_s),
+            connect_servers(redis_url, connect_s),
             settings,
             events,
             peer_timeout_s=peers.shortest_timeout_s,
@@ -196,8 +198,8 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
             return await store.conversations.find_partners(user, limit)  # it is created below
 
         presence = Presence(sockets, cache.pipe, settings.key_prefix, peers, find_partners)
-        subscriber = connect(redis_url, SUBSCRIBE_TIMEOUT_S)
-        broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
+        subscriber = connect_servers(redis_url, SUBSCRIBE_TIMEOUT_S)
+        broadcast = create_broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
         on_found = functools.partial(finish_send, cache, broadcast)
 
         async def join(installation: str) -> None:
@@ -207,7 +209,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
         store = Store(
             mongo_url,
             settings.database,
-            cache.clock.now_us,
+            cache.now_us,
             on_found,
             lag,
             join,
@@ -306,7 +308,7 @@ def _guarded(sockets: socketio.AsyncServer, settings: Settings) -> SocketGuard:
     )
 
 
-def _start_sweeper(sweeper: Sweeper, stack: contextlib.AsyncExitStack) -> None:
+def _start_sweeper(sweeper: Sweeper | ClusterSweeper, stack: contextlib.AsyncExitStack) -> None:
     sweeping = asyncio.create_task(sweeper.run())
 
     async def stop() -> None:

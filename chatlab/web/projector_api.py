@@ -119,7 +119,7 @@ async def keys(
     Those who may only watch see the conversation of the page, and how many other keys there are.
     `keys` is null when Redis does not answer.
     """
-    pttls = await remaining_ttls_ms(cache.pipe, cache.keys.pattern)
+    pttls = await remaining_ttls_ms(cache.servers.all(), cache.keys.pattern)
     own = _windows(cache, state["users"])
     shown = {key: ttl for key, ttl in (pttls or {}).items() if role == "presenter" or key in own}
     return {

@@ -17,8 +17,9 @@ CONTRACT = (
 )
 
 
-def test_the_contract_holds_on_a_replica_set() -> None:
-    """The tests of the contract pass when MongoDB has three members."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--replica-set", *CONTRACT]
+@pytest.mark.parametrize("option", ["--replica-set", "--redis-cluster"])
+def test_the_contract_holds_on_several_members(option: str) -> None:
+    """The tests of the contract pass when MongoDB has three members, and on a Redis Cluster."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", option, *CONTRACT]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout

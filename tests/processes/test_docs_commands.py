@@ -182,6 +182,10 @@ WAYS: dict[str, Way] = {
     ),
     "chatlab migrate --shard": covered("cluster/test_shards.py::test_a_shard_accepts_the_keys"),
     "export CHATLAB_REDIS_URL='redis+sentinel://user:password@sentinel1,sentinel2,sentinel3/chat/0'": begins,
+    "export CHATLAB_REDIS_URL='redis+cluster://user:password@redis1,redis2,redis3'": begins,
+    "chatlab serve --redis-cluster": covered(
+        "cluster/test_redis_cluster.py::test_the_command_starts_a_private_cluster"
+    ),
     "chatlab migrate": covered("processes/test_migrations.py::test_chatlab_migrate"),
     "python3 -m venv .venv && . .venv/bin/activate": covered(LOCK),
     "pip install --require-hashes -r requirements.lock": covered(LOCK),

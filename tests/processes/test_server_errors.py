@@ -259,7 +259,7 @@ async def log_of_cache(url: str, caplog: pytest.LogCaptureFixture, text: str) ->
     cache = Cache(Redis.from_url(url), load_settings(), EventBus())
     await cache.open()
     await wait_until(lambda: text in caplog.text, f"{text!r} in the log")
-    assert cache.breaker.is_open
+    assert cache.servers.all()[0].breaker.is_open
     await cache.close()
 
 
@@ -286,6 +286,11 @@ async def test_a_replica_a_cluster_and_a_sentinel(
             assert engine.version
             assert text in str(engine.warning)
             await log_of_cache(f"redis://127.0.0.1:{port}", caplog, f"it {text}")
+        for port, text in (
+            (first, "Redis is not a Redis Cluster"),
+            (cluster, "has a primary for 1 of its 16384 slots only"),
+        ):
+            assert text in str(check("redis", f"redis+cluster://127.0.0.1:{port}").warning)
     assert "does not answer" not in caplog.text
 
 

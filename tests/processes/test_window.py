@@ -26,10 +26,10 @@ from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
 
 import chatlab.history
 import chatlab.store.messages
-from chatlab.cache.cache import Cache
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.clock_steps import ClockSteps
 from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.node import CacheNode
 from chatlab.cache.window import SOURCE, WindowSnapshot
 from chatlab.domain.ids import Conversation
 from chatlab.domain.message import Message
@@ -585,7 +585,7 @@ def test_a_missed_window_is_fenced_before_anything_else(
 ) -> None:
     """When the breaker closes, the process fences the windows that it missed before it sends anything else."""
     play(a_change_between_probe_and_return)
-    monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
+    monkeypatch.setattr(CacheNode, "fence_missed_windows", lambda _: None)
     with pytest.raises(AssertionError, match="stale messages"):
         play(a_change_between_probe_and_return)
 
@@ -615,7 +615,7 @@ def test_a_write_that_was_given_up_is_fenced(
 ) -> None:
     """A process whose write missed a window while the circuit stayed closed sends a fence at once."""
     play(a_change_that_its_process_gave_up)
-    monkeypatch.setattr(Cache, "_fence_missed_windows", lambda _: None)
+    monkeypatch.setattr(CacheNode, "fence_missed_windows", lambda _: None)
     with pytest.raises(AssertionError, match="stale messages"):
         play(a_change_that_its_process_gave_up)
 

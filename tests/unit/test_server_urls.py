@@ -15,17 +15,21 @@ from redis import connection as blocking
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio import connection
 
+from chatlab.connections.cluster import Cluster
 from chatlab.connections.redis import connect, connect_blocking
 from chatlab.run.console import log_config
 from chatlab.server_urls import (
+    CLUSTER_OPTIONS,
     CODE,
     FILE,
     FLAGS,
     MONGO_OPTIONS,
+    NOT_OF_CLUSTERS,
     NUMBER,
     OURS,
     REDIS_OPTIONS,
     TEXT,
+    ClusterUrl,
     Value,
     check_mongo_url,
     check_redis_url,
@@ -248,6 +252,38 @@ def test_the_url_of_sentinels(connecting: Callable[[str, float], Any]) -> None:
     for one in (options, *of_sentinel):
         assert (one["ssl_cert_reqs"], one["retry"].get_retries()) == ("none", 0)
     assert "SSL" in type(pool.make_connection()).__name__
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_url_of_a_cluster(*, tls: bool) -> None:
+    """Each node gets user, password and options, and IPv6 addresses are understood."""
+    scheme, option = ("rediss", "?ssl_cert_reqs=none") if tls else ("redis", "?client_name=c")
+    url = check_redis_url(f"{scheme}+cluster://u:p%3A@a:1,[::1],c{option}")
+    nodes = ClusterUrl.of(url)
+    assert nodes
+    assert nodes.places == [("a", 1), ("::1", 6379), ("c", 6379)]
+    assert nodes.of_node("::1", 7) == f"{scheme}://u:p%3A@[::1]:7/0{option}"
+    cluster = Cluster(url, 4.0)
+    options = cluster.connect("::1:7").connection_pool.connection_kwargs
+    wanted = {"username": "u", "password": "p:", "db": 0, "host": "::1", "port": 7}
+    assert {name: options[name] for name in wanted} == wanted
+    of_topology = cluster._redis.connection_kwargs
+    assert (of_topology["username"], of_topology["password"]) == ("u", "p:")
+    assert ("ssl_cert_reqs" in of_topology) == tls
+
+
+@pytest.mark.parametrize("name", [name for name in ALLOWED_REDIS if name in CLUSTER_OPTIONS])
+def test_redis_py_accepts_each_allowed_option_for_a_cluster(name: str) -> None:
+    """A client of the topology and one of a node can be made with it."""
+    text = f"{name}={good_value(name, REDIS_OPTIONS[name])}"
+    Cluster(check_redis_url(f"rediss+cluster://h?{text}"), 1).connect("h:1")
+
+
+@pytest.mark.parametrize("name", sorted(NOT_OF_CLUSTERS))
+def test_a_cluster_does_not_have_every_option(name: str) -> None:
+    """Such as numbers of databases."""
+    with pytest.raises(ValueError, match="does not know the option number 1"):
+        check_redis_url(f"rediss+cluster://h?{name}=1")
 
 
 def test_the_settings_page_lists_the_options() -> None:

@@ -1,0 +1,11 @@
+"""A client for the keys of a test run, on one Redis or on a cluster."""
+
+import redis
+from waiting import LIMIT_S
+
+from chatlab.connections.redis import connect_blocking
+
+
+def open_keys(url: str) -> redis.Redis:
+    """Return a client, which the caller closes."""
+    return connect_blocking(url, LIMIT_S) if "+cluster:" in url else redis.Redis.from_url(url)

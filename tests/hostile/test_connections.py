@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from http_clients import fetch
-from live import Service, ServiceMaker, User
+from live import GenerousService, Service, ServiceMaker, User
 from raw_socket import raw_socket, unauthenticated
 from shared_service import SharedService, start_shared_service, store_messages
 from waiting import LIMIT_S, block_until, wait_until
@@ -47,10 +47,10 @@ PACKET = b"\x81\x81\0\0\0\0" + b"3"
 PING, PONG, CONTINUATION, UNFINISHED_TEXT = b"\x89", b"\x8a", b"\x00", b"\x01"
 
 
-class SmallService(Service):
+class SmallService(GenerousService):
     """A service that may open few files."""
 
-    command = ("sh", "-c", f'ulimit -n {FILES}; exec "$@"', "sh", *Service.command)
+    command = ("sh", "-c", f'ulimit -n {FILES}; exec "$@"', "sh", *GenerousService.command)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def impatient(
 ) -> Iterator[SharedService]:
     """A service with short time limits."""
     log = tmp_path_factory.mktemp("impatient") / "service.log"
-    with start_shared_service(engines, log, Service, **SHORT) as shared:
+    with start_shared_service(engines, log, **SHORT) as shared:
         yield shared
         assert_unharmed(shared.service)
 
@@ -164,8 +164,11 @@ def test_frames_of_a_user_wait(impatient: SharedService, service: Service, frame
     with websocket(
         service, b"\x81" + bytes([0x80 | len(token) + 2]) + b"\0\0\0\0" + b"40" + token
     ) as flood:
-        while not flood.recv(65_536).count(b"40{"):
-            pass
+        received = b""
+        while b"40{" not in received:
+            data = flood.recv(65_536)
+            assert data, f"the service closed the connection: {received!r}"
+            received += data
         flood.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         flood.setblocking(False)
         sent, data, is_held_back = 0, frame * (65_536 // len(frame)), False

@@ -10,6 +10,7 @@ No text of a URL that cannot be read is shown, because it may be a part of a pas
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -233,7 +234,7 @@ def check_redis_url(url: str) -> str:
     elif "+cluster://" in url:
         pattern, form, known = _CLUSTER_URL, _CLUSTER_FORM, CLUSTER_OPTIONS
     found = _match(pattern, url)
-    if not found or not _is_readable(url):
+    if not found or not all(map(_is_readable, _with_each_host(url, found))):
         raise ValueError(_UNREADABLE.format(form=form))
     checked, given = _without_ours(url, known), {name for name, _ in _options(url)}
     if found["scheme"] != "rediss" and (tls := sorted(given & _REDIS_TLS_OPTIONS.keys())):
@@ -350,6 +351,15 @@ def _match(pattern: re.Pattern[str], url: str) -> re.Match[str] | None:
     ports = [int(place["port"] or 1) for place in map(_PLACE.fullmatch, places) if place]
     are_hosts = len(ports) == len(places) and all(0 < port < 65_536 for port in ports)
     return found if are_hosts else None
+
+
+def _with_each_host(url: str, found: re.Match[str]) -> Iterator[str]:
+    """Yield the URL with only one of its hosts, for each of them. redis-py reads it so."""
+    if "hosts" not in found.re.groupindex:
+        yield url
+        return
+    for host in found["hosts"].split(","):
+        yield url[: found.start("hosts")] + host + url[found.end("hosts") :]
 
 
 def _is_readable(url: str) -> bool:

@@ -140,13 +140,20 @@ class _Workers(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace the workers that died or hang."""
-        before, started = list(self.processes), time.monotonic()
+        if self.should_exit.is_set():
+            return
+        before, hanging = list(self.processes), []
+        for worker in before:
+            # One that was about to end does not answer either, but has ended in the meantime.
+            answers = worker.is_alive(self.config.timeout_worker_healthcheck)
+            if not answers and worker.process.is_alive():
+                hanging.append(worker)
+                worker.kill()
+                worker.join()
         super().keep_subprocess_alive()
-        # uvicorn waits so long for a worker that hangs, and not for one that is ending.
-        waited = time.monotonic() - started >= self.config.timeout_worker_healthcheck
         for worker in before:
             if worker not in self.processes:
-                how = "did not respond and was killed" if waited else "died"
+                how = "did not respond and was killed" if worker in hanging else "died"
                 log.error("Worker %s %s (exit code %s)", worker.pid, how, worker.exitcode)
 
 

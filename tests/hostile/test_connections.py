@@ -59,7 +59,7 @@ def impatient(
 ) -> Iterator[SharedService]:
     """A service with short time limits."""
     log = tmp_path_factory.mktemp("impatient") / "service.log"
-    with start_shared_service(engines, log, **SHORT) as shared:
+    with start_shared_service(engines, log, GenerousService, **SHORT) as shared:
         yield shared
         assert_unharmed(shared.service)
 

@@ -111,7 +111,11 @@ class Service:
 class GenerousService(Service):
     """A service that waits for MongoDB longer than usual."""
 
-    command = (sys.executable, str(Path(__file__).with_name("generous.py")), "serve")
+    command: tuple[str, ...] = (
+        sys.executable,
+        str(Path(__file__).with_name("generous.py")),
+        "serve",
+    )
     waits_for_mongodb = True
     ready_statuses: tuple[str, ...] = ("ok", "degraded")  # of a service that has reached MongoDB
 

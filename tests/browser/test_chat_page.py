@@ -366,6 +366,7 @@ async def test_scrolling_up_loads_the_history(history: History) -> None:
     await expect(tab.row(bob).locator(".badge")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
     """A redraw before the scroll event neither undoes the scroll nor loses the end."""
     ann, bob, tab = history
@@ -388,6 +389,7 @@ async def test_a_redraw_does_not_undo_a_scroll(history: History) -> None:
     await expect(tab.message("the page follows again")).to_be_in_viewport()
 
 
+@pytest.mark.slow
 async def test_scrolling_during_a_load_sends_one_request(history: History) -> None:
     """While older messages are loading, further scrolls send no request.
 
@@ -406,6 +408,7 @@ async def test_scrolling_during_a_load_sends_one_request(history: History) -> No
     assert held.empty()
 
 
+@pytest.mark.slow
 async def test_a_failed_load_of_history_can_be_retried(history: History) -> None:
     """If older messages cannot be loaded, the page shows the error and a button to retry."""
     _, _, tab = history
@@ -594,6 +597,7 @@ DROP_AND_PASTE = """(node) => {
 }"""
 
 
+@pytest.mark.slow
 async def test_a_file_is_refused_with_a_sentence(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -887,6 +891,7 @@ async def test_links_and_code(
     assert await tab.page.evaluate("navigator.clipboard.readText()") == code
 
 
+@pytest.mark.slow
 async def test_emoji_and_directions(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1150,6 +1155,7 @@ async def test_works_under_a_path_prefix(
             await page.goto("about:blank")  # closes the sockets before the proxy stops
 
 
+@pytest.mark.slow
 async def test_works_behind_tls(
     open_browser: BrowserOpener, create_users: UserMaker, shared: SharedService
 ) -> None:
@@ -1433,6 +1439,7 @@ async def test_the_keyboard_is_enough_to_write(
     await expect(tab.message("mine").locator(".edited")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_the_keyboard_is_enough_to_react(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:

@@ -273,6 +273,7 @@ async def test_two_users_chat(open_browser: BrowserOpener, create_users: UserMak
     await expect(bob.page.locator(".presence")).to_have_text("offline")
 
 
+@pytest.mark.slow
 async def test_reactions(open_browser: BrowserOpener, create_users: UserMaker) -> None:
     """A reaction appears on both pages with the number of users, and can be removed."""
     a, b = create_users("ann", "bob")
@@ -527,6 +528,7 @@ LAST_VISIBLE = """() => {
 }"""
 
 
+@pytest.mark.slow
 async def test_a_reply_quotes_its_original_and_leads_to_it(
     history: History, open_browser: BrowserOpener, shared: SharedService
 ) -> None:
@@ -557,6 +559,7 @@ async def test_a_reply_quotes_its_original_and_leads_to_it(
     await expect(other.page.locator(".message.found .text")).to_have_text("number one")
 
 
+@pytest.mark.slow
 async def test_search_in_a_conversation(history: History) -> None:
     """Enter shows the newest match, also of messages that are not loaded yet."""
     _, _, tab = history
@@ -789,6 +792,7 @@ async def test_what_was_written_survives_a_crash_and_a_new_log_in(
     await ann.close()
 
 
+@pytest.mark.slow
 async def test_a_lost_network_is_noticed_at_once_and_a_frozen_one_within_ten_seconds(
     open_browser: BrowserOpener, create_users: UserMaker
 ) -> None:
@@ -1377,6 +1381,7 @@ async def test_the_forms_are_accessible(open_browser: BrowserOpener, scheme: str
     await assert_accessible(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 async def test_every_state_is_accessible(
     open_browser: BrowserOpener, create_users: UserMaker, scheme: str

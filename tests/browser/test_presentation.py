@@ -116,9 +116,8 @@ def in_order(values: list[Any]) -> list[Any]:
     return [value for value, _ in itertools.groupby(values)]
 
 
-@pytest.mark.parametrize(
-    ("speed", "factor"), [("real", 1), pytest.param("slow", 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("speed", "factor"), [("real", 1), ("slow", 4)])
 async def test_time_passes_at_the_chosen_speed(
     page: Page, story: tuple[Events, list[str]], speed: str, factor: int
 ) -> None:

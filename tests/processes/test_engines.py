@@ -430,7 +430,7 @@ def test_a_stopped_server_stays_stopped(engines: Engines, folder: Path) -> None:
         "lock",
         pytest.param("supervisor.sock", marks=pytest.mark.slow),
         pytest.param("mongo.pid", marks=pytest.mark.slow),
-        "mongod.sock",
+        pytest.param("mongod.sock", marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_during_the_start(folder: Path, file: str) -> None:
@@ -462,6 +462,7 @@ def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
         shutil.rmtree(run)
 
 
+@pytest.mark.slow
 def test_a_moved_folder_is_the_same_replica_set(folder: Path, tmp_path: Path) -> None:
     """A data folder that was renamed starts with all its documents."""
     with open_engines(settings_for(folder)) as engines:
@@ -541,6 +542,7 @@ def test_too_little_disk_space_is_noticed_before_the_start(
     assert "free some disk" in error.fix
 
 
+@pytest.mark.slow
 def test_a_limit_on_files(folder: Path) -> None:
     """When mongod ends during its start, every client that waits gets an error with the cause."""
     clients = [

@@ -200,7 +200,9 @@ async def test_a_killed_worker_comes_back(deployment: Deployment, service: Servi
     assert service.stop() == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 async def test_no_worker_outlives_its_parent(
     deployment: Deployment, service: Service, how: signal.Signals
 ) -> None:

@@ -130,7 +130,14 @@ def expected(
     return page if limit is None else page[:limit] if after is not None else page[-limit:]
 
 
-@pytest.mark.parametrize("kept", [0, 3, 12], ids=["no window", "half a window", "a whole window"])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(0, id="no window", marks=pytest.mark.slow),
+        pytest.param(3, id="half a window"),
+        pytest.param(12, id="a whole window"),
+    ],
+)
 async def test_every_page_is_the_page_of_a_plain_list(
     shared: SharedService, new_user: UserMaker, kept: int
 ) -> None:

@@ -63,7 +63,7 @@ async def close_code(bare: websockets.ClientConnection) -> int | None:
         ("1", signal.SIGTERM),
         pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("1", signal.SIGHUP, marks=pytest.mark.slow),
-        ("2", signal.SIGTERM),
+        pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("2", signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
@@ -106,7 +106,7 @@ async def test_stopping_loses_no_answered_message_and_closes_every_socket(
     assert after.stop() == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 async def test_a_service_that_drains_is_alive_but_not_ready(
     deployment: Deployment, workers: str
 ) -> None:

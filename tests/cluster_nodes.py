@@ -1,10 +1,7 @@
 """The nodes of the private Redis Cluster: which one has a key, and how to make it fail."""
 
 import contextlib
-import os
-import signal
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import redis
@@ -12,7 +9,6 @@ from faults import Deployment
 from waiting import block_until
 
 from chatlab.connections.cluster import slot_of
-from chatlab.errors import EngineError
 from chatlab.local.binaries import NODES, Member
 from chatlab.local.cluster_places import Places
 
@@ -86,24 +82,6 @@ def replica_of(deployment: Deployment, primary: Member) -> Member:
     nodes = _nodes_seen_by(deployment, primary)
     node_id = nodes[primary]["node_id"]
     return next(name for name, node in nodes.items() if node["master_id"] == node_id)
-
-
-def kill(deployment: Deployment, node: Member) -> None:
-    """End a node with SIGKILL. It stays away until `restart`."""
-    os.kill(deployment.pid(node), signal.SIGKILL)
-    deployment.engines.stop(node)  # otherwise the supervisor starts it again
-
-
-def restart(deployment: Deployment, node: Member) -> None:
-    """Start a node that was killed. Returns once each primary has its replica again."""
-    block_until(partial(_starts, deployment, node), f"{node} to start")
-
-
-def _starts(deployment: Deployment, node: Member) -> bool:
-    with contextlib.suppress(EngineError):
-        deployment.engines.start(node)
-        return True
-    return False
 
 
 def begin_move(deployment: Deployment, key: str, to: Member) -> None:

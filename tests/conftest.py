@@ -33,21 +33,32 @@ def engines(
 
     If one is missing, tests fail; they are never skipped.
     """
-    settings = load_settings(
-        data_dir=tmp_path_factory.mktemp("engines"), mongo_url=None, redis_url=None
-    )
     option = request.config.getoption
-    with open_engines(
-        settings, replica_set=option("--replica-set"), redis_cluster=option("--redis-cluster")
+    with _open_private(
+        tmp_path_factory,
+        "engines",
+        replica_set=option("--replica-set"),
+        redis_cluster=option("--redis-cluster"),
     ) as found:
         yield found
+
+
+def _open_private(
+    folders: pytest.TempPathFactory,
+    name: str,
+    *,
+    replica_set: bool = False,
+    redis_cluster: bool = False,
+) -> Engines:
+    """Start private servers in a new folder."""
+    settings = load_settings(data_dir=folders.mktemp(name), mongo_url=None, redis_url=None)
+    return open_engines(settings, replica_set=replica_set, redis_cluster=redis_cluster)
 
 
 @pytest.fixture(scope="session")
 def breakable_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """Return private servers that tests may freeze and stop. Each test starts them again."""
-    folder = tmp_path_factory.mktemp("breakable")
-    with open_engines(load_settings(data_dir=folder, mongo_url=None, redis_url=None)) as found:
+    with _open_private(tmp_path_factory, "breakable") as found:
         yield found
 
 
@@ -63,9 +74,7 @@ def deployment(
 @pytest.fixture(scope="session")
 def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """Return a MongoDB with three members, and a Redis. Tests may stop and freeze them."""
-    folder = tmp_path_factory.mktemp("members")
-    settings = load_settings(data_dir=folder, mongo_url=None, redis_url=None)
-    with open_engines(settings, replica_set=True) as found:
+    with _open_private(tmp_path_factory, "members", replica_set=True) as found:
         yield found
 
 
@@ -81,9 +90,7 @@ def replicated_deployment(
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """Return a Redis Cluster of six nodes, and a MongoDB. Tests may stop and freeze them."""
-    folder = tmp_path_factory.mktemp("nodes")
-    settings = load_settings(data_dir=folder, mongo_url=None, redis_url=None)
-    with open_engines(settings, redis_cluster=True) as found:
+    with _open_private(tmp_path_factory, "nodes", redis_cluster=True) as found:
         yield found
 
 

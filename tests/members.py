@@ -1,4 +1,7 @@
-"""The members of a replica set: which one is the primary, and how to make it fail."""
+"""The members of a replica set: which one is the primary, and how to make it fail.
+
+`kill` and `restart` also work with the nodes of a Redis Cluster.
+"""
 
 import contextlib
 import os

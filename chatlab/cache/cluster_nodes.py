@@ -212,14 +212,13 @@ class ClusterNodes:
 
     # --- redirections -------------------------------------------------------------------------
 
-    async def follow(self, command: Command, error: Exception) -> Any:
+    async def follow(self, command: Command) -> Any:
         """Return the reply to a command that a node has redirected, or None.
 
         redis-py asks the right node and learns the new owner of the slot. The arguments of a script
         are times of the node that has refused it. So a write to a window becomes a fence, which
         needs no time and is always right; any other script is given up.
         """
-        del error
         key = key_of(command)
         wanted: Command = ("EXISTS", key)
         if is_script := command[0] in (TRANSACTION, "EVALSHA"):

@@ -21,7 +21,7 @@ SCRIPTS = ("EVALSHA", TRANSACTION)  # commands without which there is no cache
 # What a node of a cluster answers when another one has the key, or is about to have it.
 REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN")
 
-Follow = Callable[[Command, Exception], Awaitable[Any]]
+Follow = Callable[[Command], Awaitable[Any]]
 
 
 class Pipeline(Protocol):
@@ -136,7 +136,7 @@ class AutoPipeline:
         self, follow: Follow, commands: list[Command], replies: list[Any]
     ) -> None:
         places = [place for place, reply in enumerate(replies) if is_redirection(reply)]
-        found = (follow(commands[place], replies[place]) for place in places)
+        found = (follow(commands[place]) for place in places)
         for place, reply in zip(places, await asyncio.gather(*found), strict=True):
             replies[place] = reply
 

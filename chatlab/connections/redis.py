@@ -10,8 +10,6 @@ from typing import Any
 import redis
 from redis import sentinel as blocking_sentinel
 from redis.asyncio import Redis, sentinel
-from redis.asyncio import RedisCluster as AsyncRedisCluster
-from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -40,11 +38,6 @@ def connect(url: str, timeout_s: float) -> Redis:
     `timeout_s` limits the time until a connection is made, and until a reply arrives.
     """
     limits = _limits(timeout_s, Retry(NoBackoff(), 0))
-    if nodes := ClusterUrl.of(url):
-        options = cluster_options(nodes, limits, parse_url)
-        startup_nodes = [AsyncClusterNode(host, port) for host, port in nodes.places]
-        of_cluster: Any = AsyncRedisCluster(startup_nodes=startup_nodes, **options)
-        return of_cluster  # type: ignore[no-any-return]  # it has the commands of a client of one server
     if (names := SentinelUrl.of(url)) is None:
         return Redis.from_url(url, **limits)
     of_redis, of_sentinel = _options(names, limits, parse_url)

@@ -1,10 +1,9 @@
 """The exercises that were solved, kept in the data folder across notebooks, for the index."""
 
-import fcntl
 import json
-import os
 from pathlib import Path
 
+from chatlab.lab import json_file
 from chatlab.lab.workspace import lab_folder
 
 FILE_NAME = "exercises.json"
@@ -17,15 +16,12 @@ class ExerciseLog:
         self._file = (folder or lab_folder()) / FILE_NAME
 
     def add(self, notebook: str, exercise: str) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        def with_exercise() -> dict[str, list[str]]:
             solved = self.read()
             solved.setdefault(notebook, set()).add(exercise)
-            rows = {number: sorted(names) for number, names in sorted(solved.items())}
-            new = self._file.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-            new.replace(self._file)
+            return {number: sorted(names) for number, names in sorted(solved.items())}
+
+        json_file.update(self._file, with_exercise)
 
     def read(self) -> dict[str, set[str]]:
         """Return the solved exercises. An unreadable file counts as empty."""

@@ -1,12 +1,11 @@
 """The scorecard: the latest measurement of every claim, kept in the data folder across notebooks."""
 
-import fcntl
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chatlab.lab import json_file
 from chatlab.lab.claims import BY_NAME, ClaimResult
 from chatlab.lab.workspace import lab_folder
 
@@ -49,18 +48,16 @@ class Scorecard:
 
         A quick first measurement does not replace a thorough one.
         """
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            now = time.time()
-            known = self._rows()
+
+        def with_results() -> dict[str, dict[str, Any]]:
+            now, known = time.time(), self._rows()
             for result in results:
                 former = known.get(result.name, {}).get("notebook", "")
                 if _is_thorough(result.name, notebook) or not _is_thorough(result.name, former):
                     known[result.name] = {**result._asdict(), "notebook": notebook, "at": now}
-            new = self._file.with_suffix(f".{os.getpid()}")
-            new.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
-            new.replace(self._file)
+            return known
+
+        json_file.update(self._file, with_results)
 
     def read(self) -> dict[str, Entry]:
         """Return the results by claim name.

@@ -64,8 +64,7 @@ class Places(NamedTuple):
 def choose_places(file: Path, count: int) -> Places:
     """Return the places that the file has, or new ones if there is no file or a port is taken."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        kept = json.loads(file.read_text())
-        places = Places([Place(*ports) for ports in kept["nodes"]], kept["password"])
+        places = read_places(file)
         if len(places.nodes) == count and all(_is_free(p) for ports in places.nodes for p in ports):
             return places
     with contextlib.ExitStack() as stack:

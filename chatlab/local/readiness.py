@@ -24,7 +24,7 @@ from chatlab.errors import EngineError
 from chatlab.local.binaries import KINDS, Member, Name, kind_of
 from chatlab.local.cluster_places import Places
 from chatlab.local.data_folder import FIX_DISK, FIX_FOLDER
-from chatlab.local.redis_cluster import wait_until_cluster
+from chatlab.local.redis_cluster import version_of, wait_until_cluster
 from chatlab.local.supervisor_client import SupervisorClient
 from chatlab.local.versions import old_version
 from chatlab.server_urls import redact, unsafe_tls
@@ -159,7 +159,7 @@ def wait_until_complete(places: Places, running: list[int]) -> str:
     `running` are the numbers of the nodes that run. Raises EngineError.
     """
     try:
-        return wait_until_cluster(places, running)
+        return wait_until_cluster(places, running, READY_TIMEOUT_S)
     except RedisError as error:
         raise EngineError(
             f"A node of the Redis Cluster does not answer: {error}.",
@@ -322,10 +322,4 @@ def _mongo_version(client: MongoClient[dict[str, Any]]) -> str:
 
 def _redis_version(url: str, timeout_s: float) -> str:
     with connect_blocking(url, timeout_s) as client:
-        info = client.info("server")
-    assert isinstance(info, dict)
-    return (
-        f"{info['valkey_version']} (Valkey)"
-        if "valkey_version" in info
-        else str(info["redis_version"])
-    )
+        return version_of(client)

@@ -12,19 +12,18 @@ from chatlab.errors import EngineError
 from chatlab.local.cluster_places import HOST, Places
 
 PRIMARIES = 3  # each of them has one replica
-READY_TIMEOUT_S = 60.0
 
 
-def wait_until_cluster(places: Places, running: list[int]) -> str:
+def wait_until_cluster(places: Places, running: list[int], timeout_s: float) -> str:
     """Create the cluster of new nodes, wait until each slot has a primary, return the version.
 
     `running` are the numbers of the nodes that run. If all of them do, each primary has a replica
     in the end. Raises EngineError, RedisError.
     """
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     with contextlib.ExitStack() as stack:
         nodes = {
-            number: stack.enter_context(_connect(places, places.nodes[number].port))
+            number: stack.enter_context(_connect(places, places.nodes[number].port, timeout_s))
             for number in running
         }
         while True:
@@ -32,18 +31,18 @@ def wait_until_cluster(places: Places, running: list[int]) -> str:
                 if len(nodes) == len(places.nodes):
                     _create(list(nodes.values()), places)
                 if all(_is_complete(node, places, len(nodes)) for node in nodes.values()):
-                    return _version(next(iter(nodes.values())))
+                    return version_of(next(iter(nodes.values())))
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"The Redis Cluster was not complete within {READY_TIMEOUT_S:g} s.",
+                    f"The Redis Cluster was not complete within {timeout_s:g} s.",
                     "set CHATLAB_DATA_DIR to a new folder",
                 )
             time.sleep(0.1)  # a node does not announce that it knows the others
 
 
-def _connect(places: Places, port: int) -> redis.Redis:
+def _connect(places: Places, port: int, timeout_s: float) -> redis.Redis:
     return redis.Redis(
-        HOST, port, password=places.password, decode_responses=True, socket_timeout=READY_TIMEOUT_S
+        HOST, port, password=places.password, decode_responses=True, socket_timeout=timeout_s
     )
 
 
@@ -103,7 +102,8 @@ def _ranges(node: dict[str, Any]) -> list[tuple[str, str]]:
     return [(part[0], part[-1]) for part in node["slots"]]
 
 
-def _version(node: redis.Redis) -> str:
-    info: Any = node.info("server")
+def version_of(client: redis.Redis) -> str:
+    """Return the version of a server, and whether it is Valkey."""
+    info: Any = client.info("server")
     valkey = info.get("valkey_version")
     return f"{valkey} (Valkey)" if valkey else str(info["redis_version"])

@@ -54,7 +54,7 @@ class ClusterBroadcast(Broadcast):
 
     async def _update_subscription(self, user: UserId) -> None:
         """Subscribe to the user's channel if the user is here, and unsubscribe otherwise."""
-        name = self.cluster.owner(slot_of(self._user_channel + user))
+        name = self._node_of(user)
         if name in self._listeners:
             await self._listeners[name].update(user, is_here=self.presence.is_here(user))
 
@@ -97,10 +97,10 @@ class ClusterBroadcast(Broadcast):
         return {user for user in users if self._node_of(user) == name}
 
     def _node_of(self, user: UserId) -> NodeName | None:
-        return self.cluster.owner(slot_of(self._user_channel + user))
+        return self.cluster.owner(slot_of(self.channel_of(user)))
 
     def note_lost(self, users: set[UserId], seconds_ago: float = 0) -> None:
-        """Note that these users get no events of other processes, since so many seconds."""
+        """Note that these users have had no events of others for this number of seconds."""
         since = rfc3339(now() - timedelta(seconds=seconds_ago) - MESSAGE_AGE)
         for user in users:
             self._lost_since.setdefault(user, since)

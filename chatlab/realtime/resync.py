@@ -45,7 +45,7 @@ class Resync:
         self._unpublished.setdefault(user, rfc3339(now() - MESSAGE_AGE))
 
     def begin_gap(self, seconds_ago: float) -> None:
-        """Note that this process receives no events of others, for this number of seconds now."""
+        """Note that this process has received no events of others for this number of seconds."""
         began = now() - timedelta(seconds=seconds_ago) - MESSAGE_AGE
         self._gap_since = self._gap_since or rfc3339(began)
 

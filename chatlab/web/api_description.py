@@ -24,7 +24,7 @@ GROUPS = {  # by the beginning of the path; the first one that fits
     "/api/auth": ("Accounts", "Sign up, log in, and everything about your own account."),
     "/api/messages": ("Messages", "Send, read, search, change and react."),
     "/api/lab": ("Live diagram", "For the page `/lab`. Its keys are tokens here."),
-    "/api/": ("Conversations and users", "Whom you write with, and whom you could write to."),
+    "/api/": ("Conversations and users", "The users you write with, and those you could write to."),
     "/": ("Operations", "For monitoring. No token is needed."),
 }
 

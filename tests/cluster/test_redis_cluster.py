@@ -20,17 +20,17 @@ from cluster_nodes import (
     begin_move,
     direct,
     end_move,
-    kill,
     move_slot,
     primary_of,
     replica_of,
-    restart,
     wait_for_another_primary,
 )
 from faults import Deployment, frozen
 from http_clients import fetch
 from live import Service, User
 from load import Account, more_answers, watched_load
+from members import kill, restart
+from read_both import read, read_both
 from redis_clients import open_keys
 from shared_service import meet
 from waiting import LIMIT_S, block_until, wait_until
@@ -59,21 +59,6 @@ def pair(deployment: Deployment) -> Pair:
     """Two processes of one service."""
     settings = {"CACHE_TTL": str(TTL_S)}
     return deployment.start_patient(**settings), deployment.start_patient(**settings)
-
-
-async def read(user: User, other: User) -> tuple[str, str]:
-    """Read a conversation of one message. Return X-Cache and the text."""
-    answer = await user.read(other)
-    assert answer.status_code == 200, answer.text
-    (message,) = answer.json()
-    return answer.headers["x-cache"], message["text"]
-
-
-async def read_both(alice: User, bob: User, *, text: str) -> set[str]:
-    """Read at two processes, which must see this text. Return both X-Cache."""
-    answers = await asyncio.gather(read(alice, bob), read(bob, alice))
-    assert {seen for _, seen in answers} == {text}
-    return {cache for cache, _ in answers}
 
 
 def window_of(deployment: Deployment, one: User, other: User) -> str:

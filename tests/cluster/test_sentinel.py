@@ -12,6 +12,7 @@ from faults import Deployment, Proxy, frozen
 from live import Service, User
 from load import more_answers, watched_load
 from own_servers import own_redis
+from read_both import read, read_both
 from sentinels import SentinelGroup, Server
 from shared_service import meet
 from waiting import block_until, wait_until
@@ -35,21 +36,6 @@ def pair(deployment: Deployment, group: SentinelGroup) -> tuple[Service, Service
     """Two processes of one service, which know only the Sentinels."""
     settings = {"REDIS_URL": group.url, "CACHE_TTL": str(TTL_S)}
     return deployment.start_patient(**settings), deployment.start_patient(**settings)
-
-
-async def read(user: User, other: User) -> tuple[str, str]:
-    """Read a conversation of one message. Return X-Cache and the text."""
-    answer = await user.read(other)
-    assert answer.status_code == 200, answer.text
-    (message,) = answer.json()
-    return answer.headers["x-cache"], message["text"]
-
-
-async def read_both(alice: User, bob: User, *, text: str) -> set[str]:
-    """Read at two processes, which must see this text. Return both X-Cache."""
-    answers = await asyncio.gather(read(alice, bob), read(bob, alice))
-    assert {seen for _, seen in answers} == {text}
-    return {cache for cache, _ in answers}
 
 
 def window_at(server: Server, key: str) -> str:

@@ -1,4 +1,4 @@
-"""A Redis Cluster by redis-py, which knows which node has which keys, and follows MOVED and ASK."""
+"""The client of a Redis Cluster. redis-py knows the node of each key, and follows MOVED and ASK."""
 
 from typing import Any
 

@@ -152,7 +152,7 @@ async def test_the_first_summary_is_written_with_its_message(
 async def test_later_summaries_are_written_in_the_background(
     shared: SharedService, new_user: UserMaker
 ) -> None:
-    """Many sends need few writes. No one has to read a list for it, and no summary goes back."""
+    """Many sends need few writes. No list must be read for it, and no older summary replaces a newer one."""
     ann, bob = new_user(), new_user()
     await asyncio.gather(*(ann.send(bob, "hello") for _ in range(30)))
     wanted = {"conversation": conversation_of(ann.id, bob.id), "lastSeq": 30}

@@ -210,7 +210,7 @@ async def _sampled(lab: Lab, empty: int) -> AsyncIterator[list[dict[str, float]]
 
 
 def memory(lab: Lab) -> Memory:
-    """Return what Redis uses by its own count, and by that of the operating system (RSS)."""
+    """Return the memory of Redis, as Redis counts it and as the operating system does (RSS)."""
     info = lab.redis.info("memory")
     return info["used_memory"], info["used_memory_rss"]
 
@@ -237,7 +237,7 @@ def _kb(size: float) -> str:
 
 
 async def fill_and_wait(lab: Lab) -> tuple[Memory, Memory, Memory]:
-    """Write 30,000 keys that expire. Return the memory before, with them, and after."""
+    """Return the memory before 30,000 keys are written, while they exist, and after their end."""
     before = memory(lab)
     for first in range(0, MANY, AT_ONCE):
         with lab.redis.pipeline(transaction=False) as pipe:

@@ -19,6 +19,8 @@ NAMES = (
 )
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 FIX = f"{sys.executable} -m playwright install --with-deps chromium   (or install your system's chromium package)"
+# The updates that a new machine installs by itself can hold the lock for minutes.
+WAIT_FOR_LOCK = ["-o", "DPkg::Lock::Timeout=300"]
 PRINT_PLAYWRIGHT_PATH = "from playwright.sync_api import sync_playwright as p\nwith p() as it: print(it.chromium.executable_path)"
 
 
@@ -71,7 +73,7 @@ def install_commands() -> list[list[str]]:
     if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
         commands += [
             ["apt-get", "update", "-q"],
-            ["apt-get", "install", "-q", "-y", "chromium"],
+            ["apt-get", "install", "-q", "-y", *WAIT_FOR_LOCK, "chromium"],
             [sys.executable, "-m", "playwright", "install-deps", "chromium"],
         ]
     return commands

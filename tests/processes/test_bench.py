@@ -207,6 +207,8 @@ def comparison(claim: Any, without: float, with_cache: float, trips: tuple[int, 
     ("given", "verdict"),
     [
         (comparison(GET, 1.0, 0.3, (1, 0)), HOLDS),
+        (comparison(GET, 1.0, 0.403, (1, 0)), HOLDS),  # 59.7 % rounds to the 60 % of the claim
+        (comparison(GET, 1.0, 0.42, (1, 0)), DEPENDS),
         (comparison(GET, 1.0, 0.9, (1, 0)), DEPENDS),
         (comparison(GET, 1.0, 0.9, (1, 1)), FAILS),
         (comparison(SEND, 1.0, 1.2, (1, 1)), FAILS),
@@ -219,14 +221,6 @@ def test_a_claim_is_judged_here_and_at_the_documents_distance(
 ) -> None:
     """A claim holds if it holds here and with a distant MongoDB, and depends if it holds in one case."""
     assert judge(given).verdict == verdict
-
-
-def test_a_claim_within_the_interval_holds() -> None:
-    """59 % (53 to 67) does not contradict 60 %."""
-    spread = [0.36 + number / 600 for number in range(60)]
-    outcome = judge(Comparison(GET, "as given", [1.0] * 60, spread, (1, 0)))
-    assert outcome.saved.low < outcome.saved.middle < GET.share_saved <= outcome.saved.high
-    assert outcome.verdict == HOLDS
 
 
 def test_the_distance_reproduces_the_documents_time() -> None:

@@ -24,7 +24,7 @@ from benchmarks.environment import (
 )
 from benchmarks.generators import MISSING_WRK, has_wrk
 from benchmarks.page import write_page
-from benchmarks.registry import BENCHMARKS, Benchmark
+from benchmarks.registry import BENCHMARKS, GROUPS, Benchmark
 from benchmarks.result import MeasurementError
 from chatlab.bench.machine import describe_machine
 from chatlab.errors import EngineError
@@ -36,7 +36,7 @@ console = Console(highlight=False)
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        help=f"Benchmarks to run: {', '.join(BENCHMARKS)}. Default: all of them.",
+        help=f"Benchmarks to run: {', '.join(BENCHMARKS)}; growth: {', '.join(GROUPS['growth'])}. Default: all of them.",
         show_default=False,
     ),
 ]
@@ -62,7 +62,8 @@ def run(
     ] = False,
 ) -> None:
     """Run benchmarks and write the page. Everything that was started is stopped, also on Ctrl-C."""
-    selected = [_known(name) for name in names or ([] if page else BENCHMARKS)]
+    names = names or ([] if page else list(BENCHMARKS))
+    selected = [_known(one) for name in names for one in GROUPS.get(name, (name,))]
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     out.mkdir(parents=True, exist_ok=True)
     _print_missing_programs(set(without or []))

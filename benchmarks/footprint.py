@@ -33,7 +33,7 @@ IDLE_CROWD = 10_000
 WARM_UP_SOCKETS = 10
 LIVE_KEYS = 100_000
 SENDS_PER_SECOND = 200
-KEY_TTL_MS = 100_000  # longer than a round
+KEY_TTL_S = 100  # longer than a round
 POLL_INTERVAL_S = 0.005
 SERVE = [sys.executable, "-m", "chatlab", "serve", "--attached"]
 
@@ -71,7 +71,7 @@ def measure_idle_crowd(environment: Environment) -> Result:
         time.sleep(min(3.0, 4 * environment.seconds))  # until all events are sent
         size_kb = (server.resident_bytes() - before) / opened / 1000
         window_s = max(0.5, 2.5 * environment.seconds)
-        shares = [100 * _cpu_share(server, window_s) for _ in range(environment.rounds)]
+        shares = [100 * cpu_share(server, window_s) for _ in range(environment.rounds)]
     checks = [
         Check("KB for each idle socket", [size_kb], 42, at_least=False),
         Check("% of a core", shares, 5, at_least=False),
@@ -101,11 +101,11 @@ def measure_sweep(environment: Environment) -> Result:
         environment.redis.flushdb()
         time.sleep(2 * interval_s)  # a sweep that finds the keys gone
         without.append(generators.run_own("paced", **spec)["p99"])
-        idle = _cpu_share(server, window_s)
-        _write_keys(environment, count)
+        idle = cpu_share(server, window_s)
+        write_keys(environment, count, KEY_TTL_S)
         time.sleep(2 * interval_s)  # a sweep that finds the keys for the first time
         with_keys.append(generators.run_own("paced", **spec)["p99"])
-        cpu_ms.append((_cpu_share(server, window_s) - idle) * interval_s * 1000)
+        cpu_ms.append((cpu_share(server, window_s) - idle) * interval_s * 1000)
     checks = [
         Check(
             "seconds of CPU time for each sweep", [ms / 1000 for ms in cpu_ms], 0.5, at_least=False
@@ -131,7 +131,7 @@ def measure_sweep(environment: Environment) -> Result:
     return Result("ms", series, checks, settings, [])
 
 
-def _cpu_share(server: Server, seconds: float) -> float:
+def cpu_share(server: Server, seconds: float) -> float:
     """Return the CPU seconds that the server uses in each second without requests.
 
     `seconds` is how long to measure and should cover at least one sweep.
@@ -141,12 +141,12 @@ def _cpu_share(server: Server, seconds: float) -> float:
     return (server.cpu_seconds() - before) / (time.perf_counter() - started)
 
 
-def _write_keys(environment: Environment, count: int) -> None:
-    """Write keys like those of the service that exist until the round is over."""
+def write_keys(environment: Environment, count: int, ttl_s: int) -> None:
+    """Write keys like those of the service, with a TTL that is longer than a round."""
     for start in range(0, count, 1000):
         pipeline = environment.redis.pipeline(transaction=False)
         for number in range(start, start + 1000):
-            pipeline.set(f"message:{number:024x}", "x" * 500, px=KEY_TTL_MS)
+            pipeline.set(f"message:{number:024x}", "x" * 500, ex=ttl_s)
         pipeline.execute()
 
 

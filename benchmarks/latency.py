@@ -16,7 +16,6 @@ from benchmarks.users import (
     TEXT,
     BenchUser,
     RequestLine,
-    insert_conversation,
     make_users,
     read_requests,
     send_requests,
@@ -36,8 +35,6 @@ from chatlab.bench.comparisons import (
 )
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.bench.samples import share_saved
-
-LENGTHS = (10, 100, 1_000, 100_000)  # of a conversation, in messages
 
 
 def measure_p99(environment: Environment) -> Result:
@@ -133,10 +130,11 @@ def _one_send(server: Server) -> SendRequest:
 
 
 def _one_read(server: Server) -> SendRequest:
-    return _read_newest(server, server.users[2])
+    return read_newest(server, server.users[2])
 
 
-def _read_newest(server: Server, reader: BenchUser) -> SendRequest:
+def read_newest(server: Server, reader: BenchUser) -> SendRequest:
+    """Return a function that reads the newest messages of this user's conversation."""
     client = RawHttpClient(server.url, reader.token)
     return lambda: client.request("GET", f"/api/messages/{reader.partner}?limit={MESSAGES}")
 
@@ -191,41 +189,3 @@ def _compare_all(variants: Variants, seconds: float) -> list[Comparison]:
         *compare_long_reads(variants, seconds),
         *compare_reactions(variants, seconds),
     ]
-
-
-def measure_length(environment: Environment) -> Result:
-    """Measure cached reads of the newest 50 messages, and sends, in conversations of any length."""
-    lengths = [length for length in LENGTHS if environment.full_size or length < 100_000]
-    server = environment.chatlab()
-    reads: dict[str, SendRequest] = {}
-    sends: dict[str, SendRequest] = {}
-    for index, length in enumerate(lengths):
-        reader, writer = server.users[4 * index], server.users[4 * index + 2]
-        for user in (reader, writer):
-            insert_conversation(environment.mongo[server.database], user.id, user.partner, length)
-        reads[f"read, {length:,} messages"] = _read_newest(server, reader)
-        sends[f"send, {length:,} messages"] = make_send(
-            RawHttpClient(server.url, writer.token), writer.partner, TEXT
-        )
-    figures: dict[str, list[float]] = {name: [] for name in (*reads, *sends)}
-    for _ in range(environment.rounds):
-        for name, replies in alternate(reads | sends, 3 * environment.seconds).items():
-            figures[name].append(median(reply.took_ms for reply in replies))
-    # A read of 10 messages transfers a fifth of the bytes of the others, so it is not compared.
-    compared_reads = [figures[name] for name in list(reads)[1:]]
-    checks = [
-        _flatness("read", compared_reads),
-        _flatness("send", [figures[name] for name in sends]),
-    ]
-    remark = (
-        "The slowest length may take at most 1.25 times the fastest. "
-        "A read of 10 messages transfers a fifth of the bytes of the others, so it is left out."
-    )
-    return Result(
-        "ms, p50", figures, checks, {"requests at a time": 1, "messages read": MESSAGES}, [remark]
-    )
-
-
-def _flatness(kind: str, figures: list[list[float]]) -> Check:
-    rounds = [max(one_round) / min(one_round) for one_round in zip(*figures, strict=True)]
-    return Check(f"{kind}: slowest / fastest length", rounds, 1.25, at_least=False)

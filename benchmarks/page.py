@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.registry import BENCHMARKS
-from chatlab.bench.charts import Bar, BarGroup, bar_chart, format_figure
+from chatlab.bench.charts import Bar, BarGroup, bar_chart, format_figure, line_chart
 
 BEGIN, END = "<!-- results: made by python -m benchmarks -->", "<!-- end of results -->"
 MET = {True: "met", False: "**not met**", None: ""}
@@ -102,10 +102,13 @@ def _range(figures: Json) -> str:
 
 
 def _chart(result: Json) -> str:
-    """Draw a bar for each series, with a line for the range of the rounds.
+    """Draw the curves, or else a bar for each series with a line for the range of the rounds.
 
     Series named `server, kind` form one group for each kind.
     """
+    if curves := result.get("curves"):
+        lines = [{"side": name, "points": points} for name, points in curves.items()]
+        return line_chart(result["title"], lines, unit=result["unit"], x=result["x"], log=True)
     groups: dict[str, list[Bar]] = {}
     for name, series in result["sides"].items():
         server, _, kind = name.partition(", ")

@@ -12,19 +12,23 @@ from benchmarks.footprint import (
     measure_sweep,
 )
 from benchmarks.growth import (
-    JOINING,
-    MAX_CONNECT_MS,
     MAX_GROWTH,
-    MAX_JOINING_MB,
+    MAX_IDLE,
+    MAX_LIST_GROWTH,
     MAX_LIST_MS,
-    measure_joining,
+    MAX_PROCESS_GROWTH,
+    measure_keys,
+    measure_length,
     measure_lists,
+    measure_online,
+    measure_processes,
 )
 from benchmarks.hostile import MAX_P95_MS, measure_hostile
 from benchmarks.hostile_log_in import MAX_P95_MS as MAX_LOG_IN_MS
 from benchmarks.hostile_log_in import measure_log_ins
 from benchmarks.hostile_reconnect import MAX_P99_MS, MAX_SECONDS, SOCKETS, measure_reconnects
-from benchmarks.latency import measure_cache, measure_length, measure_p99, measure_single
+from benchmarks.joining import JOINING, MAX_CONNECT_MS, MAX_JOINING_MB, measure_joining
+from benchmarks.latency import measure_cache, measure_p99, measure_single
 from benchmarks.pages import (
     BURST,
     FRAMES,
@@ -90,8 +94,28 @@ BENCHMARKS = {
     ),
     "lists": Benchmark(
         "A page of conversations and of users, with 1,000 to 1,000,000 users",
-        f"p50 of at most {MAX_LIST_MS} ms, and at most {MAX_GROWTH} times that with 1,000 users",
+        f"p50 of at most {MAX_LIST_MS} ms, and at most {MAX_LIST_GROWTH} times that with 1,000 users",
         measure_lists,
+    ),
+    "online": Benchmark(
+        "A send and a new connection, with 100 to 10,000 people online",
+        f"at most {MAX_LIST_GROWTH} times the time with 100",
+        measure_online,
+    ),
+    "length": Benchmark(
+        "Conversations of 10 to 1,000,000 messages",
+        f"at most {MAX_GROWTH} times the time of the shortest for a cached read of the newest 50, and for a send",
+        measure_length,
+    ),
+    "keys": Benchmark(
+        "Sends, cached reads and sweeps, with 1,000 to 1,000,000 live keys",
+        f"at most {MAX_GROWTH} times the time with 1,000 for a send and a read",
+        measure_keys,
+    ),
+    "processes": Benchmark(
+        "CPU time of a cached read and of a send, with 1 to 8 processes",
+        f"at most {MAX_PROCESS_GROWTH} times that of one process; 8 idle processes use at most {MAX_IDLE} % of a core",
+        measure_processes,
     ),
     "joining": Benchmark(
         f"{JOINING:,} users who join in a minute",
@@ -108,11 +132,6 @@ BENCHMARKS = {
         "Sweep with 100,000 live keys",
         "under 0.5 s of CPU time for each sweep; p99 of a send at most 1.3 times",
         measure_sweep,
-    ),
-    "length": Benchmark(
-        "Conversations of 10 to 100,000 messages",
-        "the same time for a cached read of the newest 50, and for a send",
-        measure_length,
     ),
     "start": Benchmark(
         "Start",
@@ -150,3 +169,5 @@ BENCHMARKS = {
         measure_lab_frames,
     ),
 }
+
+GROUPS = {"growth": ("lists", "online", "length", "keys", "processes")}

@@ -1,8 +1,11 @@
 """The result of a benchmark: figures for each round, ratios within a round, and the targets."""
 
+import math
 from collections.abc import Callable, Sequence
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any, NamedTuple
+
+Curves = dict[str, dict[int, list[float]]]  # by name and size, a figure for each round
 
 
 class MeasurementError(Exception):
@@ -42,7 +45,8 @@ class Result(NamedTuple):
     """The measured figures and how they were measured.
 
     `series` has the figures of each bar in `unit`, one for each round. `remarks` are notes that
-    appear below the tables.
+    appear below the tables. `curves`, if any, are drawn instead of bars; `x` is what their sizes
+    count.
     """
 
     unit: str
@@ -50,6 +54,8 @@ class Result(NamedTuple):
     checks: list[Check]
     settings: dict[str, Any]
     remarks: list[str]
+    curves: Curves | None = None
+    x: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as it is written to a result file."""
@@ -67,7 +73,19 @@ class Result(NamedTuple):
             "checks": [check.as_json() for check in self.checks],
             "settings": self.settings,
             "remarks": self.remarks,
+            "x": self.x,
+            "curves": {
+                name: [(size, median(rounds)) for size, rounds in points.items()]
+                for name, points in (self.curves or {}).items()
+            },
         }
+
+
+def slope(points: dict[int, list[float]]) -> float:
+    """Return the slope of a curve on two logarithmic axes: 0 is constant, 1 is proportional."""
+    sizes = [math.log(size) for size in points]
+    figures = [math.log(median(rounds)) for rounds in points.values()]
+    return linear_regression(sizes, figures).slope
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:

@@ -47,12 +47,19 @@ Without = Annotated[
 
 def run(
     names: Names = None,
+    *,
     seconds: Annotated[float, typer.Option(help="Seconds for each server in each round.")] = 4.0,
     rounds: Annotated[
         int, typer.Option(min=1, help="Number of rounds; the servers take turns.")
     ] = 3,
     users: Annotated[int, typer.Option(min=20, help="Number of users, who write in pairs.")] = 500,
     without: Without = None,
+    mongo_url: Annotated[
+        str | None, typer.Option(help="A MongoDB to use instead of a private one.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="An empty Redis to use instead of a private one.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = RESULTS,
     page: Annotated[
         bool,
@@ -69,7 +76,12 @@ def run(
     _print_missing_programs(set(without or []))
     if selected:
         with open_environment(
-            seconds=seconds, rounds=rounds, users=users, without=set(without or [])
+            seconds=seconds,
+            rounds=rounds,
+            users=users,
+            without=set(without or []),
+            mongo_url=mongo_url,
+            redis_url=redis_url,
         ) as environment:
             _run_all(environment, selected, out)
     write_page(out, HERE / "README.md" if out == RESULTS else out / "README.md")

@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from redis import Redis
 
 from benchmarks.processes import Server, free_port, running, wait_until_ready
+from benchmarks.result import MeasurementError
 from benchmarks.users import (
     BenchUser,
     Json,
@@ -28,6 +29,7 @@ HERE = Path(__file__).parent
 EXPRESS = HERE / "peers" / "express"
 MESSAGES = 50  # in each conversation that is read
 CONNECTIONS = 32
+FLOOR = "bench-floor"  # the database for MongoDB alone
 MISSING_EXPRESS = (
     "The Express server is not installed. It needs Node: npm ci --prefix benchmarks/peers/express"
 )
@@ -67,6 +69,7 @@ class Environment:
     def close(self) -> None:
         """Stop all servers and close the connections."""
         self.stop_servers()
+        self.mongo.drop_database(FLOOR)
         self.mongo.close()
         self.redis.close()
 
@@ -218,17 +221,35 @@ class Environment:
 
 @contextlib.contextmanager
 def open_environment(
-    *, seconds: float, rounds: int, users: int, without: set[str]
+    *,
+    seconds: float,
+    rounds: int,
+    users: int,
+    without: set[str],
+    mongo_url: str | None = None,
+    redis_url: str | None = None,
 ) -> Iterator[Environment]:
-    """Start the engines in a temporary folder, and stop and delete everything after the block."""
+    """Start the engines in a temporary folder, and stop and delete everything after the block.
+
+    An engine with a URL is used as it is. Raises MeasurementError if that Redis has keys, because
+    they would be deleted.
+    """
     with tempfile.TemporaryDirectory(
         prefix="chatlab-benchmarks-", ignore_cleanup_errors=True
     ) as folder:
-        private = {"mongo_url": None, "redis_url": None, "data_dir": Path(folder, "data")}
-        with open_engines(load_settings().model_copy(update=private)) as engines:
+        chosen = {
+            "mongo_url": mongo_url,
+            "redis_url": redis_url,
+            "data_dir": Path(folder, "data"),
+        }
+        with open_engines(load_settings().model_copy(update=chosen)) as engines:
             environment = Environment(
                 engines, Path(folder), seconds=seconds, rounds=rounds, users=users, without=without
             )
+            if redis_url and environment.redis.info("keyspace"):
+                raise MeasurementError(
+                    f"The Redis at {redis_url} has keys, which the benchmarks would delete. Use an empty one."
+                )
             with contextlib.closing(environment):
                 yield environment
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pymongo import WriteConcern
 
 from benchmarks import generators
-from benchmarks.environment import CONNECTIONS, MESSAGES, Environment, missing_servers
+from benchmarks.environment import CONNECTIONS, FLOOR, MESSAGES, Environment, missing_servers
 from benchmarks.processes import Server
 from benchmarks.result import Check, Result, interleave, ratios
 from benchmarks.users import (
@@ -142,7 +142,7 @@ def _read_loads(environment: Environment, servers: list[Server]) -> dict[str, Ca
 
 def _insert_rate(environment: Environment) -> Callable[[], float]:
     """Return a function that measures insert_many, each call with messages of one conversation."""
-    database = environment.mongo["floor"]
+    database = environment.mongo[FLOOR]
     messages = database["messages"].with_options(write_concern=WriteConcern(w="majority", j=True))
 
     def run() -> float:

@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import redis
 from live import Service, SignUp, User
+from pymongo import MongoClient
 from waiting import LIMIT_S, block_until, wait_until
 
 from benchmarks import generators
@@ -21,8 +24,18 @@ from benchmarks.load.websocket import decode_frames, encode_frame
 from benchmarks.page import BEGIN, END, write_page
 from benchmarks.raw_socket import RawSocketClient
 from benchmarks.registry import BENCHMARKS
-from benchmarks.result import Check, MeasurementError, Result, interleave, ratios
+from benchmarks.result import (
+    Check,
+    Curves,
+    MeasurementError,
+    Result,
+    interleave,
+    ratios,
+    slope,
+)
 from benchmarks.users import BenchUser, write_requests
+from chatlab.local.engines import open_engines
+from chatlab.settings import load_settings
 
 pytestmark = pytest.mark.slow  # the benchmarks are not part of the service
 ROOT = Path(__file__).parents[2]
@@ -126,6 +139,32 @@ def _command_of(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def test_given_engines_are_used_and_left_empty(tmp_path: Path) -> None:
+    """The benchmarks delete what they wrote, and do not use a Redis that already has keys."""
+    private = {"mongo_url": None, "redis_url": None, "data_dir": tmp_path / "data"}
+    with open_engines(load_settings().model_copy(update=private)) as engines:
+        options = ["--seconds", "0.2", "--rounds", "1", "--users", "40", "--without", "express"]
+        options += ["--mongo-url", engines.mongo.url, "--redis-url", engines.redis.url]
+        command = [*COMMAND, "sends", *options, "--out", str(tmp_path / "results")]
+        run = partial(
+            subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
+        )
+        done = run()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (tmp_path / "results" / "sends.json").exists()
+        with (
+            MongoClient[dict[str, Any]](engines.mongo.url) as mongo,
+            redis.Redis.from_url(engines.redis.url) as keys,
+        ):
+            assert not any(name.startswith("bench") for name in mongo.list_database_names())
+            assert not keys.info("keyspace")
+            keys.set("mine", "1")
+            refused = run()
+            assert refused.returncode == 1
+            assert "has keys, which the benchmarks would delete" in refused.stderr
+            assert keys.get("mine") == b"1"
 
 
 # --- the load ----------------------------------------------------------------------------------
@@ -245,6 +284,24 @@ def test_the_median_round_decides() -> None:
     assert Check("fast", [1.0, 5.0, 6.0], 4).met is True
     assert Check("slow", [1.0, 5.0, 6.0], 4, at_least=False).met is False
     assert Check("no target", [1.0]).met is None
+
+
+def test_the_slope_of_a_cost_on_logarithmic_axes() -> None:
+    """A constant cost has the slope 0, one that is proportional has 1, and a square has 2."""
+    assert slope({10: [3.0], 1_000: [3.0, 3.0]}) == pytest.approx(0)
+    assert slope({10: [1.0], 100: [10.0], 1_000: [100.0]}) == pytest.approx(1)
+    assert slope({1: [1.0], 10: [100.0]}) == pytest.approx(2)
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    """The picture of a result with curves has a line and a name for each of them."""
+    curves: Curves = {"send": {10: [1.0], 100: [1.1]}, "read": {10: [0.3], 100: [0.2]}}
+    result = Result("ms", {"send, 10 users": [1.0]}, [], {}, [], curves, "users").as_json()
+    found = result | {"row": "lists", "title": "Lists", "target": "flat", "machine": {}}
+    (tmp_path / "lists.json").write_text(json.dumps(found), encoding="utf-8")
+    write_page(tmp_path, tmp_path / "README.md")
+    picture = (tmp_path / "lists.svg").read_text(encoding="utf-8")
+    assert all(f">{text}<" in picture for text in ("send", "read", "users", "ms"))
 
 
 def test_the_page_keeps_the_hand_written_text(tmp_path: Path) -> None:

@@ -228,6 +228,10 @@ WAYS: dict[str, Way] = {
     ),
     "python -m benchmarks": covered(BENCHMARKS),
     "python -m benchmarks sends cached": covered(BENCHMARKS),
+    "python -m benchmarks growth": covered(BENCHMARKS),
+    "python -m benchmarks sends uncached --users 60 --mongo-url mongodb://127.0.0.1:27017 --redis-url redis://127.0.0.1:6379": covered(
+        "processes/test_benchmarks.py::test_given_engines_are_used_and_left_empty"
+    ),
     "python -m benchmarks --page": covered(
         "processes/test_benchmarks.py::test_the_page_has_every_benchmark"
     ),

@@ -15,14 +15,15 @@ from chatlab.lab.query_log import QueryLog, record_queries
 from chatlab.lab.stepped_clients import SteppedClients
 from chatlab.local.engines import Engines
 
-REPLY_TIMEOUT_S = 2.0
+MONGODB_TIMEOUT_S = 20  # for a busy machine
+REDIS_TIMEOUT_S = 5.0  # the widgets of a notebook wait that long for a frozen Redis
 
 
 class SessionStores:
     """The session's own Redis, and its database in MongoDB."""
 
     def __init__(self, engines: Engines, database: str) -> None:
-        timeout_ms = int(REPLY_TIMEOUT_S * 1000)
+        timeout_ms = MONGODB_TIMEOUT_S * 1000
         self.client: MongoClient[Json] = MongoClient(
             engines.mongo.url, serverSelectionTimeoutMS=timeout_ms, timeoutMS=timeout_ms
         )
@@ -30,8 +31,8 @@ class SessionStores:
         self.redis = Redis.from_url(
             engines.redis.url,
             decode_responses=True,
-            socket_timeout=REPLY_TIMEOUT_S,
-            socket_connect_timeout=REPLY_TIMEOUT_S,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
         )
         self.stepped = SteppedClients(self.redis, engines.mongo.url, database)
 

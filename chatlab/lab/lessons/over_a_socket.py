@@ -24,7 +24,7 @@ from chatlab.lab.session_stores import value_of
 from chatlab.lab.tables import table_html
 from chatlab.lab.user import User
 
-REPLY_TIMEOUT_S = 5.0
+REPLY_TIMEOUT_S = 10.0
 TRANSPORTS = ("http", "socket")
 DIFFERENT = ("_id", "seq", "createdAt")  # fields that two messages never have in common
 REJECTED = ({"receiverId": "nobody", "text": "Hello"}, {"receiverId": "bob", "text": ""})

@@ -15,7 +15,7 @@ from own_servers import own_redis
 from read_both import read, read_both
 from sentinels import SentinelGroup, Server
 from shared_service import meet
-from waiting import block_until, wait_until
+from waiting import PATIENT_LIMIT_S, block_until, wait_until
 
 from chatlab.domain.ids import conversation_of
 
@@ -92,7 +92,10 @@ async def test_a_new_connection_trusts_no_older_window(
         )
         proxy = stack.enter_context(contextlib.closing(Proxy(paths[0])))
         service = deployment.start_patient(
-            REDIS_URL=proxy.url, CACHE_TTL=str(TTL_S), KEY_PREFIX="idle:"
+            REDIS_URL=proxy.url,
+            REDIS_TIMEOUT=str(PATIENT_LIMIT_S),
+            CACHE_TTL=str(TTL_S),
+            KEY_PREFIX="idle:",
         )
         alice, bob = deployment.create_user(service), deployment.create_user(service)
         conversation = conversation_of(alice.id, bob.id)

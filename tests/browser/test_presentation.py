@@ -116,6 +116,29 @@ def in_order(values: list[Any]) -> list[Any]:
     return [value for value, _ in itertools.groupby(values)]
 
 
+async def test_a_slow_request_is_shown_as_a_whole(
+    page: Page, story: tuple[Events, list[str]]
+) -> None:
+    """Redis answers a second late, after the event of the new key. The key is born in its box all the same."""
+    events, users = story
+    first = next(place for place, event in enumerate(events) if event["stage"] == "cache_message")
+    slow = [
+        event | {"at": event["at"] + (1000 if place >= first else 0)}
+        for place, event in enumerate(events)
+    ]
+    frames = await play(page, (slow, users), "real", 14)
+    states = {
+        stage: [state for state, _ in itertools.groupby(one["state"] for one in those)]
+        for stage, those in itertools.groupby(frames, key=lambda frame: frame["stage"])
+        if stage
+    }
+    assert list(states) == SEND
+    assert states == {
+        stage: ["none"] if place < 3 else ["none", "live"] if place == 3 else ["live"]
+        for place, stage in enumerate(SEND)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("speed", "factor"), [("real", 1), ("slow", 4)])
 async def test_time_passes_at_the_chosen_speed(

@@ -165,7 +165,8 @@ export class Presentation {
    */
   frame(ms) {
     this.tape.closeStale();
-    const newest = this.tape.now() - DELAY_MS;
+    // A request is shown as a whole, so the clock waits for the answer to a slow one.
+    const newest = Math.min(this.tape.now() - DELAY_MS, this.tape.openSince);
     if (this.at === null && !this.tape.isSynchronized) return;
     this.at ??= newest;
     this.#index -= this.tape.removed - this.#removed;

@@ -78,6 +78,11 @@ export class Tape {
     return Number.isFinite(this.clockOffset);
   }
 
+  /** When the oldest request began that is still without an answer, or Infinity. */
+  get openSince() {
+    return Math.min(...[...this.#open.values()].map(({ at }) => at));
+  }
+
   /** The time on the service's clock. */
   now() {
     return this.localTime() - (this.isSynchronized ? this.clockOffset : 0);

@@ -7,6 +7,7 @@ second or less, as the client of Socket.IO does.
 import asyncio
 import json
 import random
+import select
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ def _reconnect(server: Server) -> tuple[float, int, list[float]]:
     """
     body = json.dumps({"receiverId": server.users[0].partner, "text": "hello"}).encode()
     command = [sys.executable, "-m", __name__, server.url]
-    times_ms = list[float]()
+    sends = list[tuple[float, float]]()  # when each began, and its ms
     with (
         server.connect() as client,
         subprocess.Popen(
@@ -66,24 +67,25 @@ def _reconnect(server: Server) -> tuple[float, int, list[float]]:
         assert crowd.stdin
         assert crowd.stdout
         client.request("POST", SEND, body)
-        json.dump([user.token for user in server.users[2:]], crowd.stdin)
-        crowd.stdin.close()
-        while crowd.poll() is None:
-            times_ms.append(client.request("POST", SEND, body).took_ms)
-            time.sleep(SEND_INTERVAL_S)
-        took_s, refused = json.load(crowd.stdout)
-    return took_s, refused, times_ms
+        crowd.stdin.write(json.dumps([user.token for user in server.users[2:]]) + "\n")
+        crowd.stdin.flush()
+        while not select.select([crowd.stdout], [], [], SEND_INTERVAL_S)[0]:
+            sends.append((time.monotonic(), client.request("POST", SEND, body).took_ms))
+        began, ended, refused = json.loads(crowd.stdout.readline())
+    # The crowd needs time to start, and stays until now, so that its end is not measured.
+    meanwhile = [ms for at, ms in sends if began - ms / 1000 <= at <= ended]
+    return ended - began, refused, meanwhile
 
 
 # --- the process of the crowd ---------------------------------------------------------------------
 
 
-async def _crowd(url: str, tokens: list[str]) -> tuple[float, int]:
-    """Connect all sockets at once. Return the seconds until all are connected, and the refusals."""
-    started = time.monotonic()
+async def _crowd(url: str, tokens: list[str]) -> tuple[float, float, int]:
+    """Connect all sockets at once. Return when it began and ended, and the refusals."""
+    began = time.monotonic()
     async with asyncio.timeout(CROWD_LIMIT_S):
         refusals = await asyncio.gather(*(_connect(url, token) for token in tokens))
-    return time.monotonic() - started, sum(refusals)
+    return began, time.monotonic(), sum(refusals)
 
 
 async def _connect(url: str, token: str) -> int:
@@ -116,4 +118,7 @@ _open: list[asyncio.StreamWriter] = []  # a writer that nothing refers to closes
 
 if __name__ == "__main__":
     raise_limit(SOCKETS)
-    sys.stdout.write(json.dumps(asyncio.run(_crowd(sys.argv[1], json.load(sys.stdin)))))
+    found = asyncio.run(_crowd(sys.argv[1], json.loads(sys.stdin.readline())))
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()  # stay connected until the end of the measurement

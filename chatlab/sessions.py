@@ -5,11 +5,13 @@ TOKEN_CACHE_S seconds, so that most requests need no session query. A log-out in
 therefore takes effect here within that time.
 """
 
+import asyncio
 import hashlib
 import itertools
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -42,8 +44,7 @@ class Sessions:
         self._stale_token_s = STALE_TOKEN_S if settings.stale_reads else 0.0
         self._requests = TokenBucket(settings.rate_limit, 2 * settings.rate_limit)
         self._valid: OrderedDict[str, tuple[UserId, float]] = OrderedDict()
-        self._asked: dict[str, Callers[UserId | None]] = {}  # by the hash of a token
-        self._queries = Batcher(self._take_asked, self._find)
+        self._new, self._known = TokenQueries(self._find_users), TokenQueries(self._find_users)
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     async def start(self, user_id: UserId, user_agent: str) -> str:
@@ -69,17 +70,17 @@ class Sessions:
         if user_id is not None and age_s < TOKEN_CACHE_S:
             return user_id
         try:
-            return await self._ask(token_hash)
+            return await self._ask(token_hash, self._new if user_id is None else self._known)
         except StoreUnavailable:
             is_recent = age_s < self._stale_token_s and token_hash not in self._ended
             if user_id is not None and is_recent:
                 return user_id
             raise
 
-    async def _ask(self, token_hash: str) -> UserId:
+    async def _ask(self, token_hash: str, queries: "TokenQueries") -> UserId:
         """Return the user of a session, by a query that other tokens share."""
         started_at = time.monotonic()
-        user_id = await self._queries.join(self._asked.setdefault(token_hash, []))
+        user_id = await queries.find(token_hash)
         # A log-out during the query must not be undone by its result.
         if user_id is None or token_hash in self._ended:
             self._valid.pop(token_hash, None)
@@ -88,15 +89,6 @@ class Sessions:
         self._valid.move_to_end(token_hash)
         _drop_oldest(self._valid)
         return user_id
-
-    def _take_asked(self) -> list[Waiting[str, UserId | None]]:
-        hashes = list(itertools.islice(self._asked, MAX_TOKENS_PER_QUERY))
-        return [(token_hash, self._asked.pop(token_hash)) for token_hash in hashes]
-
-    async def _find(self, batch: list[Waiting[str, UserId | None]]) -> list[UserId | None]:
-        hashes = [token_hash for token_hash, _ in batch]
-        users = await self._find_users(hashes)
-        return [users.get(token_hash) for token_hash in hashes]
 
     async def _find_users(self, hashes: list[str]) -> dict[str, UserId]:
         found = await self._store.find_sessions(hashes)
@@ -155,6 +147,32 @@ class Sessions:
             self._valid.pop(token_hash, None)
         _drop_oldest(self._ended)
         return hashes
+
+
+class TokenQueries:
+    """Queries for the users of tokens. What is asked during one shares the next one.
+
+    Known tokens have queries of their own: a crowd of new ones must not delay the requests of
+    clients that are connected already.
+    """
+
+    def __init__(self, find: Callable[[list[str]], Awaitable[dict[str, UserId]]]) -> None:
+        self._find_users = find
+        self._asked: dict[str, Callers[UserId | None]] = {}  # by the hash of a token
+        self._batches = Batcher(self._take, self._find)
+
+    def find(self, token_hash: str) -> "asyncio.Future[UserId | None]":
+        """Return a future for the user of this token, or for None without a valid session."""
+        return self._batches.join(self._asked.setdefault(token_hash, []))
+
+    def _take(self) -> list[Waiting[str, UserId | None]]:
+        hashes = list(itertools.islice(self._asked, MAX_TOKENS_PER_QUERY))
+        return [(token_hash, self._asked.pop(token_hash)) for token_hash in hashes]
+
+    async def _find(self, batch: list[Waiting[str, UserId | None]]) -> list[UserId | None]:
+        hashes = [token_hash for token_hash, _ in batch]
+        users = await self._find_users(hashes)
+        return [users.get(token_hash) for token_hash in hashes]
 
 
 def _drop_oldest(cache: OrderedDict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from chatlab.protect.rate_limit import address_group
 from chatlab.settings import Settings
 from chatlab.web.descriptors import HEALTH_CHECKS
 from chatlab.web.stopping import Drain
+from chatlab.web.upgrade_queue import UpgradeQueue
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ class ConnectionLimits:
     """All connections of this process."""
 
     def __init__(self, settings: Settings, max_connections: int, drain: Drain) -> None:
-        self.drain = drain
+        self.drain, self.upgrades = drain, UpgradeQueue()
         self.head_timeout = settings.head_timeout
         self.stalled_timeout = settings.stalled_timeout
         self._max_connections = max_connections

@@ -48,6 +48,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
     _chunked: object = None  # the same for `_chunks`
     _earlier: Sequence[RequestResponseCycle] = ()  # pipelined requests without the newest one
     _rejected = ""  # why
+    _waits_for_upgrade = False  # to a websocket, in the queue
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -103,6 +104,9 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse the data; reject the request if its head is too large."""
+        if self._waits_for_upgrade:
+            self.give_up(Reason.INVALID)  # RFC 6455, section 4.1: the client must wait too
+            return
         super().data_received(data)
         if not self.scope or "method" not in self.scope:
             self._limit_head(len(data))
@@ -118,9 +122,24 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
             self._close_as_invalid(too_large)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection to the websocket protocol, which counts it itself."""
+        """Let the connection wait until it is its turn to become a websocket."""
+        self._waits_for_upgrade = True
+        self.limits.upgrades.add(self._upgrade)
+
+    def _upgrade(self) -> bool:
+        """Hand the connection to the websocket protocol, which counts it itself.
+
+        Return False if it has been closed in the meantime.
+        """
+        if self.transport.is_closing():
+            return False
         self.limits.remove(self)
-        super().handle_websocket_upgrade()
+        try:
+            super().handle_websocket_upgrade()
+        except Exception:  # the event loop closes a connection only if `data_received` fails
+            self.transport.abort()
+            raise
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the requests of the connection. uvicorn forgets all but the newest one."""
@@ -137,7 +156,7 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
 
     def next_step(self) -> Step | None:
         """Return what the client must do next, or None while the service must answer."""
-        return super().next_step() or self._next_part()
+        return super().next_step() or (None if self._waits_for_upgrade else self._next_part())
 
     def _next_part(self) -> Step | None:
         limits, cycle = self.limits, self.cycle

@@ -23,9 +23,6 @@ class SocketGuard:
     The client has not authenticated within `connect_timeout` seconds, it has not read for
     `stalled_timeout` seconds, or it has sent something that is not a packet. In the last case the
     library alone would stop reading, but keep the connection.
-
-    Only one websocket begins in each turn of the event loop, so that requests need not wait for a
-    crowd that connects at once.
     """
 
     def __init__(
@@ -33,14 +30,11 @@ class SocketGuard:
     ) -> None:
         self._app = app
         self._connect_timeout, self._stalled_timeout = connect_timeout, stalled_timeout
-        self._beginning = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
         else:
-            async with self._beginning:
-                await asyncio.sleep(0)
             watched = scope[SCOPE_KEY] = WatchedSocket(
                 receive, send, self._connect_timeout, self._stalled_timeout
             )

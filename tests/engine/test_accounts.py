@@ -346,6 +346,30 @@ async def test_many_tokens_share_a_query() -> None:
     assert store.session_queries == math.ceil(301 / MAX_TOKENS_PER_QUERY)
 
 
+async def test_known_tokens_do_not_wait_for_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is here already is authenticated again before the crowd that has just come."""
+    now_s = 1000.0
+    monkeypatch.setattr("chatlab.sessions.time", SimpleNamespace(monotonic=lambda: now_s))
+
+    class SlowStore(StubStore):
+        async def find_sessions(self, hashes: list[str]) -> FoundSessions:
+            await asyncio.sleep(0)
+            return await super().find_sessions(hashes)
+
+    crowd = [f"token {number}" for number in range(10 * MAX_TOKENS_PER_QUERY)]
+    process = sessions_on(SlowStore({}, {hash_token(token): "ann" for token in ["known", *crowd]}))
+    admitted = list[str]()
+
+    async def authenticate(token: str) -> None:
+        await process.authenticate(token)
+        admitted.append(token)
+
+    await authenticate("known")
+    now_s += TOKEN_CACHE_S
+    await asyncio.gather(*map(authenticate, [*crowd, "known"]))
+    assert admitted.index("known", 1) <= 2 * MAX_TOKENS_PER_QUERY
+
+
 async def test_log_in_attempts_are_limited(
     start: ServiceMaker, sign_up: SignUp, database: Any
 ) -> None:

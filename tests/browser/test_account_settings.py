@@ -36,6 +36,9 @@ HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD) 
 IPHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Version/18.0 Mobile/15E148 Safari/604.1"
 )
+# The dialogs and their buttons that have no border.
+BORDERLESS = """() => [...document.querySelectorAll("dialog, .primary, .secondary, .danger")].filter((node) =>
+    node.checkVisibility() && getComputedStyle(node).borderTopStyle === "none").map((node) => node.textContent)"""
 
 
 def give_password(shared: SharedService, user: User) -> None:
@@ -206,7 +209,10 @@ async def test_a_conversation_with_a_deleted_account_can_only_be_read(
 async def test_the_settings_can_be_read_and_used_by_everybody(
     open_browser: BrowserOpener, create_users: UserMaker, scheme: str
 ) -> None:
-    """They have contrast and names, fit a phone, and leave the focus where it was."""
+    """They have contrast and names, fit a phone, and leave the focus where it was.
+
+    With the user's own colours, which have no backgrounds, borders show what belongs together.
+    """
     [ann] = create_users("ann")
     tab = await (await open_browser(ann, color_scheme=scheme, **PHONE)).open()
     page = await open_settings(tab)
@@ -216,6 +222,8 @@ async def test_the_settings_can_be_read_and_used_by_everybody(
     assert await page.evaluate(CONTRAST) == []
     assert await page.evaluate(NAMELESS) == []
     assert await page.locator("dialog").evaluate("(node) => node.scrollWidth <= node.clientWidth")
+    await page.emulate_media(forced_colors="active")
+    assert await page.evaluate(BORDERLESS) == []
     await page.get_by_role("button", name="Close").click()
     await expect(page.get_by_role("button", name="Account settings")).to_be_focused()
 

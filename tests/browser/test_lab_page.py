@@ -127,7 +127,7 @@ async def test_send_then_read_is_a_hit_and_a_change_has_its_own_boxes(
     await stage.evaluate(WATCH)
     for key in "hre":
         await stage.keyboard.press(key)
-    await expect(stage.locator("[data-number=hit]")).to_have_text("1")
+    await expect(stage.locator(".p-hit")).to_have_text("1hit")
     await expect(stage.locator(".s-outcome")).to_have_text("HIT: from Redis alone")
     await expect(stage.locator("[data-number=changed]")).to_have_text("1")
     assert [
@@ -154,12 +154,23 @@ OUTSIDE = """() => [...document.querySelectorAll("button, .p-sentence, .p-status
 CLIPPED = """() => [...document.querySelectorAll("button, .p-sentence, .p-behind, .p-tile dt")]
     .filter((node) => node.scrollWidth > node.clientWidth + 1 && node.clientWidth).map((node) => node.textContent)
 """
+# Whether a notice covers a part of the picture.
+COVERED = """() => {
+    const [notice, picture] = [".p-label", ".p-main"].map((name) => document.querySelector(name).getBoundingClientRect());
+    return notice.bottom > picture.top;
+}"""
+# The texts of messages that are longer than their bubbles.
+TOO_LONG = """() => [...document.querySelectorAll("[data-view=send] .s-bubble[visibility=visible]")]
+    .filter((row) => row.querySelector("text").getBBox().width > row.querySelector("rect").getBBox().width)
+    .map((row) => row.textContent)
+"""
 
 
 async def test_everything_can_be_read_at_the_back(stage: Page) -> None:
     """On a screen of 1920 x 1080 no text is smaller than 34 pixels, in none of the four flows.
 
-    On other screens nothing is cut off.
+    On other screens nothing is cut off. An enlarged page has large texts, and may be higher than
+    its window.
     """
     for view in ("read", "worker", "life", "send"):
         await stage.locator(f"[data-view={view}] .p-title").click()
@@ -172,6 +183,10 @@ async def test_everything_can_be_read_at_the_back(stage: Page) -> None:
         assert await stage.evaluate(CLIPPED) == [], (width, height)
         if width > height:
             assert await stage.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    await stage.set_viewport_size({"width": 640, "height": 360})  # 1280 x 720 at 200 %
+    assert await stage.evaluate(OUTSIDE) + await stage.evaluate(CLIPPED) == []
+    small = [(text, size) for text, size in await stage.evaluate(SIZES) if size < 15]
+    assert not small, small
 
 
 @pytest.mark.slow
@@ -194,7 +209,10 @@ async def test_every_flow_is_accessible(stage: Page) -> None:
 async def test_a_viewer_sees_the_same_and_changes_nothing(
     browser: Browser, stage: Page, shared: SharedService
 ) -> None:
-    """The page of a viewer has no buttons for requests, and follows those of the presenter."""
+    """The page of a viewer has no buttons for requests, and follows those of the presenter.
+
+    It does not have the texts, and shows the word “Message” in their place.
+    """
     session = await BrowserSession.start(browser, shared.service.url, **PROJECTOR)
     viewer = await open_lab(session, viewer_key_of(LAB_KEY))
     await expect(viewer.get_by_role("button", name="WebSocket")).to_have_count(0)
@@ -203,6 +221,7 @@ async def test_a_viewer_sees_the_same_and_changes_nothing(
     await expect(viewer.locator("[data-number=sent]")).to_have_text("1")
     await expect(viewer.locator(".p-sentence")).to_contain_text("Ada learns")
     await expect(stage.locator("[data-number=sent]")).to_have_text("1")
+    assert await viewer.evaluate(TOO_LONG) == []
     await session.assert_clean()
     await session.context.close()
 
@@ -235,6 +254,7 @@ async def test_the_settings_are_those_of_the_service(stage: Page, shared: Shared
     await stage.keyboard.press("m")
     await stage.get_by_label("As in the document").check()
     await expect(stage.locator(".p-label")).to_contain_text("as in the document")
+    assert await stage.evaluate(COVERED) is False
     assert (await reader.read(friend)).headers["x-cache"] == "bypass"
     await stage.get_by_role("button", name="make it 20 s").click()
     await expect(stage.locator(".p-label")).to_contain_text("The TTL is 20 s, not 5 s")

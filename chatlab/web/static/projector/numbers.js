@@ -5,15 +5,15 @@
 import { el, setText } from "../chat/dom.js";
 import { keyCount } from "./words.js";
 
-/** @type {[name: string, label: string][]} */
+/** @type {[name: string, one: string, many: string][]} */
 const NUMBERS = [
-  ["sent", "sent"],
-  ["changed", "changed"],
-  ["hit", "hits"],
-  ["partial", "partial"],
-  ["miss", "misses"],
-  ["bypass", "bypasses"],
-  ["live", "keys in Redis"],
+  ["sent", "sent", "sent"],
+  ["changed", "changed", "changed"],
+  ["hit", "hit", "hits"],
+  ["partial", "partial", "partial"],
+  ["miss", "miss", "misses"],
+  ["bypass", "bypass", "bypasses"],
+  ["live", "key in Redis", "keys in Redis"],
 ];
 const DRAW_INTERVAL_MS = 200; // a number that changes faster cannot be read
 
@@ -24,8 +24,9 @@ export class Numbers {
   constructor(presentation) {
     this.presentation = presentation;
     this.values = NUMBERS.map(([name]) => el("dd", { "data-number": name }, "0"));
-    const tiles = NUMBERS.map(([name, label], place) =>
-      el(`div.p-tile.p-${name}`, {}, this.values[place], el("dt", {}, label)),
+    this.labels = NUMBERS.map(([, , many]) => el("dt", {}, many));
+    const tiles = NUMBERS.map(([name], place) =>
+      el(`div.p-tile.p-${name}`, {}, this.values[place], this.labels[place]),
     );
     this.element = el(
       "dl.p-numbers",
@@ -40,8 +41,10 @@ export class Numbers {
     const { picture, at } = this.presentation;
     /** @type {Record<string, number | string>} */
     const numbers = { ...picture.counts, live: keyCount(picture, at ?? 0) };
-    NUMBERS.forEach(([name], place) => {
-      setText(this.values[place], numbers[name].toLocaleString("en"));
+    NUMBERS.forEach(([name, one, many], place) => {
+      const value = numbers[name].toLocaleString("en");
+      setText(this.values[place], value);
+      setText(this.labels[place], value === "1" ? one : many);
     });
   }
 }

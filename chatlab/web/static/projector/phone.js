@@ -6,6 +6,10 @@
 import { part } from "../lab/parts.js";
 import { panel, set, text, write } from "./shapes.js";
 
+const SIDE = 10; // units, between a bubble and the edge of the screen
+const MARGIN = 14; // on each side of the text in a bubble
+const MOST_LETTERS = 40;
+
 /**
  * The screen of a user, with the last messages.
  *
@@ -24,24 +28,26 @@ export function newPhone(parent, rect, name) {
     const top = y + 56 + number * 54;
     const shape = panel(row, { x: 0, y: top, w: 0, h: 46 }, "s-speech", 16);
     const words = text(row, { x: 0, y: top + 33 }, "s-words", "");
-    return { row, shape, words };
+    return { row, shape, words, content: "", length: 0 };
   });
-  const most = Math.floor((w - 60) / 16);
+  const most = w - 2 * (SIDE + MARGIN); // units: the longest text
 
   /** @param {Bubble[]} bubbles */
   function draw(bubbles) {
     const shown = bubbles.slice(-room);
-    rows.forEach(({ row, shape, words }, number) => {
+    rows.forEach((line, number) => {
+      const { row, shape, words } = line;
       const bubble = shown[number];
       set(row, "visibility", bubble ? "visible" : "hidden");
       if (!bubble) return;
-      const content = fit(bubble, most);
-      const width = Math.min(w - 20, [...content].length * 16 + 28);
-      const left = bubble.mine ? x + w - 10 - width : x + 10;
+      const content = `${bubble.text}\n${bubble.reactions}`;
+      if (line.content !== content || !line.length)
+        Object.assign(line, { content, length: fit(words, bubble, most) });
+      const width = line.length + 2 * MARGIN;
+      const left = bubble.mine ? x + w - SIDE - width : x + SIDE;
       set(shape, "x", left);
       set(shape, "width", width);
-      set(words, "x", left + 14);
-      write(words, content);
+      set(words, "x", left + MARGIN);
       set(
         row,
         "class",
@@ -54,12 +60,19 @@ export function newPhone(parent, rect, name) {
 }
 
 /**
+ * Write a text with its reactions, shortened if it is longer than `most`. Return its length.
+ *
+ * @param {SVGTextElement} node
  * @param {Bubble} bubble
  * @param {number} most
  */
-function fit({ text: words, reactions }, most) {
-  const content = [...words];
-  const room = most - [...reactions].length;
-  const short = content.length > room ? `${content.slice(0, room - 1).join("")}…` : words;
-  return reactions ? `${short} ${reactions}` : short;
+function fit(node, { text: words, reactions }, most) {
+  const end = reactions ? ` ${reactions}` : "";
+  const letters = [...words].slice(0, MOST_LETTERS);
+  write(node, (letters.length < [...words].length ? `${letters.join("")}…` : words) + end);
+  while (node.getComputedTextLength() > most && letters.length > 1) {
+    letters.pop();
+    write(node, `${letters.join("")}…${end}`);
+  }
+  return Math.min(most, node.getComputedTextLength());
 }

@@ -69,12 +69,17 @@ export class Stage {
     );
     this.numbers = new Numbers(this.presentation);
     this.controls = new Controls(this, settings);
-    this.views.element.append(this.controls.label);
     this.element = el(
       "div.p-stage",
       {},
       this.controls.element,
-      el("section.p-say", { "aria-label": "What happens" }, this.sentence, this.controls.status),
+      el(
+        "section.p-say",
+        { "aria-label": "What happens" },
+        this.sentence,
+        this.controls.status,
+        this.controls.label,
+      ),
       this.views.element,
       el("footer", {}, this.numbers.element),
     );

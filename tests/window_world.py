@@ -289,6 +289,9 @@ class InMemoryMessages(MessageStore):
     async def find(self, message_id: str) -> Message | None:
         return next((message for message in self.world.messages if message.id == message_id), None)
 
+    async def find_in(self, conversation: str, message_id: str) -> Message | None:
+        return await self.find(message_id)
+
     async def find_range(
         self, conversation: str, lowest: int, highest: int | None, limit: int
     ) -> list[Message]:

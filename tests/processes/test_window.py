@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
+from window_world import ALICE, BOB, GRACE_MS, TTL_MS, WRITES, World, selected
 
 import chatlab.history
 import chatlab.store.messages
@@ -809,3 +809,17 @@ def test_a_changed_message_is_cached_in_its_highest_version(world: World) -> Non
     assert not world.call(cache.put_changed_message(second, world.redis_now()))
     assert world.redis.get(world.message_key(1)) == third.json
     assert GRACE_MS < world.redis.pttl(world.message_key(1)) <= TTL_MS
+
+
+def test_a_read_of_one_message_shows_a_change_that_its_entry_lacks(world: World) -> None:
+    """A change that comes after the grace period leaves the older entry, but reads show the change."""
+    world.send().finish()
+    (first,), key = world.messages.copy(), world.message_key(1)
+    world.redis.pexpire(key, HOUR_MS)  # it outlives this test on a slow machine too
+    edit = world.edit(1)
+    world.wait(GRACE_MS + 1)
+    edit.finish()
+    assert world.redis.get(key) == first.json
+    shown = world.call(world.processes[0].service.read_one(BOB, ALICE, first.id))
+    assert (shown.version, shown.json) == (2, world.messages[0].json)
+    world.redis.delete(key)

@@ -264,7 +264,7 @@ class Service:
         self, trace: Trace, message: Message, is_cached: bool, is_in_window: bool
     ) -> None:
         if is_cached:
-            key, ttl_ms = self._cache.keys.message(message.id), self._cache.ttl_ms
+            key, ttl_ms = self._cache.keys.message(message.id), self._cache.ttls.entry_ms
             trace.record("cache_message", key=key, ttlMs=ttl_ms, messageId=message.id)
         if is_in_window:
             key = self._cache.keys.window(message.conversation)

@@ -245,7 +245,7 @@ class ScheduledCache(Cache):
             node.pipe,
             RedisLimits(settings.redis_timeout),
             peer_timeout_s=lambda: settings.redis_timeout,
-            ttl_ms=lambda: self.ttl_ms,
+            ttl_ms=lambda: self.ttls.window_ms,
             monotonic_us=world.now,
         )
         node.scripts = Scripts(node.pipe, source)

@@ -265,7 +265,7 @@ class InMemoryMessages(MessageStore):
     async def save(self, draft: Draft) -> Saved:
         began = ACTOR.get().process.cache.now_us()
         saved: Saved = await self.world.wait_for(
-            lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began)
+            lambda: Saved(self.world.commit(self._placed(draft)), is_new=True, began=began)
         )
         return saved
 

@@ -25,7 +25,7 @@ help: ## show this list
 	@echo '  PYTHON=/path/to/python3.12 uses that Python; ARGS="--port 9000" is passed to serve (lab, demo, doctor), or to pytest by test;'
 	@echo '  JOBS=1 runs the tests one after the other (default: 4 at a time)'
 
-demo: $(INSTALLED) ## send one message over each transport, and follow it through the cache for 6 seconds
+demo: $(INSTALLED) ## send one message over each transport and watch it expire; takes about ten seconds
 	@$(BIN)/chatlab demo $(ARGS)
 
 lab: $(INSTALLED) ## open your copy of the notebooks in JupyterLab

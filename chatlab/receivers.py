@@ -75,7 +75,10 @@ class Receivers:
         await self._store.remove_from_list(user_id, "blocked", other)
 
     async def mute(self, user_id: UserId, other: str) -> None:
-        """Raises Invalid (oneself), Conflict (too many are muted)."""
+        """Store that this user wants no notices of another one's messages.
+
+        Raises Invalid (oneself), Conflict (too many are muted).
+        """
         await self._add("muted", user_id, other)
 
     async def unmute(self, user_id: UserId, other: str) -> None:

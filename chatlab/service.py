@@ -1,4 +1,4 @@
-"""The diagram: `send`, `read` and `change`, one stage after another.
+"""The send diagram of docs/cache-flow.md, and reads and changes: one stage after another.
 
 The service knows the store, the cache and the broadcast, and nothing of HTTP or Socket.IO. The
 acting user always comes from the session, never from a payload.
@@ -71,7 +71,7 @@ class Service:
         conversation), Conflict (the client id was used for another text), StoreUnavailable.
         """
         await self._receivers.require(sender, receiver)
-        if reply_to and await self._find_theirs(sender, receiver, reply_to) is None:
+        if reply_to and not await self._is_theirs(sender, receiver, reply_to):
             raise Invalid("replyTo: should be the _id of a message of this conversation")
         draft = create_draft(sender, UserId(receiver), text, client_id, reply_to)
         trace.record("create", messageId=str(draft.id))
@@ -83,8 +83,10 @@ class Service:
             await self._cache.change_in_window(message, began)
             return message
 
+        # Both calls give their command to the pipeline before the first await, so they share a
+        # round trip.
         cached = self._cache.put_message(message, began)
-        in_window = self._cache.append_to_window(message, began)  # shares the round trip
+        in_window = self._cache.append_to_window(message, began)
         self._record_cached(trace, message, await cached, await in_window)
 
         await self._emit("newMessage", message)
@@ -122,19 +124,26 @@ class Service:
         return history
 
     async def read_one(self, reader: UserId, other: str, message_id: str) -> Message:
-        """Return one message of the conversation with another user. Raises NotFound."""
+        """Return one message of the conversation with another user. Raises NotFound.
+
+        MongoDB is asked, because a message cache entry may lack a change.
+        """
         await self._accounts.require_user(other)
-        message = await self._find_theirs(reader, other, message_id)
+        conversation = conversation_of(reader, other)
+        message = await self._store.messages.find_in(conversation, message_id)
         if message is None:
             raise NotFound("There is no such message.")
         return message
 
-    async def _find_theirs(self, user: UserId, other: str, message_id: str) -> Message | None:
-        """Return the message if it belongs to the conversation of these two."""
+    async def _is_theirs(self, user: UserId, other: str, message_id: str) -> bool:
+        """Return whether the message belongs to the conversation of these two.
+
+        That never changes, so any version of it is good enough.
+        """
         conversation = conversation_of(user, other)
         message = await self._cache.message(message_id)
         message = message or await self._store.messages.find_in(conversation, message_id)
-        return message if message and message.conversation == conversation else None
+        return message is not None and message.conversation == conversation
 
     async def search(self, reader: UserId, other: str, asked: Search) -> list[Message]:
         """Return messages of the conversation with another user that contain a text, newest first.
@@ -255,7 +264,7 @@ class Service:
         self, trace: Trace, message: Message, is_cached: bool, is_in_window: bool
     ) -> None:
         if is_cached:
-            key, ttl_ms = self._cache.keys.message(message.id), self._cache.ttl_ms
+            key, ttl_ms = self._cache.keys.message(message.id), self._cache.ttls.entry_ms
             trace.record("cache_message", key=key, ttlMs=ttl_ms, messageId=message.id)
         if is_in_window:
             key = self._cache.keys.window(message.conversation)
@@ -309,7 +318,7 @@ class Service:
 
 
 async def finish_send(cache: Cache, broadcast: Broadcast, message: Message, began: int) -> None:
-    """Cache and emit a message whose sender was told that MongoDB is unavailable.
+    """Update the window and emit a message whose sender was told that MongoDB is unavailable.
 
     The message turned out to be saved. The sender may have repeated the send and received this
     message. Only the process that saved it emits it.

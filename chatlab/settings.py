@@ -55,7 +55,12 @@ def _networks(text: str) -> str:
 
 CacheTtl = Annotated[
     float,
-    Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds a cached message lives"),
+    Field(
+        ge=0.1,
+        le=86_400,
+        allow_inf_nan=False,
+        description="TTL of message entries and conversation windows, in seconds",
+    ),
 ]
 
 
@@ -389,7 +394,7 @@ class Settings(BaseSettings):
 
     @property
     def ttl_ms(self) -> int:
-        """TTL of a cached message in milliseconds."""
+        """`cache_ttl` in milliseconds."""
         return round(self.cache_ttl * 1000)
 
 

@@ -245,7 +245,7 @@ class ScheduledCache(Cache):
             node.pipe,
             RedisLimits(settings.redis_timeout),
             peer_timeout_s=lambda: settings.redis_timeout,
-            ttl_ms=lambda: self.ttl_ms,
+            ttl_ms=lambda: self.ttls.window_ms,
             monotonic_us=world.now,
         )
         node.scripts = Scripts(node.pipe, source)
@@ -265,7 +265,7 @@ class InMemoryMessages(MessageStore):
     async def save(self, draft: Draft) -> Saved:
         began = ACTOR.get().process.cache.now_us()
         saved: Saved = await self.world.wait_for(
-            lambda: Saved(self.world.commit(self._placed(draft)), first=True, began=began)
+            lambda: Saved(self.world.commit(self._placed(draft)), is_new=True, began=began)
         )
         return saved
 
@@ -288,6 +288,9 @@ class InMemoryMessages(MessageStore):
 
     async def find(self, message_id: str) -> Message | None:
         return next((message for message in self.world.messages if message.id == message_id), None)
+
+    async def find_in(self, conversation: str, message_id: str) -> Message | None:
+        return await self.find(message_id)
 
     async def find_range(
         self, conversation: str, lowest: int, highest: int | None, limit: int

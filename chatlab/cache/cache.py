@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from chatlab.cache import window
 from chatlab.cache.claim import RENEWAL_INTERVAL_S, KeysInUseError
 from chatlab.cache.cluster_nodes import ClusterNodes
-from chatlab.cache.keys import Keys, grace_period_ms
+from chatlab.cache.keys import Keys, Ttls, grace_period_ms
 from chatlab.cache.node import CacheNode, Common
 from chatlab.cache.servers import OneServer, Servers
 from chatlab.cache.window import Capacity, CommonArguments, ScriptCall, WindowSnapshot
@@ -35,7 +35,11 @@ class Cache:
 
     `peer_timeout_s` returns the shortest `CHATLAB_REDIS_TIMEOUT` of the other processes that use
     this Redis, or None if there are none. `lag` measures the event loop. `on_cached` is called with
-    the key and the TTL in milliseconds of each message entry that was written.
+    the key of each message entry that was written, and with the TTLs at that time.
+
+    `ttl_ms` is the setting; `ttls` are the TTLs that follow from it. The grace period never grows
+    in a running process: a write under a shorter TTL leaves a fence for a shorter time, and a fill
+    could outlive that fence.
     """
 
     def __init__(
@@ -46,18 +50,20 @@ class Cache:
         *,
         peer_timeout_s: Callable[[], float | None] = lambda: None,
         lag: LoopLag | None = None,
-        on_cached: Callable[[str, int], None] | None = None,
+        on_cached: Callable[[str, Ttls], None] | None = None,
         source: str = window.SOURCE,
     ) -> None:
         self.keys = Keys(settings.key_prefix)
         self.mode, self.ttl_ms = settings.cache_mode, settings.ttl_ms
+        self.ttls = Ttls.of(self.ttl_ms)
+        self.grace_period_ms = grace_period_ms(min(self.ttls))
         self._peer_timeout_s = peer_timeout_s
         limits = RedisLimits(settings.redis_timeout)
         common = Common(
             limits,
             lag or LoopLag(),
             peer_timeout_s,
-            lambda: self.ttl_ms,
+            lambda: self.ttls,
             self._common_arguments,
             source,
         )
@@ -70,7 +76,6 @@ class Cache:
         self._window_size = settings.window_size
         self._is_open = False
         self._reconfiguring = asyncio.Lock()
-        self._smallest_grace_period_ms = grace_period_ms(self.ttl_ms)
         self._renewing: asyncio.Task[None] | None = None
 
     @property
@@ -141,36 +146,31 @@ class Cache:
                 if not self._is_open:
                     await self._connect()
             self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
-            self._smallest_grace_period_ms = self.grace_period_ms
+            self.ttls = Ttls.of(self.ttl_ms)
+            self.grace_period_ms = min(self.grace_period_ms, grace_period_ms(min(self.ttls)))
 
     def has_peers(self) -> bool:
         """Return whether other processes use this Redis."""
         return self._peer_timeout_s() is not None
-
-    @property
-    def grace_period_ms(self) -> int:
-        """The grace period. It never grows in a running process.
-
-        A write under a shorter TTL leaves a fence for a shorter time, and a fill could outlive that
-        fence.
-        """
-        return min(self._smallest_grace_period_ms, grace_period_ms(self.ttl_ms))
 
     # --- message entries ---------------------------------------------------------------------
 
     def put_message(self, message: Message, began: int) -> Awaitable[bool]:
         """Write the entry of a new message, unless there is one.
 
-        `began`: `now_us()` when its save began.
+        `began`: `now_us()` when its save began. Like the other writes, it is not `async`: the
+        pipeline has the command when it returns.
         """
         key = self.keys.message(message.id)
-        call = window.put_message(key, message, self._own_time(key, began))
+        call = window.put_message(key, message, self._own_time(key, began), self.ttls.entry_ms)
         return self._report_cached(message, self._run(call))
 
     def put_changed_message(self, message: Message, began: int) -> Awaitable[bool]:
         """Write the entry of a changed message for a new TTL, unless it has a higher version."""
         key = self.keys.message(message.id)
-        call = window.put_changed_message(key, message, self._own_time(key, began))
+        call = window.put_changed_message(
+            key, message, self._own_time(key, began), self.ttls.entry_ms
+        )
         return self._report_cached(message, self._run(call))
 
     async def message(self, message_id: str) -> Message | None:
@@ -182,12 +182,12 @@ class Cache:
         return from_json(raw) if isinstance(raw, bytes) else None
 
     async def _report_cached(self, message: Message, reply: "asyncio.Future[Any]") -> bool:
-        ttl_ms = self.ttl_ms  # of the command; the setting may change before Redis answers
+        ttls = self.ttls  # of the command; the setting may change before Redis answers
         cached: bool = await reply == 1
         if cached:
-            key = self.keys.message(message.id)
+            key, ttl_ms = self.keys.message(message.id), ttls.entry_ms
             if self._on_cached:
-                self._on_cached(key, ttl_ms)
+                self._on_cached(key, ttls)
             if self._events:
                 self._events.publish(
                     message.id, "cache", "cached", key=key, ttlMs=ttl_ms, messageId=message.id
@@ -283,7 +283,8 @@ class Cache:
     # --- running scripts ---------------------------------------------------------------------
 
     def _common_arguments(self, trusted_since: int) -> CommonArguments:
-        return CommonArguments(trusted_since, self.ttl_ms, self.grace_period_ms, self._window_size)
+        ttl_ms, grace_period_ms = self.ttls.window_ms, self.grace_period_ms
+        return CommonArguments(trusted_since, ttl_ms, grace_period_ms, self._window_size)
 
     def _own_time(self, key: str, began: int) -> int:
         return self.servers.of(key).to_own_time(began)

@@ -32,7 +32,7 @@ class KeysInUseError(MisconfiguredError):
 
 
 class Claim:
-    """Which installation may use the keys. `ttl_ms` returns the TTL of the cache."""
+    """Which installation may use the keys. `ttl_ms` returns the longest TTL of a key."""
 
     def __init__(self, pipe: AutoPipeline, key: str, ttl_ms: Callable[[], int]) -> None:
         self.installation: str | None = None  # unknown until MongoDB has been reached

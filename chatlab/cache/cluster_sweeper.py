@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from chatlab.cache.keys import Keys
+from chatlab.cache.keys import Keys, Ttls
 from chatlab.cache.sweeper import Sweeper
 from chatlab.connections.cluster import Cluster, NodeName, connect_servers, slot_of
 from chatlab.connections.redis_limits import RedisLimits
@@ -82,11 +82,11 @@ class ClusterSweeper:
         await asyncio.gather(task, return_exceptions=True)
         await redis.aclose()
 
-    def expect(self, key: str, ttl_ms: int) -> None:
-        """Track a key that this process has just written."""
+    def expect(self, key: str, ttls: Ttls) -> None:
+        """Track a message entry that this process has just written."""
         name = self._cluster.owner(slot_of(key))
         if name in self._by_name:
-            self._by_name[name].sweeper.expect(key, ttl_ms)
+            self._by_name[name].sweeper.expect(key, ttls)
 
     @property
     def other_process(self) -> str | None:

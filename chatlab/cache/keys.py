@@ -1,4 +1,6 @@
-"""The Redis keys of the cache, and the grace period that belongs to a TTL."""
+"""The Redis keys of the cache, their TTLs, and the grace period that belongs to a TTL."""
+
+from typing import NamedTuple
 
 
 class Keys:
@@ -24,6 +26,21 @@ class Keys:
     def window(self, conversation: str) -> str:
         """Return the key of a conversation window."""
         return f"{self.prefix}messages:{conversation}"
+
+
+class Ttls(NamedTuple):
+    """The TTL of each kind of key, in milliseconds."""
+
+    entry_ms: int  # of a message cache entry
+    window_ms: int  # of a conversation window
+
+    @classmethod
+    def of(cls, ttl_ms: int) -> "Ttls":
+        """Return both TTLs for a value of `CHATLAB_CACHE_TTL`. Everything that needs one asks here.
+
+        Neither may be shorter for a longer `ttl_ms`.
+        """
+        return cls(entry_ms=ttl_ms, window_ms=ttl_ms)
 
 
 def grace_period_ms(ttl_ms: int) -> int:

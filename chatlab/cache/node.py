@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from chatlab.cache import window
 from chatlab.cache.claim import Claim
 from chatlab.cache.clock import RedisClock
-from chatlab.cache.keys import Keys
+from chatlab.cache.keys import Keys, Ttls
 from chatlab.cache.missed_windows import MissedWindows
 from chatlab.cache.scripts import Scripts
 from chatlab.cache.window import CommonArguments, ScriptCall
@@ -34,7 +34,7 @@ class Common(NamedTuple):
     limits: RedisLimits
     lag: LoopLag
     peer_timeout_s: Callable[[], float | None]
-    ttl_ms: Callable[[], int]
+    ttls: Callable[[], Ttls]
     arguments: Callable[[int], CommonArguments]
     source: str  # of the scripts
 
@@ -77,11 +77,11 @@ class CacheNode:
             self.pipe,
             limits,
             peer_timeout_s=common.peer_timeout_s,
-            ttl_ms=common.ttl_ms,
+            ttl_ms=lambda: common.ttls().window_ms,
             clock_difference_us=clock_difference_us,
         )
         self.scripts = Scripts(self.pipe, common.source)
-        self.claim = Claim(self.pipe, keys.claim, common.ttl_ms)
+        self.claim = Claim(self.pipe, keys.claim, lambda: max(common.ttls()))
         self._missed = MissedWindows()
         self._repairing: asyncio.Task[None] | None = None
 
@@ -101,9 +101,9 @@ class CacheNode:
     # --- what differs between the only server and a node of a cluster -------------------------
 
     def to_own_time(self, began: int) -> int:
-        """Return the time of this server when it was `began`, as `Servers.now_us` has returned it.
+        """Convert a time of `Servers.now_us` to the clock of this server.
 
-        It is 0 if the server has not told its time yet. Every write then counts as late.
+        It is 0 if the time of the server is not known yet. Every write then counts as late.
         """
         return began
 
@@ -113,7 +113,7 @@ class CacheNode:
         return self.clock.trusted_since
 
     def may_fill(self, key: str, token: int) -> bool:
-        """Return whether this server has given the fill token."""
+        """Return whether the fill token is a time of the clock that this server has now."""
         del key, token
         return True
 
@@ -192,7 +192,7 @@ class CacheNode:
 
     def remember_missed(self, key: str) -> None:
         """Remember that a write to this window was missed, and fence it as soon as possible."""
-        self._missed.add(key, self._common.ttl_ms())
+        self._missed.add(key, self._common.ttls().window_ms)
         if not self.breaker.is_open:  # otherwise the windows are fenced when it closes
             self.clock.distrust()
             if self._repairing is None or self._repairing.done():

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from chatlab import metrics
 from chatlab.cache.deadline_tracker import DeadlineTracker, SweepResult
-from chatlab.cache.keys import Keys
+from chatlab.cache.keys import Keys, Ttls
 from chatlab.cache.sweeper_connection import KEYS_PER_ROUND_TRIP, SweeperConnection
 from chatlab.connections.diagnosis import explain
 from chatlab.connections.redis_limits import RedisLimits
@@ -31,7 +31,7 @@ from chatlab.domain.trace import EventBus
 from chatlab.protect.rate_limit import WINDOW_S
 from chatlab.settings import Settings
 
-log = logging.getLogger("chatlab.sweeper")  # the name that the contract promises
+log = logging.getLogger("chatlab.sweeper")  # the documented name
 
 MANY_KEYS = 20  # above this number per sweep, lines about single keys are DEBUG
 LIMITS_MS = WINDOW_S * 1000  # the TTL of a rate limit
@@ -61,7 +61,7 @@ class Sweeper:
         self._connection, self._events = SweeperConnection(redis, limits.connect_s), events
         self._keys, self._owns_keys = Keys(settings.key_prefix), owns_keys
         self._own_entry = re.compile(re.escape(self._keys.message("")) + "[0-9a-f]{24}")
-        self._interval_s, self._ttl_ms = settings.sweep_interval, settings.ttl_ms
+        self._interval_s, self._ttls = settings.sweep_interval, Ttls.of(settings.ttl_ms)
         self._tracker, self._id = DeadlineTracker(), f"{os.getpid()}_{secrets.token_hex(6)}"
         self._holder = b""  # of the lock
         self._redis_is_away, self._is_sweeping, self._is_new = False, True, True
@@ -142,14 +142,14 @@ class Sweeper:
         if holder and holder.startswith(self._id.encode()):
             await self._connection.execute(("DEL", key))
 
-    def expect(self, key: str, ttl_ms: int) -> None:
-        """Track a key that this process has just written.
+    def expect(self, key: str, ttls: Ttls) -> None:
+        """Track a message entry that this process has just written.
 
         Its TTL may be shorter than the interval between two sweeps.
         """
-        self._ttl_ms = max(self._ttl_ms, ttl_ms)  # the lab page can change it
+        self._ttls = max(self._ttls, ttls)  # the lab page can change them
         if self._is_sweeping and self._connection.has_answered:
-            self._tracker.expect(key, self._connection.now_s() + ttl_ms / 1000)
+            self._tracker.expect(key, self._connection.now_s() + ttls.entry_ms / 1000)
 
     async def sweep(self) -> SweepResult:
         """Look at all existing and all tracked keys, give them a TTL if necessary, and report.
@@ -165,14 +165,14 @@ class Sweeper:
             if max(len(names), len(self._tracker)) > MANY_KEYS and not log.isEnabledFor(
                 logging.DEBUG
             ):
-                new = self._tracker.needing_pttl(new, self._connection.now_s(), self._ttl_ms)
+                new = self._tracker.needing_pttl(new, self._connection.now_s(), self._ttls.entry_ms)
             asked.update(new)
             await self._look_at(new, result)
         not_found = list(tracked)
         for start in range(0, len(not_found), KEYS_PER_ROUND_TRIP):
             await self._look_at(not_found[start : start + KEYS_PER_ROUND_TRIP], result)
         for key in result.leaked:
-            await self._connection.limit_ttl(key, self._ttl_ms)
+            await self._connection.limit_ttl(key, self._ttls.entry_ms)
         await self._shorten_ttls(result)
         self._report(result, len(self._tracker), (time.perf_counter() - started) * 1000)
         return result
@@ -194,13 +194,13 @@ class Sweeper:
         limits, so it looks at them only after a step, and before its first sweep.
         """
         pttls = {key: left for key, left in result.live.items() if self._own_entry.fullmatch(key)}
-        count = await self._shorten(pttls, self._ttl_ms)
+        count = await self._shorten(pttls, self._ttls.entry_ms)
         if self._is_new or self._connection.has_stepped_back:
-            kinds = (self._keys.window_pattern, self._ttl_ms), (self._keys.limit_pattern, LIMITS_MS)
-            for pattern, ttl_ms in kinds:
+            windows = self._keys.window_pattern, self._ttls.window_ms
+            for pattern, ttl_ms in (windows, (self._keys.limit_pattern, LIMITS_MS)):
                 async for keys in self._scan(pattern):
                     count += await self._shorten(await self._connection.pttls(keys), ttl_ms)
-            await self._connection.limit_ttl(self._keys.probe, self._ttl_ms)
+            await self._connection.limit_ttl(self._keys.probe, self._ttls.window_ms)
             self._is_new = self._connection.has_stepped_back = False
         if count:
             log.warning("Shortened %d TTLs, because the clock of Redis has stepped back", count)
@@ -221,9 +221,8 @@ class Sweeper:
         if log.isEnabledFor(level):
             _log_keys(result, level, now)
         for key in result.leaked:
-            log.warning(
-                "Cache leaked %s had no expiry; it has %d ms now", _on_one_line(key), self._ttl_ms
-            )
+            text, ttl_ms = "Cache leaked %s had no expiry; it has %d ms now", self._ttls.entry_ms
+            log.warning(text, _on_one_line(key), ttl_ms)
         counts = {"live": live, "cleaned": len(result.cleaned), "leaked": len(result.leaked)}
         text = "Sweep%s: %d live, %d cleaned, %d leaked, %.1f ms"
         log.info(text, self._of_node, *counts.values(), took_ms)

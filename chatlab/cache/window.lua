@@ -9,7 +9,7 @@
 --
 -- Each block that starts with `script NAME` is one script: it runs atomically and touches one key. The common block is
 -- put in front of every script. The arguments are built in window.py:
---   ARGV 1 trusted_since (windows born before it are not trusted) · 2 TTL in ms · 3 grace period in ms
+--   ARGV 1 trusted_since (windows born before it are not trusted) · 2 TTL of a window in ms · 3 grace period in ms
 --   · 4 largest number of messages in a window · 5 began: the time when the write began, or the fill token · 6.. see the script
 -- A line whose comment begins with `guard:` keeps a rare schedule harmless. tests/processes/test_window.py removes each of these
 -- lines and shows that a read then goes wrong.
@@ -165,16 +165,16 @@ elseif limit > 0 then
 end
 return {integer(now), integer(window.fence), window.newest, window.oldest, lowest, highest}
 
--- script message: 6 json
+-- script message: 6 TTL of the entry in ms, 7 json
 -- Write `message:{_id}` for a new message. Returns 1 if it was written.
 if late then return 0 end -- guard: no late message
-if redis.call('SET', key, ARGV[6], 'PX', ttl_ms, 'NX') then return 1 end -- guard: a send never replaces
+if redis.call('SET', key, ARGV[7], 'PX', ARGV[6], 'NX') then return 1 end -- guard: a send never replaces
 return 0
 
--- script message_change: 6 json
+-- script message_change: 6 TTL of the entry in ms, 7 json
 -- Write `message:{_id}` for an edited, deleted or reacted-to message, for a new TTL. Returns 1 if it was written.
 if late then return 0 end -- guard: no late change of a message
 local old = redis.pcall('GET', key)
-if type(old) == 'string' and higher_version(old, ARGV[6]) == old then return 0 end
-redis.call('SET', key, ARGV[6], 'PX', ttl_ms)
+if type(old) == 'string' and higher_version(old, ARGV[7]) == old then return 0 end
+redis.call('SET', key, ARGV[7], 'PX', ARGV[6])
 return 1

@@ -12,10 +12,8 @@ from chatlab.domain.message import Message
 from chatlab.domain.requests import Page
 
 SOURCE = (Path(__file__).parent / "window.lua").read_text()
-WRITTEN = (
-    b"window",
-    b"fence",
-)  # replies of `send`, `change` and `fence`; any other reply is an error
+# Replies of `send`, `change` and `fence`; any other reply is an error.
+WRITTEN = (b"window", b"fence")
 
 
 def scripts_in(source: str) -> dict[str, str]:
@@ -28,7 +26,7 @@ class CommonArguments(NamedTuple):
     """ARGV 1 to 4 of every script. `trusted_since` is Redis time in microseconds."""
 
     trusted_since: int
-    ttl_ms: int
+    window_ttl_ms: int
     grace_period_ms: int
     window_size: int
 
@@ -79,14 +77,14 @@ def read(key: str, page: Page) -> ScriptCall:
     return ScriptCall("read", key, 0, (page.limit or 0, before, after))
 
 
-def put_message(key: str, message: Message, began: int) -> ScriptCall:
+def put_message(key: str, message: Message, began: int, ttl_ms: int) -> ScriptCall:
     """Write the cache entry of a new message."""
-    return ScriptCall("message", key, began, (message.json,))
+    return ScriptCall("message", key, began, (ttl_ms, message.json))
 
 
-def put_changed_message(key: str, message: Message, began: int) -> ScriptCall:
+def put_changed_message(key: str, message: Message, began: int, ttl_ms: int) -> ScriptCall:
     """Write the cache entry of a changed message."""
-    return ScriptCall("message_change", key, began, (message.json,))
+    return ScriptCall("message_change", key, began, (ttl_ms, message.json))
 
 
 class WindowSnapshot(NamedTuple):

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from chatlab.cache.keys import Ttls
 from chatlab.client import Json
 from chatlab.demo.record import DemoRecord, KeySample, Milestones, ObservedMessage
 from chatlab.settings import CacheMode
@@ -42,13 +43,20 @@ class PromiseResult(NamedTuple):
 def check_promises(record: DemoRecord) -> list[PromiseResult]:
     """Return a result for every promise, in the order of the diagram."""
     milestones, mode = record.milestones, record.settings.cache_mode
+    entry_s, window_s = (ttl_ms / 1000 for ttl_ms in Ttls.of(record.settings.ttl_ms))
     checks: list[tuple[str, Callable[[ObservedMessage, Milestones], Evidence]]] = [
         ("Request over both transports", lambda message, _: _stage(message, "request")),
         ("Message object created", lambda message, _: _stage(message, "create")),
         ("Saved in MongoDB, same as the response", _saved),
         ("One _id, the same everywhere", _same_id),
-        (f"message:{{_id}} cached, TTL <= {milestones.expired_s:g} s", _entry_cached),
-        (f"messages:{{a}}:{{b}} cached, TTL <= {milestones.expired_s:g} s", _window_cached),
+        (
+            f"message:{{_id}} cached, TTL <= {entry_s:g} s",
+            lambda message, _: _entry_cached(message, entry_s),
+        ),
+        (
+            f"messages:{{a}}:{{b}} cached, TTL <= {window_s:g} s",
+            lambda message, _: _window_cached(message, window_s),
+        ),
         ("newMessage to both users, once each", _emitted),
         ("200 OK or ack, with the message", _answered),
         ("All stages, in the diagram's order", _in_order),
@@ -104,23 +112,23 @@ def _same_id(message: ObservedMessage, _: Milestones) -> Evidence:
     return Evidence(False, "the ids differ")
 
 
-def _entry_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
+def _entry_cached(message: ObservedMessage, ttl_s: float) -> Evidence:
     first = next(iter(message.samples), None)
-    return _cached(first, milestones, "the cached value differs from the response")
+    return _cached(first, ttl_s, "the cached value differs from the response")
 
 
-def _window_cached(message: ObservedMessage, milestones: Milestones) -> Evidence:
-    return _cached(message.window, milestones, "the window does not contain the message")
+def _window_cached(message: ObservedMessage, ttl_s: float) -> Evidence:
+    return _cached(message.window, ttl_s, "the window does not contain the message")
 
 
-def _cached(sample: KeySample | None, milestones: Milestones, mismatch: str) -> Evidence:
+def _cached(sample: KeySample | None, ttl_s: float, mismatch: str) -> Evidence:
     if sample is None:
         return Evidence(False, NOT_OBSERVED)
     if sample.pttl_ms <= 0:
         return Evidence(False, "right after the response the key was not in Redis")
     if not sample.matches:
         return Evidence(False, mismatch)
-    if sample.pttl_ms > milestones.expired_s * 1000:
+    if sample.pttl_ms > ttl_s * 1000:
         return Evidence(False, f"its TTL was {sample.pttl_ms} ms")
     return Evidence(True, f"{sample.pttl_ms} ms left")
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from chatlab.cache.keys import Ttls
 from chatlab.client import Json, ReadResult, ReceivedEvent, SendResult
 from chatlab.domain.trace import StageEvent
 from chatlab.settings import Settings
@@ -16,7 +17,7 @@ SWEEP_DELAY_TOLERANCE_S = 0.5  # how late a sweep may be on a busy machine
 
 
 class Milestones(NamedTuple):
-    """The four times of the diagram, in seconds after caching: 0, 2, 5 and 6 by default."""
+    """The four times of a message entry, in seconds after caching: 0, 2, 5 and 6 by default."""
 
     cached_s: float
     still_cached_s: float
@@ -29,7 +30,7 @@ class Milestones(NamedTuple):
 
         2 of 5 s is 40 % of the TTL. The sweep after the expiry comes one interval later at most.
         """
-        ttl_s = settings.cache_ttl
+        ttl_s = Ttls.of(settings.ttl_ms).entry_ms / 1000
         return cls(0.0, 0.4 * ttl_s, ttl_s, ttl_s + settings.sweep_interval)
 
     @property

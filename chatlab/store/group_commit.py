@@ -27,12 +27,12 @@ Rejection = Literal["place", "once"]  # the unique index that rejected a message
 class Saved(NamedTuple):
     """The result of a save.
 
-    `first` is False when an earlier send with the same client id had saved the message. `began` is
+    `is_new` is False when an earlier send with the same client id had saved the message. `began` is
     the clock when the save began.
     """
 
     message: Message
-    first: bool
+    is_new: bool
     began: int
 
 
@@ -92,9 +92,9 @@ class GroupCommitter:
         shared, callers = queue.setdefault(key, (draft, []))
         saved = await self._batcher.join(callers)
         if saved:
-            return saved._replace(first=shared is draft)
+            return saved._replace(is_new=shared is draft)
         began = self._clock()
-        return Saved(await self._find_repeated(draft), first=False, began=began)
+        return Saved(await self._find_repeated(draft), is_new=False, began=began)
 
     def _take_batch(self) -> list[_Waiting]:
         """Return the first waiting draft of each conversation."""
@@ -151,7 +151,7 @@ class GroupCommitter:
         message = from_document(document)
         if message.seq > 1:
             self._summaries.note(message)
-        return Saved(message, first=True, began=began)
+        return Saved(message, is_new=True, began=began)
 
     def _put_back(self, waiting: _Waiting) -> None:
         """Let a draft wait again, before the later drafts of its conversation."""

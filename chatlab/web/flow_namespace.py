@@ -22,9 +22,9 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
     without a listener.
     """
 
-    def __init__(self, flow: EventBus, sessions: SocketSessions, access: LabAccess) -> None:
+    def __init__(self, events: EventBus, sessions: SocketSessions, access: LabAccess) -> None:
         super().__init__(NAMESPACE)
-        self._flow, self._sessions, self._access = flow, sessions, access
+        self._events, self._sessions, self._access = events, sessions, access
         self._watchers: set[str] = set()  # socket ids
         self._unsubscribe: Callable[[], None] | None = None
         self._emits = TaskSet()
@@ -36,7 +36,7 @@ class FlowNamespace(socketio.AsyncNamespace):  # type: ignore[misc]  # the libra
         else:
             await self._sessions.connect(NAMESPACE, sid, environ, auth)
         self._watchers.add(sid)
-        self._unsubscribe = self._unsubscribe or self._flow.subscribe(self._send)
+        self._unsubscribe = self._unsubscribe or self._events.subscribe(self._send)
 
     async def on_disconnect(self, sid: str, _reason: str) -> None:
         self._sessions.disconnect(NAMESPACE, sid)

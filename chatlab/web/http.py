@@ -104,7 +104,7 @@ async def send(
         user, asked.receiverId, asked.text, asked.clientId, trace, reply_to=asked.replyTo
     )
     metrics.SENDS["http"].inc()
-    return respond(message, trace)
+    return record_respond(message, trace)
 
 
 @routes.get(
@@ -156,7 +156,7 @@ async def read_one(
 ) -> MessageModel:
     """Return one message of a conversation, for example the one that a `replyTo` names."""
     trace.record("request")
-    return respond(await service.read_one(user, userId, messageId), trace)
+    return record_respond(await service.read_one(user, userId, messageId), trace)
 
 
 @routes.patch("/messages/{messageId}", openapi_extra=describe_body(NewText))
@@ -169,7 +169,7 @@ async def edit(
 ) -> MessageModel:
     """Replace the text of a message (sender only)."""
     trace.record("request", user=user)
-    return respond(await service.edit(user, messageId, asked.text, trace), trace)
+    return record_respond(await service.edit(user, messageId, asked.text, trace), trace)
 
 
 @routes.delete("/messages/{messageId}")
@@ -178,7 +178,7 @@ async def delete(
 ) -> MessageModel:
     """Delete the text of a message; the message keeps its place (sender only)."""
     trace.record("request", user=user)
-    return respond(await service.delete(user, messageId, trace), trace)
+    return record_respond(await service.delete(user, messageId, trace), trace)
 
 
 @routes.put("/messages/{messageId}/reactions/{emoji}")
@@ -187,7 +187,7 @@ async def react(
 ) -> MessageModel:
     """Add the user's reaction to a message (participants only)."""
     trace.record("request", user=user)
-    return respond(await service.react(user, messageId, emoji, trace), trace)
+    return record_respond(await service.react(user, messageId, emoji, trace), trace)
 
 
 @routes.delete("/messages/{messageId}/reactions/{emoji}")
@@ -196,7 +196,7 @@ async def unreact(
 ) -> MessageModel:
     """Remove the user's reaction from a message (participants only)."""
     trace.record("request", user=user)
-    return respond(await service.unreact(user, messageId, emoji, trace), trace)
+    return record_respond(await service.unreact(user, messageId, emoji, trace), trace)
 
 
 @routes.post("/messages/{userId}/read", openapi_extra=describe_body(ReadUpTo), **NO_CONTENT)
@@ -215,6 +215,7 @@ async def mark_read(
     await service.mark_read(user, userId, asked.seq)
 
 
-def respond(message: Message, trace: Trace) -> Message:
+def record_respond(message: Message, trace: Trace) -> Message:
+    """Record the stage, and return the message, which FastAPI or the fast path responds with."""
     trace.record("respond", messageId=message.id)
     return message

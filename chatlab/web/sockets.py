@@ -33,7 +33,7 @@ RequestType = TypeVar("RequestType", bound=Request)
 
 
 class SocketApi:
-    """Handles the events of the contract.
+    """Handles the events that clients send, which are documented at /docs.
 
     Identity comes from the session of the socket, never from a payload.
     """
@@ -44,11 +44,11 @@ class SocketApi:
         sessions: SocketSessions,
         service: Service,
         broadcast: Broadcast,
-        flow: EventBus,
+        events: EventBus,
         requests: RequestLog,
     ) -> None:
         self._sockets, self._sessions, self._requests = sockets, sessions, requests
-        self._service, self._broadcast, self._flow = service, broadcast, flow
+        self._service, self._broadcast, self._events = service, broadcast, events
         self._tasks = TaskSet()
 
     def open(self) -> None:
@@ -99,7 +99,7 @@ class SocketApi:
             return ack
 
         async def answer(sid: str, payload: tuple[object, ...]) -> Ack:
-            trace = self._flow.start_trace("socket")
+            trace = self._events.start_trace("socket")
             try:
                 user = await self._sessions.authenticate(sid)
                 request = request_type.from_payload(payload[0] if len(payload) == 1 else None)

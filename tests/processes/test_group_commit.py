@@ -202,7 +202,7 @@ async def test_identical_sends_that_wait_are_saved_once(store: WatchedStore) -> 
     store.pass_inserts.set()
     saved = await asyncio.gather(*sends)
     assert {result.message.seq for result in saved} == {1}
-    assert [result.first for result in saved] == [True] + [False] * 9
+    assert [result.is_new for result in saved] == [True] + [False] * 9
     with pytest.raises(Conflict):
         await other_text
     assert await texts(store, bob) == [(1, "one")]

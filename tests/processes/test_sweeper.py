@@ -22,6 +22,7 @@ from waiting import LIMIT_S, block_until, wait_until
 
 from chatlab.cache import sweeper
 from chatlab.cache.deadline_tracker import GONE, NO_EXPIRY, DeadlineTracker, SweepResult
+from chatlab.cache.keys import Ttls
 from chatlab.cache.sweeper import Sweeper
 from chatlab.cache.sweeper_connection import LIMIT_TTL
 from chatlab.connections import resp
@@ -269,7 +270,7 @@ async def test_a_key_that_no_sweep_has_seen_is_reported_too(
     """A key that comes and goes between two sweeps is reported as cleaned, once, because its own process announced it."""
     swept = make_sweeper()
     await swept.tick()
-    swept.expect(f"{space}:message:1", 200)
+    swept.expect(f"{space}:message:1", Ttls.of(200))
     clock.now_s += 1.5
     for _ in range(2):
         await swept.tick()
@@ -360,6 +361,19 @@ async def test_a_step_back_of_the_clock_lengthens_no_ttl(
     assert keys.pttl(foreign) > HOUR_S * 1000
     assert "Shortened 3 TTLs, because the clock of Redis has stepped back" in caplog.messages
     assert not any("lost" in message for message in caplog.messages)
+
+
+async def test_each_kind_of_key_is_shortened_to_its_own_ttl(
+    make_sweeper: SweeperMaker, keys: redis.Redis, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If entries have a longer TTL than windows, the sweeper does not shorten it."""
+    monkeypatch.setattr(Ttls, "of", lambda _: Ttls(entry_ms=2_000_000, window_ms=1_000_000))
+    entry, window = f"{space}:message:{'a' * 24}", f"{space}:messages:ann:bob"
+    for key in (entry, window):
+        keys.set(key, "x", px=3_000_000)
+    await make_sweeper().tick()
+    assert 1_000_000 < keys.pttl(entry) <= 2_000_000
+    assert 0 < keys.pttl(window) <= 1_000_000
 
 
 async def test_a_step_is_seen_among_many_keys(

@@ -3,6 +3,7 @@
 `docs/cache.md` draws the schedule of each guard.
 """
 
+import contextlib
 import inspect
 import itertools
 import json
@@ -22,13 +23,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from window_world import GRACE_MS, TTL_MS, WRITES, World, selected
+from window_world import ALICE, BOB, GRACE_MS, TTL_MS, WRITES, World, selected
 
 import chatlab.history
 import chatlab.store.messages
 from chatlab.cache.clock import RedisClock
 from chatlab.cache.clock_steps import ClockSteps
-from chatlab.cache.keys import grace_period_ms
+from chatlab.cache.keys import Ttls, grace_period_ms
 from chatlab.cache.node import CacheNode
 from chatlab.cache.window import SOURCE, WindowSnapshot
 from chatlab.domain.ids import Conversation
@@ -782,7 +783,7 @@ def test_a_foreign_value_is_replaced(world: World, kind: str, write: str) -> Non
 def test_the_shortest_ttl(world: World) -> None:
     """With the shortest TTL, 0.1 s, the grace period is 20 ms, and no key has a longer TTL."""
     cache = world.processes[0].cache
-    cache.ttl_ms = 100
+    world.call(cache.reconfigure(100))
     assert grace_period_ms(100) == 20
     (message,) = world.save(1)
     assert world.call(cache.put_message(message, world.redis_now()))
@@ -809,3 +810,34 @@ def test_a_changed_message_is_cached_in_its_highest_version(world: World) -> Non
     assert not world.call(cache.put_changed_message(second, world.redis_now()))
     assert world.redis.get(world.message_key(1)) == third.json
     assert GRACE_MS < world.redis.pttl(world.message_key(1)) <= TTL_MS
+
+
+def test_a_read_of_one_message_shows_a_change_that_its_entry_lacks(world: World) -> None:
+    """A change that comes after the grace period leaves the older entry, but reads show the change."""
+    world.send().finish()
+    (first,), key = world.messages.copy(), world.message_key(1)
+    world.redis.pexpire(key, HOUR_MS)  # it outlives this test on a slow machine too
+    edit = world.edit(1)
+    world.wait(GRACE_MS + 1)
+    edit.finish()
+    assert world.redis.get(key) == first.json
+    shown = world.call(world.processes[0].service.read_one(BOB, ALICE, first.id))
+    assert (shown.version, shown.json) == (2, world.messages[0].json)
+    world.redis.delete(key)
+
+
+def test_each_kind_of_key_can_have_its_own_ttl(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Ttls.of` alone decides how long entries and windows live, and the shorter TTL decides the grace period."""
+    monkeypatch.setattr(Ttls, "of", lambda _: Ttls(entry_ms=HOUR_MS, window_ms=TTL_MS))
+    with contextlib.closing(World(client)) as world:
+        world.send().finish()
+        key = world.message_key(1)
+        assert TTL_MS < client.pttl(key) <= HOUR_MS
+        client.pexpire(key, TTL_MS)
+        world.edit(1).finish()
+        assert TTL_MS < client.pttl(key) <= HOUR_MS
+        world.check_key()  # the window expires after its own TTL
+        assert world.processes[0].cache.grace_period_ms == GRACE_MS
+        client.delete(key)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from chatlab.settings import PREFIX, Settings
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 FILES = [
     path.relative_to(ROOT).as_posix()
     for folder in ("", "benchmarks", "chatlab", "deploy", "docs", "notebooks", "tests")
@@ -230,6 +233,15 @@ def test_every_setting_has_a_row(name: str) -> None:
     assert row[2] == field.description
     if name != "data_dir":  # it depends on the user
         assert row[1].strip("`") == ("" if field.default in (None, "") else str(field.default))
+
+
+def test_the_table_of_layers_agrees_with_the_contract() -> None:
+    """The page about the architecture has one row for each layer that import-linter checks."""
+    contract = tomllib.loads(PYPROJECT)["tool"]["importlinter"]["contracts"][0]
+    layers = [set(layer.replace("chatlab.", "").split(" | ")) for layer in contract["layers"]]
+    section = ARCHITECTURE.partition("## Layers")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (\[.*?) \|", section, re.MULTILINE)
+    assert [set(re.findall(r"\[`(\w+)(?:\.py|/)`\]", cell)) for cell in cells] == layers
 
 
 def test_the_table_of_versions_is_in_the_docs() -> None:

@@ -84,7 +84,7 @@ def _cache(lab: Lab, began: int, message: Json) -> bool:
     common = (0, TTL_MS, grace_period_ms(TTL_MS), lab.settings.window_size, began)
     text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
     key = f"message:{message['_id']}"
-    is_written = lab.redis.eval(SCRIPTS["message_change"], 1, key, *common, text)
+    is_written = lab.redis.eval(SCRIPTS["message_change"], 1, key, *common, TTL_MS, text)
     lab.redis.eval(SCRIPTS["change"], 1, WINDOW, *common, message["seq"], text)
     return bool(is_written)
 

@@ -30,7 +30,7 @@ BOXES = {
             "web.http:send",
             "web.sockets:SocketApi._answer",
         ],
-        "respond": ["web.http:respond", "web.sockets:_acknowledged"],
+        "respond": ["web.http:record_respond", "web.sockets:_acknowledged"],
     },
     "read": {
         "request": ["web.fast_path:FastPath.read", "web.http:read"],
@@ -47,7 +47,7 @@ BOXES = {
         ],
         "cache_conversation": ["cache.cache:Cache.change_in_window", "cache.window:change"],
         "emit": ["realtime.broadcast:Broadcast.emit"],
-        "respond": ["web.http:respond", "web.sockets:_acknowledged"],
+        "respond": ["web.http:record_respond", "web.sockets:_acknowledged"],
     },
 }
 

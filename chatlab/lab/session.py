@@ -38,7 +38,7 @@ from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import PASSWORD, User
 from chatlab.lab.widgets import EndReport, screen_of
-from chatlab.lab.workspace import Workspace
+from chatlab.lab.workspace import Servers, Workspace
 from chatlab.settings import Settings
 
 OBSERVER = "observer"  # the user whose token gives access to /flow
@@ -48,22 +48,32 @@ _sessions: dict[str, "Lab"] = {}
 _ended: set[str] = set()  # those that have ended since the last start
 
 
-async def start(name: str, *, own_mongodb: bool = False, **settings: Any) -> "Lab":
+async def start(
+    name: str,
+    *,
+    own_mongodb: bool = False,
+    replica_set: bool = False,
+    redis_cluster: bool = False,
+    **settings: Any,
+) -> "Lab":
     """Return the session of this notebook: the running one if its settings match, else a new one.
 
     A new session has no users and no messages. `own_mongodb`: use a MongoDB that no other session
-    uses, so that it can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
-    `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
+    uses, so that it can be frozen and stopped. `replica_set`: this MongoDB has three members.
+    `redis_cluster`: its Redis is a cluster of three primaries with a replica each. `settings` as in
+    `chatlab.settings`, e.g. `cache_ttl=20`. Raises EngineError, which names the command that fixes
+    the problem.
     """
     _ended.clear()  # an error of this start is no sign of an end
     show_sentences(has_ended=lambda: bool(_ended) and not _sessions)
     lab = _sessions.get(name)
-    if lab and lab.is_as_started(settings, own_mongodb=own_mongodb):
+    servers = Servers(own_mongodb, replica_set, redis_cluster)
+    if lab and lab.is_as_started(settings, servers):
         await lab.engines.repair()
         return lab
     if lab:
         await lab.end()
-    workspace = await asyncio.to_thread(Workspace, name, settings, own_mongodb=own_mongodb)
+    workspace = await asyncio.to_thread(Workspace, name, settings, servers)
     _sessions[name] = lab = Lab(name, settings, workspace)
     await lab.open()
     return lab
@@ -123,10 +133,10 @@ class Lab(LabWidgets):
             error = await asyncio.to_thread(self._workspace.close)
         return EndReport(error)
 
-    def is_as_started(self, settings: dict[str, Any], *, own_mongodb: bool) -> bool:
+    def is_as_started(self, settings: dict[str, Any], servers: Servers) -> bool:
         """Return True if the service is running with these settings, unchanged since its start."""
-        wanted = (self.start_settings, self._workspace.own_mongodb) == (settings, own_mongodb)
-        return wanted and self.service.is_running and not self.service.changed
+        is_wanted = (self.start_settings, self._workspace.servers) == (settings, servers)
+        return is_wanted and self.service.is_running and not self.service.changed
 
     async def _start_service(self) -> None:
         await self.service.start()
@@ -194,7 +204,7 @@ class Lab(LabWidgets):
         """The session's own servers, to stop, freeze or crash them."""
         self._open_stores()
         workspace = self._workspace
-        return SessionEngines(workspace.engines, self.name, own_mongodb=workspace.own_mongodb)
+        return SessionEngines(workspace.engines, self.name, workspace.servers)
 
     async def user(self, name: str, *, connect: bool = True) -> User:
         """Return the user of this name. The first call signs the user up.
@@ -226,7 +236,10 @@ class Lab(LabWidgets):
 
     @property
     def redis(self) -> Redis:
-        """The Redis of this session: an ordinary client of redis-py, with `decode_responses`."""
+        """The Redis of this session: an ordinary client of redis-py, with `decode_responses`.
+
+        With `redis_cluster` it is a `redis.RedisCluster`.
+        """
         return self._open_stores().redis
 
     @property

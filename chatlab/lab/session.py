@@ -21,6 +21,7 @@ from redis import Redis
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
+from chatlab.errors import EngineError
 from chatlab.lab.claims import ClaimResult, ClaimResults
 from chatlab.lab.event_log import EventLog
 from chatlab.lab.key_lifetime import KeyLifetime
@@ -29,7 +30,7 @@ from chatlab.lab.lifetime_observer import LifetimeObserver
 from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.query_log import QueryLog
 from chatlab.lab.scorecard import Scorecard
-from chatlab.lab.sentences import SessionEnded, show_sentences
+from chatlab.lab.sentences import show_sentences
 from chatlab.lab.session_engines import SessionEngines
 from chatlab.lab.session_service import SessionService
 from chatlab.lab.session_stores import SessionStores
@@ -108,6 +109,7 @@ class Lab(LabWidgets):
             await self._start_service()
         except BaseException:
             await self.end()
+            _ended.discard(self.name)  # the cell shows why it failed, not that it has ended
             raise
 
     async def reset(self) -> "Lab":
@@ -262,13 +264,13 @@ class Lab(LabWidgets):
         For example `await lab.record_queries(bob.read("alice"))`. Its `result` is that of `act`.
         """
         try:
-            stores = self._open_stores()
-        except SessionEnded:
+            recording = self._open_stores().record_queries()
+        except EngineError:
             if inspect.iscoroutine(act):
                 act.close()  # otherwise Python warns that it was never awaited
             raise
         async with self.recording:
-            with stores.record_queries() as log:
+            with recording as log:
                 result = await act
         return log._replace(result=result)
 
@@ -324,7 +326,8 @@ class Lab(LabWidgets):
     def _on_event(self, event: StageEvent) -> None:
         """Handle a flow event. Runs on the kernel's loop, where the socket was opened."""
         self.events.record(event)
-        self._lifetimes.on_event(event)
+        if not self._workspace.servers.redis_cluster:  # a failover would stop the kernel's loop
+            self._lifetimes.on_event(event)
         self._screen.on_event(event)
 
     def _on_task_error(self, error: BaseException) -> None:

@@ -57,7 +57,7 @@ async def finds_slots(lab: Lab, answer: Any) -> CheckResult:
         (UNTAGGED_KEYS, "This key has no hash tag, so the whole key counts."),
     ):
         for key in keys:
-            slot = lab.redis.execute_command("CLUSTER KEYSLOT", key)  # type: ignore[no-untyped-call]
+            slot = lab.redis.execute_command("CLUSTER KEYSLOT", key)
             found = call_answer(answer, key)
             if not is_number(found):
                 return not_yet(f"For {key!r} your function returned {found!r}, which is no number.")

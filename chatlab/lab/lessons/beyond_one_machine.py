@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from chatlab.lab.checks import (
 )
 from chatlab.lab.claims import holds_if
 from chatlab.lab.lessons.breaking import (
+    BACK_S,
     BUSY,
     LOST,
     REFUSED,
@@ -29,6 +30,7 @@ from chatlab.lab.lessons.breaking import (
     require_two,
     until_ok,
 )
+from chatlab.lab.polling import poll_until
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.session_engines import Server
@@ -138,7 +140,7 @@ async def _require_survival(lab: Lab, alice: User, receiver: User, answer: Any) 
 async def _send_among_deaths(lab: Lab, alice: User, receiver: User, answer: Any) -> dict[str, int]:
     """Send from several tasks while a machine dies. Return how often each text is saved."""
     second_url = await lab.service.start_extra("two")
-    primary = _primary_of(lab)
+    address, primary = _primary_of(lab)
     mark = secrets.token_hex(4)
     texts = [f"{mark} {number}" for number in range(MESSAGES)]
 
@@ -152,8 +154,14 @@ async def _send_among_deaths(lab: Lab, alice: User, receiver: User, answer: Any)
         httpx.AsyncClient(transport=first_way, base_url=alice.url, headers=headers) as first,
         httpx.AsyncClient(base_url=second_url, headers=headers, trust_env=False) as second,
     ):
+
+        async def recover() -> None:
+            await first_way.is_dead.wait()
+            await poll_until(lambda: lab.mongo.client.primary not in (None, address), BACK_S)
+            await poll_until(lambda: _is_ready(second), BACK_S)
+
         try:
-            await _write_all(answer, [first, second], receiver.id, texts, first_way)
+            await _write_all(answer, [first, second], receiver.id, texts, recover())
         finally:
             await lab.engines.start(primary)
             await lab.restart()
@@ -168,17 +176,21 @@ async def _send_among_deaths(lab: Lab, alice: User, receiver: User, answer: Any)
     return {text: saved[text] for text in texts}
 
 
-def _primary_of(lab: Lab) -> Server:
-    """Return the primary of MongoDB. Raises PremiseGone if there is none."""
+def _primary_of(lab: Lab) -> tuple[Any, Server]:
+    """Return the address and the name of MongoDB's primary. Raises PremiseGone if there is none."""
     if address := lab.mongo.client.primary:
-        return lab.engines.name_of(address[0])
+        return address, lab.engines.name_of(address[0])
     raise PremiseGone("MongoDB has no primary at the moment.", "run the cell again")
 
 
 async def _write_all(
-    answer: Any, machines: Machines, receiver_id: str, texts: Sequence[str], first: DyingMachine
+    answer: Any,
+    machines: Machines,
+    receiver_id: str,
+    texts: Sequence[str],
+    recovery: Coroutine[Any, Any, None],
 ) -> None:
-    """Call the learner's function for each text, until the other machine has been ready for long."""
+    """Call the learner's function for each text, at most until some seconds after the recovery."""
     waiting = iter(texts)
 
     async def write() -> None:
@@ -187,8 +199,7 @@ async def _write_all(
                 await answer(machines, receiver_id, text)
 
     async def limit() -> None:
-        await first.is_dead.wait()
-        await _until_ready(machines[1])
+        await recovery
         await asyncio.sleep(ANSWER_TIMEOUT_S)
 
     writing = asyncio.gather(*(write() for _ in range(WRITERS)))
@@ -205,12 +216,10 @@ async def _write_all(
         )
 
 
-async def _until_ready(machine: httpx.AsyncClient) -> None:
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if (await machine.get("/readyz")).is_success:
-                return
-        await asyncio.sleep(0.05)
+async def _is_ready(machine: httpx.AsyncClient) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return (await machine.get("/readyz")).is_success
+    return False
 
 
 # --- what holds -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -33,7 +33,6 @@ from chatlab.lab.lessons.breaking import (
 from chatlab.lab.polling import poll_until
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
-from chatlab.lab.session_engines import Server
 from chatlab.lab.tables import Rows
 from chatlab.lab.user import User
 
@@ -82,12 +81,45 @@ DOUBLED_HINT = (
 Machines = list[httpx.AsyncClient]
 
 
-class DyingMachine(httpx.AsyncHTTPTransport):
-    """The way to a process. One reply is lost, because `die` is called before it arrives."""
+class Death:
+    """The death of a machine that has a process of the service, and the primary of MongoDB."""
 
-    def __init__(self, die: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, lab: Lab) -> None:
+        self._lab, self._address = lab, lab.mongo.client.primary
+        if not self._address:
+            raise PremiseGone("MongoDB has no primary at the moment.", "run the cell again")
+        self._primary = lab.engines.name_of(self._address[0])
+        self.has_happened = asyncio.Event()
+
+    async def happen(self) -> None:
+        await self._lab.kill_service()
+        await self._lab.engines.kill(self._primary)
+        self.has_happened.set()
+
+    async def recovery(self, second: httpx.AsyncClient) -> None:
+        """Wait until MongoDB has another primary, and the second machine has found it."""
+        await self.has_happened.wait()
+        client = self._lab.mongo.client
+        await poll_until(lambda: client.primary not in (None, self._address), BACK_S)
+        await poll_until(lambda: _is_ready(second), BACK_S)
+
+    async def undo(self) -> None:
+        await self._lab.engines.start(self._primary)
+        await self._lab.restart()
+
+
+async def _is_ready(machine: httpx.AsyncClient) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return (await machine.get("/readyz")).is_success
+    return False
+
+
+class DyingMachine(httpx.AsyncHTTPTransport):
+    """The way to a process. One reply is lost, because the machine dies before it arrives."""
+
+    def __init__(self, death: Death) -> None:
         super().__init__()
-        self._die, self.requests, self.is_dead = die, 0, asyncio.Event()
+        self._death, self.requests = death, 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests += 1
@@ -95,8 +127,7 @@ class DyingMachine(httpx.AsyncHTTPTransport):
         reply = await super().handle_async_request(request)
         if is_last:
             await reply.aread()
-            await self._die()
-            self.is_dead.set()
+            await self._death.happen()
             raise httpx.ReadError("The server closed the connection.", request=request)
         return reply
 
@@ -140,47 +171,29 @@ async def _require_survival(lab: Lab, alice: User, receiver: User, answer: Any) 
 async def _send_among_deaths(lab: Lab, alice: User, receiver: User, answer: Any) -> dict[str, int]:
     """Send from several tasks while a machine dies. Return how often each text is saved."""
     second_url = await lab.service.start_extra("two")
-    address, primary = _primary_of(lab)
+    death = Death(lab)
     mark = secrets.token_hex(4)
     texts = [f"{mark} {number}" for number in range(MESSAGES)]
-
-    async def die() -> None:
-        await lab.kill_service()
-        await lab.engines.kill(primary)
-
-    first_way = DyingMachine(die)
+    way = DyingMachine(death)
     headers = {"authorization": f"Bearer {alice.token}"}
     async with (
-        httpx.AsyncClient(transport=first_way, base_url=alice.url, headers=headers) as first,
+        httpx.AsyncClient(transport=way, base_url=alice.url, headers=headers) as first,
         httpx.AsyncClient(base_url=second_url, headers=headers, trust_env=False) as second,
     ):
-
-        async def recover() -> None:
-            await first_way.is_dead.wait()
-            await poll_until(lambda: lab.mongo.client.primary not in (None, address), BACK_S)
-            await poll_until(lambda: _is_ready(second), BACK_S)
-
         try:
-            await _write_all(answer, [first, second], receiver.id, texts, recover())
+            machines = [first, second]
+            await _write_all(answer, machines, receiver.id, texts, death.recovery(second))
         finally:
-            await lab.engines.start(primary)
-            await lab.restart()
+            await death.undo()
             await until_ok(alice)
-    if not first_way.is_dead.is_set():
+    if not death.has_happened.is_set():
         raise UnusableAnswer(
             f"The first machine dies at its request number {DIES_AT}, and your function sent it"
-            f" {first_way.requests} requests. Begin with `machines[0]`."
+            f" {way.requests} requests. Begin with `machines[0]`."
         )
     found = lab.mongo.messages.find({"text": {"$in": texts}}, {"text": 1})
     saved = Counter(message["text"] for message in found)
     return {text: saved[text] for text in texts}
-
-
-def _primary_of(lab: Lab) -> tuple[Any, Server]:
-    """Return the address and the name of MongoDB's primary. Raises PremiseGone if there is none."""
-    if address := lab.mongo.client.primary:
-        return address, lab.engines.name_of(address[0])
-    raise PremiseGone("MongoDB has no primary at the moment.", "run the cell again")
 
 
 async def _write_all(
@@ -214,12 +227,6 @@ async def _write_all(
             f"The first machine is dead, and the second one has been ready for {ANSWER_TIMEOUT_S:g} s."
             " Your function is still trying. Does it ever ask `machines[1]`?"
         )
-
-
-async def _is_ready(machine: httpx.AsyncClient) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return (await machine.get("/readyz")).is_success
-    return False
 
 
 # --- what holds -----------------------------------------------------------------------------------

@@ -146,7 +146,10 @@ def test_what_a_killed_session_has_left_is_removed(tmp_path: Path) -> None:
     with (folders["stopping"][0] / "lock").open("w") as supervisor:
         fcntl.flock(supervisor, fcntl.LOCK_EX)
         remove_abandoned(tmp_path, None)
-        assert {name for name in names if folders[name][0].exists()} == {*names} - {"own", "members"}
+        assert {name for name in names if folders[name][0].exists()} == {*names} - {
+            "own",
+            "members",
+        }
         dropped: list[str] = []
         remove_abandoned(tmp_path, dropped.append)
         assert dropped == [folders["shared"][0].name]

@@ -35,6 +35,7 @@ SLOW_NOTEBOOKS = {
     "10_is_it_faster.ipynb",  # these two measure for half a minute
     "11_is_it_lighter.ipynb",
     "13_the_scorecard.ipynb",  # repeats the measurements of the other notebooks
+    "16_beyond_one_machine.ipynb",  # starts nine servers, and waits for two failovers
 }
 
 # IPython runs this in each kernel. The services of a notebook are then copies of a process that has

@@ -54,7 +54,7 @@ def connect_blocking(url: str, timeout_s: float) -> redis.Redis:
     """
     limits = _limits(timeout_s, BlockingRetry(NoBackoff(), 0))
     if nodes := ClusterUrl.of(url):
-        return _connect_to_cluster(nodes, limits)
+        return connect_to_cluster(nodes, limits)
     if (names := SentinelUrl.of(url)) is None:
         return redis.Redis.from_url(url, **limits)
     of_redis, of_sentinel = _options(names, limits, parse_url_blocking)
@@ -63,7 +63,11 @@ def connect_blocking(url: str, timeout_s: float) -> redis.Redis:
     return client
 
 
-def _connect_to_cluster(nodes: ClusterUrl, limits: Options) -> redis.Redis:
+def connect_to_cluster(nodes: ClusterUrl, limits: Options) -> redis.Redis:
+    """Return redis-py's client of a cluster, for code without an event loop.
+
+    `limits` are its other options.
+    """
     options = cluster_options(nodes, limits, parse_url_blocking)
     startup_nodes = [ClusterNode(host, port) for host, port in nodes.places]  # type: ignore[no-untyped-call]
     try:

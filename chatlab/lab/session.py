@@ -21,6 +21,7 @@ from redis import Redis
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
+from chatlab.errors import EngineError
 from chatlab.lab.claims import ClaimResult, ClaimResults
 from chatlab.lab.event_log import EventLog
 from chatlab.lab.key_lifetime import KeyLifetime
@@ -29,7 +30,7 @@ from chatlab.lab.lifetime_observer import LifetimeObserver
 from chatlab.lab.plain_text import PlainText, error_text
 from chatlab.lab.query_log import QueryLog
 from chatlab.lab.scorecard import Scorecard
-from chatlab.lab.sentences import SessionEnded, show_sentences
+from chatlab.lab.sentences import show_sentences
 from chatlab.lab.session_engines import SessionEngines
 from chatlab.lab.session_service import SessionService
 from chatlab.lab.session_stores import SessionStores
@@ -38,7 +39,7 @@ from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import PASSWORD, User
 from chatlab.lab.widgets import EndReport, screen_of
-from chatlab.lab.workspace import Workspace
+from chatlab.lab.workspace import Servers, Workspace
 from chatlab.settings import Settings
 
 OBSERVER = "observer"  # the user whose token gives access to /flow
@@ -48,22 +49,32 @@ _sessions: dict[str, "Lab"] = {}
 _ended: set[str] = set()  # those that have ended since the last start
 
 
-async def start(name: str, *, own_mongodb: bool = False, **settings: Any) -> "Lab":
+async def start(
+    name: str,
+    *,
+    own_mongodb: bool = False,
+    replica_set: bool = False,
+    redis_cluster: bool = False,
+    **settings: Any,
+) -> "Lab":
     """Return the session of this notebook: the running one if its settings match, else a new one.
 
     A new session has no users and no messages. `own_mongodb`: use a MongoDB that no other session
-    uses, so that it can be frozen and stopped. `settings` as in `chatlab.settings`, e.g.
-    `cache_ttl=20`. Raises EngineError, which names the command that fixes the problem.
+    uses, so that it can be frozen and stopped. `replica_set`: this MongoDB has three members.
+    `redis_cluster`: its Redis is a cluster of three primaries with a replica each. `settings` as in
+    `chatlab.settings`, e.g. `cache_ttl=20`. Raises EngineError, which names the command that fixes
+    the problem.
     """
     _ended.clear()  # an error of this start is no sign of an end
     show_sentences(has_ended=lambda: bool(_ended) and not _sessions)
     lab = _sessions.get(name)
-    if lab and lab.is_as_started(settings, own_mongodb=own_mongodb):
+    servers = Servers(own_mongodb, replica_set, redis_cluster)
+    if lab and lab.is_as_started(settings, servers):
         await lab.engines.repair()
         return lab
     if lab:
         await lab.end()
-    workspace = await asyncio.to_thread(Workspace, name, settings, own_mongodb=own_mongodb)
+    workspace = await asyncio.to_thread(Workspace, name, settings, servers)
     _sessions[name] = lab = Lab(name, settings, workspace)
     await lab.open()
     return lab
@@ -98,6 +109,7 @@ class Lab(LabWidgets):
             await self._start_service()
         except BaseException:
             await self.end()
+            _ended.discard(self.name)  # the cell shows why it failed, not that it has ended
             raise
 
     async def reset(self) -> "Lab":
@@ -123,10 +135,10 @@ class Lab(LabWidgets):
             error = await asyncio.to_thread(self._workspace.close)
         return EndReport(error)
 
-    def is_as_started(self, settings: dict[str, Any], *, own_mongodb: bool) -> bool:
+    def is_as_started(self, settings: dict[str, Any], servers: Servers) -> bool:
         """Return True if the service is running with these settings, unchanged since its start."""
-        wanted = (self.start_settings, self._workspace.own_mongodb) == (settings, own_mongodb)
-        return wanted and self.service.is_running and not self.service.changed
+        is_wanted = (self.start_settings, self._workspace.servers) == (settings, servers)
+        return is_wanted and self.service.is_running and not self.service.changed
 
     async def _start_service(self) -> None:
         await self.service.start()
@@ -194,7 +206,7 @@ class Lab(LabWidgets):
         """The session's own servers, to stop, freeze or crash them."""
         self._open_stores()
         workspace = self._workspace
-        return SessionEngines(workspace.engines, self.name, own_mongodb=workspace.own_mongodb)
+        return SessionEngines(workspace.engines, self.name, workspace.servers)
 
     async def user(self, name: str, *, connect: bool = True) -> User:
         """Return the user of this name. The first call signs the user up.
@@ -226,7 +238,10 @@ class Lab(LabWidgets):
 
     @property
     def redis(self) -> Redis:
-        """The Redis of this session: an ordinary client of redis-py, with `decode_responses`."""
+        """The Redis of this session: an ordinary client of redis-py, with `decode_responses`.
+
+        With `redis_cluster` it is a `redis.RedisCluster`.
+        """
         return self._open_stores().redis
 
     @property
@@ -249,13 +264,13 @@ class Lab(LabWidgets):
         For example `await lab.record_queries(bob.read("alice"))`. Its `result` is that of `act`.
         """
         try:
-            stores = self._open_stores()
-        except SessionEnded:
+            recording = self._open_stores().record_queries()
+        except EngineError:
             if inspect.iscoroutine(act):
                 act.close()  # otherwise Python warns that it was never awaited
             raise
         async with self.recording:
-            with stores.record_queries() as log:
+            with recording as log:
                 result = await act
         return log._replace(result=result)
 
@@ -311,7 +326,8 @@ class Lab(LabWidgets):
     def _on_event(self, event: StageEvent) -> None:
         """Handle a flow event. Runs on the kernel's loop, where the socket was opened."""
         self.events.record(event)
-        self._lifetimes.on_event(event)
+        if not self._workspace.servers.redis_cluster:  # a failover would stop the kernel's loop
+            self._lifetimes.on_event(event)
         self._screen.on_event(event)
 
     def _on_task_error(self, error: BaseException) -> None:

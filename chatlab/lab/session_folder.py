@@ -45,7 +45,8 @@ def remove_abandoned(parent: Path, drop_database: Callable[[str], object] | None
     for folder in parent.glob("lab_*"):
         with _locked(folder / LOCK) as is_abandoned, _locked(folder / "lock") as is_stopped:
             data = data_folder(folder)
-            if is_abandoned and is_stopped and (drop_database or any(data.db.glob("*"))):
+            has_own_mongodb = any(any(db.glob("*")) for db in data.databases())
+            if is_abandoned and is_stopped and (drop_database or has_own_mongodb):
                 with contextlib.suppress(PyMongoError):  # then it is left for a later start
                     if drop_database:
                         drop_database(folder.name)

@@ -1,13 +1,14 @@
 """What a session has for itself: a folder, a Redis, a database in MongoDB, and clients of both.
 
 MongoDB itself is shared by all sessions of a data folder, because it needs the most memory. A
-session that stops or freezes MongoDB has one of its own, in its folder.
+session that stops or freezes MongoDB has one of its own, in its folder. It may also have a replica
+set and a Redis Cluster.
 """
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pymongo.errors import PyMongoError
 
@@ -33,14 +34,27 @@ SERVICE_SETTINGS = {
 Resource = TypeVar("Resource")
 
 
+class Servers(NamedTuple):
+    """The private servers of a session. A `replica_set` is always its own."""
+
+    own_mongodb: bool = False
+    replica_set: bool = False
+    redis_cluster: bool = False
+
+    @property
+    def has_own_mongodb(self) -> bool:
+        return self.own_mongodb or self.replica_set
+
+
 class Workspace:
     """The folder, the servers and the clients of a session, until `close`.
 
     `settings` are those given by the notebook. Raises EngineError if a server cannot be started.
     """
 
-    def __init__(self, name: str, settings: dict[str, Any], *, own_mongodb: bool) -> None:
-        self.own_mongodb, self._error = own_mongodb, ""
+    def __init__(self, name: str, settings: dict[str, Any], servers: Servers) -> None:
+        self.servers, self._error = servers, ""
+        own_mongodb = servers.has_own_mongodb
         given = load_settings(**settings)
         parent = lab_folder(given)
         with contextlib.ExitStack() as resources:
@@ -49,7 +63,13 @@ class Workspace:
             resources.callback(self._remove_folder)
             mongo_url = None if own_mongodb else _open_shared_mongodb(given, resources)
             private = {"data_dir": self.folder, "mongo_url": mongo_url, "redis_url": None}
-            self.engines = resources.enter_context(open_engines(given.model_copy(update=private)))
+            self.engines = resources.enter_context(
+                open_engines(
+                    given.model_copy(update=private),
+                    replica_set=servers.replica_set,
+                    redis_cluster=servers.redis_cluster,
+                )
+            )
             self._settings: dict[str, Any] = {
                 **SERVICE_SETTINGS,
                 "database": self.folder.name,
@@ -86,7 +106,7 @@ class Workspace:
         stays, and a later start deletes both.
         """
         stores, self._stores = self.stores, None
-        if not self.own_mongodb:  # that one is deleted with the folder
+        if not self.servers.has_own_mongodb:  # that one is deleted with the folder
             try:
                 stores.drop_database()
             except PyMongoError as error:

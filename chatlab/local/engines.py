@@ -104,6 +104,10 @@ class Engines:
         """Return the path of the socket of a private server. Drivers call that of mongod a host."""
         return self._folder.socket_path(name)
 
+    def port_of(self, node: Member) -> int:
+        """Return the port of a node of the private Redis Cluster."""
+        return self._folder.cluster_places().nodes[NODES.index(node)].port
+
     def pid(self, name: Name | Member) -> int | None:
         """Return the process id of a private server; None if it is stopped or set by a URL."""
         if name not in self._private:

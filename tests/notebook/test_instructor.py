@@ -71,7 +71,7 @@ def test_what_the_instructor_page_names_exists() -> None:
     own = [
         path.name[:2]
         for path in series.paths()
-        if "own_mongodb=True" in path.read_text(encoding="utf-8")
+        if re.search("(own_mongodb|replica_set)=True", path.read_text(encoding="utf-8"))
     ]
     assert f"({', '.join(own)})" in TEXT
 

@@ -136,16 +136,20 @@ def test_what_a_killed_session_has_left_is_removed(tmp_path: Path) -> None:
     They stay while the kernel, the service or the supervisor of the session is alive. Without a
     client of the shared MongoDB, only the folder of a session with its own MongoDB is deleted.
     """
-    names = ("alive", "stopping", "shared", "own")
+    names = ("alive", "stopping", "shared", "own", "members")
     folders = {name: create_folder(name, tmp_path) for name in names}
-    for name in ("shared", "own", "stopping"):
+    for name in ("shared", "own", "members", "stopping"):
         os.close(folders[name][1])
-    (folders["own"][0] / "db").mkdir()
-    (folders["own"][0] / "db" / "journal").touch()
+    for name, db in (("own", "db"), ("members", "db1")):
+        (folders[name][0] / db).mkdir()
+        (folders[name][0] / db / "journal").touch()
     with (folders["stopping"][0] / "lock").open("w") as supervisor:
         fcntl.flock(supervisor, fcntl.LOCK_EX)
         remove_abandoned(tmp_path, None)
-        assert {name for name in names if folders[name][0].exists()} == {*names} - {"own"}
+        assert {name for name in names if folders[name][0].exists()} == {*names} - {
+            "own",
+            "members",
+        }
         dropped: list[str] = []
         remove_abandoned(tmp_path, dropped.append)
         assert dropped == [folders["shared"][0].name]

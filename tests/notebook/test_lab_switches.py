@@ -13,6 +13,7 @@ from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
 from chatlab.lab.user import User
+from chatlab.local.binaries import MEMBERS, NODES
 from chatlab.local.engines import Engines
 
 pytest_plugins = ["patient_children"]
@@ -165,6 +166,41 @@ async def test_own_servers_can_break(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await alice.send(bob, "three")
     lab.engines.thaw("mongo")
     assert repr(await lab.end()).startswith("The session has ended.")
+    assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.slow
+async def test_members_can_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session may have a Redis Cluster and a replica set. A killed server stays away.
+
+    Joining the session starts it again.
+    """
+    monkeypatch.setenv("CHATLAB_DATA_DIR", str(tmp_path))
+    lab = await start("members", replica_set=True, redis_cluster=True)
+    alice, bob = await two(lab)
+    client: Any = lab.redis
+    await alice.send(bob, "one")
+    primary = lab.mongo.client.primary
+    assert primary
+    killed = [
+        lab.engines.name_of(client.get_node_from_key("messages:alice:bob").port),
+        lab.engines.name_of(primary[0]),
+    ]
+    assert set(killed) <= {*NODES, *MEMBERS}
+    for name in killed:
+        await lab.engines.kill(name)
+    with pytest.raises(EngineError, match="is not running"):
+        await lab.engines.kill(killed[0])
+    with pytest.raises(EngineError, match="has no redis"):
+        await lab.engines.stop("redis")
+    await wait_until(lambda: _reaches_mongodb(bob), "the service to find the new primary")
+    assert [message["text"] for message in lab.find_messages()] == ["one"]
+    with pytest.raises(EngineError, match="Redis Cluster"):
+        await lab.record_queries(bob.read("alice"))
+    assert await start("members", replica_set=True, redis_cluster=True) is lab
+    for name in killed:
+        await lab.engines.kill(name)  # it runs again
+    await lab.end()
     assert [path.name for path in (tmp_path / "lab").iterdir() if path.is_dir()] == []
 
 

@@ -275,9 +275,9 @@ async def sends_once(lab: Lab, alice: User, send: Any) -> CheckResult:
         ("The connection is refused twice", (REFUSED, REFUSED)),
         ("A load balancer replies 503, and then a reply is lost", (BUSY, LOST)),
     ):
-        await _require_once(lab, alice, receiver, send, story, faults)
-    await _require_two(lab, alice, receiver, send)
-    await _require_end(alice, send)
+        await require_once(lab, alice, receiver, send, story, faults)
+    await require_two(lab, alice, receiver, send)
+    await require_end(alice, send)
     await _require_all_once(lab, alice, receiver, send)
     return correct(
         f"Lost replies, refused connections and a 503: one message each time. Then the service was"
@@ -290,7 +290,7 @@ def _client(alice: User, network: Network) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=network, base_url=alice.url, headers=headers)
 
 
-async def _require_once(
+async def require_once(
     lab: Lab, alice: User, receiver: User, send: Any, story: str, faults: Sequence[str]
 ) -> None:
     text = f"{story} {secrets.token_hex(4)}"
@@ -308,7 +308,7 @@ async def _require_once(
         )
 
 
-async def _require_two(lab: Lab, alice: User, receiver: User, send: Any) -> None:
+async def require_two(lab: Lab, alice: User, receiver: User, send: Any) -> None:
     """Let a user send the same text twice on purpose, and then another text."""
     text = f"Yes {secrets.token_hex(4)}"
     async with _client(alice, Network()) as http:
@@ -327,7 +327,7 @@ async def _require_two(lab: Lab, alice: User, receiver: User, send: Any) -> None
         )
 
 
-async def _require_end(alice: User, send: Any) -> None:
+async def require_end(alice: User, send: Any) -> None:
     """Send to a user who does not exist: no repetition helps."""
     network = Network()
     async with _client(alice, network) as http:

@@ -95,6 +95,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--redis-cluster", action="store_true", help="let the Redis of the test run have 6 nodes"
     )
+    parser.addoption(
+        "--sentinel", action="store_true", help="let Sentinels watch the Redis of the test run"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

@@ -17,6 +17,7 @@ from generous import mongodb_limits
 from live import GenerousService, Service, ServiceMaker, SignUp, User
 from pymongo.database import Database
 from redis_clients import open_keys
+from sentinels import SentinelGroup
 from shared_service import SharedService, UserMaker, start_shared_service
 from waiting import LIMIT_S
 
@@ -34,24 +35,32 @@ def engines(
     If one is missing, tests fail; they are never skipped.
     """
     option = request.config.getoption
-    with _open_private(
-        tmp_path_factory,
-        "engines",
-        replica_set=option("--replica-set"),
-        redis_cluster=option("--redis-cluster"),
-    ) as found:
-        yield found
+    with contextlib.ExitStack() as stack:
+        url = None
+        if option("--sentinel"):
+            group = SentinelGroup(tmp_path_factory.mktemp("sentinels"))
+            url = stack.enter_context(contextlib.closing(group)).url
+        yield stack.enter_context(
+            _open_private(
+                tmp_path_factory,
+                "engines",
+                redis_url=url,
+                replica_set=option("--replica-set"),
+                redis_cluster=option("--redis-cluster"),
+            )
+        )
 
 
 def _open_private(
     folders: pytest.TempPathFactory,
     name: str,
     *,
+    redis_url: str | None = None,
     replica_set: bool = False,
     redis_cluster: bool = False,
 ) -> Engines:
-    """Start private servers in a new folder."""
-    settings = load_settings(data_dir=folders.mktemp(name), mongo_url=None, redis_url=None)
+    """Start private servers in a new folder. The Redis with a URL runs already."""
+    settings = load_settings(data_dir=folders.mktemp(name), mongo_url=None, redis_url=redis_url)
     return open_engines(settings, replica_set=replica_set, redis_cluster=redis_cluster)
 
 

@@ -1,5 +1,7 @@
 """A client for the keys of a test run, on one Redis or on a cluster."""
 
+from urllib.parse import urlsplit
+
 import redis
 from waiting import LIMIT_S
 
@@ -8,4 +10,6 @@ from chatlab.connections.redis import connect_blocking
 
 def open_keys(url: str) -> redis.Redis:
     """Return a client, which the caller closes."""
-    return connect_blocking(url, LIMIT_S) if "+cluster:" in url else redis.Redis.from_url(url)
+    return (
+        connect_blocking(url, LIMIT_S) if "+" in urlsplit(url).scheme else redis.Redis.from_url(url)
+    )

@@ -17,9 +17,9 @@ CONTRACT = (
 )
 
 
-@pytest.mark.parametrize("option", ["--replica-set", "--redis-cluster"])
+@pytest.mark.parametrize("option", ["--replica-set", "--redis-cluster", "--sentinel"])
 def test_the_contract_holds_on_several_members(option: str) -> None:
-    """The tests of the contract pass when MongoDB has three members, and on a Redis Cluster."""
+    """The tests of the contract pass when MongoDB has three members, on a Redis Cluster, and with Sentinel."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", option, *CONTRACT]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout

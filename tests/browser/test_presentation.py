@@ -28,7 +28,7 @@ TTL_MS = 5_000
 FRAME_MS = 20
 # Play the events: `speed` is that of the page, and in step mode there is a step every 3 seconds.
 PLAY = """
-async ({ events, users, speed, seconds, replayAt }) => {
+async ({ events, arrivals, users, speed, seconds, replayAt }) => {
     const { Tape } = await import("./static/projector/tape.js");
     const { Presentation } = await import("./static/projector/presentation.js");
     let now = events[0].at - 500;
@@ -46,7 +46,10 @@ async ({ events, users, speed, seconds, replayAt }) => {
     let next = 0;
     for (let passed = 0; passed < seconds * 1000; passed += 20) {
         now += 20;
-        while (next < events.length && events[next].at <= now) tape.add(events[next++]);
+        while (next < events.length && events[next].at <= now) {
+            for (const item of arrivals.filter(({ after }) => after === next)) tape.put(item);
+            tape.add(events[next++]);
+        }
         if (speed === "step" && passed % 3000 === 2980) presentation.step();
         if (passed === replayAt * 1000) presentation.replay();
         presentation.frame(20);
@@ -59,6 +62,7 @@ async ({ events, users, speed, seconds, replayAt }) => {
             left: newest?.state === "live" ? Math.max(0, newest.deadline - at) : 0,
             state: newest?.state ?? "none",
             sent: picture.counts.sent,
+            arrived: (picture.screens[users[1]] ?? []).length > 0,
         });
     }
     return frames;
@@ -103,17 +107,36 @@ async def story(shared: SharedService) -> tuple[Events, list[str]]:
 
 
 async def play(
-    page: Page, story: tuple[Events, list[str]], speed: str, seconds: float, replay_at: float = -1
+    page: Page,
+    story: tuple[Events, list[str]],
+    speed: str,
+    seconds: float,
+    *,
+    replay_at: float = -1,
+    arrivals: Events | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what is presented in each frame."""
+    """Return what is presented in each frame. An arrival is put on the tape before event `after`."""
     events, users = story
     asked = {"events": events, "users": users, "speed": speed, "seconds": seconds}
-    return list(await page.evaluate(PLAY, asked | {"replayAt": replay_at}))
+    asked |= {"replayAt": replay_at, "arrivals": arrivals or []}
+    return list(await page.evaluate(PLAY, asked))
 
 
 def in_order(values: list[Any]) -> list[Any]:
     """Return the values without repetitions of the one before."""
     return [value for value, _ in itertools.groupby(values)]
+
+
+def states_of_legs(frames: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the states of the newest key during each leg of the trip."""
+    legs = itertools.groupby(frames, key=lambda frame: frame["stage"])
+    return {stage: in_order([one["state"] for one in those]) for stage, those in legs if stage}
+
+
+BORN_IN_ITS_BOX = {
+    stage: ["none"] if place < 3 else ["none", "live"] if place == 3 else ["live"]
+    for place, stage in enumerate(SEND)
+}
 
 
 async def test_a_slow_request_is_shown_as_a_whole(
@@ -127,16 +150,22 @@ async def test_a_slow_request_is_shown_as_a_whole(
         for place, event in enumerate(events)
     ]
     frames = await play(page, (slow, users), "real", 14)
-    states = {
-        stage: [state for state, _ in itertools.groupby(one["state"] for one in those)]
-        for stage, those in itertools.groupby(frames, key=lambda frame: frame["stage"])
-        if stage
-    }
-    assert list(states) == SEND
-    assert states == {
-        stage: ["none"] if place < 3 else ["none", "live"] if place == 3 else ["live"]
-        for place, stage in enumerate(SEND)
-    }
+    assert states_of_legs(frames) == BORN_IN_ITS_BOX
+
+
+async def test_a_message_that_arrives_in_the_moment_of_its_request_comes_after_it(
+    page: Page, story: tuple[Events, list[str]]
+) -> None:
+    """The clock of the page is not exact: it may say that both happened at the same time."""
+    events, users = story
+    stages = [event["stage"] for event in events]
+    message = {"_id": events[stages.index("emit")]["messageId"], "senderId": users[0], "seq": 1}
+    message |= {"version": 1, "text": "hello", "reactions": {}, "deletedAt": None}
+    arrival = {"kind": "arrival", "at": events[0]["at"], "screen": users[1], "message": message}
+    arrivals = [arrival | {"after": stages.index("cached")}]
+    frames = await play(page, story, "real", 14, arrivals=arrivals)
+    assert states_of_legs(frames) == BORN_IN_ITS_BOX
+    assert next(frame["stage"] for frame in frames if frame["arrived"]) == "emit"
 
 
 @pytest.mark.slow

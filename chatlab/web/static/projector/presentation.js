@@ -165,8 +165,8 @@ export class Presentation {
    */
   frame(ms) {
     this.tape.closeStale();
-    // A request is shown as a whole, so the clock waits for the answer to a slow one.
-    const newest = Math.min(this.tape.now() - DELAY_MS, this.tape.openSince);
+    // A request is shown as a whole, so the clock waits before a slow one until it is answered.
+    const newest = Math.min(this.tape.now() - DELAY_MS, this.tape.openSince - 1);
     if (this.at === null && !this.tape.isSynchronized) return;
     this.at ??= newest;
     this.#index -= this.tape.removed - this.#removed;

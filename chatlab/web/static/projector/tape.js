@@ -59,6 +59,7 @@ export class Tape {
   #open = new Map(); // requests without an answer so far, by trace
   /** @type {Map<string, number>} */
   #failedAt = new Map(); // by user: when a request was taken in without an answer
+  #latestRequest = -Infinity; // when it began
   ownKeys = new Set(); // the keys that our users have caused
   floor = -Infinity; // what is presented already; nothing is inserted before it
   removed = 0; // items that were removed from the front
@@ -78,7 +79,7 @@ export class Tape {
     return Number.isFinite(this.clockOffset);
   }
 
-  /** When the oldest request began that is still without an answer, or Infinity. */
+  /** When the oldest request of our users began that has no answer yet, or Infinity. */
   get openSince() {
     return Math.min(...[...this.#open.values()].map(({ at }) => at));
   }
@@ -109,6 +110,7 @@ export class Tape {
 
   /** @param {StageEvent} event */
   #begin({ trace, door, user = "", at }) {
+    this.#latestRequest = at;
     const story = { kind: "story", at, trace, door, type: undefined, user, steps: [] };
     this.#open.set(
       trace,
@@ -160,11 +162,21 @@ export class Tape {
     this.put({ ...whole, failed });
   }
 
-  /** @param {Item} item */
+  /**
+   * Insert an item in the order of time. A request comes before what it causes in the same moment.
+   * What a user receives has the time of this browser, which is not exact.
+   *
+   * @param {Item} item
+   */
   put(item) {
-    const placed = { ...item, at: Math.max(item.at, this.floor) };
+    const earliest = item.kind === "arrival" ? this.#latestRequest : -Infinity;
+    const placed = { ...item, at: Math.max(item.at, this.floor, earliest) };
+    const isCause = item.kind === "story" && placed.at > this.floor;
     let place = this.items.length;
-    while (place > 0 && this.items[place - 1].at > placed.at) place -= 1;
+    while (place > 0 && this.items[place - 1].at >= placed.at) {
+      if (this.items[place - 1].at === placed.at && !isCause) break;
+      place -= 1;
+    }
     this.items.splice(place, 0, placed);
     if (this.items.length > MAX_ITEMS + 1000) {
       this.items.splice(0, 1000);
@@ -182,8 +194,8 @@ export class Tape {
     const emit = story.steps.find(({ stage }) => stage === "emit");
     if (!emit) return;
     const isOfStory = (/** @type {Item} */ item) =>
-      item.kind === "arrival" && item.at >= story.at && item.message._id === emit.messageId;
-    const arrivals = this.items.filter(isOfStory);
+      item.kind === "arrival" && item.message._id === emit.messageId;
+    const arrivals = this.items.slice(this.items.indexOf(story)).filter(isOfStory);
     this.items = this.items.filter((item) => !arrivals.includes(item));
     for (const item of arrivals) this.put({ ...item, at: emit.at });
   }

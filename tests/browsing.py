@@ -230,7 +230,8 @@ async def assert_accessible(page: Page) -> None:
     """Assert that axe-core finds no violation on this page."""
     if not await page.evaluate("'axe' in window"):
         await page.evaluate(AXE)
-    assert await page.evaluate(RUN_AXE) == []
+    violations = await page.evaluate(RUN_AXE)
+    assert not violations, "\n".join(violations)
 
 
 # --- a reverse proxy ------------------------------------------------------------------------------

@@ -29,6 +29,11 @@ function received(response) {
   return response;
 }
 
+// Swagger UI draws a landmark `main` of its own, and a page may have only one.
+const oneMain = new MutationObserver(() => {
+  document.querySelector("#docs main")?.setAttribute("role", "group");
+});
+
 try {
   const response = await fetch(new URL("openapi.json", document.baseURI));
   if (!response.ok) throw new Error(`status ${response.status}`);
@@ -41,6 +46,7 @@ try {
     persistAuthorization: false,
     responseInterceptor: received,
   });
+  oneMain.observe(document.body, { childList: true, subtree: true });
   const session = load();
   useSession.hidden = !session;
   useSession.onclick = () => session && useToken(session);

@@ -182,7 +182,9 @@ def measure_length(environment: Environment) -> Result:
 def measure_keys(environment: Environment) -> Result:
     """Measure sends, cached reads and sweeps while more and more keys are in Redis."""
     interval_s = 1.0 if environment.full_size else 0.1
-    server = environment.chatlab(messages=MESSAGES, SWEEP_INTERVAL=str(interval_s))
+    server = environment.chatlab(
+        messages=MESSAGES, SWEEP_INTERVAL=str(interval_s), CACHE_TTL=str(KEY_TTL_S)
+    )
     window_s = max(2 * interval_s, environment.seconds)
     idle = cpu_share(server, window_s)
     curves: Curves = {"send": {}, "read": {}, "CPU time of a sweep": {}}

@@ -39,16 +39,13 @@ SLOW_NOTEBOOKS = {
 }
 
 # IPython runs this in each kernel. The services of a notebook are then copies of a process that has
-# loaded their libraries already, which saves much of the time of a notebook. An application inside
-# a kernel warns of a late event loop, for example, and without a handler this would be an output.
+# loaded their libraries already, which saves much of the time of a notebook.
 STARTUP = f"""
-import logging
 import sys
-logging.getLogger("chatlab").addHandler(logging.NullHandler())
 sys.path.append({str(Path(__file__).with_name("tests"))!r})
 import forking
 forking.install(forking.ForkingPopen)
-del forking, logging, sys
+del forking, sys
 """
 
 _folder = pytest.StashKey[str]()

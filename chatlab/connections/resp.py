@@ -129,7 +129,8 @@ class _RespProtocol(asyncio.Protocol):
         if len(self._replies) > self._expected:
             self._fail(ValueError("Redis sent more replies than there were commands"))
         elif self._all_replies and len(self._replies) == self._expected:
-            self._finish().set_result(self._replies)
+            if waiting := self._finish():
+                waiting.set_result(self._replies)
             self._replies, self._expected = [], 0
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,17 +151,19 @@ class _RespProtocol(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self.is_lost = True
-        if self._all_replies and not self._all_replies.done():
-            self._finish().set_exception(error)
+        if waiting := self._finish():
+            waiting.set_exception(error)
         self._transport.abort()
 
-    def _finish(self) -> "asyncio.Future[list[Any]]":
-        """Stop the timer, and return the future that the caller waits for."""
-        assert self._all_replies
-        assert self._timer
-        self._timer.cancel()
-        finished, self._all_replies = self._all_replies, None
-        return finished
+    def _finish(self) -> "asyncio.Future[list[Any]] | None":
+        """Stop the timer, and return the future of the caller.
+
+        Returns None if none waits: a caller that was cancelled closes the connection in a moment.
+        """
+        if self._timer:
+            self._timer.cancel()
+        replies, self._all_replies = self._all_replies, None
+        return replies if replies and not replies.done() else None
 
     async def close(self) -> None:
         """Close the connection. Nothing is written or read after this."""

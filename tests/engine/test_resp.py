@@ -1,11 +1,12 @@
 """The Redis protocol on a connection that redis-py has made."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from waiting import LIMIT_S
 
-from chatlab.connections.redis import connect
+from chatlab.connections.redis import connect, connect_blocking
 from chatlab.connections.resp import RedisConnection, transaction
 from chatlab.local.engines import Engines
 
@@ -47,3 +48,22 @@ async def test_opening_can_be_cancelled_at_any_moment(engines: Engines) -> None:
                     await opening
             await connection.close()
             steps += 1
+
+
+async def test_a_caller_may_give_up_in_the_moment_of_its_reply(engines: Engines) -> None:
+    """The reply is there in the turn of the event loop in which the caller is cancelled. That is no error."""
+    loop, errors = asyncio.get_running_loop(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    async with connect(engines.redis.url, LIMIT_S) as redis:
+        connection = RedisConnection(redis)
+        await connection.open()
+        asking = asyncio.create_task(connection.execute([("PING",)], LIMIT_S))
+        await asyncio.sleep(0)
+        with connect_blocking(engines.redis.url, LIMIT_S) as other:
+            for _ in range(2):  # the second answer comes after the reply, which is not read yet
+                other.ping()
+        loop.call_soon(asking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await connection.close()
+    assert errors == []

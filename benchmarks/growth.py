@@ -186,17 +186,18 @@ def measure_keys(environment: Environment) -> Result:
         messages=MESSAGES, SWEEP_INTERVAL=str(interval_s), CACHE_TTL=str(KEY_TTL_S)
     )
     window_s = max(2 * interval_s, environment.seconds)
-    idle = cpu_share(server, window_s)
+    idle, loads = cpu_share(server, window_s), _loads(environment, server)
     curves: Curves = {"send": {}, "read": {}, "CPU time of a sweep": {}}
     for size in KEYS if environment.full_size else FEW_KEYS:
-        write_keys(environment, size, KEY_TTL_S)
-        time.sleep(3 * interval_s)  # a sweep that finds the keys for the first time
         for _ in range(environment.rounds):
-            for name, load in _loads(environment, server).items():
-                _add(curves, name, size, load(SENDS_PER_SECOND)["p50"])
+            write_keys(environment, size, KEY_TTL_S)
+            time.sleep(3 * interval_s)  # a sweep that finds the keys for the first time
             sweep_ms = (cpu_share(server, window_s) - idle) * interval_s * 1000
+            # A logarithm needs a value above zero, and the cost of few keys may be too small.
             _add(curves, "CPU time of a sweep", size, max(sweep_ms, 0.01))
-        environment.redis.flushdb()
+            for name in ("read", "send"):  # sends last, because they add keys
+                _add(curves, name, size, loads[name](SENDS_PER_SECOND)["p50"])
+            environment.redis.flushdb()
     checks = [_growth(name, curves[name], "keys", MAX_GROWTH) for name in ("send", "read")]
     settings = {
         "requests a second": SENDS_PER_SECOND,

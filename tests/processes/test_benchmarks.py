@@ -143,8 +143,8 @@ def _command_of(process: psutil.Process) -> list[str]:
 
 def test_given_engines_are_used_and_left_empty(tmp_path: Path) -> None:
     """The benchmarks delete what they wrote, and do not use a Redis that already has keys."""
-    private = {"mongo_url": None, "redis_url": None, "data_dir": tmp_path / "data"}
-    with open_engines(load_settings().model_copy(update=private)) as engines:
+    settings = load_settings(data_dir=tmp_path / "data", mongo_url=None, redis_url=None)
+    with open_engines(settings) as engines:
         options = ["--seconds", "0.2", "--rounds", "1", "--users", "40", "--without", "express"]
         options += ["--mongo-url", engines.mongo.url, "--redis-url", engines.redis.url]
         command = [*COMMAND, "sends", *options, "--out", str(tmp_path / "results")]

@@ -31,7 +31,10 @@ function received(response) {
 
 // Swagger UI draws a landmark `main` of its own, and a page may have only one.
 const oneMain = new MutationObserver(() => {
-  document.querySelector("#docs main")?.setAttribute("role", "group");
+  const main = document.querySelector("#docs main");
+  if (!main) return;
+  main.setAttribute("role", "group");
+  oneMain.disconnect();
 });
 
 try {

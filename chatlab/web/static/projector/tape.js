@@ -172,11 +172,9 @@ export class Tape {
     const earliest = item.kind === "arrival" ? this.#latestRequest : -Infinity;
     const placed = { ...item, at: Math.max(item.at, this.floor, earliest) };
     const isCause = item.kind === "story" && placed.at > this.floor;
+    const isLater = (/** @type {Item} */ { at }) => at > placed.at || (isCause && at === placed.at);
     let place = this.items.length;
-    while (place > 0 && this.items[place - 1].at >= placed.at) {
-      if (this.items[place - 1].at === placed.at && !isCause) break;
-      place -= 1;
-    }
+    while (place > 0 && isLater(this.items[place - 1])) place -= 1;
     this.items.splice(place, 0, placed);
     if (this.items.length > MAX_ITEMS + 1000) {
       this.items.splice(0, 1000);

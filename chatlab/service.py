@@ -263,6 +263,8 @@ class Service:
     def _record_cached(
         self, trace: Trace, message: Message, is_cached: bool, is_in_window: bool
     ) -> None:
+        if trace is SILENT:  # building the names of the keys would cost 1 us
+            return
         if is_cached:
             key, ttl_ms = self._cache.keys.message(message.id), self._cache.ttls.entry_ms
             trace.record("cache_message", key=key, ttlMs=ttl_ms, messageId=message.id)

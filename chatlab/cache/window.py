@@ -110,14 +110,21 @@ class WindowSnapshot(NamedTuple):
 
         Raises ValueError if they have another shape.
         """
-        match reply:
+        match reply:  # six times `bytes(token)` would be 4 us slower
             case [
-                [bytes(token), bytes(fence), int(newest), int(oldest), int(lowest), int(highest)],
-                list(tail),
+                [
+                    bytes() as token,
+                    bytes() as fence,
+                    int() as newest,
+                    int() as oldest,
+                    int() as lowest,
+                    int() as highest,
+                ],
+                list() as tail,
             ]:
                 joined = _joined(tail, newest, oldest, lowest, highest)
                 return cls(int(token), int(fence), newest, oldest, lowest, highest, joined)
-            case [[bytes(token), bytes(fence), -1], _]:
+            case [[bytes() as token, bytes() as fence, -1], _]:
                 return cls(int(token), int(fence), -1, 0, 0, 0, b"")
         raise ValueError("Redis sent a reply of another shape than the script `read`")
 

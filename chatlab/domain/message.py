@@ -29,16 +29,13 @@ class Draft(msgspec.Struct, frozen=True):
     """A message before it is saved. It has no `seq` yet: the store assigns it."""
 
     id: ObjectId
+    conversation: Conversation
     sender: UserId
     receiver: UserId
     text: str
     client_id: str | None
     created_at: datetime
     reply_to: ObjectId | None = None
-
-    @property
-    def conversation(self) -> Conversation:
-        return conversation_of(self.sender, self.receiver)
 
     def document(self, seq: int) -> dict[str, Any]:
         """Return the MongoDB document of this draft as message number `seq` of its conversation."""
@@ -103,7 +100,8 @@ def create_draft(
 ) -> Draft:
     """Return a new message with its `_id` and the current time."""
     original = ObjectId(reply_to) if reply_to else None
-    return Draft(ObjectId(), sender, receiver, text, client_id, now(), original)
+    conversation = conversation_of(sender, receiver)
+    return Draft(ObjectId(), conversation, sender, receiver, text, client_id, now(), original)
 
 
 def text_digest(text: str) -> bytes:
@@ -113,8 +111,8 @@ def text_digest(text: str) -> bytes:
 
 def now() -> datetime:
     """Return the current UTC time as BSON stores it: whole milliseconds, without a time zone."""
-    moment = datetime.now(UTC).replace(tzinfo=None)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=None)
 
 
 def from_document(document: Mapping[str, Any]) -> Message:

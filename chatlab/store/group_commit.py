@@ -3,7 +3,6 @@
 An idle service inserts at once. There is no timer.
 """
 
-import asyncio
 import itertools
 import time
 from collections import OrderedDict
@@ -92,7 +91,7 @@ class GroupCommitter:
         shared, callers = queue.setdefault(key, (draft, []))
         saved = await self._batcher.join(callers)
         if saved:
-            return saved._replace(is_new=shared is draft)
+            return saved if shared is draft else saved._replace(is_new=False)
         began = self._clock()
         return Saved(await self._find_repeated(draft), is_new=False, began=began)
 
@@ -111,9 +110,10 @@ class GroupCommitter:
         began = self._clock()
         documents = [self._number(draft) for draft, _ in batch]
         first_ones = [from_document(document) for document in documents if document["seq"] == 1]
-        beginning = [self._summaries.begin(first_ones)] if first_ones else []
+        beginning = self._summaries.begin(first_ones) if first_ones else None
         rejected = await self._insert_measured(documents)
-        await asyncio.gather(*beginning)
+        if beginning:
+            await beginning
         return [
             self._result(waiting, document, rejected.get(position), began)
             for position, (waiting, document) in enumerate(zip(batch, documents, strict=True))

@@ -6,7 +6,8 @@ A save is acknowledged when a majority of the replica set has the message in its
 import asyncio
 import functools
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -82,14 +83,14 @@ class MessageStore:
 
     # --- saving and changing ---------------------------------------------------------------------
 
-    async def save(self, draft: Draft) -> Saved:
+    def save(self, draft: Draft) -> Coroutine[Any, Any, Saved]:
         """Save a message durably, and give it its seq.
 
         Raises Conflict if its sender has used the client id for another text.
         """
         if self._mongo.breaker.is_open:
             raise StoreUnavailable
-        return await self._commits.save(draft)
+        return self._commits.save(draft)
 
     async def insert(self, documents: list[Document]) -> dict[int, Rejection]:
         """Insert the documents in one command, independently of each other.

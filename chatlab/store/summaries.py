@@ -44,6 +44,7 @@ class SummaryWriter:
         self._mongo, self._durable = mongo, mongo.database["reads"]
         # A summary that is lost with a crash is repaired, so its write waits for no journal.
         self._reads = self._durable.with_options(write_concern=WriteConcern(w=1))
+        self._noted: dict[Conversation, Message] = {}  # the newest message of each
         self._waiting: Summaries = {}
         self._in_flight: dict[UserId, asyncio.Task[None]] = {}  # the last write of each user
         self._tasks: set[asyncio.Task[None]] = set()  # all writes
@@ -51,8 +52,10 @@ class SummaryWriter:
         self._is_closed = False
 
     def note(self, message: Message) -> None:
-        """Write the summary of this message soon."""
-        _add(self._waiting, message.conversation, Summary(message.seq, message.created_at))
+        """Write the summary of this message soon. Each send calls this, so it does little."""
+        noted = self._noted.get(message.conversation)
+        if noted is None or message.seq > noted.seq:
+            self._noted[message.conversation] = message
         self._write_soon()
 
     def begin(self, messages: Iterable[Message]) -> asyncio.Task[None]:
@@ -72,6 +75,7 @@ class SummaryWriter:
         """
         if user in self._in_flight:
             await asyncio.wait([self._in_flight[user]])
+        self._summarize_noted()
         if user in self._waiting:
             await asyncio.wait([self._start({user: self._waiting.pop(user)}, self._reads)])
 
@@ -88,11 +92,18 @@ class SummaryWriter:
             self._writing = asyncio.get_running_loop().create_task(self._write_regularly())
 
     async def _write_regularly(self) -> None:
-        while self._waiting:
+        while self._noted or self._waiting:
             await asyncio.sleep(WRITE_INTERVAL_S)
             await asyncio.wait([self._start_waiting()])
 
+    def _summarize_noted(self) -> None:
+        for message in self._noted.values():
+            summary = Summary(message.seq, message.created_at)
+            _add(self._waiting, message.conversation, summary)
+        self._noted.clear()
+
     def _start_waiting(self) -> asyncio.Task[None]:
+        self._summarize_noted()
         summaries, self._waiting = self._waiting, {}
         return self._start(summaries, self._reads)
 

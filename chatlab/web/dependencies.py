@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
+from starlette.requests import ClientDisconnect
 
 from chatlab.accounts import Accounts
 from chatlab.cache.cache import Cache
@@ -154,11 +155,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     content_type = header(request, b"content-type")
     if content_type.partition(";")[0].strip().lower() != JSON_TYPE:
         raise UnsupportedMediaType(f"A body needs the header `Content-Type: {JSON_TYPE}`.")
-    pieces, size = [], 0
-    async for piece in request.stream():
+    pieces, size, has_more = [], 0, True
+    while has_more and size <= MAX_READ_FACTOR * max_bytes:
+        message = await request.receive()  # `request.stream()` would cost 1 us more
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece, has_more = message.get("body", b""), message.get("more_body", False)
         size += len(piece)
-        if size > MAX_READ_FACTOR * max_bytes:
-            break
         if size <= max_bytes:
             pieces.append(piece)
     if size > max_bytes:

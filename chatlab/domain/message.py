@@ -61,7 +61,7 @@ class Draft(msgspec.Struct, frozen=True):
         return document
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A saved message. Its fields have the names and the order of the JSON."""
 
     # Keep these three first: the Lua scripts of the cache find them at the start.
@@ -84,7 +84,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def json(self) -> bytes:
-        return _encode(self)
+        """The message as JSON. A send needs it four times, so it is encoded once and kept."""
+        kept: bytes | None = self.__dict__.get("json")
+        if kept is None:
+            kept = self.__dict__["json"] = _encode(self)
+        return kept
 
 
 _encode = msgspec.json.Encoder().encode

@@ -97,11 +97,12 @@ class Broadcast:
 
     async def emit(self, event: str, payload: bytes, users: Sequence[UserId]) -> None:
         """Deliver an event to every socket of these users. `payload` is JSON already."""
+        # Without Redis, this process does not know whether there are others.
+        is_alone = self._pipe.is_usable and not self.presence.has_live_peers()
         for user in users:
             if self.presence.is_here(user):
                 await self._sockets.emit(event, msgspec.Raw(payload), room=user)
-            # Without Redis, this process does not know whether there are others.
-            if self.presence.has_live_peers() or not self._pipe.is_usable:
+            if not is_alone:
                 published = self._publish(user, event, payload)  # not awaited: events are hints
                 if event != NOT_READABLE:
                     published.add_done_callback(functools.partial(self._note_unpublished, user))

@@ -1,5 +1,6 @@
 """HTTP connections: uvicorn's, with limits for what a client sends and for how long it takes."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,7 @@ MAX_HEADER_LINES = 200  # of a request, together with those that may follow a bo
 MAX_CHUNKS = 1000  # of a body; each costs as much time as a kilobyte
 MAX_PIPELINED = 16  # requests that wait for the response to an earlier one
 SOCKET_IO = b"/socket.io/"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # as uvicorn writes it
 WEBSOCKETS_ONLY = (
     "Socket.IO is served over websockets only, without long polling. Connect with "
     "transports=['websocket'] in Python, or with {transports: ['websocket']} in JavaScript."
@@ -31,6 +33,38 @@ WEBSOCKETS_ONLY = (
 
 class RejectedError(Exception):
     """Stops the parser: the request is not acceptable."""
+
+
+class WholeResponse:
+    """Sends the head of a response together with the first piece of its body.
+
+    uvicorn writes the head alone, which costs a system call and a packet: a tenth of the CPU time
+    of a cached read.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None  # empty once it is sent
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the response, or keep it if it is the head."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif self._head is None and data != CONTINUE:
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Write the head if it waits for its body, and close the connection."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
 
 
 class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
@@ -68,6 +102,9 @@ class LimitedHttpProtocol(LimitedConnection, HttpToolsProtocol):
         self.scope["state"][CLIENT_KEY] = self.remote
         earlier = self.cycle
         super().on_headers_complete()
+        cycle = self.cycle
+        if cycle and cycle is not earlier and self.scope["method"] != "HEAD":  # that has no body
+            cycle.transport = WholeResponse(self.transport)  # type: ignore[assignment]
         if self.limits.drain.has_begun and self.cycle:
             self.cycle.keep_alive = False  # the client sends its next request elsewhere
         if self.pipeline:

@@ -541,6 +541,8 @@ async def test_a_reply_quotes_its_original_and_leads_to_it(
     await tab.page.locator("textarea").press("Enter")
     quote = tab.message("all of them").locator(".quote")
     await expect(quote).to_have_text(f"In reply to {bob.id.title()}: number 130")
+    await quote.click()
+    await expect(tab.message("number 130")).to_be_focused()
     await expect(tab.page.locator(".banner")).to_be_hidden()
 
     first = shared.database["messages"].find_one({"senderId": bob.id, "text": "number 1"}) or {}
@@ -1498,6 +1500,10 @@ async def test_the_keyboard_is_enough_to_switch(
         await press(key)
     await expect(find).to_be_focused()
     await expect(tab.page.get_by_role("heading", level=1)).to_have_text("chatlab")
+    await tab.page.set_viewport_size({"width": 390, "height": 844})  # a conversation hides the list
+    await expect(find).to_be_hidden()
+    await press("Control+k")
+    await expect(find).to_be_focused()
 
 
 async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker) -> None:

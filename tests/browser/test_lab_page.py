@@ -289,13 +289,15 @@ async def test_a_key_opens_to_what_it_had_at_the_moment_of_the_picture(
 
 @pytest.mark.slow  # 400 reads, and a story for each
 async def test_reads_are_compared(stage: Page, shared: SharedService) -> None:
-    """Compare draws a dot for each read."""
+    """Compare draws a dot for each read. What it sends and reads is not counted."""
     async with open_client(shared.service.url, headers=PRESENTER) as http:
         await http.put("/api/lab/settings", json={"cacheTtl": LONG_TTL_S})
     await stage.keyboard.press("c")
     await expect(stage.locator(".p-result")).to_contain_text("200 of 200 were hits")
     dots = "() => [...document.querySelectorAll('.s-row')].map((row) => [...row.querySelectorAll('circle')].filter((dot) => dot.cx.baseVal.value >= 0).length)"
     assert await stage.evaluate(dots) == [200, 200]
+    for name in ("sent", "hit", "partial", "miss", "bypass"):
+        assert await number(stage, name) == "0", name
 
 
 # --- faults ---------------------------------------------------------------------------------------

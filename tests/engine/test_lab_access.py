@@ -132,7 +132,7 @@ async def test_a_name_that_somebody_has_gets_a_number(
             assert (await http.post("/api/auth/signup", json=body)).status_code == 201
             sessions = await http.post("/api/lab/users", headers=bearer(LAB_KEY))
         ids = [session["user"]["id"] for session in sessions.json()]
-        assert ids == ["ada-2", "ben", "crowd-1", "crowd-2"]
+        assert ids == ["ada-2", "ben", "crowd-1", "crowd-2", "reader-1", "reader-2"]
     shared.database.client.drop_database(name)
 
 

@@ -11,7 +11,7 @@
 import { el, setText } from "../chat/dom.js";
 import { Controls } from "./controls.js";
 import { writtenKeys } from "./legs.js";
-import { Numbers } from "./numbers.js";
+import { COUNTED, Numbers } from "./numbers.js";
 import { Presentation } from "./presentation.js";
 import { boundsOf, fill, Recorder } from "./recording.js";
 import { request } from "./request.js";
@@ -51,7 +51,8 @@ export class Stage {
     this.watch = watch;
     this.recording = recording;
     this.recorder = new Recorder();
-    const names = new Map(settings.users.map(({ id, displayName }) => [id, displayName]));
+    const users = settings.users.slice(0, COUNTED);
+    const names = new Map(users.map(({ id, displayName }) => [id, displayName]));
     const [left, right] = settings.users.map(({ id }) => id);
     const name = (/** @type {string} */ id) => names.get(id) ?? id;
     const bounds = recording && boundsOf(recording);

@@ -541,9 +541,6 @@ async def test_a_reply_quotes_its_original_and_leads_to_it(
     await tab.page.locator("textarea").press("Enter")
     quote = tab.message("all of them").locator(".quote")
     await expect(quote).to_have_text(f"In reply to {bob.id.title()}: number 130")
-    await quote.click()
-    original = tab.messages.filter(has=tab.page.locator(".text", has_text="number 130"))
-    await expect(original).to_be_focused()
     await expect(tab.page.locator(".banner")).to_be_hidden()
 
     first = shared.database["messages"].find_one({"senderId": bob.id, "text": "number 1"}) or {}
@@ -560,6 +557,19 @@ async def test_a_reply_quotes_its_original_and_leads_to_it(
     link = await quote.get_attribute("href")
     other = await (await open_browser(bob)).open(str(link).replace(bob.id, ann.id))
     await expect(other.page.locator(".message.found .text")).to_have_text("number one")
+
+
+@pytest.mark.slow
+async def test_a_click_on_a_quote_focuses_an_original_that_is_on_the_screen(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The click itself must not focus the reply afterwards."""
+    ann, bob = create_users("ann", "bob")
+    sent = await bob.send(ann, "original")
+    await ann.send(bob, "reply", replyTo=sent["_id"])
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    await tab.message("reply").locator(".quote").click()
+    await expect(tab.messages.first).to_be_focused()
 
 
 @pytest.mark.slow
@@ -1501,10 +1511,19 @@ async def test_the_keyboard_is_enough_to_switch(
         await press(key)
     await expect(find).to_be_focused()
     await expect(tab.page.get_by_role("heading", level=1)).to_have_text("chatlab")
-    await tab.page.set_viewport_size({"width": 390, "height": 844})  # a conversation hides the list
-    await expect(find).to_be_hidden()
-    await press("Control+k")
-    await expect(find).to_be_focused()
+
+
+@pytest.mark.slow
+async def test_ctrl_k_leaves_a_conversation_that_hides_the_list(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """In a narrow window, too, the next key is for the field that finds a user."""
+    ann, bob = create_users("ann", "bob")
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    await tab.page.set_viewport_size({"width": 390, "height": 844})
+    await expect(tab.page.get_by_label("Find a user")).to_be_hidden()
+    await tab.page.keyboard.press("Control+k")
+    await expect(tab.page.get_by_label("Find a user")).to_be_focused()
 
 
 async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker) -> None:

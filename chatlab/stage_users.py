@@ -1,4 +1,4 @@
-"""The users of the page `/lab`: two who chat, and two who exchange the messages of a burst.
+"""The users of the page `/lab`: two who chat, two for bursts, and two whose reads are compared.
 
 They are ordinary users, except that they have no password, so that no one can log in to them, and
 that they are in no list of users. They are the same for every page of the service, so everybody who
@@ -15,7 +15,14 @@ from chatlab.errors import Conflict
 from chatlab.sessions import Sessions
 from chatlab.store.users import UserStore
 
-NAMES = {"ada": "Ada", "ben": "Ben", "crowd-1": "Crowd 1", "crowd-2": "Crowd 2"}
+NAMES = {
+    "ada": "Ada",
+    "ben": "Ben",
+    "crowd-1": "Crowd 1",
+    "crowd-2": "Crowd 2",
+    "reader-1": "Reader 1",
+    "reader-2": "Reader 2",
+}
 MAX_NUMBER = 1_000  # of a name that others have signed up with
 USER_AGENT = "the page /lab"
 

@@ -47,13 +47,12 @@ async def _scan(pipe: Pipeline, pattern: str) -> set[bytes] | None:
 
 
 async def value_of(pipe: Pipeline, key: str) -> dict[str, Any] | None:
-    """Return the value and the remaining TTL of a key, or None if Redis does not have it."""
-    kind, ttl_ms = await asyncio.gather(pipe.execute("TYPE", key), pipe.execute("PTTL", key))
-    is_list = kind in (b"list", "list")
+    """Return the type and the value of a key, or None if Redis does not have it."""
+    is_list = await pipe.execute("TYPE", key) in (b"list", "list")
     command = ("LRANGE", key, 0, -1) if is_list else ("GET", key)
-    found = await pipe.execute(*command) if isinstance(ttl_ms, int) and ttl_ms > 0 else None
+    found = await pipe.execute(*command)
     if not found:
         return None
     lines = found if is_list else [found]
     value = [line.decode("utf-8", "backslashreplace") for line in lines]
-    return {"key": key, "type": "list" if is_list else "string", "value": value, "leftMs": ttl_ms}
+    return {"type": "list" if is_list else "string", "value": value}

@@ -1,7 +1,7 @@
 """`chatlab record`: record the send-read-expire story, as one page that replays it.
 
 The users are those of the page `/lab`. The recording has what that page would have learned: the
-stage events, and the messages that arrived at each user.
+stage events, the messages that arrived at each user, and the values of the new keys.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from chatlab.web.replay_page import replay_page
 
 Json = dict[str, Any]
 GRACE_S = 20  # for the sweeper to log an expiry, on a slow machine
-LIFE_S = 3.0  # between the send and the first read, so that the page shows some of the life
 PAUSE_S = 1.5
+WRITES = ("cache_message", "cache_conversation")
 
 
 def record(settings: Settings, file: Path, console: Console) -> None:
@@ -50,24 +50,28 @@ async def _record_story(url: str, key: str) -> Json:
     async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
         sessions = (await http.post("/api/lab/users")).json()
         settings = (await http.get("/api/lab/settings")).json()
-    ada, ben = (ChatClient(url, session["user"], session["token"]) for session in sessions[:2])
-    for user in (ada, ben):
-        await user.connect()
-    await ada.watch_flow(happened)
-    try:
-        await _play(ada, ben, cleaned, settings["cacheTtl"])
-    finally:
+        ada, ben = (ChatClient(url, session["user"], session["token"]) for session in sessions[:2])
         for user in (ada, ben):
-            await user.close()
+            await user.connect()
+        await ada.watch_flow(happened)
+        try:
+            await ada.send_by_socket(ben.id, "Hello!")
+            await asyncio.sleep(PAUSE_S)
+            inputs += await _values(http, [one["event"] for one in inputs])
+            await _read_twice(ada, ben, cleaned, settings["cacheTtl"])
+        finally:
+            for user in (ada, ben):
+                await user.close()
     inputs += [{"item": arrival} for user in (ada, ben) for arrival in _arrivals(user)]
     settings |= {"role": "viewer", "canTurn": False, "viewerKey": None}
     return {"version": 1, "settings": settings, "inputs": inputs}
 
 
-async def _play(ada: ChatClient, ben: ChatClient, cleaned: asyncio.Event, ttl_s: float) -> None:
-    """Send a message, read it, wait until its key was cleaned, and read it again."""
-    await ada.send_by_socket(ben.id, "Hello!")
-    await asyncio.sleep(LIFE_S)
+async def _read_twice(
+    ada: ChatClient, ben: ChatClient, cleaned: asyncio.Event, ttl_s: float
+) -> None:
+    """Read the message, wait until its key was cleaned, and read it again."""
+    await asyncio.sleep(PAUSE_S)  # so that the page shows some of the life of the key
     await ben.read(ada.id)
     try:
         await asyncio.wait_for(cleaned.wait(), ttl_s + GRACE_S)
@@ -78,6 +82,16 @@ async def _play(ada: ChatClient, ben: ChatClient, cleaned: asyncio.Event, ttl_s:
     await asyncio.sleep(PAUSE_S)  # the sweep that cleaned the key ends, and the window too
     await ben.read(ada.id)
     await asyncio.sleep(PAUSE_S)  # for the last events
+
+
+async def _values(http: httpx.AsyncClient, events: list[Json]) -> list[Json]:
+    """Return the values that the keys of these events have now."""
+    written = {event["key"]: event["at"] for event in events if event["stage"] in WRITES}
+    values = (await http.get("/api/lab/values", params={"key": list(written)})).json()
+    return [
+        {"item": {"kind": "value", "at": written[key], "key": key, "value": value}}
+        for key, value in values.items()
+    ]
 
 
 def _arrivals(user: ChatClient) -> list[Json]:

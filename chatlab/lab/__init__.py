@@ -14,7 +14,7 @@
     Race(lab, key, reader=read, sender=send).run("reader", until="find")
                                                   race.py: functions that wait before each command
     await check_cache(lab, MyCache)               cache_checker.py: tests for any cache class
-    lab.flow_map(), lab.timeline()                lab_widgets.py, widgets/: all live widgets
+    lab.flow_map(), lab.replay(trace)             lab_widgets.py, widgets/: all live widgets
     await lesson.durable_box(lab, trace, "save")  checks.py, lessons/: check an answer against the
                                                   running system; checks never raise
     lesson.claims(lab, trace, lifetime)           claims.py, scorecard.py: the document's claims,

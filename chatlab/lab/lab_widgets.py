@@ -8,7 +8,17 @@ from chatlab.lab.session_stores import SessionStores
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
-from chatlab.lab.widgets import Chart, Chat, FlowMap, Live, Screen, Stores, Timeline, TtlBoard
+from chatlab.lab.widgets import (
+    Chart,
+    Chat,
+    FlowMap,
+    Live,
+    Replay,
+    Screen,
+    Stores,
+    Timeline,
+    TtlBoard,
+)
 
 Shown = TypeVar("Shown", bound=Live)
 
@@ -51,6 +61,10 @@ class LabWidgets:
         """
         widget = Stores(of, self._open_stores, self.recording, big=big)
         return self._show(widget)
+
+    def replay(self, trace: Trace, *, big: bool = False) -> Replay:
+        """Tell the story of a send, as the page /lab does: its way, and the life of its key."""
+        return self._show(Replay(trace, self.events, big=big))
 
     def chart(
         self,

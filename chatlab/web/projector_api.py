@@ -10,7 +10,7 @@ import itertools
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from chatlab.cache.cache import Cache
 from chatlab.cache.live_keys import remaining_ttls_ms, value_of
@@ -18,7 +18,7 @@ from chatlab.connections.mongo import Document
 from chatlab.domain.ids import conversation_of
 from chatlab.domain.message import from_json
 from chatlab.domain.requests import LabSettings
-from chatlab.errors import Conflict, NotFound
+from chatlab.errors import Conflict
 from chatlab.settings import Settings
 from chatlab.web.dependencies import (
     CacheDep,
@@ -31,9 +31,10 @@ from chatlab.web.dependencies import (
 from chatlab.web.lab_access import LabAccess, RoleDep, lab_role, require_presenter
 from chatlab.web.problems import ERROR_RESPONSES
 from chatlab.web.replay_page import replay_page
-from chatlab.web.response_models import LabKey, LabKeys, LabState, Session
+from chatlab.web.response_models import LabKeys, LabState, LabValue, Session
 
 MAX_KEYS = 5_000  # keys in one response: more than a page can show
+MAX_VALUES = 10  # in one response
 
 routes = APIRouter(
     prefix="/api/lab",
@@ -136,18 +137,23 @@ async def player() -> dict[str, str]:
     return {"page": await asyncio.to_thread(replay_page)}
 
 
-@routes.get("/keys/{key}", dependencies=for_presenter, response_model=LabKey)
-async def one_key(
-    key: str, cache: CacheDep, state: Annotated[dict[str, Any], Depends(current_settings)]
-) -> dict[str, Any]:
-    """Return the value of a key of the page's own users, as Redis has it now.
+@routes.get("/values", dependencies=for_presenter, response_model=dict[str, LabValue])
+async def values(
+    wanted: Annotated[list[str], Query(alias="key", max_length=MAX_VALUES)],
+    cache: CacheDep,
+    state: Annotated[dict[str, Any], Depends(current_settings)],
+) -> dict[str, dict[str, Any]]:
+    """Return the values of keys of the page's own users, as Redis has them now.
 
-    A key that does not exist gets 404, and so does a key of other users.
+    A key that does not exist is left out, and so is a key of other users.
     """
-    found = await value_of(cache.pipe, key) if key.startswith(cache.keys.prefix) else None
-    if found is None or not _is_of_stage(key, found["value"], cache, state["users"]):
-        raise NotFound("Redis does not have this key.")
-    return found
+    keys = [key for key in wanted if key.startswith(cache.keys.prefix)]
+    found = await asyncio.gather(*(value_of(cache.pipe, key) for key in keys))
+    return {
+        key: one
+        for key, one in zip(keys, found, strict=True)
+        if one and _is_of_stage(key, one["value"], cache, state["users"])
+    }
 
 
 def _is_of_stage(key: str, value: list[str], cache: Cache, users: list[Document]) -> bool:

@@ -103,10 +103,8 @@ class LabKeys(BaseModel):
     settings: LabState
 
 
-class LabKey(BaseModel):
-    """A key of Redis. The `value` of a string has one line, that of a list one for each element."""
+class LabValue(BaseModel):
+    """The value of a key: one line for a string, and one for each element of a list."""
 
-    key: str
     type: str
     value: list[str]
-    leftMs: int

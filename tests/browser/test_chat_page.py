@@ -560,6 +560,19 @@ async def test_a_reply_quotes_its_original_and_leads_to_it(
 
 
 @pytest.mark.slow
+async def test_a_click_on_a_quote_focuses_an_original_that_is_on_the_screen(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The click itself must not focus the reply afterwards."""
+    ann, bob = create_users("ann", "bob")
+    sent = await bob.send(ann, "original")
+    await ann.send(bob, "reply", replyTo=sent["_id"])
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    await tab.message("reply").locator(".quote").click()
+    await expect(tab.messages.first).to_be_focused()
+
+
+@pytest.mark.slow
 async def test_search_in_a_conversation(history: History) -> None:
     """Enter shows the newest match, also of messages that are not loaded yet."""
     _, _, tab = history
@@ -1498,6 +1511,19 @@ async def test_the_keyboard_is_enough_to_switch(
         await press(key)
     await expect(find).to_be_focused()
     await expect(tab.page.get_by_role("heading", level=1)).to_have_text("chatlab")
+
+
+@pytest.mark.slow
+async def test_ctrl_k_leaves_a_conversation_that_hides_the_list(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """In a narrow window, too, the next key is for the field that finds a user."""
+    ann, bob = create_users("ann", "bob")
+    tab = await (await open_browser(ann)).open_conversation(bob)
+    await tab.page.set_viewport_size({"width": 390, "height": 844})
+    await expect(tab.page.get_by_label("Find a user")).to_be_hidden()
+    await tab.page.keyboard.press("Control+k")
+    await expect(tab.page.get_by_label("Find a user")).to_be_focused()
 
 
 async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker) -> None:

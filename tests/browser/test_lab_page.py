@@ -267,22 +267,37 @@ async def test_the_settings_are_those_of_the_service(stage: Page, shared: Shared
         await user.close()
 
 
-@pytest.mark.slow  # 400 reads, and a story for each
-async def test_a_key_opens_and_reads_are_compared(stage: Page, shared: SharedService) -> None:
-    """The keys have bars, and a click shows the value. Compare draws a dot for each read."""
+async def test_a_key_opens_to_what_it_had_at_the_moment_of_the_picture(
+    stage: Page, shared: SharedService
+) -> None:
+    """A stopped picture shows the value and the TTL of that moment, when Redis has neither."""
     async with open_client(shared.service.url, headers=PRESENTER) as http:
         await http.put("/api/lab/settings", json={"cacheTtl": LONG_TTL_S})
-    await stage.keyboard.press("h")
+    async with stage.expect_response("**/api/lab/values?*"):
+        await stage.keyboard.press("h")
     await expect(stage.locator("[data-number=live]")).to_have_text("2")
+    await stage.keyboard.press("p")
+    for key in [*shared.keys_of("message:*"), *shared.keys_of("messages:*")]:
+        shared.keys.delete(f"{shared.prefix}{key}")
     await stage.keyboard.press("k")
-    row = stage.locator(".cl-key", has_text=f"{shared.prefix}message:")
-    await row.click()
-    await expect(stage.locator(".p-value")).to_contain_text('"text": "Hello!"')
-    await stage.keyboard.press("k")
+    state = stage.locator(".p-key-state")
+    for kind, name in (("string", "message:"), ("list", "messages:")):
+        await stage.locator(".cl-key", has_text=f"{shared.prefix}{name}").click()
+        await expect(state).to_have_text(re.compile(rf"A {kind}: \d+\.\d s left"))
+        await expect(stage.locator(".p-value")).to_contain_text('"text": "Hello!"')
+
+
+@pytest.mark.slow  # 400 reads, and a story for each
+async def test_reads_are_compared(stage: Page, shared: SharedService) -> None:
+    """Compare draws a dot for each read. What it sends and reads is not counted."""
+    async with open_client(shared.service.url, headers=PRESENTER) as http:
+        await http.put("/api/lab/settings", json={"cacheTtl": LONG_TTL_S})
     await stage.keyboard.press("c")
     await expect(stage.locator(".p-result")).to_contain_text("200 of 200 were hits")
     dots = "() => [...document.querySelectorAll('.s-row')].map((row) => [...row.querySelectorAll('circle')].filter((dot) => dot.cx.baseVal.value >= 0).length)"
     assert await stage.evaluate(dots) == [200, 200]
+    for name in ("sent", "hit", "partial", "miss", "bypass"):
+        assert await number(stage, name) == "0", name
 
 
 # --- faults ---------------------------------------------------------------------------------------

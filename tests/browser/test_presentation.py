@@ -236,6 +236,16 @@ async def test_a_replay_says_the_same_again(page: Page, story: tuple[Events, lis
     assert frames[-1]["sent"] == 1
 
 
+async def test_a_key_that_the_worker_has_logged_is_cleaned(page: Page) -> None:
+    """Also if its deadline is, by the clock of the service, a moment earlier than the page knows."""
+    words_of = (
+        """async (key) => (await import("./static/projector/life_scene.js")).stateOf(key, 0)"""
+    )
+    key = {"deadline": 5_000, "endedAt": 4_999}
+    assert await page.evaluate(words_of, key | {"state": "expired"}) == "expired"
+    assert await page.evaluate(words_of, key | {"state": "gone"}) == "cleaned"
+
+
 async def test_a_burst_does_not_delay_the_picture(
     page: Page, story: tuple[Events, list[str]]
 ) -> None:

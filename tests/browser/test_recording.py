@@ -70,16 +70,25 @@ async def test_a_recorded_session_needs_no_server(
     assert await page.text_content(".s-outcome") == "MISS: from MongoDB"
 
     await page.keyboard.press("a")
-    for _ in range(STORY_MS // TICK_MS):
-        if "Ada writes to Ben" in await page.inner_text(".p-sentence"):
-            break
-        await page.clock.run_for(TICK_MS)
-    else:
-        pytest.fail("the story does not begin again")
+    await run_until(page, "Ada writes to Ben")
     assert await page.inner_text("[data-number=sent]") == "0"
+    await run_until(page, "Now the time of the copy in Redis runs")
+    await page.locator("[data-view=send] .p-title").click()
+    await page.locator("[data-view=send] .s-key").first.click()
+    assert "s left" in await page.inner_text(".p-key-state")
+    assert '"text": "Hello!"' in await page.inner_text(".p-value")
     assert await page.evaluate("problems") == []
     assert requests == [file.as_uri()]
     await page.context.close()
+
+
+async def run_until(page: Page, sentence: str) -> None:
+    """Let the time of the page pass until it says this sentence."""
+    for _ in range(STORY_MS // TICK_MS):
+        if sentence in await page.inner_text(".p-sentence"):
+            return
+        await page.clock.run_for(TICK_MS)
+    pytest.fail(f"the page does not say: {sentence}")
 
 
 async def open_offline(browser: Browser, file: Path) -> tuple[Page, list[str]]:

@@ -151,6 +151,7 @@ async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
         lab.timeline(),
         lab.chat(*people),
         lab.stores(trace),
+        lab.replay(trace),
         chart,
     ]
     kinds = {kind.__name__ for kind in (*Live.__subclasses__(), *Paced.__subclasses__())}
@@ -159,10 +160,40 @@ async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     traits = [{name: getattr(widget, name) for name in names} for widget in widgets]
     page = await browser.new_page()
     await page.evaluate(DRAW, [str(Live._esm), traits])
-    for kind in ("map", "board", "timeline", "chat", "stores", "chart"):
+    for kind in ("map", "board", "timeline", "chat", "stores", "replay", "chart"):
         await expect(page.locator(f".cl-{kind}")).to_be_visible()
+    await expect(page.locator(".cl-replay .cl-sentence")).to_contain_text(trace.message["senderId"])
     await expect(page.locator(".cl-error:visible")).to_have_count(0)
     await page.close()
+
+
+# --- the story of a message -----------------------------------------------------------------------
+
+
+async def test_the_story_of_a_message_ends_when_its_key_was_cleaned(lab: Lab) -> None:
+    """It begins with the request, and has what follows, of other requests too. Then it is complete."""
+    alice, bob = await two(lab)
+    await alice.send(bob, "before")
+    await lab.update_settings(cache_ttl=2)
+    trace = await alice.send(bob, "Hello")
+    await lab.update_settings(cache_ttl=LONG_TTL_S)
+    story = lab.replay(trace)
+    assert story.about == {"id": trace.id, "text": "Hello", "sender": alice.id, "receiver": bob.id}
+    await bob.read(alice.id)
+
+    def told() -> list[str]:
+        return [event["stage"] for event in story.model["events"]]
+
+    stages = await wait_until(told, "the sweep that cleaned the key", is_reached=is_complete)
+    assert story.model["events"][0] == trace.events[0]
+    assert {*trace.stages, "read_cache", "expired"} <= set(stages)
+    await alice.send(bob, "after")
+    assert told() == stages
+    assert trace.id not in repr(story)
+
+
+def is_complete(stages: list[str]) -> bool:
+    return "cleaned" in stages and stages[-1] == "sweep"
 
 
 # --- the timeline ---------------------------------------------------------------------------------

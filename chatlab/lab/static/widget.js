@@ -30,18 +30,21 @@
 
 /**
  * Return a blob: URL of a module. In a notebook the modules have no addresses, so every module that
- * it imports gets a blob: URL, too.
+ * it imports gets a blob: URL, too. `urls` are those of the modules that have one already.
  *
  * @param {string} name
  * @param {Record<string, string>} modules
+ * @param {Map<string, string>} urls
  * @returns {string}
  */
-function urlOf(name, modules) {
+function urlOf(name, modules, urls) {
   const linked = modules[name].replace(
     / from ".*\/(\w+\.js)";$/gm,
-    (_, imported) => ` from "${urlOf(imported, modules)}";`,
+    (_, imported) => ` from "${urls.get(imported) ?? urlOf(imported, modules, urls)}";`,
   );
-  return URL.createObjectURL(new Blob([linked], { type: "text/javascript" }));
+  const url = URL.createObjectURL(new Blob([linked], { type: "text/javascript" }));
+  urls.set(name, url);
+  return url;
 }
 
 /** @type {() => import("@anywidget/types").AnyWidget<Traits>} */
@@ -51,7 +54,7 @@ export default () => {
 
   return {
     async initialize({ model }) {
-      draw = (await import(urlOf("drawing", model.get("modules")))).default;
+      draw = (await import(urlOf("drawing", model.get("modules"), new Map()))).default;
     },
 
     render({ model, el }) {

@@ -11,6 +11,7 @@
     stores.py     one message in MongoDB and in Redis, side by side
     chart.py      a measurement while it runs
     prediction.py a prediction before an experiment
+    replay.py     one send as the page /lab tells it, until its key has been cleaned
     end_report.py the end of a session, and a button that stops the kernel
 """
 
@@ -20,6 +21,7 @@ from chatlab.lab.widgets.end_report import EndReport
 from chatlab.lab.widgets.flow_map import FlowMap
 from chatlab.lab.widgets.live import Live
 from chatlab.lab.widgets.prediction import Prediction, predict
+from chatlab.lab.widgets.replay import Replay
 from chatlab.lab.widgets.screen import Screen, screen_of
 from chatlab.lab.widgets.stores import Stores
 from chatlab.lab.widgets.timeline import Timeline
@@ -32,6 +34,7 @@ __all__ = [
     "FlowMap",
     "Live",
     "Prediction",
+    "Replay",
     "Screen",
     "Stores",
     "Timeline",

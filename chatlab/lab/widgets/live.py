@@ -7,6 +7,7 @@ the widget, and `widget.js` imports them. The web page uses some of them too.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,18 @@ import chatlab
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.key_lifetime import KeyLifetime
 
-SHARED = Path(chatlab.__file__).parent / "web" / "static" / "lab"  # shared with the web page
+STATIC = Path(chatlab.__file__).parent / "web" / "static"  # the pages
+SHARED = STATIC / "lab"  # drawings of both
 OWN = Path(chatlab.__file__).parent / "lab" / "static"
+STYLES = (SHARED / "lab.css", OWN / "widgets.css")
 VIEW = "application/vnd.jupyter.widget-view+json"
+IMPORT = re.compile(r' from "(\..*\.js)";$', re.MULTILINE)
 # Between two model updates of a widget that may change often.
 MIN_UPDATE_INTERVAL_S = 0.1
+
+
+def read_all(paths: tuple[Path, ...]) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 class Live(anywidget.AnyWidget):
@@ -34,9 +42,7 @@ class Live(anywidget.AnyWidget):
     """
 
     _esm = OWN / "widget.js"
-    _css = "\n".join(
-        path.read_text(encoding="utf-8") for path in (SHARED / "lab.css", OWN / "widgets.css")
-    )
+    _css = read_all(STYLES)
     drawing: ClassVar[Path]  # the module whose default export draws the model
     modules = traitlets.Dict().tag(sync=True)  # their sources
     about = traitlets.Dict().tag(sync=True)  # what the drawing needs once
@@ -48,9 +54,10 @@ class Live(anywidget.AnyWidget):
 
     @traitlets.default("modules")
     def _read_modules(self) -> dict[str, str]:
-        """Return the drawing and the modules that it may import."""
-        paths = {path.name: path for path in SHARED.glob("*.js")} | {"drawing": self.drawing}
-        return {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        """Return the drawing, and all modules that it imports, by the names of their files."""
+        sources: dict[str, str] = {}
+        _read_module(self.drawing, "drawing", sources)
+        return sources
 
     @property
     def kind(self) -> str:
@@ -96,6 +103,15 @@ class Live(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         view = {"version_major": 2, "version_minor": 1, "model_id": self.model_id}
         return {"text/plain": repr(self), "text/html": self.snapshot(), VIEW: view}, {}
+
+
+def _read_module(path: Path, name: str, sources: dict[str, str]) -> None:
+    """Add the source of a module, and those of the modules that it imports."""
+    sources[name] = path.read_text(encoding="utf-8")
+    for imported in IMPORT.findall(sources[name]):
+        target = path.parent / imported
+        if target.name not in sources:
+            _read_module(target, target.name, sources)
 
 
 class Paced(Live):

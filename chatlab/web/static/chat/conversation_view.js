@@ -426,7 +426,7 @@ export class ConversationView {
    */
   #clicked(event) {
     const selecting = !getSelection()?.isCollapsed;
-    if (!selecting && !event.target.closest("button"))
+    if (!selecting && !event.target.closest("button, a"))
       this.rows.of(event.target)?.element.focus({ preventScroll: true });
   }
 

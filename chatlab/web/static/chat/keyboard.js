@@ -29,11 +29,13 @@ const isTextField = (target) => target instanceof Element && target.matches("inp
 
 /** @param {ContactsView} contacts */
 function findUser({ filter }) {
-  if (!filter.checkVisibility()) document.location.hash = "#"; // a phone shows the list alone
-  requestAnimationFrame(() => {
+  const focus = () => {
     filter.focus();
     filter.select();
-  });
+  };
+  if (filter.checkVisibility()) return focus();
+  addEventListener("hashchange", focus, { once: true }); // after that of the workspace
+  document.location.hash = "#"; // a phone shows the list alone
 }
 
 /**

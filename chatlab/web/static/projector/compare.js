@@ -28,9 +28,9 @@ export class Compare {
   #hits = 0;
   #drawnAt = 0;
 
-  /** @param {Player[]} crowd */
-  constructor(crowd) {
-    this.crowd = crowd;
+  /** @param {Player[]} readers */
+  constructor(readers) {
+    this.readers = readers;
     this.result = el("p.p-result", { role: "status" }, "");
     this.svg = newScene("How long the reads took", WIDTH, HEIGHT);
     this.rows = ROWS.map(([kind, title, y]) => this.#newRow(kind, title, y));
@@ -91,7 +91,7 @@ export class Compare {
 
   /** The conversation needs enough messages, or the reads would be too short to differ. */
   async #prepare() {
-    const [one, other] = this.crowd;
+    const [one, other] = this.readers;
     const { body } = await one.read(other.id, { limit: MESSAGES, fresh: true });
     for (
       let count = /** @type {Message[]} */ (body).length;
@@ -113,7 +113,7 @@ export class Compare {
    * @param {number} number
    */
   async #read(kind, number) {
-    const [reader, other] = number % 2 ? this.crowd : [...this.crowd].reverse();
+    const [reader, other] = number % 2 ? this.readers : [...this.readers].reverse();
     const { tookMs, cache } = await reader.read(other.id, {
       limit: MESSAGES,
       fresh: kind === "without",

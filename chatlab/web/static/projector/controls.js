@@ -49,7 +49,7 @@ export class Controls {
     this.settings = settings;
     this.actions = new Actions(stage, (error) => this.setNotice("error", error));
     this.burst = new Burst(stage.players?.crowd ?? []);
-    this.compare = new Compare(stage.players?.crowd ?? []);
+    this.compare = new Compare(stage.players?.readers ?? []);
     this.keysDialog = new KeysDialog(stage);
     this.more = new MoreDialog(this);
     this.label = el("p.p-label", { role: "status" }, "");

@@ -2,16 +2,21 @@
 
 /** @import { Stage } from "./stage.js" */
 /** @import { Key, Picture } from "./picture.js" */
+/** @import { Value } from "./tape.js" */
 
 import { el, setText } from "../chat/dom.js";
 import ttlBoard from "../lab/ttl_board.js";
-import { request } from "./request.js";
+import { stateOf } from "./life_scene.js";
 
 const MAX_ROWS = 6;
 const DRAW_INTERVAL_MS = 250;
 
 export class KeysDialog {
   #drawnAt = 0;
+  #key = ""; // the one that is open
+  #problem = ""; // why its value is not known
+  /** @type {Value | null} */
+  #value = null;
 
   /** @param {Stage} stage */
   constructor(stage) {
@@ -23,7 +28,7 @@ export class KeysDialog {
       { most: MAX_ROWS, now: () => stage.presentation.at ?? 0 },
     );
     this.name = el("h3.p-key-name", {}, "");
-    this.state = el("p", {}, "");
+    this.state = el("p.p-key-state", {}, "");
     this.value = el("pre.p-value", {}, "");
     this.one = el("section", { hidden: true }, this.name, this.state, this.value);
     const open = (/** @type {MouseEvent} */ { target }) => {
@@ -49,44 +54,64 @@ export class KeysDialog {
   }
 
   /**
-   * Show the value and the TTL of a key, as Redis has it now.
+   * Show the value and the TTL of a key. If the tape does not have the value, ask Redis.
    *
    * @param {string} key
    */
   async openKey(key) {
     if (!this.element.open) this.element.showModal();
-    setText(this.name, key);
-    setText(this.state, "Asking Redis…");
-    setText(this.value, "");
+    this.#key = key;
+    this.#problem = "";
     this.one.hidden = false;
+    this.#drawKey();
+    if (this.#value) return;
+    const problem = await this.#askFor(key);
+    if (this.#key === key) this.#problem = problem;
+    this.#drawKey();
+  }
+
+  /**
+   * Ask Redis for the value. Return what to say if it does not have it.
+   *
+   * @param {string} key
+   */
+  async #askFor(key) {
+    if (!this.stage.players) return "Its value is not shown here.";
     try {
-      const { body } = await request("GET", `api/lab/keys/${encodeURIComponent(key)}`, {
-        token: this.stage.key,
-      });
-      setText(
-        this.state,
-        `A ${body.type} with a TTL of ${(body.leftMs / 1000).toFixed(1)} s from now`,
-      );
-      setText(this.value, body.value.map(pretty).join("\n"));
+      await this.stage.keepValues(new Map([[key, this.stage.presentation.at ?? 0]]));
+      return "Its value is not known: Redis does not have this key any more.";
     } catch (error) {
-      setText(this.state, this.#reason(error));
+      return error.detail || error.code;
     }
   }
 
-  /** @param {{code: string, detail: string}} error */
-  #reason({ code, detail }) {
-    if (code !== "not_found") return detail || code;
-    const late = Math.round(this.stage.presentation.behindMs / 1000);
-    return `Redis does not have this key any more${late ? `: the picture is ${late} s behind` : ""}.`;
+  /** The open key, at the moment that the picture shows. */
+  #drawKey() {
+    this.#value = this.stage.presentation.knownValueOf(this.#key);
+    setText(this.name, this.#key);
+    setText(this.value, this.#value?.value.map(pretty).join("\n") ?? this.#problem);
+    this.#drawState();
+  }
+
+  #drawState() {
+    const { at, picture } = this.stage.presentation;
+    const key = picture.keys.get(this.#key);
+    const leftMs = key?.state === "live" ? Math.max(0, key.deadline - (at ?? 0)) : 0;
+    const known = key ? stateOf(key, leftMs) : "not in Redis";
+    const state = picture.isRedisUp ? known : "Redis does not answer";
+    setText(this.state, this.#value ? `A ${this.#value.type}: ${state}` : state);
   }
 
   draw() {
-    if (!this.element.open || performance.now() - this.#drawnAt < DRAW_INTERVAL_MS) return;
+    if (!this.element.open) return;
+    if (!this.one.hidden) this.#drawState();
+    if (performance.now() - this.#drawnAt < DRAW_INTERVAL_MS) return;
     this.#drawnAt = performance.now();
     const { picture } = this.stage.presentation;
     const keys = picture.isRedisUp ? [...picture.keys.values()].reverse() : [];
     const items = keys.map((key) => itemOf(key, picture.isOwn(key.key)));
     this.drawing.update({ items, empty: emptiness(picture) });
+    if (!this.one.hidden) this.#drawKey();
   }
 
   close() {

@@ -35,3 +35,17 @@ export function legsOf(story) {
   }
   return legs;
 }
+
+/**
+ * The keys that a request has written, each with the moment at which it did. A read writes what
+ * MongoDB has returned.
+ *
+ * @param {Story} story
+ * @returns {Map<string, number>}
+ */
+export function writtenKeys({ steps }) {
+  const filled = steps.find(({ stage }) => stage === "read_store");
+  const written = new Map();
+  for (const { key, at } of steps) if (key) written.set(key, filled?.at ?? at);
+  return written;
+}

@@ -237,8 +237,8 @@ const inSteps = (/** @type {number} */ age) =>
  * @param {Key} key
  * @param {number} leftMs
  */
-function stateOf({ state, deadline, endedAt = 0 }, leftMs) {
+export function stateOf({ state }, leftMs) {
   if (leftMs) return `${(leftMs / 1000).toFixed(1)} s left`;
   if (state === "lost") return "deleted early";
-  return state === "gone" && endedAt >= deadline ? "cleaned" : "expired";
+  return state === "gone" ? "cleaned" : "expired";
 }

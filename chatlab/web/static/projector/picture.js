@@ -72,7 +72,7 @@ export class Picture {
     else if (item.kind === "cleaned") this.#end(item.key, "gone", item.at);
     else if (item.kind === "sweep") this.#applySweep(item);
     else if (item.kind === "arrival") this.#applyArrival(item);
-    else this.#applyKeys(item);
+    else if (item.kind === "keys") this.#applyKeys(item);
   }
 
   // --- requests ------------------------------------------------------------------------------

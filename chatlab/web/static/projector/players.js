@@ -1,5 +1,5 @@
-/* The users of this page: Ada and Ben, who chat, and two more who exchange the messages of a burst.
-   The service creates them. They use the API like everybody else. */
+/* The users of this page: Ada and Ben, who chat, two who exchange the messages of a burst, and two
+   whose reads are compared. The service creates them. They use the API like everybody else. */
 
 /** @import { Socket } from "socket.io-client" */
 /** @import { Session } from "../chat/session.js" */
@@ -7,9 +7,10 @@
 
 import { ChatError } from "../chat/format.js";
 import { io } from "../vendor/socket.io.esm.min.js";
+import { COUNTED } from "./numbers.js";
 import { request } from "./request.js";
 
-/** @typedef {{left: Player, right: Player, crowd: Player[], lastSeq: number}} Players */
+/** @typedef {{left: Player, right: Player, crowd: Player[], readers: Player[], lastSeq: number}} Players */
 
 const ACK_TIMEOUT_MS = 10_000;
 const MAX_RETRY_DELAY_S = 5;
@@ -28,9 +29,11 @@ const random = (/** @type {number} */ bytes) =>
  */
 export async function openPlayers(key) {
   const { body } = await request("POST", "api/lab/users", { token: key });
-  const [left, right, ...crowd] = body.map((/** @type {Session} */ session) => new Player(session));
+  const all = body.map((/** @type {Session} */ session) => new Player(session));
+  const [left, right] = all;
+  const [crowd, readers] = [all.slice(2, COUNTED), all.slice(COUNTED)];
   const before = await left.read(right.id, { limit: 1, fresh: true });
-  return { left, right, crowd, lastSeq: before.body[0]?.seq ?? 0 };
+  return { left, right, crowd, readers, lastSeq: before.body[0]?.seq ?? 0 };
 }
 
 /** One user, who can use both transports. */

@@ -7,7 +7,7 @@
    before its time is over. */
 
 /** @import { Leg } from "./legs.js" */
-/** @import { Item, Story, Sweep, Tape } from "./tape.js" */
+/** @import { Item, Story, Sweep, Tape, Value } from "./tape.js" */
 
 import { legsOf } from "./legs.js";
 import { Narrator } from "./narrator.js";
@@ -94,6 +94,20 @@ export class Presentation {
   /** How many milliseconds the picture is behind the service. */
   get behindMs() {
     return Math.max(0, this.tape.now() - DELAY_MS - (this.at ?? Infinity));
+  }
+
+  /**
+   * What a key has at the moment that is presented, as far as it is known.
+   *
+   * @param {string} key
+   * @returns {Value | null}
+   */
+  knownValueOf(key) {
+    const at = this.at ?? 0;
+    const isIt = (/** @type {Item} */ item) =>
+      item.kind === "value" && item.key === key && item.at <= at;
+    const found = this.tape.items.findLast(isIt);
+    return found?.kind === "value" ? found.value : null;
   }
 
   // --- the controls ----------------------------------------------------------------------------

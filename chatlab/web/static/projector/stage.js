@@ -6,11 +6,12 @@
 /** @import { Handlers } from "./flow_socket.js" */
 /** @import { Players } from "./players.js" */
 /** @import { Recording } from "./recording.js" */
-/** @import { Item, Message, StageEvent, Story } from "./tape.js" */
+/** @import { Item, Message, StageEvent, Story, Value } from "./tape.js" */
 
 import { el, setText } from "../chat/dom.js";
 import { Controls } from "./controls.js";
-import { Numbers } from "./numbers.js";
+import { writtenKeys } from "./legs.js";
+import { COUNTED, Numbers } from "./numbers.js";
 import { Presentation } from "./presentation.js";
 import { boundsOf, fill, Recorder } from "./recording.js";
 import { request } from "./request.js";
@@ -50,7 +51,8 @@ export class Stage {
     this.watch = watch;
     this.recording = recording;
     this.recorder = new Recorder();
-    const names = new Map(settings.users.map(({ id, displayName }) => [id, displayName]));
+    const users = settings.users.slice(0, COUNTED);
+    const names = new Map(users.map(({ id, displayName }) => [id, displayName]));
     const [left, right] = settings.users.map(({ id }) => id);
     const name = (/** @type {string} */ id) => names.get(id) ?? id;
     const bounds = recording && boundsOf(recording);
@@ -156,8 +158,10 @@ export class Stage {
 
   /** @param {StageEvent} event */
   #happened(event) {
-    this.tape.add(event);
+    const story = this.tape.add(event);
     this.recorder.add({ event });
+    if (story && this.players && this.presentation.about.isHero(story.user))
+      this.#keepWritten(story);
     if (event.stage === "cache_conversation") this.#askedAt = -Infinity; // it may have a new TTL
   }
 
@@ -173,6 +177,30 @@ export class Stage {
   #put(item) {
     this.tape.put(item);
     this.recorder.add({ item });
+  }
+
+  /**
+   * Keep the values of the keys that a request has written: when the picture gets there, Redis may
+   * have them no more.
+   *
+   * @param {Story} story
+   */
+  async #keepWritten(story) {
+    const written = writtenKeys(story);
+    if (written.size) await this.keepValues(written).catch(() => {}); // the dialog says why
+  }
+
+  /**
+   * Put the values that these keys have now on the tape, each at its moment. Only the presenter may
+   * know them.
+   *
+   * @param {Map<string, number>} moments - by key
+   */
+  async keepValues(moments) {
+    const query = new URLSearchParams([...moments.keys()].map((key) => ["key", key]));
+    const { body } = await request("GET", `api/lab/values?${query}`, { token: this.key });
+    for (const [key, value] of Object.entries(/** @type {Record<string, Value>} */ (body)))
+      this.#put({ kind: "value", at: moments.get(key) ?? this.tape.now(), key, value });
   }
 
   // --- each frame ------------------------------------------------------------------------------

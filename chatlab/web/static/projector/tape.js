@@ -41,7 +41,10 @@
  * @typedef {{kind: "sweep", at: number, live: number, cleaned: number}} Sweep
  * @typedef {{kind: "arrival", at: number, screen: string, message: Message}} Arrival
  * @typedef {{kind: "keys", at: number, keys: Record<string, number> | null, isWhole: boolean, ttlMs: number, since: number}} Keys
- * @typedef {Story | Cached | Expired | Cleaned | Sweep | Arrival | Keys} Item
+ * @typedef {{kind: "value", at: number, key: string, value: Value}} KeyValue
+ * @typedef {Story | Cached | Expired | Cleaned | Sweep | Arrival | Keys | KeyValue} Item
+ *
+ * @typedef {{type: string, value: string[]}} Value - of a key: a line for each element of a list
  *
  * @typedef {{_id: string, seq: number, version: number, senderId: string, text: string, reactions: Record<string, string[]>, deletedAt: string | null}} Message
  */
@@ -89,23 +92,29 @@ export class Tape {
     return this.localTime() - (this.isSynchronized ? this.clockOffset : 0);
   }
 
-  /** @param {StageEvent} event */
+  /**
+   * Add an event. Return the request that it ends, if it is one of our users.
+   *
+   * @param {StageEvent} event
+   * @returns {Story | undefined}
+   */
   add(event) {
     this.clockOffset = Math.min(this.clockOffset, this.localTime() - event.at);
-    if (event.door === "cache" || event.door === "worker")
-      this.put(/** @type {any} */ ({ ...event, kind: event.stage }));
-    else this.#addStage(event);
+    if (event.door !== "cache" && event.door !== "worker") return this.#addStage(event);
+    this.put(/** @type {any} */ ({ ...event, kind: event.stage }));
   }
 
   /** @param {StageEvent} event */
   #addStage(event) {
     if (event.stage === "request" && this.isOurs(event.user ?? "")) this.#begin(event);
     const story = this.#open.get(event.trace);
-    if (!story) return;
+    if (!story) return undefined;
     story.type ??= TYPES[event.stage];
     story.steps.push(event);
     if (event.key) this.ownKeys.add(event.key);
-    if (event.stage === "respond") this.#finish(story, false);
+    if (event.stage !== "respond") return undefined;
+    this.#finish(story, false);
+    return story;
   }
 
   /** @param {StageEvent} event */

@@ -12,7 +12,7 @@ import { workerScene } from "./worker_scene.js";
 
 /** @type {Record<View, string>} */
 const TITLES = { send: "Send", life: "Life of a key", worker: "Worker", read: "Read" };
-const SCENES = { send: sendScene, life: lifeScene, worker: workerScene, read: readScene };
+export const SCENES = { send: sendScene, life: lifeScene, worker: workerScene, read: readScene };
 const VIEWS = /** @type {View[]} */ (Object.keys(TITLES));
 const SMALL_INTERVAL_MS = 100; // between two drawings of the small flows, which costs a third less
 const portrait = matchMedia("(max-aspect-ratio: 1/1)");

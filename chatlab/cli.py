@@ -289,6 +289,10 @@ InPlace = Annotated[
     bool,
     typer.Option("--in-place", help="Open the notebooks of the repository itself, to edit them."),
 ]
+CopyOnly = Annotated[
+    bool,
+    typer.Option("--copy-only", help="Make or update the copy, and do not start JupyterLab."),
+]
 LabPort = Annotated[int, typer.Option(help="Port of JupyterLab.")]
 Browser = Annotated[bool, typer.Option(help="Open JupyterLab in a browser.")]
 
@@ -298,6 +302,7 @@ def lab(
     folder: LabFolder = Path("chatlab-notebooks"),
     fresh: Fresh = False,
     in_place: InPlace = False,
+    copy_only: CopyOnly = False,
     port: LabPort = 8888,
     browser: Browser = True,
 ) -> None:
@@ -314,6 +319,8 @@ def lab(
         if in_place
         else jupyter.working_copy(folder, console, fresh=fresh)
     )
+    if copy_only:
+        return
     jupyter.print_lab_page(settings, console)
     jupyter.lab(settings, notebooks, port, open_browser=browser)
 

@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-REPLY_TIMEOUT_S = 20.0
+REPLY_TIMEOUT_S = 60.0  # for a machine that has much else to do
 MAX_IDLE_S = 2.0  # then reconnect first, because uvicorn closes idle connections after 5 s
 END_OF_HEAD, END_OF_CHUNKS = b"\r\n\r\n", b"0\r\n\r\n"
 

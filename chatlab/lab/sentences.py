@@ -9,12 +9,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import httpx
 from ipykernel.zmqshell import ZMQInteractiveShell
 
 from chatlab.errors import EngineError
 
 # After the end of a session, errors of these packages come from closed clients.
 PACKAGES = {"chatlab", "httpx", "pymongo", "redis", "socketio"}
+TIMEOUTS = (TimeoutError, httpx.TimeoutException)
 
 
 class SessionEnded(EngineError):
@@ -51,7 +53,7 @@ def show_sentences(has_ended: Callable[[], bool]) -> None:
     ) -> None:
         if has_ended() and _is_raised_by(trace, PACKAGES):
             error = SessionEnded()
-        elif isinstance(error, TimeoutError) and _is_raised_by(trace, {"chatlab"}):
+        elif isinstance(error, TIMEOUTS) and _is_raised_by(trace, {"chatlab"}):
             error = EngineError("This took too long.", "run the cell again")
         if isinstance(error, EngineError):
             sentence = Sentence(sentence_of(error))

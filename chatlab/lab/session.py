@@ -21,7 +21,7 @@ from redis import Redis
 from chatlab.bench.raw_http import RawHttpClient
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
-from chatlab.errors import EngineError
+from chatlab.errors import Conflict, EngineError
 from chatlab.lab.claims import ClaimResult, ClaimResults
 from chatlab.lab.event_log import EventLog
 from chatlab.lab.key_lifetime import KeyLifetime
@@ -165,12 +165,21 @@ class Lab(LabWidgets):
     async def update_settings(
         self, *, cache_ttl: float | None = None, cache_mode: str | None = None
     ) -> "Lab":
-        """Change the TTL of cached messages (seconds) or the cache mode, without a restart."""
+        """Change the TTL of cached messages (seconds) or the cache mode.
+
+        The service is restarted only if it still expects writes of an extra service that has
+        stopped, which it does for a minute. Raises Conflict while an extra service shares its cache.
+        """
         self._open_stores()
         requested = {"cacheTtl": cache_ttl, "cacheMode": cache_mode}
-        await self._users[OBSERVER].update_settings(
-            {name: value for name, value in requested.items() if value is not None}
-        )
+        try:
+            await self._users[OBSERVER].update_settings(
+                {name: value for name, value in requested.items() if value is not None}
+            )
+        except Conflict:
+            if self.service.has_extras:
+                raise
+            return await self.restart(cache_ttl=cache_ttl, cache_mode=cache_mode)
         self.service.change_settings(cache_ttl=cache_ttl, cache_mode=cache_mode)
         return self
 

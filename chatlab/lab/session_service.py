@@ -79,6 +79,10 @@ class SessionService:
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services.values()))
 
     @property
+    def has_extras(self) -> bool:
+        return any(service.is_running for service in self._extras.values())
+
+    @property
     def child(self) -> ChildService:
         """The child process. Raises SessionEnded if there is none."""
         if self._child is None:

@@ -111,7 +111,12 @@ def notebook_libraries() -> Iterator[Finding]:
 
 
 def tests() -> Iterator[Finding]:
-    """Check what the tests need. Learners do not run them, so what is missing is a warning."""
+    """Check what the tests need. Learners do not run them, so what is missing is a warning.
+
+    A wheel has no tests.
+    """
+    if not in_repository():
+        return
     yield _libraries("test libraries", TESTS, missing_is=None)
     browser = next(filter(None, map(shutil.which, BROWSERS)), None) or _playwright_browser()
     if browser:

@@ -44,8 +44,8 @@ def working_copy(folder: Path, console: Console, *, fresh: bool) -> Path:
     console.print(f"Your notebooks are in [bold]{escape(str(copy))}[/bold].", soft_wrap=True)
     if outdated:
         console.print(
-            f"[yellow]You have changed {escape(', '.join(outdated))}, so they stay as they are."
-            " This version of chatlab has newer ones.[/yellow] For a new copy next to this one:"
+            f"[yellow]Your changes in {escape(', '.join(outdated))} are kept. This version of"
+            " chatlab has a newer text there.[/yellow] For a new copy next to this one:"
             " [bold]chatlab lab --fresh[/bold]",
             soft_wrap=True,
         )

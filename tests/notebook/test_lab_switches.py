@@ -1,6 +1,7 @@
 """How a session controls its service and engines, counts commands and remembers claims."""
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from chatlab.errors import EngineError, StoreUnavailable
+from chatlab.errors import Conflict, EngineError, StoreUnavailable
 from chatlab.lab import Lab, start
 from chatlab.lab.claims import BY_NAME, DOCUMENT, FAILS, HOLDS, ClaimResult, ClaimResults
 from chatlab.lab.scorecard import Scorecard
@@ -210,6 +211,26 @@ async def _reaches_mongodb(user: User) -> bool:
     except StoreUnavailable:
         return False
     return True
+
+
+async def test_settings_can_change_after_an_extra_service(lab: Lab) -> None:
+    """While it shares the cache, the service refuses. It remembers it, so it is restarted then."""
+    await lab.service.start_extra("other")
+
+    async def is_refused() -> bool:
+        with contextlib.suppress(Conflict):
+            await lab.update_settings(cache_ttl=5)
+            return False
+        return True
+
+    await wait_until(is_refused, "the service to know the other process")
+    pid = lab.service.pid
+    await lab.service.stop_extras()
+    await lab.update_settings(cache_ttl=7)
+    assert lab.settings.cache_ttl == 7
+    assert lab.service.pid != pid
+    await lab.update_settings(cache_ttl=8)
+    assert lab.settings.cache_ttl == 8
 
 
 def test_the_scorecard_keeps_the_latest_results(tmp_path: Path) -> None:

@@ -199,6 +199,9 @@ WAYS: dict[str, Way] = {
     "pip wheel --no-deps --wheel-dir dist .": covered(WHEEL),
     'pip install "$(echo dist/chatlab_messaging-*.whl)[engines,notebooks]"': covered(WHEEL),
     "chatlab lab": covered("processes/test_docs_commands.py::test_make_lab_opens_the_notebooks"),
+    "chatlab lab --copy-only": covered(
+        "unit/test_working_copy.py::test_a_copy_is_made_without_jupyterlab"
+    ),
     "conda env create -f environment.yml && conda activate chatlab": covered(
         "unit/test_packaging.py::test_conda_and_binder_install_from_the_lock"
     ),

@@ -217,6 +217,7 @@ def test_the_wheel_makes_the_same_working_copy(wheel: Path, tmp_path: Path) -> N
         from chatlab.run import doctor, jupyter, working_copy
         working_copy.prepare(Path(sys.argv[1]), fresh=False)
         assert "chatlab-messaging" in doctor.INSTALL_ALL
+        assert [*doctor.tests()] == []  # a wheel has no tests
         try:
             jupyter.repository_notebooks()
         except EngineError:

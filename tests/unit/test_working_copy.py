@@ -1,10 +1,13 @@
 """`chatlab lab`: the learner's own copy of the notebooks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LIMIT_S
 
 from chatlab.errors import EngineError
 from chatlab.run import working_copy
@@ -76,6 +79,14 @@ def test_a_changed_file_is_never_overwritten(tmp_path: Path, package: Path) -> N
     assert (folder / "00.ipynb").read_text() == "mine"
     assert (folder / "notes.txt").read_text() == "mine too"
     assert "new" in (folder / "01.ipynb").read_text()
+
+
+def test_a_copy_is_made_without_jupyterlab(tmp_path: Path) -> None:
+    """On a JupyterHub, JupyterLab is running already."""
+    command = [sys.executable, "-m", "chatlab", "lab", str(tmp_path / "copy"), "--copy-only"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=LIMIT_S)
+    assert "Your notebooks are in" in done.stderr
+    assert (tmp_path / "copy" / "00_start_here.ipynb").exists()
 
 
 def test_a_deleted_file_comes_back(tmp_path: Path, package: Path) -> None:

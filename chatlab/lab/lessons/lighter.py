@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from chatlab.bench.claims import TOLERANCE
 from chatlab.bench.memory import CACHED_MESSAGES, MESSAGE_BYTES
+from chatlab.bench.raw_http import RawHttpClient
 from chatlab.cache.keys import Keys
 from chatlab.domain.ids import conversation_of
 from chatlab.lab.checks import (
@@ -168,12 +169,21 @@ async def thousand(lab: Lab) -> Thousand:
     text = "x" * (await weigh(lab))["letters"]
     url = await lab.service.start_extra("quiet")
     clients = [lab.raw_client(alice, url) for _ in range(WRITERS)]
-    await send_many(clients, bob.id, CACHED_MESSAGES // 10, text)  # opens all connections
+    try:
+        return await _send_a_thousand(lab, clients, bob, text)
+    finally:
+        await lab.service.stop_extras()
+
+
+async def _send_a_thousand(
+    lab: Lab, clients: Sequence[RawHttpClient], receiver: User, text: str
+) -> Thousand:
+    await send_many(clients, receiver.id, CACHED_MESSAGES // 10, text)  # opens all connections
     _delete(lab, "message*")
     empty = memory(lab)[0]
     async with _sampled(lab, empty) as samples:
         began = time.monotonic()
-        await send_many(clients, bob.id, CACHED_MESSAGES, text)
+        await send_many(clients, receiver.id, CACHED_MESSAGES, text)
         full, sent_s = memory(lab)[0], time.monotonic() - began
         entries, windows = (
             list(lab.redis.scan_iter(p, count=1000)) for p in ("message:*", "messages:*")
@@ -183,7 +193,6 @@ async def thousand(lab: Lab) -> Thousand:
         still = await _wait_until_gone(lab, "message*")
         await asyncio.sleep(1)
     filled = Filled(len(entries), endless, still, *sizes, (empty, full, memory(lab)[0]))
-    await lab.service.stop_extras()
     return Thousand(filled, samples, sent_s)
 
 

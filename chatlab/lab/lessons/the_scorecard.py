@@ -1,7 +1,9 @@
 """Notebook 13: measure the claims that are missing on the scorecard, and check two answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from chatlab.lab.checks import CheckResult, UnusableAnswer, call_answer, check, correct, not_yet
@@ -27,7 +29,6 @@ from chatlab.lab.session import Lab, start
 from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart
 
-AT_ONCE = 3  # experiments
 HALF = "fewer than half", "more than half, not all", "all of them"  # the prediction
 
 
@@ -71,7 +72,7 @@ async def _conversation(lab: Lab, _alice: User, _bob: User) -> None:
     nine, ten = await lab.user("9"), await lab.user("10")
     await nine.send(ten, "ping")
     await ten.send(nine, "pong")
-    keys = list(lab.redis.scan_iter("messages:*"))
+    keys = list(lab.redis.scan_iter("messages:*9*"))
     conversation.claims(lab, keys, await conversation.measure_lifetimes(lab, nine, ten))
 
 
@@ -118,90 +119,126 @@ async def _lighter(lab: Lab, _alice: User, bob: User) -> None:
 
 
 async def _breaking(lab: Lab, alice: User, bob: User) -> None:
-    async def restart() -> None:
+    async def restart_without_sweeper() -> None:
         await lab.kill_service()
-        await lab.restart()
+        await lab.restart(sweeper=False)
 
-    kept = {
-        "the service": await saving.kill_under_load(lab, restart, alice, bob),
-        "Redis": await saving.kill_under_load(lab, lambda: lab.engines.crash("redis"), alice, bob),
-        "MongoDB": await saving.kill_mongodb_under_load(lab, alice, bob),
-    }
-    disk = await breaking.lose_the_disk(lab, alice, bob)
+    await breaking.until_ok(alice)
     swept = await breaking.compare_reads(alice, bob)
-    await lab.restart(sweeper=False)
+    redis = await saving.kill_under_load(lab, lambda: lab.engines.crash("redis"), alice, bob)
+    mongodb = await saving.kill_mongodb_under_load(lab, alice, bob)
+    disk = await breaking.lose_the_disk(lab, alice, bob)
+    service = await saving.kill_under_load(lab, restart_without_sweeper, alice, bob)
+    kept = {"the service": service, "Redis": redis, "MongoDB": mongodb}
     breaking.claims(lab, kept, disk, swept, await breaking.compare_reads(alice, bob))
 
 
 class Experiment(NamedTuple):
-    """How the claims of these notebooks are measured again, in a session with these settings.
-
-    `alone`: it measures short times, so nothing else may run meanwhile.
-    """
+    """How the claims of these notebooks are measured again."""
 
     notebooks: tuple[str, ...]
     measure: Measure
-    settings: dict[str, Any]
+
+
+class Series(NamedTuple):
+    """Experiments that share a session, in this order: to start a service takes the most CPU time.
+
+    One that turns the sweeper off comes last. `alone`: the series measures short times, so nothing
+    else may run meanwhile.
+    """
+
+    experiments: tuple[Experiment, ...]
+    own_mongodb: bool = False
     alone: bool = False
 
 
-EXPERIMENTS = (
-    Experiment(("00", "01", "02", "04"), _transports, {}),
-    Experiment(("03",), _saving, {"own_mongodb": True}),
-    Experiment(("05",), _conversation, {}),
-    Experiment(("06",), _five_seconds, {}),
-    Experiment(("07",), _sweeper, {}),
-    Experiment(("08",), _reading, {}),
-    Experiment(("10",), _faster, {}, alone=True),
-    Experiment(("11",), _lighter, {}),
-    Experiment(("12",), _breaking, {"own_mongodb": True}),
-)
+SERIES = (
+    Series((
+        Experiment(("00", "01", "02", "04"), _transports),
+        Experiment(("05",), _conversation),
+        Experiment(("06",), _five_seconds),
+        Experiment(("08",), _reading),
+    )),
+    Series((Experiment(("11",), _lighter), Experiment(("07",), _sweeper))),
+    Series((Experiment(("03",), _saving), Experiment(("12",), _breaking)), own_mongodb=True),
+    Series((Experiment(("10",), _faster),), alone=True),
+)  # fmt: skip
 
 
-def missing() -> list[Experiment]:
-    """Return the experiments whose claims have not all been measured thoroughly."""
+def missing() -> list[Series]:
+    """Return the series, with only the experiments whose claims are not all measured thoroughly."""
     open_ones = {
         row.claim.notebook for row in rows() if row.entry is None or not row.entry.thorough
     }
-    return [experiment for experiment in EXPERIMENTS if open_ones & set(experiment.notebooks)]
+    left = [
+        series._replace(
+            experiments=tuple(one for one in series.experiments if open_ones & {*one.notebooks})
+        )
+        for series in SERIES
+    ]
+    return [series for series in left if series.experiments]
 
 
 async def measure_missing(lab: Lab, chart: Chart) -> PlainText:
-    """Do the experiments that are missing, three at a time, each in a session of its own.
+    """Do the experiments that are missing: all series at the same time, each in its own session.
 
-    Those that measure short times run one by one afterwards.
+    Those that measure short times run afterwards.
     """
-    wanted = sorted(missing(), key=lambda experiment: experiment.alone)
-    slots, done, of = asyncio.Semaphore(AT_ONCE), 0, len(wanted) or 1
+    wanted, done = missing(), 0
+    of = sum(len(series.experiments) for series in wanted) or 1
     chart.progress(0, of)
 
-    async def do(experiment: Experiment) -> None:
+    def on_done() -> None:
         nonlocal done
-        async with slots:
-            await _in_its_own(f"{lab.name}_{'_'.join(experiment.notebooks)}", experiment)
         done += 1
         chart.progress(done, of)
 
-    together = [do(experiment) for experiment in wanted if not experiment.alone]
-    errors = await asyncio.gather(*together, return_exceptions=True)
-    for experiment in wanted[len(errors) :]:
-        errors += await asyncio.gather(do(experiment), return_exceptions=True)
+    def measured(*, alone: bool) -> list[Awaitable[list[str]]]:
+        return [
+            _measure_series(f"{lab.name}_{series.experiments[0].notebooks[0]}", series, on_done)
+            for series in wanted
+            if series.alone == alone
+        ]
+
+    stopped = await asyncio.gather(*measured(alone=False))
+    for last in measured(alone=True):
+        stopped.append(await last)
     chart.progress(of, of)
     left = [row.claim.name for row in rows() if row.entry is None]
     lines = [f"Claims without a measurement: {', '.join(left) or 'none'}."]
-    lines += [
-        f"The experiments of {', '.join(experiment.notebooks)} stopped:"
-        f" {error_text(error).rstrip('.')}. Run this cell again."
-        for experiment, error in zip(wanted, errors, strict=True)
-        if error is not None
-    ]
-    return PlainText("\n".join(lines))
+    return PlainText("\n".join([*lines, *itertools.chain(*stopped)]))
 
 
-async def _in_its_own(name: str, experiment: Experiment) -> None:
-    lab = await start(name, **experiment.settings)
+async def _measure_series(name: str, series: Series, on_done: Callable[[], None]) -> list[str]:
+    """Do these experiments, and return a sentence for each that stopped with an error.
+
+    After an error, the next one gets a new session.
+    """
+    stopped: list[str] = []
+    users: tuple[Lab, User, User] | None = None
+    async with contextlib.AsyncExitStack() as sessions:
+        for experiment in series.experiments:
+            try:
+                if users is None:
+                    session = _session(name, own_mongodb=series.own_mongodb)
+                    users = await sessions.enter_async_context(session)
+                await experiment.measure(*users)
+            except Exception as error:  # noqa: BLE001 - the learner reads it, and can repeat the cell
+                numbers, reason = ", ".join(experiment.notebooks), error_text(error).rstrip(".")
+                stopped.append(
+                    f"The experiments of {numbers} stopped: {reason}. Run this cell again."
+                )
+                users = None
+                await sessions.aclose()
+            on_done()
+    return stopped
+
+
+@contextlib.asynccontextmanager
+async def _session(name: str, *, own_mongodb: bool) -> AsyncIterator[tuple[Lab, User, User]]:
+    lab = await start(name, own_mongodb=own_mongodb)
     try:
-        await experiment.measure(lab, await lab.user("alice"), await lab.user("bob"))
+        yield lab, await lab.user("alice"), await lab.user("bob")
     finally:
         await lab.end()
 
@@ -281,8 +318,14 @@ async def wrong_everywhere(_lab: Lab, answer: Any) -> CheckResult:
     row = by_name[answer]
     if hint := _not_everywhere(row):
         return not_yet(hint)
-    experiment = next(one for one in EXPERIMENTS if row.claim.notebook in one.notebooks)
-    await _in_its_own(f"{SCORECARD_NOTEBOOK}_once_more", experiment)
+    experiment, own_mongodb = next(
+        (one, series.own_mongodb)
+        for series in SERIES
+        for one in series.experiments
+        if row.claim.notebook in one.notebooks
+    )
+    async with _session(f"{SCORECARD_NOTEBOOK}_once_more", own_mongodb=own_mongodb) as users:
+        await experiment.measure(*users)
     again = next(one for one in rows() if one.claim.name == answer)
     measured = again.entry.result.measured if again.entry else ""
     if again.verdict != FAILS:

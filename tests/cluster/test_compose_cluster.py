@@ -62,7 +62,9 @@ def test_the_health_check_creates_the_cluster(nodes: dict[str, redis.Redis]) -> 
     for name, client in nodes.items():
         address = SERVICES[name]["networks"]["servers"]["ipv4_address"]
         script = script.replace(f"{address}:6379", f"127.0.0.1:{port_of(client)}")
-    script = script.replace("redis-cli cluster", f"redis-cli -p {port_of(nodes['redis-1'])} cluster")
+    script = script.replace(
+        "redis-cli cluster", f"redis-cli -p {port_of(nodes['redis-1'])} cluster"
+    )
     assert not re.search(r"6379|172\.", script)
 
     def check() -> int:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,31 +210,42 @@ class Clock:
         self._ahead_s += seconds
 
 
-async def test_a_redirected_command_has_one_time_limit(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The node that redirects it needs nine tenths of the limit, and the other one is silent."""
-    clock, is_redirected, follow = Clock(monkeypatch), asyncio.Event(), ClusterNodes.follow
+@contextlib.asynccontextmanager
+async def slowly_redirected(
+    deployment: Deployment, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Cache, asyncio.Event]]:
+    """Open a cache of this process, in which nine tenths of the limit pass until a redirection.
 
-    async def follow_late(nodes: ClusterNodes, command: Command, left_s: float) -> object:
-        is_redirected.set()
+    The event says that a redirection is followed.
+    """
+    is_followed, follow, execute = asyncio.Event(), ClusterNodes.follow, RedisConnection.execute
+
+    async def follow_and_say_so(nodes: ClusterNodes, command: Command, left_s: float) -> object:
+        is_followed.set()
         return await follow(nodes, command, left_s)
 
-    async def answer_late(connection: RedisConnection, *request: Any) -> list[Any]:
+    async def execute_slowly(connection: RedisConnection, *request: Any) -> list[Any]:
         replies = await execute(connection, *request)
         if any(map(is_redirection, replies)):
             clock.advance(0.9 * PATIENT_LIMIT_S)
         return replies
 
-    execute = RedisConnection.execute
-    monkeypatch.setattr(RedisConnection, "execute", answer_late)
-    monkeypatch.setattr(ClusterNodes, "follow", follow_late)
-    settings = load_settings(
-        key_prefix=f"{deployment.space}-limit:", redis_timeout=PATIENT_LIMIT_S
-    )
-    cache = Cache(Cluster(deployment.engines.redis.url, 4 * PATIENT_LIMIT_S), settings, EventBus())
+    monkeypatch.setattr(ClusterNodes, "follow", follow_and_say_so)
+    monkeypatch.setattr(RedisConnection, "execute", execute_slowly)
+    given = {"key_prefix": f"{deployment.space}-limit:", "redis_timeout": PATIENT_LIMIT_S}
+    cluster = Cluster(deployment.engines.redis.url, 4 * PATIENT_LIMIT_S)
+    cache = Cache(cluster, load_settings(**given), EventBus())
     await cache.open()
-    try:
+    yield cache, is_followed
+    await cache.close()
+
+
+async def test_a_redirected_command_has_one_time_limit(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that redirects it needs nine tenths of the limit, and the other one is silent."""
+    clock = Clock(monkeypatch)
+    async with slowly_redirected(deployment, clock, monkeypatch) as (cache, is_followed):
         key = cache.keys.message("0" * 24)
         node = cache.servers.of(key)
         await wait_until(lambda: node.pipe.is_usable, "the cache to reach the node")
@@ -242,13 +253,11 @@ async def test_a_redirected_command_has_one_time_limit(
         await asyncio.to_thread(move_slot, deployment, key, target)
         with frozen(deployment.pid(target)):
             reply = node.pipe.execute("GET", key)
-            await is_redirected.wait()
+            await is_followed.wait()
             assert not reply.done()
             clock.advance(0.2 * PATIENT_LIMIT_S)
             await wait_until(reply.done, "the command to be given up")
             assert reply.result() is None
-    finally:
-        await cache.close()
 
 
 async def test_the_channel_of_a_user_moves(deployment: Deployment, pair: Pair) -> None:

@@ -16,6 +16,7 @@ from benchmarks.costs import (
     READ,
     SEND,
     SOCKET_KB,
+    SOCKET_MONGO_US,
     SOCKET_SEND,
     SOCKET_US,
     UNCACHED_READ,
@@ -85,7 +86,8 @@ class Load(NamedTuple):
 def cores(costs: Costs, load: Load, part: str) -> float:
     """Return how many cores a part uses, without the reports of presence."""
     used = sum(rate * costs.cpu_s(part, operation) for operation, rate in load.each().items())
-    return used + (load.online * costs[SOCKET_US] / 1e6 if part == PARTS[0] else 0)
+    idle = {"service": SOCKET_US, "MongoDB": SOCKET_MONGO_US}  # Redis has nothing to do for them
+    return used + (load.online * costs[idle[part]] / 1e6 if part in idle else 0)
 
 
 def presence_share(costs: Costs, load: Load) -> float:
@@ -138,7 +140,14 @@ def tables(costs: Costs) -> str:
         cells = [operation, *used, figure(costs[bytes_of(operation)])]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| | |", "| --- | ---: |"]
-    for name in (SOCKET_KB, SOCKET_US, ELSEWHERE_US, ELSEWHERE_BYTES, MESSAGE_BYTES):
+    for name in (
+        SOCKET_KB,
+        SOCKET_US,
+        SOCKET_MONGO_US,
+        ELSEWHERE_US,
+        ELSEWHERE_BYTES,
+        MESSAGE_BYTES,
+    ):
         lines.append(f"| {name} | {figure(costs[name])} |")
     columns = [rows(costs, Load.of(people)) for people in PEOPLE]
     heads = " | ".join(f"{people:,} accounts" for people in PEOPLE)

@@ -35,7 +35,9 @@ PARTS = ("service", "Redis", "MongoDB")
 READ, UNCACHED_READ = f"cached read of {MESSAGES}", f"uncached read of {MESSAGES}"
 SEND, SOCKET_SEND = "send over HTTP", "send over a socket, with its two events"
 CONNECT = f"socket that connects and leaves, with {GROUP - 1} partners"
-SOCKET_KB, SOCKET_US = "KB for each idle socket", "µs of CPU time a second for each idle socket"
+SOCKET_KB = "KB for each idle socket"
+SOCKET_US = "µs of CPU time a second for each idle socket"
+SOCKET_MONGO_US = "µs of CPU time of MongoDB a second for each idle socket"
 ELSEWHERE_US = "µs of CPU time for each user who comes online in another process"
 ELSEWHERE_BYTES = "bytes in memory for each user online elsewhere"
 MESSAGE_BYTES = "bytes stored for each message, with its indexes, without compression"
@@ -216,9 +218,10 @@ def _stored_bytes(environment: Environment, server: Server) -> Check:
 def _measure_online_users(environment: Environment) -> list[Check]:
     """Measure idle sockets, and what a process needs to know of users at another one."""
     count = IDLE if environment.full_size else FEW_IDLE
-    settings = {"MAX_CONNECTIONS": str(2 * count), "KEY_PREFIX": "costs:"}
-    here = environment.chatlab(users=make_users(count), **settings)
-    elsewhere = environment.chatlab_like(here, "another process", **settings)
+    room, prefix = str(2 * count), "costs:"  # the same prefix: the processes are of one service
+    users = make_users(count)
+    here = environment.chatlab(users=users, MAX_CONNECTIONS=room, KEY_PREFIX=prefix)
+    elsewhere = environment.chatlab_like(here, "another process", KEY_PREFIX=prefix)
     pause_s = min(2 * LEAVE_DELAY_S, 4 * environment.seconds)
     time.sleep(pause_s)  # until the processes know each other
     meter, other_meter = Meter(environment, here), Meter(environment, elsewhere)
@@ -238,10 +241,11 @@ def _measure_online_users(environment: Environment) -> list[Check]:
         online_us = other_meter.measure(connect)[0]
         socket_kb = (here.resident_bytes() - here_bytes) / count / 1000
         known_bytes = (elsewhere.resident_bytes() - elsewhere_bytes) / count
-        idle_us = [meter.measure(wait)[0] for _ in range(environment.rounds)]
+        idle_us = [meter.measure(wait) for _ in range(environment.rounds)]
     return [
         Check(SOCKET_KB, [socket_kb]),
-        Check(SOCKET_US, idle_us),
+        Check(SOCKET_US, [service_us for service_us, _, _ in idle_us]),
+        Check(SOCKET_MONGO_US, [mongo_us for _, _, mongo_us in idle_us]),
         Check(ELSEWHERE_US, [online_us]),
         Check(ELSEWHERE_BYTES, [known_bytes]),
     ]

@@ -14,7 +14,6 @@ import httpx
 import pytest
 import socketio
 from faults import Deployment, open_deployment
-from http_clients import open_client
 from live import PASSWORD, Service, User
 from load import Account, check, write
 from nginx import FILES, running_nginx
@@ -77,9 +76,9 @@ class Traffic:
     async def read(self, reader: User, partner: User) -> None:
         """Read the newest messages, each time on a new connection, until the test is over."""
         while not self.account.stop:
-            async with open_client(reader.service.url, headers=reader.http.headers) as http:
-                reader.http = http
-                await self.ask(reader, "GET", f"/api/messages/{partner.id}?limit=5")
+            reader_now = await reader.at(reader.service)
+            await self.ask(reader_now, "GET", f"/api/messages/{partner.id}?limit=5")
+            await reader_now.close()
             self.reads += 1
             await asyncio.sleep(PAUSE_S)
 
@@ -155,6 +154,29 @@ class Listener:
             self.heard[message["seq"]] = message
 
 
+def work(
+    traffic: Traffic, sockets: Account, clients: list[User], carol: User
+) -> list[asyncio.Task[None]]:
+    """Let Alice and Bob write to each other, Bob read, and Alice write to Carol over a socket."""
+    alice, bob, reader, over_socket = clients
+    return [
+        asyncio.create_task(one)
+        for one in (
+            traffic.send(alice, bob),
+            traffic.send(bob, alice),
+            traffic.read(reader, alice),
+            write(sockets, over_socket, carol.id, transport="socket", repeat=True),
+        )
+    ]
+
+
+async def wait_for_events(listeners: list[Listener]) -> None:
+    """Wait until each listener has received another event."""
+    for listener in listeners:
+        listener.events = 0
+    await wait_until(lambda: min(one.events for one in listeners), "events everywhere")
+
+
 async def restart(service: Service, listener: Listener) -> None:
     """Stop a process with SIGTERM and start it again, until its listener is connected again."""
     connections = listener.connections
@@ -185,22 +207,15 @@ async def test_no_request_fails_while_processes_restart(
             asyncio.create_task(listener.listen(service))
             for listener, service in zip(listeners, services, strict=True)
         ]
+        clients = [await one.at(proxy) for one in 2 * (alice, bob, bob, alice)]
         tasks = [
-            asyncio.create_task(one)
-            for _ in range(2)
-            for one in (
-                traffic.send(await alice.at(proxy), bob),
-                traffic.send(await bob.at(proxy), alice),
-                traffic.read(await bob.at(proxy), alice),
-                write(sockets, await alice.at(proxy), carol.id, transport="socket", repeat=True),
-            )
+            *work(traffic, sockets, clients[:4], carol),
+            *work(traffic, sockets, clients[4:], carol),
         ]
         for service, listener in zip(services, listeners, strict=True):
-            await wait_until(lambda: min(one.events for one in listeners), "events everywhere")
+            await wait_for_events(listeners)
             await restart(service, listener)
             await traffic.wait_for_answers(20)
-            for one in listeners:
-                one.events = 0
         traffic.account.stop = sockets.stop = True
         await asyncio.gather(*tasks)
         assert traffic.failures == []
@@ -212,8 +227,8 @@ async def test_no_request_fails_while_processes_restart(
         for listener in listeners:
             await listener.wait_for(truth)
         assert traffic.failures == []
-        await asyncio.gather(*(one.close() for one in (*listeners, alice, bob, carol)))
-        await asyncio.gather(*listening)
+        await asyncio.gather(*(listener.close() for listener in listeners))
+        await asyncio.gather(*listening, *(user.close() for user in (*clients, alice, bob, carol)))
 
 
 async def test_the_others_serve_when_a_process_is_killed(

@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,10 +56,10 @@ class Meter:
 
     def __init__(self, environment: Environment, server: Server) -> None:
         self._environment, self._server = environment, server
-        window_s = max(0.5, environment.seconds)
-        before = self._seconds()
-        time.sleep(window_s)
-        self._idle = [used / window_s for used in self._since(before)]
+        started, before = time.perf_counter(), self._seconds()
+        time.sleep(max(0.5, environment.seconds))
+        took_s = time.perf_counter() - started
+        self._idle = [used / took_s for used in self._since(before)]
 
     def measure(self, load: Callable[[], generators.Figures]) -> list[float]:
         """Return the CPU time of each part for one request, in microseconds."""
@@ -73,11 +74,11 @@ class Meter:
 
     def _seconds(self) -> list[float]:
         redis: Any = self._environment.redis.info("cpu")
-        mongo = self._environment.mongo.admin.command("serverStatus")["extra_info"]
+        mongo = self._environment.mongo.admin.command("serverStatus")["extra_info"]  # on Linux
         return [
             self._server.cpu_seconds(),
             redis["used_cpu_user"] + redis["used_cpu_sys"],
-            (mongo["user_time_us"] + mongo["system_time_us"]) / 1e6,
+            (mongo.get("user_time_us", 0) + mongo.get("system_time_us", 0)) / 1e6,
         ]
 
 
@@ -118,12 +119,11 @@ class CountingRelay:
         await asyncio.gather(self._copy(reader, their_writer), self._copy(their_reader, writer))
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 18):
                 self.bytes += len(data)
                 writer.write(data)
-        finally:
-            writer.close()
+        writer.close()
 
 
 def measure_costs(environment: Environment) -> Result:
@@ -148,7 +148,7 @@ def measure_costs(environment: Environment) -> Result:
         load(server.url, environment.seconds / 2)  # fills caches, and opens connections
         meter = Meter(environment, server)
         for _ in range(environment.rounds):
-            used = meter.measure(lambda: load(server.url, environment.seconds))  # noqa: B023
+            used = meter.measure(partial(load, server.url, environment.seconds))
             for part, cpu_us in zip(PARTS, used, strict=True):
                 series.setdefault(f"{part}, {operation}", []).append(cpu_us)
         checks.append(_count_bytes(environment, server, operation, load))

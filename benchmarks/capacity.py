@@ -12,9 +12,9 @@ from benchmarks.costs import (
     ELSEWHERE_BYTES,
     ELSEWHERE_US,
     MESSAGE_BYTES,
+    OPERATIONS,
     PARTS,
     READ,
-    SEND,
     SOCKET_KB,
     SOCKET_MONGO_US,
     SOCKET_SEND,
@@ -135,7 +135,7 @@ def tables(costs: Costs) -> str:
     """Return both tables in Markdown."""
     lines = ["| operation | service | Redis | MongoDB | bytes to and from the clients |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    for operation in (READ, UNCACHED_READ, SEND, SOCKET_SEND, CONNECT):
+    for operation in OPERATIONS:
         used = [f"{figure(1e6 * costs.cpu_s(part, operation))} µs" for part in PARTS]
         cells = [operation, *used, figure(costs[bytes_of(operation)])]
         lines.append(f"| {' | '.join(cells)} |")

@@ -39,6 +39,7 @@ CONNECT = f"socket that connects and leaves, with {GROUP - 1} partners"
 SOCKET_KB = "KB for each idle socket"
 SOCKET_US = "µs of CPU time a second for each idle socket"
 SOCKET_MONGO_US = "µs of CPU time of MongoDB a second for each idle socket"
+OPERATIONS = (READ, UNCACHED_READ, SEND, SOCKET_SEND, CONNECT)
 ELSEWHERE_US = "µs of CPU time for each user who comes online in another process"
 ELSEWHERE_BYTES = "bytes in memory for each user online elsewhere"
 MESSAGE_BYTES = "bytes stored for each message, with its indexes, without compression"

@@ -18,7 +18,17 @@ from benchmarks.capacity import (
     processes,
     with_tables,
 )
-from benchmarks.costs import ELSEWHERE_US, PARTS, SOCKET_US
+from benchmarks.costs import (
+    ELSEWHERE_BYTES,
+    ELSEWHERE_US,
+    MESSAGE_BYTES,
+    OPERATIONS,
+    PARTS,
+    SOCKET_KB,
+    SOCKET_MONGO_US,
+    SOCKET_US,
+    bytes_of,
+)
 
 
 def test_the_tables_of_the_page_are_those_of_the_result() -> None:
@@ -28,13 +38,12 @@ def test_the_tables_of_the_page_are_those_of_the_result() -> None:
 
 
 def costs_of(folder: Path, **changed: float) -> Costs:
-    """Return costs in which everything is one microsecond, apart from some checks."""
-    recorded = json.loads(COSTS.read_text("utf-8"))
-    sides = {name: {"median": 1.0} for name in recorded["sides"]}
-    checks = [
-        {"what": one["what"], "median": changed.get(one["what"], 1.0)} for one in recorded["checks"]
-    ]
-    (folder / "costs.json").write_text(json.dumps({"sides": sides, "checks": checks}))
+    """Return costs in which each figure is one, apart from these checks."""
+    names = (SOCKET_KB, SOCKET_US, SOCKET_MONGO_US, ELSEWHERE_US, ELSEWHERE_BYTES, MESSAGE_BYTES)
+    checks = dict.fromkeys((*names, *map(bytes_of, OPERATIONS)), 1.0) | changed
+    sides = {f"{part}, {one}": {"median": 1.0} for part in PARTS for one in OPERATIONS}
+    found = [{"what": what, "median": median} for what, median in checks.items()]
+    (folder / "costs.json").write_text(json.dumps({"sides": sides, "checks": found}))
     return Costs(folder / "costs.json")
 
 

@@ -42,7 +42,11 @@ def whole_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deplo
 def start_processes(deployment: Deployment) -> list[Service]:
     """Start the processes. They drain for longer than nginx keeps its connections open."""
     keepalive_s = re.findall(r"keepalive_timeout (\d+)s", (FILES / "upstream.conf").read_text())
-    settings = {"TRUSTED_PROXIES": "127.0.0.1", "DRAIN_SECONDS": str(int(keepalive_s[0]) + 2)}
+    settings = {
+        "TRUSTED_PROXIES": "127.0.0.1",
+        "DRAIN_SECONDS": str(int(keepalive_s[0]) + 2),
+        "SHUTDOWN_TIMEOUT": "60",  # a busy machine stops a process slowly
+    }
     return [deployment.start_patient(**settings) for _ in range(PROCESSES)]
 
 

@@ -26,6 +26,7 @@ from benchmarks.costs import (
 HERE = Path(__file__).parent
 COSTS, PAGE = HERE / "results" / "costs.json", HERE.parent / "docs" / "scaling.md"
 BEGIN, END = "<!-- capacity: made by python -m benchmarks.capacity -->", "<!-- end of capacity -->"
+NOT_RECORDED = "The costs have not been recorded yet: `python -m benchmarks costs` measures them."
 PEOPLE = (1_000_000, 100_000_000)
 
 # What the users do at the busiest time of the day. docs/scaling.md repeats it in words.
@@ -156,11 +157,12 @@ def tables(costs: Costs) -> str:
     return "\n".join(lines)
 
 
-def with_tables(text: str, costs: Costs) -> str:
-    """Return the page with new tables between the two marks."""
+def with_tables(text: str, result: Path) -> str:
+    """Return the page with new tables of a result between the two marks."""
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{tables(costs)}\n\n{END}{rest.partition(END)[2]}"
+    new = tables(Costs(result)) if result.exists() else NOT_RECORDED
+    return f"{before}{BEGIN}\n\n{new}\n\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), Costs(COSTS)), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), COSTS), encoding="utf-8")

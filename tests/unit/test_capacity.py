@@ -34,7 +34,7 @@ from benchmarks.costs import (
 def test_the_tables_of_the_page_are_those_of_the_result() -> None:
     """After a new measurement, `python -m benchmarks.capacity` writes them again."""
     text = PAGE.read_text("utf-8")
-    assert with_tables(text, Costs(COSTS)) == text
+    assert with_tables(text, COSTS) == text
 
 
 def costs_of(folder: Path, **changed: float) -> Costs:
@@ -45,6 +45,14 @@ def costs_of(folder: Path, **changed: float) -> Costs:
     found = [{"what": what, "median": median} for what, median in checks.items()]
     (folder / "costs.json").write_text(json.dumps({"sides": sides, "checks": found}))
     return Costs(folder / "costs.json")
+
+
+def test_new_tables_replace_the_old_ones(tmp_path: Path) -> None:
+    """What is outside the marks stays, and a page has one set of tables."""
+    costs_of(tmp_path)
+    once = with_tables(PAGE.read_text("utf-8"), tmp_path / "costs.json")
+    assert "| users online | 100,000 | 10,000,000 |" in once
+    assert with_tables(once, COSTS) == PAGE.read_text("utf-8")
 
 
 def test_the_load_grows_with_the_accounts_and_presence_with_their_square(tmp_path: Path) -> None:

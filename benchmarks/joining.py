@@ -26,7 +26,7 @@ def measure_joining(environment: Environment) -> Result:
     figures: dict[str, list[float]] = {"MB": [], "frames": [], "p99": [], "cpu": []}
     for _ in range(environment.rounds):
         server = environment.chatlab(users=make_users(count))
-        _make_groups(environment.mongo[server.database], server)
+        make_groups(environment.mongo[server.database], server)
         before = server.cpu_seconds()
         found = generators.run_own(
             "joining", url=server.url, users=as_json(server.users), seconds=seconds
@@ -46,7 +46,7 @@ def measure_joining(environment: Environment) -> Result:
     return Result("MB", {"to all clients": figures["MB"]}, checks, settings, [])
 
 
-def _make_groups(database: Database[Json], server: Server) -> None:
+def make_groups(database: Database[Json], server: Server) -> None:
     """Insert the summaries of conversations of all pairs in each group."""
     today = datetime.now(UTC)
     database["reads"].insert_many(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from benchmarks.costs import measure_costs
 from benchmarks.environment import CONNECTIONS, Environment
 from benchmarks.footprint import (
     IDLE_CROWD,
@@ -116,6 +117,11 @@ BENCHMARKS = {
         "CPU time of a cached read and of a send, with 1 to 8 processes",
         f"at most {MAX_PROCESS_GROWTH} times that of one process; 8 idle processes use at most {MAX_IDLE} % of a core",
         measure_processes,
+    ),
+    "costs": Benchmark(
+        "What each operation costs",
+        "none; docs/scaling.md computes from it what more users need",
+        measure_costs,
     ),
     "joining": Benchmark(
         f"{JOINING:,} users who join in a minute",

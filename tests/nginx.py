@@ -46,7 +46,7 @@ def running_nginx(folder: Path, site: str, *services: Service) -> Iterator[str]:
     (folder / "conf.d").mkdir(parents=True)
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(MAIN.format(user=user))
-    shutil.copy(FILES / "proxy.conf", folder)
+    (folder / "proxy.conf").write_text(_patient((FILES / "proxy.conf").read_text()))
     (folder / "conf.d" / "upstream.conf").write_text(_upstream(services))
     text, replaced = re.subn("listen 80;", f"listen 127.0.0.1:{port};", (FILES / site).read_text())
     assert replaced == 1
@@ -60,6 +60,13 @@ def running_nginx(folder: Path, site: str, *services: Service) -> Iterator[str]:
     finally:
         nginx.terminate()
         assert nginx.wait(LIMIT_S) == 0
+
+
+def _patient(text: str) -> str:
+    """Return how nginx passes requests on, but let it wait longer for an answer."""
+    text, replaced = re.subn(r"(proxy_\w+_timeout) 60s;", rf"\1 {LIMIT_S:g}s;", text)
+    assert replaced == 2
+    return text
 
 
 def _upstream(services: tuple[Service, ...]) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -99,7 +99,7 @@ class ClusterNodes:
         self._node_of: list[ClusterNode | None] = [None] * SLOTS
         self._nodes: dict[NodeName, ClusterNode] = {}
         self._installation: str | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._nowhere: CacheNode | None = None
 
     def of(self, key: str, /) -> CacheNode:
@@ -205,15 +205,16 @@ class ClusterNodes:
             self._nowhere = NoNode(self, self._keys, self._common)
         return self._nowhere
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- redirections -------------------------------------------------------------------------
 
-    async def follow(self, command: Command) -> Any:
-        """Return the reply to a command that a node has redirected, or None.
+    async def follow(self, command: Command, left_s: float) -> Any:
+        """Return the reply to a command that a node has redirected, or None after `left_s`.
 
         redis-py asks the right node and learns the new owner of the slot. The arguments of a script
         are times of the node that has refused it. So a write to a window becomes a fence, which
@@ -229,12 +230,25 @@ class ClusterNodes:
             wanted = command
         reply = None
         try:
-            async with asyncio.timeout(self._common.limits.answer_s):
-                reply = await self.cluster.execute(*wanted)
+            reply = await self._ask(wanted, left_s)
         except Exception as failure:  # noqa: BLE001 - the caller does without a reply
             log.debug("%s was not redirected: %s", command[0], failure)
         self._learn_owner(slot_of(key))
         return None if is_script and wanted[0] == "EXISTS" else reply
+
+    async def _ask(self, command: Command, left_s: float) -> Any:
+        """Return the reply to a command, from the node that redis-py finds. Raises TimeoutError.
+
+        While redis-py connects to a node, it may ignore a cancellation, which `asyncio.timeout`
+        relies on. So this does not wait until it ends.
+        """
+        asked = self._start(self.cluster.execute(*command))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved
+        await asyncio.wait((asked,), timeout=left_s)
+        if not asked.done():
+            asked.cancel()
+            raise TimeoutError
+        return asked.result()
 
     def _is_window_write(self, command: Command) -> bool:
         digests = self.of(key_of(command)).scripts.digests

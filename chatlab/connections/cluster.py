@@ -82,6 +82,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Close the connections of redis-py. Clients of single nodes have their own."""
+        await self._redis.aclose()  # does nothing before the first command
         await self._redis.nodes_manager.aclose()
         await self._redis.nodes_manager.aclose("startup_nodes")
 

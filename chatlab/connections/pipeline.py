@@ -21,7 +21,7 @@ SCRIPTS = ("EVALSHA", TRANSACTION)  # commands without which there is no cache
 # What a node of a cluster answers when another one has the key, or is about to have it.
 REDIRECTIONS = ("MOVED", "ASK", "TRYAGAIN")
 
-Follow = Callable[[Command], Awaitable[Any]]
+Follow = Callable[[Command, float], Awaitable[Any]]
 
 
 class Pipeline(Protocol):
@@ -53,7 +53,7 @@ class AutoPipeline:
 
     `timeout_s` limits the time without any reply. On a new connection another Redis may answer, so
     `on_connection` runs before any command. `follow` returns the reply to a command that a node of
-    a cluster has redirected, or None.
+    a cluster has redirected, or None. It gets the command, and the seconds that are left for it.
     """
 
     publish_command = "PUBLISH"
@@ -126,17 +126,18 @@ class AutoPipeline:
             replies = await self._send_with_scripts(self._connection, commands, self.timeout_s)
             CACHE_SECONDS.observe(time.perf_counter() - started)
             if self._follow:
-                await self._follow_redirections(self._follow, commands, replies)
+                left_s = self.timeout_s - (time.perf_counter() - started)
+                await self._follow_redirections(self._follow, commands, replies, left_s)
             return list(map(self._check, commands, replies))
         except Exception as error:  # noqa: BLE001 - every failure is an outage to the caller
             self._judge(error, lag_before_s)
             return [None] * len(batch)
 
     async def _follow_redirections(
-        self, follow: Follow, commands: list[Command], replies: list[Any]
+        self, follow: Follow, commands: list[Command], replies: list[Any], left_s: float
     ) -> None:
         places = [place for place, reply in enumerate(replies) if is_redirection(reply)]
-        found = (follow(commands[place]) for place in places)
+        found = (follow(commands[place], left_s) for place in places)
         for place, reply in zip(places, await asyncio.gather(*found), strict=True):
             replies[place] = reply
 

@@ -9,9 +9,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,11 +34,18 @@ from members import kill, restart
 from read_both import read, read_both
 from redis_clients import open_keys
 from shared_service import meet
-from waiting import LIMIT_S, block_until, wait_until
+from waiting import LIMIT_S, PATIENT_LIMIT_S, block_until, wait_until
 
+from chatlab.cache.cache import Cache
+from chatlab.cache.cluster_nodes import ClusterNodes
+from chatlab.connections.cluster import Cluster
+from chatlab.connections.pipeline import is_redirection
+from chatlab.connections.resp import Command, RedisConnection
 from chatlab.domain.ids import conversation_of
+from chatlab.domain.trace import EventBus
 from chatlab.local.binaries import NODES, Member
 from chatlab.local.cluster_places import read_places
+from chatlab.settings import load_settings
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +192,72 @@ async def test_a_slot_moves(deployment: Deployment, pair: Pair) -> None:
     hits = partial(read_both, alice, bob, text="newer")
     await wait_until(hits, "hits", is_reached={"hit"}.__eq__)
     await asyncio.gather(alice.close(), bob.close())
+
+
+class Clock:
+    """Lets the time of this process, also that of its event loop, pass at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead_s = 0.0
+        for name in ("monotonic", "perf_counter"):
+            monkeypatch.setattr(time, name, partial(self._now_s, getattr(time, name)))
+
+    def _now_s(self, real: Callable[[], float]) -> float:
+        return real() + self._ahead_s
+
+    def advance(self, seconds: float) -> None:
+        """Let this many seconds pass."""
+        self._ahead_s += seconds
+
+
+@contextlib.asynccontextmanager
+async def slowly_redirected(
+    deployment: Deployment, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Cache, asyncio.Event]]:
+    """Open a cache of this process, in which nine tenths of the limit pass until a redirection.
+
+    The event says that a redirection is followed.
+    """
+    is_followed, follow, execute = asyncio.Event(), ClusterNodes.follow, RedisConnection.execute
+
+    async def follow_and_say_so(nodes: ClusterNodes, command: Command, left_s: float) -> object:
+        is_followed.set()
+        return await follow(nodes, command, left_s)
+
+    async def execute_slowly(connection: RedisConnection, *request: Any) -> list[Any]:
+        replies = await execute(connection, *request)
+        if any(map(is_redirection, replies)):
+            clock.advance(0.9 * PATIENT_LIMIT_S)
+        return replies
+
+    monkeypatch.setattr(ClusterNodes, "follow", follow_and_say_so)
+    monkeypatch.setattr(RedisConnection, "execute", execute_slowly)
+    given = {"key_prefix": f"{deployment.space}-limit:", "redis_timeout": PATIENT_LIMIT_S}
+    cluster = Cluster(deployment.engines.redis.url, 4 * PATIENT_LIMIT_S)
+    cache = Cache(cluster, load_settings(**given), EventBus())
+    await cache.open()
+    yield cache, is_followed
+    await cache.close()
+
+
+async def test_a_redirected_command_has_one_time_limit(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that redirects it needs nine tenths of the limit, and the other one is silent."""
+    clock = Clock(monkeypatch)
+    async with slowly_redirected(deployment, clock, monkeypatch) as (cache, is_followed):
+        key = cache.keys.message("0" * 24)
+        node = cache.servers.of(key)
+        await wait_until(lambda: node.pipe.is_usable, "the cache to reach the node")
+        target = another_primary(deployment, primary_of(deployment, key))
+        await asyncio.to_thread(move_slot, deployment, key, target)
+        with frozen(deployment.pid(target)):
+            reply = node.pipe.execute("GET", key)
+            await is_followed.wait()
+            assert not reply.done()
+            clock.advance(0.2 * PATIENT_LIMIT_S)
+            await wait_until(reply.done, "the command to be given up")
+            assert reply.result() is None
 
 
 async def test_the_channel_of_a_user_moves(deployment: Deployment, pair: Pair) -> None:

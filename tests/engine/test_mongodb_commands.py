@@ -10,6 +10,7 @@ import prefork
 import pytest
 import shard_keys
 from live import PASSWORD, User
+from patient import PROGRAM
 from pymongo.database import Database
 from shard_keys import BROADCAST, REFUSED, TARGETED, Seen
 from shared_service import SharedService, UserMaker, store_messages
@@ -30,10 +31,11 @@ def shared(patient_shared: SharedService) -> SharedService:
 
 
 async def test_every_command_names_the_shard_key(
-    shared: SharedService, new_user: UserMaker
+    shared: SharedService, new_user: UserMaker, tmp_path: Path
 ) -> None:
     """All requests of both transports need only the listed commands without the shard key.
 
+    So does the migration, which the service does at its start and `chatlab migrate` repeats.
     Other tests of the contract watch their services in the same way, when these end.
     """
     ann, bob = new_user(), new_user()
@@ -42,8 +44,9 @@ async def test_every_command_names_the_shard_key(
     await change_what_is_not_cached(shared, ann, bob)
     await read_everything(shared, ann, bob, [new_user() for _ in range(20)])
     await change_the_account(shared, bob)
+    log = await asyncio.to_thread(rebuild_the_summaries, shared, tmp_path)
 
-    seen = shard_keys.read_log(shared.service.log)
+    seen = shard_keys.read_log(shared.service.log) | shard_keys.read_log(log)
     assert {one.kind for one in seen if one.outcome == BROADCAST} == shard_keys.listed_broadcasts()
     assert {one.kind for one in seen if one.outcome == REFUSED} == set()
     assert {one.kind for one in seen if one.outcome == TARGETED} >= {
@@ -66,8 +69,10 @@ async def test_every_command_names_the_shard_key(
 
 
 async def change_by_http(ann: User, bob: User) -> None:
-    """Send a message twice with one client id, and change it in every way."""
+    """Send a message twice with one client id, answer it, and change it in every way."""
     sent = [await ann.send(bob, "hello", clientId="http") for _ in range(2)]
+    reply = await bob.send(ann, "hello to you", replyTo=sent[0]["_id"])
+    assert reply["replyTo"] == sent[0]["_id"]
     url = f"/api/messages/{sent[0]['_id']}"
     answers = [
         await ann.http.patch(url, json={"text": "better"}),
@@ -85,6 +90,8 @@ async def change_by_socket(ann: User, bob: User) -> None:
     payload = {"receiverId": bob.id, "text": "hello", "clientId": "socket"}
     sent = [(await ann.ask("sendMessage", payload))["message"] for _ in range(2)]
     target = {"messageId": sent[0]["_id"]}
+    answer = {"receiverId": ann.id, "text": "hello to you", "replyTo": sent[0]["_id"]}
+    assert (await bob.ask("sendMessage", answer))["ok"]
     acks = [
         await ann.ask("editMessage", target | {"text": "better"}),
         await bob.ask("addReaction", target | {"emoji": EMOJI}),
@@ -99,9 +106,11 @@ async def change_by_socket(ann: User, bob: User) -> None:
 async def change_what_is_not_cached(shared: SharedService, ann: User, bob: User) -> None:
     """Only the id of the message is known, so its conversation must be looked up."""
     sent = await ann.send(bob, "hello")
-    assert shared.keys.delete(f"{shared.prefix}message:{sent['_id']}") == 1
-    url = f"/api/messages/{sent['_id']}"
+    key, url = f"{shared.prefix}message:{sent['_id']}", f"/api/messages/{sent['_id']}"
+    assert shared.keys.delete(key) == 1
     assert (await ann.http.patch(url, json={"text": "better"})).status_code == 200
+    assert shared.keys.delete(key) == 1
+    assert (await bob.send(ann, "hello", replyTo=sent["_id"]))["replyTo"] == sent["_id"]
 
 
 async def read_everything(shared: SharedService, ann: User, bob: User, others: list[User]) -> None:
@@ -149,6 +158,17 @@ async def change_the_account(shared: SharedService, bob: User) -> None:
     ]
     assert [answer.status_code for answer in answers] == [*(200, 204, 204, 204, 200, 200, 204, 204)]
     await ann.close()
+
+
+def rebuild_the_summaries(shared: SharedService, folder: Path) -> Path:
+    """Run `chatlab migrate --rebuild`, whose commands are watched. Return its log."""
+    given, log = shared.service.settings, folder / "migrate.log"
+    names = ("MONGO_URL", "REDIS_URL", "DATABASE")
+    environment = os.environ | {f"CHATLAB_{name}": given[name] for name in names}
+    command = prefork.start([str(PROGRAM), "migrate", "--rebuild"], environment, log)
+    assert command.wait(LIMIT_S) == 0, log.read_text()
+    assert Seen("reads.update(conversation,userId)", TARGETED) in shard_keys.read_log(log)
+    return log
 
 
 def test_shard_keys_need_a_router(

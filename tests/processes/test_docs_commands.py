@@ -238,6 +238,10 @@ WAYS: dict[str, Way] = {
     "python -m benchmarks": covered(BENCHMARKS),
     "python -m benchmarks sends cached": covered(BENCHMARKS),
     "python -m benchmarks growth": covered(BENCHMARKS),
+    "python -m benchmarks costs": covered(BENCHMARKS),
+    "python -m benchmarks.capacity": covered(
+        "unit/test_capacity.py::test_the_tables_of_the_page_are_those_of_the_result"
+    ),
     "python -m benchmarks sends uncached --users 60 --mongo-url mongodb://127.0.0.1:27017 --redis-url redis://127.0.0.1:6379": covered(
         "processes/test_benchmarks.py::test_given_engines_are_used_and_left_empty"
     ),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pymongo.uri_parser import parse_uri
 
+from chatlab.server_urls import ClusterUrl
 from chatlab.settings import PREFIX, Settings, load_settings
 from chatlab.web.app import create_app
 
@@ -19,6 +20,7 @@ SMALL = cast("dict[str, Any]", yaml.safe_load((ROOT / "docker-compose.yml").read
 SERVICES = cast("dict[str, dict[str, Any]]", COMPOSE["services"])
 OURS = ["service-1", "service-2", "service-3"]
 MEMBERS = ["mongo-1", "mongo-2", "mongo-3"]
+NODES = [f"redis-{number}" for number in range(1, 7)]
 UPSTREAM = (DEPLOY / "nginx" / "upstream.conf").read_text("utf-8")
 
 
@@ -53,7 +55,7 @@ def test_the_processes_differ_only_in_their_address() -> None:
 
 
 def test_urls_point_to_the_servers_of_the_file() -> None:
-    """MongoDB is the replica set that the health check initiates, and Redis is the one here."""
+    """MongoDB is the replica set that a health check initiates, Redis the cluster of the other."""
     settings = settings_of("service-1")
     mongo = parse_uri(settings.mongo_url or "")
     script = SERVICES["mongo-1"]["healthcheck"]["test"][-1]
@@ -64,7 +66,24 @@ def test_urls_point_to_the_servers_of_the_file() -> None:
         assert f"--replSet {mongo['options']['replicaSet']} " in " ".join(
             SERVICES[member]["command"]
         )
-    assert settings.redis_url == "redis://redis:6379/0"
+    redis = ClusterUrl.of(settings.redis_url or "")
+    assert redis
+    assert redis.places == [(node, 6379) for node in NODES[:3]]
+
+
+def test_the_health_check_creates_a_cluster_of_all_nodes() -> None:
+    """Three primaries with a replica each, at the fixed addresses, and each node is a cluster's."""
+    script = SERVICES["redis-1"]["healthcheck"]["test"][-1]
+    addresses = [SERVICES[node]["networks"]["servers"]["ipv4_address"] for node in NODES]
+    assert re.findall(r"([\d.]+):6379", script) == addresses
+    assert len(addresses) == 3 * (1 + int(re.findall(r"--cluster-replicas (\d)", script)[0]))
+    network = ipaddress.ip_network(COMPOSE["networks"]["servers"]["ipam"]["config"][0]["subnet"])
+    assert all(ipaddress.ip_address(address) in network for address in addresses)
+    for node in NODES:
+        assert SERVICES[node]["command"] == SERVICES["redis-1"]["command"]
+        assert "--cluster-enabled yes" in " ".join(SERVICES[node]["command"])
+        assert SERVICES[node]["volumes"] == [f"{node}:/data"]
+    assert SERVICES["redis-1"]["depends_on"] == NODES[1:]
 
 
 def test_every_part_waits_for_the_ones_it_needs() -> None:
@@ -120,10 +139,10 @@ def test_nginx_names_all_processes_and_is_their_trusted_proxy() -> None:
 
 def test_the_servers_cannot_be_reached_from_outside() -> None:
     """MongoDB and Redis have no port and an internal network. Other ports are on loopback only."""
-    for name in (*MEMBERS, "redis"):
-        assert SERVICES[name]["networks"] == ["servers"]
+    for name in (*MEMBERS, *NODES):
+        assert set(SERVICES[name]["networks"]) == {"servers"}
         assert "ports" not in SERVICES[name]
-    assert COMPOSE["networks"]["servers"] == {"internal": True}
+    assert COMPOSE["networks"]["servers"]["internal"] is True
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)
 
@@ -143,13 +162,14 @@ def test_images_are_pinned_and_not_older_than_those_of_the_other_file() -> None:
     for name, service in SERVICES.items():
         image, _, tag = service["image"].partition(":")
         assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag) or (name in OURS and "build" in service), image
-    for name, small in (("mongo-1", "mongo"), ("redis", "redis")):
+    for name, small in (("mongo-1", "mongo"), ("redis-1", "redis")):
         versions = [
             tuple(map(int, services[part]["image"].partition(":")[2].split(".")))
             for services, part in ((SERVICES, name), (SMALL["services"], small))
         ]
         assert versions[0] >= versions[1]
-    assert SERVICES["redis"]["command"] == SMALL["services"]["redis"]["command"]
+    single = SMALL["services"]["redis"]["command"]
+    assert SERVICES["redis-1"]["command"][: len(single)] == single
 
 
 def test_every_mounted_file_exists() -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ipykernel.zmqshell import ZMQInteractiveShell
+from socketio.exceptions import BadNamespaceError
 
 from chatlab.errors import EngineError
 
@@ -53,6 +54,8 @@ def show_sentences(has_ended: Callable[[], bool]) -> None:
             error = SessionEnded()
         elif isinstance(error, TimeoutError) and _is_raised_by(trace, {"chatlab"}):
             error = EngineError("This took too long.", "run the cell again")
+        elif isinstance(error, BadNamespaceError):
+            error = EngineError("This socket is not connected.", "run the cell that connects it")
         if isinstance(error, EngineError):
             sentence = Sentence(sentence_of(error))
             shell.showtraceback((Sentence, sentence, None))

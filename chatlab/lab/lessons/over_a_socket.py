@@ -165,7 +165,7 @@ async def sends(lab: Lab, send: Any) -> CheckResult:
             said = await await_answer(send, alice.socket, body["receiverId"], body["text"])
         except UnusableAnswer as error:
             if ack["error"]["detail"] not in str(error):
-                return not_yet(f"{error} The error must contain: {ack['error']['detail']}")
+                return not_yet(f'The error must contain "{ack["error"]["detail"]}" {error}')
         else:
             return not_yet(
                 f"For {body} the ack was {ack}, but your function raised no error. It returned"

@@ -8,7 +8,7 @@ import pytest_asyncio
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
-from chatlab.lab.lessons import breaking, changing, five_seconds, sweeper
+from chatlab.lab.lessons import breaking, changing, five_seconds, over_a_socket, sweeper
 from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
@@ -51,6 +51,11 @@ async def _lost(world: World) -> Any:
     return await lost.__wrapped__(world.lab, [world.trace.id, "0" * 24], list)
 
 
+async def _keys_of(world: World) -> Any:
+    """Look for a message in Redis after it has expired."""
+    return over_a_socket.keys_of(world.lab, world.trace.id)
+
+
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "key_lifetime": lambda w: w.lab.key_lifetime("message:never"),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
@@ -59,6 +64,7 @@ HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
     "passed": lambda w: changing.passed(w.lab, "0" * 24),
     "finds_lost": _lost,
+    "keys_of": _keys_of,
 }
 
 

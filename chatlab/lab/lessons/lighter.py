@@ -12,6 +12,7 @@ from chatlab.bench.claims import TOLERANCE
 from chatlab.bench.memory import CACHED_MESSAGES, MESSAGE_BYTES
 from chatlab.cache.keys import Keys
 from chatlab.domain.ids import conversation_of
+from chatlab.errors import EngineError
 from chatlab.lab.checks import (
     CheckResult,
     UnusableAnswer,
@@ -379,6 +380,11 @@ async def steady(lab: Lab, answer: Any) -> CheckResult:
         found = await _watch_stream(lab)
     finally:
         await lab.update_settings(cache_ttl=lab.start_settings.get("cache_ttl", 5))
+    if not found.live:
+        raise EngineError(
+            "The machine was too slow: no message was cached while the keys were counted.",
+            "run the cell again when it is less busy",
+        )
     said = call_for_number(answer, found.rate, TTL_S, found.size)
     measured = found.live * found.size
     seen = (

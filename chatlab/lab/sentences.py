@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import httpx
 from ipykernel.zmqshell import ZMQInteractiveShell
 from socketio.exceptions import BadNamespaceError
 
@@ -16,6 +17,7 @@ from chatlab.errors import EngineError
 
 # After the end of a session, errors of these packages come from closed clients.
 PACKAGES = {"chatlab", "httpx", "pymongo", "redis", "socketio"}
+TIMEOUTS = (TimeoutError, httpx.TimeoutException)
 
 
 class SessionEnded(EngineError):
@@ -52,7 +54,7 @@ def show_sentences(has_ended: Callable[[], bool]) -> None:
     ) -> None:
         if has_ended() and _is_raised_by(trace, PACKAGES):
             error = SessionEnded()
-        elif isinstance(error, TimeoutError) and _is_raised_by(trace, {"chatlab"}):
+        elif isinstance(error, TIMEOUTS) and _is_raised_by(trace, {"chatlab"}):
             error = EngineError("This took too long.", "run the cell again")
         elif isinstance(error, BadNamespaceError):
             error = EngineError("This socket is not connected.", "run the cell that connects it")

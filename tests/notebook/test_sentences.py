@@ -66,7 +66,10 @@ class TestSentences:
 
     async def test_a_helper_that_takes_too_long_is_one_sentence(self, kernel: Any) -> None:
         """A time limit of the package has no traceback."""
-        assert await shown(kernel, SLOW) == ["This took too long. To fix this: run the cell again."]
+        took_too_long = ["This took too long. To fix this: run the cell again."]
+        assert await shown(kernel, SLOW) == took_too_long
+        unread = SLOW.replace("await asyncio.Event().wait()", "raise httpx.ReadTimeout('')")
+        assert await shown(kernel, f"import httpx\n{unread}") == took_too_long
 
     async def test_other_errors_keep_their_traceback(self, kernel: Any) -> None:
         """While a session is running, an error of a client is for the learner to read."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 LANE, AFTER, LINE, TOP, GAP = 255, 240, 16, 46, 10  # pixels of the picture
 CUT = 40  # characters of a line in a lane, and of a value
-ID = re.compile(r"\b[0-9a-f]{24}\b")
+ID = re.compile(r"(?<=\bmessage:)[0-9a-f]{24}\b")  # a fence has such a value, too, and keeps it
 INK, QUIET, LOST, KEPT, BOX = "#1c2430", "#566170", "#c2410c", "#17877a", "#eef2f6"
 PAUSE = "⏸ stops here: "
 

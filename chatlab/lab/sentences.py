@@ -29,6 +29,16 @@ class PremiseGone(EngineError):
     """A helper has no result, because what it needs is gone, for example a key that has expired."""
 
 
+class TooSlow(EngineError):
+    """A measurement has no result, because something took longer than a key lives."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The machine was too slow for this measurement.",
+            "run the cell again when it is less busy",
+        )
+
+
 class Sentence(Exception):
     """An error whose traceback is one line."""
 

@@ -8,8 +8,17 @@ import pytest_asyncio
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
-from chatlab.lab.lessons import breaking, changing, five_seconds, over_a_socket, sweeper
-from chatlab.lab.sentences import PremiseGone
+from chatlab.lab.checks import NOT_CHECKED
+from chatlab.lab.lessons import (
+    breaking,
+    changing,
+    five_seconds,
+    lighter,
+    over_a_socket,
+    reading,
+    sweeper,
+)
+from chatlab.lab.sentences import PremiseGone, TooSlow
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
@@ -85,3 +94,15 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
         await sweeper.sweeps(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
         await sweeper.wait_for_log(world.lab, "Cache lost", world.trace.key)
+
+
+async def test_a_read_that_redis_did_not_answer_is_no_miss(world: World) -> None:
+    """On a slow machine it has no result, so a right answer is not rejected."""
+    await world.lab.update_settings(cache_mode="off")
+    try:
+        with pytest.raises(TooSlow):
+            await lighter.share_of_misses(world.lab, world.bob, world.alice, 1)
+        result = await reading.half_hits(world.lab, world.alice, world.bob, 3)
+    finally:
+        await world.lab.update_settings(cache_mode="window")
+    assert result.kind == NOT_CHECKED

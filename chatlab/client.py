@@ -84,8 +84,13 @@ class ChatClient:
         """Call `listener` with each stage event. The service needs CHATLAB_FLOW=1."""
         socket = _new_socket()
         socket.on("flow", listener, namespace="/flow")
-        self._flow_sockets.append(socket)
+        self._flow_sockets = [*filter(_is_connected, self._flow_sockets), socket]
         await self._connect(socket, namespaces=["/flow"])
+
+    @property
+    def is_watching_flow(self) -> bool:
+        """False after the connection of `watch_flow` was lost."""
+        return any(map(_is_connected, self._flow_sockets))
 
     async def _connect(self, socket: socketio.AsyncClient, **options: Any) -> None:
         await socket.connect(
@@ -192,6 +197,10 @@ def _new_socket() -> socketio.AsyncClient:
     It leaves Ctrl-C to the program: the library's handler would cancel all tasks of the program.
     """
     return socketio.AsyncClient(reconnection=False, handle_sigint=False)
+
+
+def _is_connected(socket: socketio.AsyncClient) -> bool:
+    return bool(socket.connected)
 
 
 def _ms_since(started: float) -> float:

@@ -226,7 +226,7 @@ def without_redis(lab: Lab, cache_class: Any) -> str:
             failed += 1
             if race.error:
                 raise UnusableAnswer(
-                    f"A command to Redis got no reply, and `{name}` raised an error: {race.error}."
+                    f"A command to Redis got no reply while `{name}` was running. {race.error}."
                     " The message is in MongoDB, so the user must not notice.",
                     race.picture(),
                 )

@@ -15,6 +15,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from redis import DataError
+
 from chatlab.errors import EngineError
 from chatlab.lab.exercise_log import ExerciseLog, exercise_name
 from chatlab.lab.lanes import LanesPicture
@@ -80,7 +82,14 @@ def call_answer(function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
-        raise UnusableAnswer(f"Your function raised {type(error).__name__}: {error}") from None
+        raise UnusableAnswer(_raised(error)) from None
+
+
+def _raised(error: Exception) -> str:
+    hint = " (redis-py sends str, bytes, int and float, not None or a dict.)"
+    return f"Your function raised {type(error).__name__}: {error}" + (
+        hint if isinstance(error, DataError) else ""
+    )
 
 
 async def await_answer(function: Any, *arguments: Any) -> Any:
@@ -96,7 +105,7 @@ async def await_answer(function: Any, *arguments: Any) -> Any:
     except TimeoutError:
         raise UnusableAnswer(f"Your function did not end within {ANSWER_TIMEOUT_S:g} s.") from None
     except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
-        raise UnusableAnswer(f"Your function raised {type(error).__name__}: {error}") from None
+        raise UnusableAnswer(_raised(error)) from None
     if inspect.iscoroutine(returned):
         returned.close()
         raise UnusableAnswer("Your function returned a coroutine. Write `await` before the call.")

@@ -7,8 +7,8 @@ import textwrap
 from typing import Any, NamedTuple
 
 LANE, AFTER, LINE, TOP, GAP = 255, 240, 16, 46, 10  # pixels of the picture
-CUT = 40  # characters of a line in a lane
-ID = re.compile(r"\b[0-9a-f]{24}\b")
+CUT = 40  # characters of a line in a lane, and of a value
+ID = re.compile(r"(?<=\bmessage:)[0-9a-f]{24}\b")  # a fence has such a value, too, and keeps it
 INK, QUIET, LOST, KEPT, BOX = "#1c2430", "#566170", "#c2410c", "#17877a", "#eef2f6"
 PAUSE = "⏸ stops here: "
 
@@ -44,8 +44,8 @@ class LanesPicture(NamedTuple):
         rows = [
             [
                 str(number),
-                *(_without_id(step.text) if name == step.lane else "" for name in self.names),
-                f"{step.value}  <- lost: {self.lost}" if step is self.losing_step else step.value,
+                *(_shown(step.text) if name == step.lane else "" for name in self.names),
+                f"{_cut(step.value)}{f'  <- lost: {self.lost}' if step is self.losing_step else ''}",
             ]
             for number, step in enumerate(self.steps, 1)
         ]
@@ -59,7 +59,7 @@ class LanesPicture(NamedTuple):
         width = 30 + len(self.names) * (LANE + GAP) + AFTER
         rows, y = list[str](), TOP
         for number, step in enumerate(self.steps, 1):
-            lines = textwrap.wrap(_without_id(step.text), CUT)
+            lines = textwrap.wrap(_shown(step.text), CUT)
             rows += self._row(number, step, lines, y)
             y += LINE * len(lines) + 2 * GAP
         size = f'viewBox="0 0 {width} {y}" width="{width}"'
@@ -95,7 +95,7 @@ class LanesPicture(NamedTuple):
         is_lost = step is self.losing_step
         colour = LOST if is_lost else QUIET if step.text.startswith(PAUSE) else INK
         edge = LOST if is_lost else "#b9c3cf"
-        value = f"{step.value} (lost: {self.lost})" if is_lost else step.value
+        value = f"{_cut(step.value)}{f' (lost: {self.lost})' if is_lost else ''}"
         has_it = KEPT if self.lost and self.lost in step.value else QUIET
         height = LINE * len(lines) + GAP
         return [
@@ -108,6 +108,15 @@ class LanesPicture(NamedTuple):
 
 def _without_id(text: str) -> str:
     return ID.sub("{_id}", text)
+
+
+def _shown(text: str) -> str:
+    """Return the text of a step without ids. Long words, such as a large value, are cut."""
+    return re.sub(r"\S+", lambda word: _cut(word[0]), _without_id(text))
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= CUT else f"{value[: CUT - 1]}…"
 
 
 def _text(x: int, y: int, text: str, colour: str, weight: str = "normal") -> str:

@@ -52,8 +52,9 @@ class LifetimeObserver:
         """
         if not await self._events.wait_for(lambda: key in self._lifetimes):
             raise PremiseGone(
-                f"{key} was not observed: it was not cached in this session, or more than"
-                f" {MAX_OBSERVED_KEYS} keys were cached at the same time.",
+                f"{key} was not observed: it was not cached in this session, a cell blocked the"
+                f" kernel meanwhile, or more than {MAX_OBSERVED_KEYS} keys were cached at the same"
+                " time.",
                 "send the message again",
             )
         lifetime, task = self._lifetimes[key]

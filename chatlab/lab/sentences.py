@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from ipykernel.zmqshell import ZMQInteractiveShell
+from socketio.exceptions import BadNamespaceError
 
 from chatlab.errors import EngineError
 
@@ -26,6 +27,16 @@ class SessionEnded(EngineError):
 
 class PremiseGone(EngineError):
     """A helper has no result, because what it needs is gone, for example a key that has expired."""
+
+
+class TooSlow(EngineError):
+    """A measurement has no result, because something took longer than a key lives."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The machine was too slow for this measurement.",
+            "run the cell again when it is less busy",
+        )
 
 
 class Sentence(Exception):
@@ -55,6 +66,8 @@ def show_sentences(has_ended: Callable[[], bool]) -> None:
             error = SessionEnded()
         elif isinstance(error, TIMEOUTS) and _is_raised_by(trace, {"chatlab"}):
             error = EngineError("This took too long.", "run the cell again")
+        elif isinstance(error, BadNamespaceError):
+            error = EngineError("This socket is not connected.", "run the cell that connects it")
         if isinstance(error, EngineError):
             sentence = Sentence(sentence_of(error))
             shell.showtraceback((Sentence, sentence, None))

@@ -10,11 +10,13 @@ shown in the widgets.
 """
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 from collections.abc import Awaitable
 from typing import Any
 
+import socketio
 from pymongo.database import Database
 from redis import Redis
 
@@ -318,7 +320,7 @@ class Lab(LabWidgets):
 
     async def _watch_service(self) -> None:
         await self._users[OBSERVER].watch_flow(self._on_event)
-        self._watch = self._tasks.start(self._report_end())
+        self._watch = self._tasks.start(self._keep_watching())
         self._screen.show_error("")
 
     async def _stop_watching(self) -> None:
@@ -326,9 +328,17 @@ class Lab(LabWidgets):
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
 
-    async def _report_end(self) -> None:
+    async def _keep_watching(self) -> None:
+        """Watch again if the connection is lost, and show that the service has stopped.
+
+        A cell that blocks the kernel for a minute, such as an endless loop, loses all connections.
+        """
+        observer = self._users[OBSERVER]
         # Checking a child process is cheap, and the interval is short enough for a person.
-        while self.service.is_running:  # noqa: ASYNC110
+        while self.service.is_running:
+            if not observer.is_watching_flow:
+                with contextlib.suppress(socketio.exceptions.ConnectionError):
+                    await observer.watch_flow(self._on_event)
             await asyncio.sleep(WATCH_INTERVAL_S)
         self._screen.show_error("The service has stopped. Run the cell that starts it again.")
 

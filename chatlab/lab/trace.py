@@ -3,6 +3,17 @@
 from chatlab.client import Json
 from chatlab.domain.trace import StageEvent
 from chatlab.lab.diagram import boxes_html, boxes_of, time_text
+from chatlab.lab.sentences import PremiseGone
+
+
+def stages_of(events: list[StageEvent]) -> tuple[str, ...]:
+    """Return the stages of a request. Raises PremiseGone if there are none."""
+    if not events:
+        raise PremiseGone(
+            "This notebook has received no stage of this message.",
+            "run the cell that sends it again, and then this cell",
+        )
+    return tuple(event["stage"] for event in events)
 
 
 class Trace:
@@ -21,7 +32,8 @@ class Trace:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return tuple(event["stage"] for event in self.events)
+        """The stages in order. Raises PremiseGone if this notebook has received none of them."""
+        return stages_of(self.events)
 
     @property
     def key(self) -> str:

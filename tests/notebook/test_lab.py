@@ -19,10 +19,13 @@ from waiting import LIMIT_S, wait_until
 
 from chatlab.lab import Lab, doctor, predict, start
 from chatlab.lab.checks import BLANK, NOT_CHECKED, NOT_YET
+from chatlab.lab.diagram import STAGES
 from chatlab.lab.key_lifetime import KeyLifetime
 from chatlab.lab.lessons import start_here
-from chatlab.lab.sentences import SessionEnded
+from chatlab.lab.sentences import PremiseGone, SessionEnded
+from chatlab.lab.session import OBSERVER
 from chatlab.lab.session_folder import create_folder, data_folder, remove_abandoned
+from chatlab.lab.trace import Trace
 from chatlab.lab.user import User as LabUser
 from chatlab.lab.widgets.flow_map import FlowMap
 from chatlab.local.engines import Engines
@@ -181,6 +184,19 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
         "the end of the service and the engines",
         is_reached=lambda alive: not alive,
     )
+
+
+async def test_a_session_receives_stages_again_after_a_lost_connection(begin: LabMaker) -> None:
+    """Stages that were lost have no verdict. Later sends have a trace again."""
+    lab = await begin("lost", cache_ttl=3600)
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+    observer = await lab.user(OBSERVER, connect=False)
+    await observer.disconnect()
+    lost = Trace((await alice.send_by_http(bob.id, "Nobody watches")).message, 0.0, [])
+    with pytest.raises(PremiseGone, match="no stage of this message"):
+        _ = lost.stages
+    await wait_until(lambda: observer.is_watching_flow, "a new connection for the stages")
+    assert (await alice.send(bob, "Somebody watches")).stages == STAGES
 
 
 async def test_a_send_returns_its_trace(begin: LabMaker) -> None:

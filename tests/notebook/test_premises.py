@@ -8,8 +8,17 @@ import pytest_asyncio
 from waiting import wait_until
 
 from chatlab.lab import Lab, start
-from chatlab.lab.lessons import breaking, changing, five_seconds, sweeper
-from chatlab.lab.sentences import PremiseGone
+from chatlab.lab.checks import NOT_CHECKED
+from chatlab.lab.lessons import (
+    breaking,
+    changing,
+    five_seconds,
+    lighter,
+    over_a_socket,
+    reading,
+    sweeper,
+)
+from chatlab.lab.sentences import PremiseGone, TooSlow
 from chatlab.lab.trace import Trace
 from chatlab.lab.user import User
 from chatlab.local.engines import Engines
@@ -51,6 +60,11 @@ async def _lost(world: World) -> Any:
     return await lost.__wrapped__(world.lab, [world.trace.id, "0" * 24], list)
 
 
+async def _keys_of(world: World) -> Any:
+    """Look for a message in Redis after it has expired."""
+    return over_a_socket.keys_of(world.lab, world.trace.id)
+
+
 HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "key_lifetime": lambda w: w.lab.key_lifetime("message:never"),
     "four_moments": lambda w: five_seconds.four_moments(w.lab, w.bob, w.trace, w.trace),
@@ -59,6 +73,7 @@ HELPERS: dict[str, Callable[[World], Awaitable[Any]]] = {
     "waits": lambda w: sweeper.waits(w.lab, w.lab.chart("A chart")),
     "passed": lambda w: changing.passed(w.lab, "0" * 24),
     "finds_lost": _lost,
+    "keys_of": _keys_of,
 }
 
 
@@ -79,3 +94,15 @@ async def test_a_helper_that_waits_in_vain_has_no_result(
         await sweeper.sweeps(world.lab)
     with pytest.raises(PremiseGone, match="no line Cache lost"):
         await sweeper.wait_for_log(world.lab, "Cache lost", world.trace.key)
+
+
+async def test_a_read_that_redis_did_not_answer_is_no_miss(world: World) -> None:
+    """On a slow machine it has no result, so a right answer is not rejected."""
+    await world.lab.update_settings(cache_mode="off")
+    try:
+        with pytest.raises(TooSlow):
+            await lighter.share_of_misses(world.lab, world.bob, world.alice, 1)
+        result = await reading.half_hits(world.lab, world.alice, world.bob, 3)
+    finally:
+        await world.lab.update_settings(cache_mode="window")
+    assert result.kind == NOT_CHECKED

@@ -109,3 +109,11 @@ async def test_a_function_without_an_end_is_stopped(lab: Lab) -> None:
         racing(lab).run("ann", until="DEL")
     with pytest.raises(PremiseGone, match="should have the reply 7"):
         racing(lab).run("ann", until="GET", reply=7)
+
+
+async def test_a_long_value_does_not_leave_the_picture(lab: Lab) -> None:
+    """It is cut, in the picture and in its text."""
+    lab.redis.set(KEY, "x" * 3000, ex=60)
+    picture = Race(lab, KEY, ann=lambda r, _db: r.get(KEY)).run("ann").picture()
+    assert ("x" * 39 + "…") in repr(picture)
+    assert ("x" * 41) not in f"{picture!r} {picture._repr_svg_()}"

@@ -58,6 +58,13 @@ class TestSentences:
         """Without a fix, it is only the error."""
         assert await shown(kernel, "raise EngineError('No mongod.')") == ["No mongod."]
 
+    async def test_a_socket_that_is_not_connected_is_one_sentence(self, kernel: Any) -> None:
+        """A cell that blocks the kernel for a minute loses the connections of all users."""
+        source = "import socketio\nawait socketio.AsyncClient().emit('typing')"
+        assert await shown(kernel, source) == [
+            "This socket is not connected. To fix this: run the cell that connects it."
+        ]
+
     async def test_a_helper_that_takes_too_long_is_one_sentence(self, kernel: Any) -> None:
         """A time limit of the package has no traceback."""
         took_too_long = ["This took too long. To fix this: run the cell again."]

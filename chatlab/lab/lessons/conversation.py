@@ -12,9 +12,9 @@ from redis import Redis
 from chatlab.cache.deadline_tracker import NO_EXPIRY
 from chatlab.cache.keys import Keys, grace_period_ms
 from chatlab.domain.ids import conversation_of
-from chatlab.errors import EngineError
 from chatlab.lab.checks import CheckResult, call_answer, check, correct, is_number, not_yet
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
+from chatlab.lab.sentences import TooSlow
 from chatlab.lab.session import Lab
 from chatlab.lab.session_stores import time_us, value_of
 from chatlab.lab.stepped_redis import record_steps, run_killed, run_overtaken
@@ -27,9 +27,6 @@ SAMPLE_S = 0.05
 TRIES = 5
 PAIRS = 200
 LIST = "messages:ann:ben"
-TOO_SLOW = EngineError(
-    "The machine was too slow for this measurement.", "run the cell again when it has less to do"
-)
 
 
 def service_key(one: str, other: str) -> str:
@@ -45,7 +42,7 @@ async def within_one_window(redis: Redis, key: str, act: Callable[[], Awaitable[
         await act()
         if time.monotonic() - started < (TTL_MS - grace_period_ms(TTL_MS)) / 1000:
             return
-    raise TOO_SLOW
+    raise TooSlow
 
 
 # --- how long a window lives ----------------------------------------------------------------------
@@ -125,7 +122,7 @@ async def _two_sends(
         second = await _send(lab, one, other, "second")
         if first.messages and second.at - first.at < (apart_s + late_s) * 1000:
             return first, second
-    raise TOO_SLOW
+    raise TooSlow
 
 
 async def _send(lab: Lab, one: User, other: User, text: str) -> Window:

@@ -99,8 +99,8 @@ def _changed(lab: Lab, answer: Any) -> Settings:
     unknown = [name for name in answer if name not in Settings.model_fields]
     if unknown:
         raise UnusableAnswer(
-            f"There is no setting {unknown[0]!r}. Settings.model_fields has all of them: database,"
-            " port, key_prefix, cache_ttl ..."
+            f"There is no setting {unknown[0]!r}. In Python a setting has its name in lower case and"
+            " without CHATLAB_: cache_ttl, not CHATLAB_CACHE_TTL."
         )
     if elsewhere := sorted(SERVERS & set(answer)):
         raise UnusableAnswer(

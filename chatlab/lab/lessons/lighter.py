@@ -27,7 +27,7 @@ from chatlab.lab.claims import DEPENDS, FAILS, HOLDS, ClaimResult, ClaimResults,
 from chatlab.lab.measure import Row, Table, send_many
 from chatlab.lab.polling import poll_until
 from chatlab.lab.race import Race
-from chatlab.lab.sentences import PremiseGone
+from chatlab.lab.sentences import PremiseGone, TooSlow
 from chatlab.lab.session import Lab
 from chatlab.lab.stepped_redis import record_steps
 from chatlab.lab.user import User
@@ -75,7 +75,10 @@ async def share_of_misses(lab: Lab, reader: User, other: User, every_s: float) -
     reads, misses, left_ms = 0, 0, 0
     lab.redis.delete(key)
     while True:
-        if (await reader.read(other.id)).cache != "hit":
+        cache = (await reader.read(other.id)).cache
+        if cache == "bypass":  # Redis did not reply in time
+            raise TooSlow
+        if cache != "hit":
             misses, left_ms = misses + 1, lab.settings.ttl_ms
             if misses == LIFETIMES + 1:
                 return LIFETIMES / reads
@@ -388,6 +391,8 @@ async def steady(lab: Lab, answer: Any) -> CheckResult:
         found = await _watch_stream(lab)
     finally:
         await lab.update_settings(cache_ttl=lab.start_settings.get("cache_ttl", 5))
+    if not found.live:
+        raise TooSlow
     said = call_for_number(answer, found.rate, TTL_S, found.size)
     measured = found.live * found.size
     seen = (

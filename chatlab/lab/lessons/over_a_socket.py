@@ -19,6 +19,7 @@ from chatlab.lab.checks import (
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.diagram import STAGES
 from chatlab.lab.polling import poll_until
+from chatlab.lab.sentences import PremiseGone
 from chatlab.lab.session import Lab
 from chatlab.lab.session_stores import value_of
 from chatlab.lab.tables import table_html
@@ -110,9 +111,12 @@ def _count(user: User, message_id: str) -> int:
 
 
 def keys_of(lab: Lab, message_id: str) -> list[str]:
-    """Return the keys in Redis that contain this message now."""
+    """Return the keys in Redis that contain this message. Raises PremiseGone if none does."""
     keys = sorted(lab.redis.scan_iter("message*"))
-    return [key for key in keys if message_id in str(value_of(lab.redis, key))]
+    found = [key for key in keys if message_id in str(value_of(lab.redis, key))]
+    if not found:
+        raise PremiseGone("The message is no longer in Redis.", "run the cell again")
+    return found
 
 
 # --- exercises ------------------------------------------------------------------------------------
@@ -165,7 +169,7 @@ async def sends(lab: Lab, send: Any) -> CheckResult:
             said = await await_answer(send, alice.socket, body["receiverId"], body["text"])
         except UnusableAnswer as error:
             if ack["error"]["detail"] not in str(error):
-                return not_yet(f"{error} The error must contain: {ack['error']['detail']}")
+                return not_yet(f'The error must contain "{ack["error"]["detail"]}" {error}')
         else:
             return not_yet(
                 f"For {body} the ack was {ack}, but your function raised no error. It returned"

@@ -18,6 +18,7 @@ from chatlab.lab.checks import (
 from chatlab.lab.claims import ClaimResult, ClaimResults, holds_if
 from chatlab.lab.diagram import STAGES
 from chatlab.lab.session import Lab
+from chatlab.lab.trace import stages_of
 
 SEND = "/api/messages/send"
 REJECTED = ({"receiverId": "nobody", "text": "Hello"}, {"receiverId": "bob", "text": ""})
@@ -41,7 +42,7 @@ async def sends(lab: Lab, send: Any) -> CheckResult:
             said = await await_answer(send, alice.http, body["receiverId"], body["text"])
         except UnusableAnswer as error:
             if problem["detail"] not in str(error):
-                return not_yet(f'{error} The error must contain the detail: "{problem["detail"]}"')
+                return not_yet(f'The error must contain the detail: "{problem["detail"]}" {error}')
         else:
             return not_yet(
                 f"The service rejected {body} with {problem['status']}, but your function raised no"
@@ -111,7 +112,7 @@ async def rejected(lab: Lab, body: Any) -> CheckResult:
 async def claims(lab: Lab, sent: httpx.Response, refused: httpx.Response) -> ClaimResults:
     """Compare the document's claims about a send with a send, and one with a wrong token."""
     message: Json = sent.json()
-    stages = tuple(event["stage"] for event in await lab.events.trace_events(message["_id"]))
+    stages = stages_of(await lab.events.trace_events(message["_id"]))
     same = lab.find_messages(_id=message["_id"]) == [message]
     body = "the message as MongoDB has it" if same else "not what MongoDB has"
     return lab.record_claims(

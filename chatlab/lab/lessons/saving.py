@@ -291,6 +291,12 @@ async def weakens(lab: Lab, concern: Any) -> CheckResult:
         )
         acknowledged += result.acknowledged
         if result.lost:
+            if not options.acknowledged:
+                return correct(
+                    "insert_one returned hundreds of times, and MongoDB was killed. Some documents"
+                    " are lost, and no error said so. But w=0 asks for no acknowledgement. Try a"
+                    " write concern that asks for one, and loses documents all the same."
+                )
             return correct(
                 "MongoDB acknowledged hundreds of inserts and was killed. Some of them are lost, and"
                 " no error said so."

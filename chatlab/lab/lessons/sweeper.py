@@ -29,6 +29,7 @@ TRIES = 20
 PAGES, PAGES_PER_COMMAND = 200_000, 10_000
 SCAN_COUNT, ROUNDS = 1000, 20
 FEWEST_SCANS = 20  # in 200,000 keys
+ENTRY_TTL_S = 600  # longer than a slow sweep; the service gives 5 s to entries without an expiry
 NEAR_A_SECOND_S = 0.05
 COMMANDS = ("SCAN", "KEYS", "DEL", "UNLINK")
 ONE = "message:exercise"  # the entry of the exercise
@@ -245,7 +246,8 @@ async def _finds_all(lab: Lab, sweep: Any) -> None:
     for first in range(0, PAGES, PAGES_PER_COMMAND):
         r.mset({f"page:{number}": "" for number in range(first, first + PAGES_PER_COMMAND)})
     wanted = {f"message:wanted-{number}" for number in range(20)}
-    r.mset(dict.fromkeys(wanted, "{}"))
+    for key in wanted:
+        r.set(key, "{}", ex=ENTRY_TTL_S)
     try:
         steps = await asyncio.to_thread(record_steps, r, sweeper.run)
     finally:
@@ -283,6 +285,11 @@ async def _logs_each_end_once(lab: Lab, sweep: Any) -> None:
             raise UnusableAnswer(
                 "PTTL returns -1 for a key without an expiry. It is alive, and your sweep logged it"
                 " as cleaned."
+            )
+        if "hit" not in sweeper.logged("message:kept"):
+            raise UnusableAnswer(
+                "PTTL returns -1 for a key without an expiry. It is alive, too, and your sweep logged"
+                " no hit for it."
             )
         if "cleaned" in sweeper.logged(ONE):
             raise UnusableAnswer("A key with 60 s left was logged as cleaned.")

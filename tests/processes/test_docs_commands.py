@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -325,7 +326,19 @@ def stop(process: "subprocess.Popen[str]") -> None:
 def test_every_block_has_a_language() -> None:
     """So no command is overlooked. Blocks of notebooks are diagrams and have none."""
     languages = {block.language for page, block in BLOCKS if page.path.suffix == ".md"}
-    assert languages == {"sh", "text", "mermaid"}
+    assert languages == {"sh", "text", "mermaid", "python"}
+
+
+def test_a_program_can_use_the_private_servers(engines: Engines) -> None:
+    """The lines of Python in the documentation connect to both servers."""
+    page = read_page(ROOT / "docs" / "operations.md")
+    (block,) = (block for block in page.blocks if block.language == "python")
+    run = engines.redis.url.removeprefix("unix://").removesuffix("/redis.sock")
+    names: dict[str, Any] = {}
+    exec(block.text.replace("/path/to/the/data/folder/run", run), names)  # noqa: S102 - our own
+    with names["db"].client, names["r"]:
+        assert names["r"].ping()
+        assert names["db"].command("ping")["ok"] == 1
 
 
 def test_every_way_is_used() -> None:

@@ -414,3 +414,32 @@ def test_a_missing_browser_is_explained(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert "playwright install --with-deps chromium" in result.stderr.splitlines()[-1]
+
+
+IMPORTS = """
+import asyncio, sys
+import httpx
+
+async def ask():
+    async with httpx.AsyncClient() as http:
+        try:
+            await http.get("http://127.0.0.1:1")
+        except httpx.ConnectError:
+            pass
+
+asyncio.run(ask())
+sys.addaudithook(lambda event, about: event == "import" and print(about[0]))
+asyncio.run(ask())
+"""
+
+
+def test_httpx_looks_for_no_module() -> None:
+    """After its first request, httpx finds all that it imports in `sys.modules`.
+
+    It imports `sniffio` in each request. If that is absent, Python searches for it each time, and
+    in Python 3.11 the search raises KeyError if the garbage collector imports something meanwhile.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""

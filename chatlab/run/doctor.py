@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SERVICE = (
     *("aiohttp", "argon2-cffi", "dnspython", "emoji", "fastapi", "fastapi-swagger", "hiredis"),
     *("httptools", "httpx", "msgspec", "platformdirs", "prometheus-client", "psutil", "pydantic"),
-    *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "starlette", "typer"),
-    *("uvicorn", "uvloop", "websockets", "zxcvbn"),
+    *("pydantic-settings", "pymongo", "python-socketio", "redis", "rich", "sniffio", "starlette"),
+    *("typer", "uvicorn", "uvloop", "websockets", "zxcvbn"),
 )
 NOT_ON_WINDOWS = {"httptools", "uvloop"}
 NOTEBOOKS = (

@@ -1,5 +1,7 @@
 """The page /lab in a real browser: it shows what the service really does, one thing at a time."""
 
+import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest_asyncio
 from browsing import BrowserSession, assert_accessible, browser, reverse_proxy, shared
 from faults import Proxy, StrictService
 from http_clients import open_client
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, WebSocketRoute, expect
 from shared_service import LAB_KEY, SharedService
 
 from chatlab.local.engines import Engines
@@ -244,6 +246,44 @@ async def test_the_key_leaves_the_address_and_a_wrong_one_is_refused(
         await expect(page.locator(".p-sentence")).to_have_text(BEGIN)
         await session.assert_clean(ignore=("401", "closed before the connection is established"))
         await session.context.close()
+
+
+async def test_nothing_is_sent_before_the_page_can_see_it(
+    browser: Browser, shared: SharedService
+) -> None:
+    """A key pressed before the stage events arrive waits for them, so the picture shows the send."""
+    session = await BrowserSession.start(browser, shared.service.url, **PROJECTOR)
+    is_open = asyncio.Event()
+    await session.context.route_web_socket(
+        "**/socket.io/**", functools.partial(delay_flow, is_open)
+    )
+    page, sent = await open_lab(session), "/api/messages/send"
+    await page.evaluate(WATCH)
+    await page.keyboard.press("h")
+    await page.evaluate("Promise.resolve()")  # the page has handled the key
+    assert not [url for url in session.requests if url.endswith(sent)]
+    is_open.set()
+    await seen_until(page, "box respond")
+    await session.assert_clean()
+    await session.context.close()
+
+
+def delay_flow(is_open: asyncio.Event, page_side: WebSocketRoute) -> None:
+    """Forward a websocket, but connect it to the namespace `/flow` only when this is set."""
+    service_side = page_side.connect_to_server()
+    waiting: list[asyncio.Task[None]] = []
+
+    async def send_later(text: str | bytes) -> None:
+        await is_open.wait()
+        service_side.send(text)
+
+    def forward(text: str | bytes) -> None:
+        if str(text).startswith("40/flow,"):
+            waiting.append(asyncio.create_task(send_later(text)))
+        else:
+            service_side.send(text)
+
+    page_side.on_message(forward)
 
 
 async def test_the_settings_are_those_of_the_service(stage: Page, shared: SharedService) -> None:

@@ -24,8 +24,10 @@ export class Actions {
   #newest = null;
   #hasReaction = false;
   #readUpTo = 0; // the seq of the newest message that was read
+  /** Begin: the page receives stage events, or cannot. Actions before that wait, to be seen. */
+  begin = () => {};
   /** @type {Promise<unknown>} */
-  #queue = Promise.resolve();
+  #queue = new Promise((resolve) => (this.begin = () => resolve(undefined)));
 
   /**
    * @param {Stage} stage

@@ -105,10 +105,14 @@ export class Stage {
   }
 
   #openService() {
+    const showConnection = (/** @type {boolean} */ connected) => {
+      this.controls.showConnection(connected);
+      this.controls.actions.begin();
+    };
     this.stopWatching = this.watch?.({
       event: (event) => this.#happened(event),
-      connected: () => this.controls.showConnection(true),
-      lost: () => this.controls.showConnection(false),
+      connected: () => showConnection(true),
+      lost: () => showConnection(false),
       ended: () => this.refused(),
     });
     if (!this.players) return;

@@ -5,12 +5,16 @@
 
 import asyncio
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
+from redis import Redis
 
 from benchmarks import generators
 from benchmarks.environment import CONNECTIONS, MESSAGES, Environment
@@ -26,11 +30,13 @@ from benchmarks.users import (
     send_requests,
     write_requests,
 )
-from chatlab.realtime.presence import LEAVE_DELAY_S
+from chatlab.realtime.presence import LEAVE_DELAY_S, PresenceReport
 
 READS_PER_SECOND, MISSES_PER_SECOND, SENDS_PER_SECOND, CONNECTS_PER_SECOND = 1_000, 250, 200, 50
 SOCKETS = 32  # that send
 IDLE, FEW_IDLE = 5_000, 40
+REPORTED = 20  # users in a report of presence
+REPORT_INTERVAL_S = 0.005
 LONG_TTL_S = 600  # every cached read is a hit
 PARTS = ("service", "Redis", "MongoDB")
 READ, UNCACHED_READ = f"cached read of {MESSAGES}", f"uncached read of {MESSAGES}"
@@ -40,7 +46,7 @@ SOCKET_KB = "KB for each idle socket"
 SOCKET_US = "µs of CPU time a second for each idle socket"
 SOCKET_MONGO_US = "µs of CPU time of MongoDB a second for each idle socket"
 OPERATIONS = (READ, UNCACHED_READ, SEND, SOCKET_SEND, CONNECT)
-ELSEWHERE_US = "µs of CPU time for each user who comes online in another process"
+ELSEWHERE_US = "µs of CPU time for each user who comes or goes in another process"
 ELSEWHERE_BYTES = "bytes in memory for each user online elsewhere"
 MESSAGE_BYTES = "bytes stored for each message, with its indexes, without compression"
 
@@ -225,28 +231,47 @@ def _measure_online_users(environment: Environment) -> list[Check]:
     elsewhere = environment.chatlab_like(here, "another process", KEY_PREFIX=prefix)
     pause_s = min(2 * LEAVE_DELAY_S, 4 * environment.seconds)
     time.sleep(pause_s)  # until the processes know each other
-    meter, other_meter = Meter(environment, here), Meter(environment, elsewhere)
+    meter = Meter(environment, here)
     here_bytes, elsewhere_bytes = here.resident_bytes(), elsewhere.resident_bytes()
     with contextlib.ExitStack() as stack:
 
-        def connect() -> generators.Figures:
-            sockets = generators.open_idle_sockets(here.url, as_json(here.users))
-            opened = stack.enter_context(sockets)
+        def connect() -> None:
+            stack.enter_context(generators.open_idle_sockets(here.url, as_json(here.users)))
             time.sleep(pause_s)  # until all reports have arrived
-            return {"requests": opened}
 
         def wait() -> generators.Figures:
             time.sleep(window_s := max(0.5, 2.5 * environment.seconds))
             return {"requests": count * window_s}
 
-        online_us = other_meter.measure(connect)[0]
+        connect()
         socket_kb = (here.resident_bytes() - here_bytes) / count / 1000
         known_bytes = (elsewhere.resident_bytes() - elsewhere_bytes) / count
         idle_us = [meter.measure(wait) for _ in range(environment.rounds)]
+    time.sleep(pause_s)  # until the users have left
+    report = partial(_report_users, environment.redis, f"{prefix}*:presence", count)
+    other_meter = Meter(environment, elsewhere)
+    online_us = [other_meter.measure(report)[0] for _ in range(environment.rounds)]
     return [
         Check(SOCKET_KB, [socket_kb]),
         Check(SOCKET_US, [service_us for service_us, _, _ in idle_us]),
         Check(SOCKET_MONGO_US, [mongo_us for _, _, mongo_us in idle_us]),
-        Check(ELSEWHERE_US, [online_us]),
+        Check(ELSEWHERE_US, online_us),
         Check(ELSEWHERE_BYTES, [known_bytes]),
     ]
+
+
+def _report_users(redis: Redis, channels: str, count: int) -> generators.Figures:
+    """Report users who come to a process and then go, as that process would."""
+    [channel] = redis.pubsub_channels(channels)
+    users = [f"other{number:06}" for number in range(count)]
+    groups = [users[start : start + REPORTED] for start in range(0, count, REPORTED)]
+    name = secrets.token_hex(4)
+    reports = [PresenceReport(name, 0, is_whole=True)]
+    reports += [PresenceReport(name, n, joined=group) for n, group in enumerate(groups, 1)]
+    reports += [
+        PresenceReport(name, n, left=group) for n, group in enumerate(groups, 1 + len(groups))
+    ]
+    for report in reports:
+        redis.publish(channel, msgspec.json.encode(report))
+        time.sleep(REPORT_INTERVAL_S)
+    return {"requests": 2 * count}

@@ -141,7 +141,7 @@ class Broadcast:
     async def _keep_listening(self) -> None:
         """Listen to the other processes.
 
-        Start again after a failure, and when not even our own reports arrive.
+        Start again after a failure, and when no reports arrive, not even our own.
         """
         await self._joined.wait()
         while True:
@@ -156,6 +156,8 @@ class Broadcast:
     async def _listen(self) -> None:
         assert isinstance(self._redis, Redis)  # `ClusterBroadcast` listens in its own way
         async with self._redis.pubsub() as pubsub:
+            # Before a user can subscribe: redis-py would make another connection, and listen there.
+            await pubsub.connect()
             self._pubsub, resyncing = pubsub, TaskSet()
             try:
                 channels = [self._user_channel + user for user in self.presence.users_here()]
@@ -172,8 +174,9 @@ class Broadcast:
             while time.monotonic() - received_at < SILENCE_S:
                 message = await pubsub.get_message(timeout=REPORT_INTERVAL_S)
                 if message:
-                    received_at = time.monotonic()
                     channel = message["channel"].decode()
+                    if channel == self.presence.channel:
+                        received_at = time.monotonic()
                     if message["type"] == "message":
                         await self._receive(channel, message["data"])
                     elif message["type"] == "subscribe" and channel == self.presence.channel:

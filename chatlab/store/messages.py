@@ -66,6 +66,11 @@ class MessageStore:
         """The number of messages that wait to be saved."""
         return self._commits.waiting
 
+    @property
+    def has_uncertain_writes(self) -> bool:
+        """Return whether a message may be in MongoDB without an event."""
+        return self._uncertain.is_looking
+
     async def close(self) -> None:
         """Save the messages that wait and their summaries. Stop looking for uncertain writes."""
         await self._commits.drain()

@@ -49,6 +49,11 @@ class UncertainWriteReconciler:
         self._uncertain: OrderedDict[ObjectId, Uncertain] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_looking(self) -> bool:
+        """Return whether there are uncertain writes."""
+        return bool(self._uncertain)
+
     def add(self, documents: list[Document]) -> None:
         """Start to look for these documents."""
         for document in documents:

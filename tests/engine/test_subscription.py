@@ -69,7 +69,9 @@ async def test_a_user_who_comes_while_the_process_connects_is_subscribed_with_th
     held = Held(subscriber)
     sockets = create_socket_server(settings.max_body)
     presence = Presence(sockets, cache.pipe, f"{space}:", PeerSettings(settings), find_no_partners)
-    broadcast = Broadcast(sockets, cache.pipe, subscriber, presence, f"{space}:")
+    broadcast = Broadcast(
+        sockets, cache.pipe, subscriber, presence, f"{space}:", cache.distrust_windows
+    )
     broadcast.join("installation")
     await broadcast.joined(ANN)
     opening = asyncio.create_task(broadcast.open())

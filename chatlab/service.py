@@ -322,12 +322,19 @@ class Service:
         await self._receivers.unmute(user, other)
 
 
-async def finish_send(cache: Cache, broadcast: Broadcast, message: Message, began: int) -> None:
+async def finish_write(
+    cache: Cache,
+    broadcast: Broadcast,
+    message: Message,
+    began: int,
+    is_new: bool,
+) -> None:
     """Update the window and emit a message whose sender was told that MongoDB is unavailable.
 
-    The message turned out to be saved. The sender may have repeated the send and received this
-    message. Only the process that saved it emits it.
+    The message, or a change of it, turned out to be saved. The sender may have repeated the request
+    and received this message. Only the process that saved it emits it.
     """
+    event = "newMessage" if is_new else "messageUpdated"
     with broadcast.owed:
         await cache.change_in_window(message, began)
-        await broadcast.emit("newMessage", message.json, participants_of(message.conversation))
+        await broadcast.emit(event, message.json, participants_of(message.conversation))

@@ -33,7 +33,7 @@ from chatlab.realtime.cluster_broadcast import create_broadcast
 from chatlab.realtime.peer_settings import PeerSettings
 from chatlab.realtime.presence import Presence
 from chatlab.receivers import Receivers
-from chatlab.service import Service, finish_send
+from chatlab.service import Service, finish_write
 from chatlab.sessions import Sessions
 from chatlab.settings import Settings, load_settings
 from chatlab.stage_users import StageUsers
@@ -208,7 +208,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
             settings.key_prefix,
             cache.distrust_windows,
         )
-        on_found = functools.partial(finish_send, cache, broadcast)
+        on_found = functools.partial(finish_write, cache, broadcast)
 
         async def join(installation: str) -> None:
             broadcast.join(installation)

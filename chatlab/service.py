@@ -76,22 +76,23 @@ class Service:
         draft = create_draft(sender, UserId(receiver), text, client_id, reply_to)
         trace.record("create", messageId=str(draft.id))
 
-        message, is_new, began = await self._store.messages.save(draft)
-        trace.record("save", messageId=message.id)
+        with self._broadcast.owed:
+            message, is_new, began = await self._store.messages.save(draft)
+            trace.record("save", messageId=message.id)
 
-        if not is_new:  # the process that saved it may have died before it updated the window
-            await self._cache.change_in_window(message, began)
+            if not is_new:  # the process that saved it may have died before it updated the window
+                await self._cache.change_in_window(message, began)
+                return message
+
+            # Both calls give their command to the pipeline before the first await, so they share a
+            # round trip.
+            cached = self._cache.put_message(message, began)
+            in_window = self._cache.append_to_window(message, began)
+            self._record_cached(trace, message, await cached, await in_window)
+
+            await self._emit("newMessage", message)
+            trace.record("emit", messageId=message.id)
             return message
-
-        # Both calls give their command to the pipeline before the first await, so they share a
-        # round trip.
-        cached = self._cache.put_message(message, began)
-        in_window = self._cache.append_to_window(message, began)
-        self._record_cached(trace, message, await cached, await in_window)
-
-        await self._emit("newMessage", message)
-        trace.record("emit", messageId=message.id)
-        return message
 
     # --- read --------------------------------------------------------------------------------
 
@@ -235,20 +236,21 @@ class Service:
 
         If it does not meet it, return it as it is and emit nothing.
         """
-        began = self._cache.now_us()
-        changed = await self._store.messages.change(message, condition, change)
-        trace.record("save", messageId=message.id)
+        with self._broadcast.owed:
+            began = self._cache.now_us()
+            changed = await self._store.messages.change(message, condition, change)
+            trace.record("save", messageId=message.id)
 
-        if changed is None:
-            return await self._unchanged(message, allow_deleted=allow_deleted)
+            if changed is None:
+                return await self._unchanged(message, allow_deleted=allow_deleted)
 
-        cached = self._cache.put_changed_message(changed, began)
-        in_window = self._cache.change_in_window(changed, began)  # shares the round trip
-        self._record_cached(trace, changed, await cached, await in_window)
+            cached = self._cache.put_changed_message(changed, began)
+            in_window = self._cache.change_in_window(changed, began)  # shares the round trip
+            self._record_cached(trace, changed, await cached, await in_window)
 
-        await self._emit("messageUpdated", changed)
-        trace.record("emit", messageId=changed.id)
-        return changed
+            await self._emit("messageUpdated", changed)
+            trace.record("emit", messageId=changed.id)
+            return changed
 
     async def _unchanged(self, message: Message, *, allow_deleted: bool) -> Message:
         current = await self._store.messages.find_again(message)
@@ -286,10 +288,11 @@ class Service:
         conversation = conversation_of(reader, other)
         if seq > (await self._store.messages.find_last_seqs([conversation])).get(conversation, 0):
             raise Invalid("seq: should not be above the newest message of the conversation")
-        if await self._store.conversations.mark_read(reader, conversation, seq):
-            payload = {"userId": reader, "seq": seq, "conversation": conversation}
-            encoded = msgspec.json.encode(payload)
-            await self._broadcast.emit("messagesRead", encoded, participants_of(conversation))
+        with self._broadcast.owed:
+            if await self._store.conversations.mark_read(reader, conversation, seq):
+                payload = {"userId": reader, "seq": seq, "conversation": conversation}
+                encoded = msgspec.json.encode(payload)
+                await self._broadcast.emit("messagesRead", encoded, participants_of(conversation))
 
     async def typing(self, user: UserId, receiver: str, *, typing: bool) -> None:
         """Emit to the receiver that the user types, or has stopped. Raises NotFound."""
@@ -319,11 +322,19 @@ class Service:
         await self._receivers.unmute(user, other)
 
 
-async def finish_send(cache: Cache, broadcast: Broadcast, message: Message, began: int) -> None:
+async def finish_write(
+    cache: Cache,
+    broadcast: Broadcast,
+    message: Message,
+    began: int,
+    is_new: bool,
+) -> None:
     """Update the window and emit a message whose sender was told that MongoDB is unavailable.
 
-    The message turned out to be saved. The sender may have repeated the send and received this
-    message. Only the process that saved it emits it.
+    The message, or a change of it, turned out to be saved. The sender may have repeated the request
+    and received this message. Only the process that saved it emits it.
     """
-    await cache.change_in_window(message, began)
-    await broadcast.emit("newMessage", message.json, participants_of(message.conversation))
+    event = "newMessage" if is_new else "messageUpdated"
+    with broadcast.owed:
+        await cache.change_in_window(message, began)
+        await broadcast.emit(event, message.json, participants_of(message.conversation))

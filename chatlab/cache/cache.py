@@ -138,16 +138,25 @@ class Cache:
         """
         async with self._reconfiguring:
             if self.mode is CacheMode.OFF and mode not in (None, CacheMode.OFF):
-                # Without a reply, the regular check or the probe trusts windows again later.
-                for node in self.servers.all():
-                    node.clock.distrust()
-                    if self._is_open:
-                        await node.clock.trust_again()
+                await self.distrust_windows()
                 if not self._is_open:
                     await self._connect()
             self.ttl_ms, self.mode = ttl_ms or self.ttl_ms, mode or self.mode
             self.ttls = Ttls.of(self.ttl_ms)
             self.grace_period_ms = min(self.grace_period_ms, grace_period_ms(min(self.ttls)))
+
+    async def distrust_windows(self) -> None:
+        """Trust only windows that are born from now on: one from before may lack a write."""
+        for node in self.servers.all():
+            node.clock.distrust()
+            if self._is_open:
+                # Without a reply, the regular check or the probe trusts windows again later.
+                await node.clock.trust_again()
+
+    @property
+    def has_missed_windows(self) -> bool:
+        """Return whether a window that others trust may lack a write of this process."""
+        return any(node.has_missed_windows for node in self.servers.all())
 
     def has_peers(self) -> bool:
         """Return whether other processes use this Redis."""

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from chatlab.cache.keys import Keys
 from chatlab.cache.node import CacheNode, Common
 from chatlab.connections.cluster import SLOTS, Cluster, NodeName, slot_of
+from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import Pipeline, no_reply
 from chatlab.connections.resp import TRANSACTION, Command
 
@@ -230,25 +231,12 @@ class ClusterNodes:
             wanted = command
         reply = None
         try:
-            reply = await self._ask(wanted, left_s)
+            # In a task of its own: redis-py may ignore a cancellation while it connects to a node.
+            reply = await DriverCalls(left_s).run(self.cluster.execute(*wanted))
         except Exception as failure:  # noqa: BLE001 - the caller does without a reply
             log.debug("%s was not redirected: %s", command[0], failure)
         self._learn_owner(slot_of(key))
         return None if is_script and wanted[0] == "EXISTS" else reply
-
-    async def _ask(self, command: Command, left_s: float) -> Any:
-        """Return the reply to a command, from the node that redis-py finds. Raises TimeoutError.
-
-        While redis-py connects to a node, it may ignore a cancellation, which `asyncio.timeout`
-        relies on. So this does not wait until it ends.
-        """
-        asked = self._start(self.cluster.execute(*command))
-        asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved
-        await asyncio.wait((asked,), timeout=left_s)
-        if not asked.done():
-            asked.cancel()
-            raise TimeoutError
-        return asked.result()
 
     def _is_window_write(self, command: Command) -> bool:
         digests = self.of(key_of(command)).scripts.digests

@@ -178,6 +178,11 @@ class CacheNode:
         for key in self._missed.take_all():
             self.write(window.fence(key))
 
+    @property
+    def has_missed_windows(self) -> bool:
+        """Return whether a window that missed a write is not fenced yet."""
+        return bool(self._missed)
+
     def take_missed(self) -> list[str]:
         """Return the keys of the windows that missed a write, and forget them."""
         return self._missed.take_all()

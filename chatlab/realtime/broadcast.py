@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ from chatlab.connections.driver_calls import DriverCalls
 from chatlab.connections.pipeline import Pipeline
 from chatlab.connections.refusals import is_refusal, note_refusal
 from chatlab.domain.ids import UserId
+from chatlab.realtime.other_processes import OtherProcesses
+from chatlab.realtime.owed_events import OwedEvents
 from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, Presence, PresenceReport
 from chatlab.realtime.resync import NOT_READABLE, Resync
 from chatlab.realtime.task_set import TaskSet
@@ -49,6 +51,7 @@ class Broadcast:
     """Delivers events.
 
     `sockets` is the Socket.IO server of this process; `pipe` publishes, `redis` subscribes.
+    `distrust_windows` is that of the cache. `owed` is the context of a save and its event.
     """
 
     def __init__(
@@ -58,15 +61,17 @@ class Broadcast:
         redis: Redis | Cluster,
         presence: Presence,
         prefix: str,
+        distrust_windows: Callable[[], Awaitable[None]],
     ) -> None:
-        self.presence = presence
+        self.presence, self.owed = presence, OwedEvents()
         self._sockets, self._pipe, self._redis = sockets, pipe, redis
         self._prefix = prefix
         self._user_channel = ""  # until the id of the installation is known
         self._pubsub: PubSub | None = None  # while subscribed
         self._calls = DriverCalls(SUBSCRIBE_TIMEOUT_S)
         self._joined, self._subscribed = asyncio.Event(), asyncio.Event()
-        self._resync = Resync(sockets, presence, self._publish)
+        self._others = OtherProcesses()
+        self._resync = Resync(sockets, presence, self._others, self._publish, distrust_windows)
         self._tasks = TaskSet()
 
     def join(self, installation: str) -> None:
@@ -95,10 +100,21 @@ class Broadcast:
         await self._tasks.cancel()
         await self._redis.aclose()
 
+    async def say_goodbye(self, is_complete: Callable[[], bool]) -> None:
+        """Tell the other processes that they need not make up for the end of this one.
+
+        Call this when nothing will be emitted any more. If an event may be lost, or `is_complete`
+        denies it, say nothing: then they do what they do after a crash.
+        """
+        await self.owed.wait_until_none()
+        await self._pipe.drain()
+        if is_complete() and not self._resync.has_unpublished:
+            await self.presence.say_goodbye()
+
     async def emit(self, event: str, payload: bytes, users: Sequence[UserId]) -> None:
         """Deliver an event to every socket of these users. `payload` is JSON already."""
         # Without Redis, this process does not know whether there are others.
-        is_alone = self._pipe.is_usable and not self.presence.has_live_peers()
+        is_alone = self._pipe.is_usable and not self._others.may_run
         for user in users:
             if self.presence.is_here(user):
                 await self._sockets.emit(event, msgspec.Raw(payload), room=user)
@@ -141,7 +157,7 @@ class Broadcast:
     async def _keep_listening(self) -> None:
         """Listen to the other processes.
 
-        Start again after a failure, and when not even our own reports arrive.
+        Start again after a failure, and when no reports arrive, not even our own.
         """
         await self._joined.wait()
         while True:
@@ -156,6 +172,8 @@ class Broadcast:
     async def _listen(self) -> None:
         assert isinstance(self._redis, Redis)  # `ClusterBroadcast` listens in its own way
         async with self._redis.pubsub() as pubsub:
+            # Before a user can subscribe: redis-py would make another connection, and listen there.
+            await pubsub.connect()
             self._pubsub, resyncing = pubsub, TaskSet()
             try:
                 channels = [self._user_channel + user for user in self.presence.users_here()]
@@ -172,8 +190,9 @@ class Broadcast:
             while time.monotonic() - received_at < SILENCE_S:
                 message = await pubsub.get_message(timeout=REPORT_INTERVAL_S)
                 if message:
-                    received_at = time.monotonic()
                     channel = message["channel"].decode()
+                    if channel == self.presence.channel:
+                        received_at = time.monotonic()
                     if message["type"] == "message":
                         await self._receive(channel, message["data"])
                     elif message["type"] == "subscribe" and channel == self.presence.channel:
@@ -186,11 +205,15 @@ class Broadcast:
     async def _receive(self, channel: str, data: bytes) -> None:
         """Handle a message of any process.
 
-        Our own messages are ignored: their work is done already.
+        Our own events are ignored: their work is done already.
         """
         if channel == self.presence.channel:
             report = msgspec.json.decode(data, type=PresenceReport)
-            if report.process_id != self.presence.process_id:
+            if report.process_id == self.presence.process_id:
+                self._receive_own_report(report)
+            else:
+                note = self._others.note_goodbye if report.is_last else self._others.note_report
+                note(report.process_id)
                 self.presence.receive_report(report)
         else:
             process_id, event, payload = msgspec.json.decode(data, type=Envelope)
@@ -201,3 +224,10 @@ class Broadcast:
                 if event == NEW_MESSAGE:
                     message = msgspec.json.decode(payload, type=Participants)
                     await self.presence.partners.met(message.senderId, message.receiverId)
+
+    def _receive_own_report(self, report: PresenceReport) -> None:
+        """Find out which other processes have not reported for a while."""
+        silent_s = self._others.note_own_report() if report.is_regular else None
+        if silent_s is not None:
+            log.info("Another process has ended; the clients of this one read what they lack")
+            self._tasks.start(self._resync.make_up_for_lost_process(silent_s))

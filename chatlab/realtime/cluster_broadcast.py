@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import socketio
@@ -40,8 +41,9 @@ class ClusterBroadcast(Broadcast):
         cluster: Cluster,
         presence: Presence,
         prefix: str,
+        distrust_windows: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(sockets, pipe, cluster, presence, prefix)
+        super().__init__(sockets, pipe, cluster, presence, prefix, distrust_windows)
         self.cluster = cluster
         self._listeners: dict[NodeName, NodeListener] = {}
         self._leader: NodeListener | None = None  # it passes on the reports of presence
@@ -221,8 +223,9 @@ def create_broadcast(
     redis: Redis | Cluster,
     presence: Presence,
     prefix: str,
+    distrust_windows: Callable[[], Awaitable[None]],
 ) -> Broadcast:
     """Return what delivers events over this server or cluster."""
     if isinstance(redis, Cluster):
-        return ClusterBroadcast(sockets, pipe, redis, presence, prefix)
-    return Broadcast(sockets, pipe, redis, presence, prefix)
+        return ClusterBroadcast(sockets, pipe, redis, presence, prefix, distrust_windows)
+    return Broadcast(sockets, pipe, redis, presence, prefix, distrust_windows)

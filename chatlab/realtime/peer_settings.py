@@ -27,14 +27,14 @@ class PeerSettings:
 
     def __init__(self, settings: Settings) -> None:
         self.own: Values = {TIMEOUT: settings.redis_timeout, "CACHE_TTL": settings.cache_ttl}
-        self._timeouts_heard_at: dict[float, float] = {}
+        self._timeouts: dict[str, tuple[float, float]] = {}  # of each process, and when heard
         self._log_limit = LogLimit()
 
-    def receive(self, reported: Values) -> None:
+    def receive(self, process_id: str, reported: Values) -> None:
         """Take in the report of another process. A difference is logged, once a minute."""
         # A process of an older version reports nothing; its time limit was the default.
         timeout_s = reported.get(TIMEOUT, Settings.model_fields["redis_timeout"].default)
-        self._timeouts_heard_at[timeout_s] = time.monotonic()
+        self._timeouts[process_id] = timeout_s, time.monotonic()
         for name, own in self.own.items():
             other = reported.get(name, own)
             if other != own and self._log_limit.allows(name):
@@ -48,16 +48,17 @@ class PeerSettings:
                     CONSEQUENCES[name],
                 )
 
+    def forget(self, process_id: str) -> None:
+        """Expect no more writes of a process that has said goodbye."""
+        self._timeouts.pop(process_id, None)
+
     def shortest_timeout_s(self) -> float | None:
         """Return the shortest `CHATLAB_REDIS_TIMEOUT` reported within PEER_MEMORY_S, or None.
 
         While Redis is down, no process receives the reports of another one. The cache must still
         expect their writes then, so it needs a longer memory than the list of who is online.
         """
-        now = time.monotonic()
-        recent = [
-            timeout_s
-            for timeout_s, heard_at in self._timeouts_heard_at.items()
-            if now - heard_at < PEER_MEMORY_S
-        ]
-        return min(recent, default=None)
+        oldest = time.monotonic() - PEER_MEMORY_S
+        for process_id in [one for one, (_, at) in self._timeouts.items() if at < oldest]:
+            del self._timeouts[process_id]
+        return min((timeout_s for timeout_s, _ in self._timeouts.values()), default=None)

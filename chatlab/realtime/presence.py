@@ -27,7 +27,6 @@ from chatlab.realtime.task_set import TaskSet
 
 REPORT_INTERVAL_S = 1.0  # between two reports of a process
 SILENCE_S = 3.0  # three missed reports: the process has stopped
-PEER_MEMORY_S = 60.0  # how long the events of another process are expected after its last report
 LEAVE_DELAY_S = 3.0
 NOTIFY_INTERVAL_S = 0.1  # changes within this time reach the processes and clients together
 EVERYBODY = "*"
@@ -38,6 +37,7 @@ class PresenceReport(msgspec.Struct, array_like=True):
 
     `version` counts the changes of its users, this one included. With `is_whole`, `joined` are all
     of its users. `asks` is the process that should answer with its whole list, or EVERYBODY.
+    `is_last` is a goodbye: the process has ended, and none of its events are lost.
     """
 
     process_id: str
@@ -47,6 +47,12 @@ class PresenceReport(msgspec.Struct, array_like=True):
     is_whole: bool = False
     asks: str = ""
     settings: Values = {}
+    is_last: bool = False
+
+    @property
+    def is_regular(self) -> bool:
+        """Return whether this is the report of each second, and no other one."""
+        return not (self.joined or self.left or self.is_whole or self.asks or self.is_last)
 
 
 class Peer:
@@ -84,7 +90,6 @@ class Presence:
         self._left: set[UserId] = set()
         self._must_report_whole = False
         self._peers: dict[str, Peer] = {}
-        self._last_report_at = float("-inf")  # of any other process
         # Who has left, here or with a process, counts as online until then. The oldest come first.
         self._leaving: dict[UserId, float] = {}
         self._online: set[UserId] = set()  # everywhere
@@ -102,12 +107,17 @@ class Presence:
         self._tasks.start(self._report_changes())
 
     async def close(self) -> None:
-        """Report an empty list, so that other processes know that this one has stopped."""
+        """Report an empty list, so that other processes know that this one stops."""
+        await self._tasks.cancel()
         self._here.clear()
         self._reported.clear()
         self._report_whole()
         await self._pipe.drain()
-        await self._tasks.cancel()
+
+    async def say_goodbye(self) -> None:
+        """Report that this process has ended, and that none of its events are lost."""
+        self._publish(is_last=True)
+        await self._pipe.drain()
 
     # --- this process ---
 
@@ -162,6 +172,7 @@ class Presence:
         left: Iterable[UserId] = (),
         is_whole: bool = False,
         asks: str = "",
+        is_last: bool = False,
     ) -> None:
         if self.channel:
             report = PresenceReport(
@@ -172,6 +183,7 @@ class Presence:
                 is_whole,
                 asks,
                 self._settings.own,
+                is_last,
             )
             self._pipe.execute("PUBLISH", self.channel, msgspec.json.encode(report))
 
@@ -222,26 +234,18 @@ class Presence:
             or any(user in peer.users for peer in self._peers.values())
         )
 
-    def has_live_peers(self) -> bool:
-        """Return whether other processes run: events must be published for them."""
-        return bool(self._peers)
-
-    def had_peers_recently(self) -> bool:
-        """Return whether another process has reported within PEER_MEMORY_S seconds.
-
-        While Redis is down, no process receives the reports of another one, and after SILENCE_S
-        they count as stopped. Their events may still have been lost.
-        """
-        return time.monotonic() - self._last_report_at < PEER_MEMORY_S
-
     def receive_report(self, report: PresenceReport) -> None:
         """Take in the report of another process, or ask for its whole list after a gap."""
-        self._settings.receive(report.settings)
+        if report.is_last:
+            self._settings.forget(report.process_id)
+            self._hold_back(self._peers.pop(report.process_id, Peer()).users)
+            return
+        self._settings.receive(report.process_id, report.settings)
         if report.asks in (EVERYBODY, self.process_id):
             self._must_report_whole = True
             self._changed.set()
         peer = self._peers.setdefault(report.process_id, Peer())
-        peer.heard_at = self._last_report_at = time.monotonic()
+        peer.heard_at = time.monotonic()
         joined, left = set(report.joined), set(report.left)
         if report.is_whole:
             self._hold_back(peer.users - joined)

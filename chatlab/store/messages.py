@@ -56,7 +56,7 @@ class MessageStore:
             insert=self.insert,
             find_last_seqs=functools.partial(self.find_last_seqs, committed=True),
             find_repeated=self.find_repeated,
-            on_uncertain=self._uncertain.add,
+            on_uncertain=self._uncertain.add_inserts,
             clock=clock,
             summaries=self.summaries,
         )
@@ -65,6 +65,11 @@ class MessageStore:
     def unsaved(self) -> int:
         """The number of messages that wait to be saved."""
         return self._commits.waiting
+
+    @property
+    def has_uncertain_writes(self) -> bool:
+        """Return whether a message, or a change of one, may be in MongoDB without an event."""
+        return self._uncertain.is_looking
 
     async def close(self) -> None:
         """Save the messages that wait and their summaries. Stop looking for uncertain writes."""
@@ -75,9 +80,9 @@ class MessageStore:
     def _noting(self, on_found: OnFound) -> OnFound:
         """Return a function that notes the summary of a message, and calls `on_found`."""
 
-        async def note(message: Message, began: int) -> None:
+        async def note(message: Message, began: int, is_new: bool) -> None:
             self.summaries.note(message)
-            await on_found(message, began)
+            await on_found(message, began, is_new)
 
         return note
 
@@ -123,11 +128,17 @@ class MessageStore:
             else change | {"$inc": {"version": 1}}
         )
         async with self._changes.hold(message.id):
-            found = await self._mongo.execute(
-                self._collection.find_one_and_update(
-                    wanted, update, hint=BY_ID, return_document=ReturnDocument.AFTER
+            if self._mongo.breaker.is_open:
+                raise StoreUnavailable
+            try:
+                found = await self._mongo.execute(
+                    self._collection.find_one_and_update(
+                        wanted, update, hint=BY_ID, return_document=ReturnDocument.AFTER
+                    )
                 )
-            )
+            except StoreUnavailable:
+                self._uncertain.add_change(message)
+                raise
         return from_document(found) if found else None
 
     # --- finding ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Uncertain writes: inserts whose result was not received.
+"""Uncertain writes: inserts and changes of messages whose result was not received.
 
-Their sends were answered with StoreUnavailable. MongoDB may have done the insert all the same, or
+Their requests were answered with StoreUnavailable. MongoDB may have done the write all the same, or
 may do it later, when a frozen process continues.
 """
 
@@ -21,22 +21,33 @@ MAX_ATTEMPTS = 20  # looks at a MongoDB that answers, for one write
 ATTEMPT_INTERVAL_S = 0.5
 MAX_BATCH = 1000  # writes in one query
 MAX_UNCERTAIN = 100_000  # writes that are remembered; the oldest are dropped first
+NONE = -1  # lower than any version
 
-OnFound = Callable[[Message, int], Awaitable[None]]
+OnFound = Callable[[Message, int, bool], Awaitable[None]]
 
 
 class Uncertain(NamedTuple):
-    """An uncertain write: the conversation of its message, and how often it is still looked for."""
+    """An uncertain write of a message, and how often it is still looked for.
+
+    `version` is the one before the write, or a lower one. Before an insert it is NONE.
+    """
 
     conversation: Conversation
-    attempts_left: int
+    version: int
+    attempts_left: int = MAX_ATTEMPTS
+
+    @property
+    def is_insert(self) -> bool:
+        return self.version == NONE
 
 
 class UncertainWriteReconciler:
     """Looks for uncertain writes until it finds them or has tried MAX_ATTEMPTS times.
 
-    `on_found` is called once for each message that is found, with the value of `clock` from before
-    the query. The list of uncertain writes is lost when the process ends.
+    `on_found` is called for each message that is found with a higher version, with the value of
+    `clock` from before the query, and whether the message is new. A change is looked for until the
+    last attempt, because a higher version may be that of another change. The list of uncertain
+    writes is lost when the process ends.
     """
 
     def __init__(
@@ -49,11 +60,23 @@ class UncertainWriteReconciler:
         self._uncertain: OrderedDict[ObjectId, Uncertain] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, documents: list[Document]) -> None:
+    @property
+    def is_looking(self) -> bool:
+        """Return whether there are uncertain writes."""
+        return bool(self._uncertain)
+
+    def add_inserts(self, documents: list[Document]) -> None:
         """Start to look for these documents."""
-        for document in documents:
-            uncertain = Uncertain(document["conversation"], MAX_ATTEMPTS)
-            self._uncertain[document["_id"]] = uncertain
+        self._add({one["_id"]: Uncertain(one["conversation"], NONE) for one in documents})
+
+    def add_change(self, message: Message) -> None:
+        """Start to look for a change of this message."""
+        object_id, change = ObjectId(message.id), Uncertain(message.conversation, message.version)
+        known = self._uncertain.get(object_id, change)
+        self._add({object_id: known if known.is_insert else change})
+
+    def _add(self, writes: dict[ObjectId, Uncertain]) -> None:
+        self._uncertain |= writes
         while len(self._uncertain) > MAX_UNCERTAIN:
             self._uncertain.popitem(last=False)
         if self._task is None or self._task.done():
@@ -77,8 +100,15 @@ class UncertainWriteReconciler:
                 continue  # does not count as an attempt
             self._count_attempt(batch)
             for message in messages:
-                self._uncertain.pop(ObjectId(message.id), None)
-                await self._on_found(message, began)
+                write = batch[ObjectId(message.id)]
+                if message.version > write.version:
+                    self._note_found(message, write)
+                    await self._on_found(message, began, write.is_insert)
+
+    def _note_found(self, message: Message, write: Uncertain) -> None:
+        left = self._uncertain.pop(ObjectId(message.id), None)
+        if left and not write.is_insert:
+            self._uncertain[ObjectId(message.id)] = left._replace(version=message.version)
 
     def _count_attempt(self, batch: dict[ObjectId, Uncertain]) -> None:
         """Take one attempt from each, and move it behind those that were not looked for."""

@@ -16,7 +16,8 @@ class Store:
     """Creates the parts, and opens and closes them together.
 
     `clock` is the cache's clock: a save reads it when it begins. `on_found` is called for each
-    message that was saved although its send was answered with an error (see `reconcile`).
+    message that was saved or changed although its request was answered with an error (see
+    `reconcile`).
     `on_installation` gets the id of the installation whenever MongoDB has become reachable.
 
     With `stale_reads`, `stale_messages` reads the secondaries of a replica set; otherwise it is

@@ -33,7 +33,7 @@ from chatlab.realtime.cluster_broadcast import create_broadcast
 from chatlab.realtime.peer_settings import PeerSettings
 from chatlab.realtime.presence import Presence
 from chatlab.receivers import Receivers
-from chatlab.service import Service, finish_send
+from chatlab.service import Service, finish_write
 from chatlab.sessions import Sessions
 from chatlab.settings import Settings, load_settings
 from chatlab.stage_users import StageUsers
@@ -59,6 +59,7 @@ from chatlab.web.watchdog import Watchdog
 
 SOCKET_PATH = "/socket.io/"
 CLOSE_LIMIT_S = 0.4  # time for a part to close when the service stops
+GOODBYE_LIMIT_S = 0.2  # shorter: without a goodbye, the other processes only do more than they need
 STORE_CLOSE_LIMIT_S = 2.0  # longer, because the store saves the messages that wait
 
 flow_log = logging.getLogger("chatlab.flow")
@@ -199,8 +200,15 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         presence = Presence(sockets, cache.pipe, settings.key_prefix, peers, find_partners)
         subscriber = connect_servers(redis_url, SUBSCRIBE_TIMEOUT_S)
-        broadcast = create_broadcast(sockets, cache.pipe, subscriber, presence, settings.key_prefix)
-        on_found = functools.partial(finish_send, cache, broadcast)
+        broadcast = create_broadcast(
+            sockets,
+            cache.pipe,
+            subscriber,
+            presence,
+            settings.key_prefix,
+            cache.distrust_windows,
+        )
+        on_found = functools.partial(finish_write, cache, broadcast)
 
         async def join(installation: str) -> None:
             broadcast.join(installation)
@@ -215,6 +223,12 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
             join,
             stale_reads=settings.stale_reads,
         )
+
+        async def say_goodbye() -> None:
+            await broadcast.say_goodbye(
+                lambda: not (store.messages.has_uncertain_writes or cache.has_missed_windows)
+            )
+
         receivers = Receivers(store.users)
         sessions = Sessions(store.users, receivers, settings)
         accounts = Accounts(store.users, sessions, receivers, settings, cache.pipe.execute)
@@ -228,6 +242,7 @@ async def _lifespan(app: Chatlab, settings: Settings) -> AsyncIterator[dict[str,
 
         stack.callback(metrics.remove_this_process)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, cache.close)
+        stack.push_async_callback(close_within, GOODBYE_LIMIT_S, say_goodbye)
         stack.push_async_callback(close_within, STORE_CLOSE_LIMIT_S, store.close)
         stack.push_async_callback(close_within, CLOSE_LIMIT_S, broadcast.close)
         await asyncio.gather(cache.open(), store.open())

@@ -50,7 +50,7 @@ def test_one_call_starts_three_members(deployment: Deployment) -> None:
 # --- seq --------------------------------------------------------------------------------------
 
 
-async def ignore(_message: Message, _began: int) -> None:
+async def ignore(_message: Message, _began: int, _is_new: bool) -> None:
     """Ignore an uncertain write that was found."""
 
 

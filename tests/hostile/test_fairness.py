@@ -271,7 +271,7 @@ async def test_messages_of_mongodb_are_charged_to_their_reader(
     await mongo.close()
 
 
-async def ignore(_message: Message, _began: int) -> None:
+async def ignore(_message: Message, _began: int, _is_new: bool) -> None:
     """Ignore an uncertain write that was found."""
 
 

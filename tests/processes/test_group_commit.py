@@ -26,7 +26,7 @@ TEXTS = [f"message {number}" for number in range(12)]
 STEPS = 10  # turns of the event loop: a save needs fewer to reach its insert, and no timer fires meanwhile
 
 
-async def ignore(_message: Message, _began: int) -> None:
+async def ignore(_message: Message, _began: int, _is_new: bool) -> None:
     """Ignore an uncertain write that was found."""
 
 

@@ -161,6 +161,21 @@ async def test_an_uncertain_write_that_was_saved_is_emitted_once(
     assert after["seq"] == 3
 
 
+async def test_an_uncertain_change_that_was_made_is_emitted(
+    deployment: Deployment, pair: tuple[User, User]
+) -> None:
+    """A change that MongoDB makes after the 503 is in the next reads, and the receiver gets it."""
+    alice, bob = pair
+    message = bob.received("newMessage")[0]
+    assert (await bob.read(alice)).json() == [message]
+    with black_holed(deployment):
+        edit = await alice.http.patch(f"/api/messages/{message['_id']}", json={"text": "edited"})
+        assert edit.status_code == 503, edit.text
+    changed = (await bob.wait_for_events("messageUpdated"))[-1]
+    assert changed | {"editedAt": None} == message | {"text": "edited", "version": 2}
+    assert (await bob.read(alice)).json() == [changed] == (await bob.read(alice, fresh=True)).json()
+
+
 async def test_a_service_starts_without_mongodb(deployment: Deployment) -> None:
     """A service that starts without MongoDB answers 503 until MongoDB is up, and creates the indexes before it saves a message."""
     with stopped(deployment):

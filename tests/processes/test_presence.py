@@ -1,16 +1,24 @@
 """Presence with several sockets of a user and several processes, which stop or are killed."""
 
 import asyncio
+import functools
+import math
+import time
 from typing import Any
 
 import msgspec
+import pytest
 import redis
-from live import ServiceMaker
+from faults import frozen
+from live import Service, ServiceMaker
 from shared_service import UserMaker, create_user, is_online, meet, presence_channel, sees
 from waiting import wait_until
 
+from chatlab.client import ChatClient
 from chatlab.domain.ids import UserId
-from chatlab.realtime.presence import PresenceReport
+from chatlab.realtime.other_processes import MISSED_REPORTS
+from chatlab.realtime.presence import REPORT_INTERVAL_S, SILENCE_S, PresenceReport
+from chatlab.realtime.resync import NOTICE_DIFFERENCE_S
 
 
 async def test_the_first_event_lists_the_partners_who_are_online(new_user: UserMaker) -> None:
@@ -127,6 +135,86 @@ async def test_a_process_that_missed_a_report_asks_for_the_whole_list(
         assert len(set(asking)) == 1, "the process of Ann has asked"
     assert await is_online(ann, bob)
     await asyncio.gather(ann.close(), bob.close())
+
+
+async def test_only_a_process_without_a_goodbye_causes_a_resync(
+    service: Service, new_channel: str, keys: redis.Redis, database: Any
+) -> None:
+    """The clients read again after the end of another process, unless it has said goodbye."""
+    ann = create_user(database, service)
+    await ann.connect()
+    with keys.pubsub() as heard, keys.pipeline() as at_once:  # type: ignore[no-untyped-call]  # redis has no types for it
+        heard.subscribe(new_channel)
+        at_once.publish(new_channel, msgspec.json.encode(PresenceReport("stopped", 1)))
+        goodbye = PresenceReport("stopped", 1, is_last=True)
+        at_once.publish(new_channel, msgspec.json.encode(goodbye))
+        at_once.execute()
+        await wait_for_own_reports(heard)
+        await ann.send(ann, "its event comes after a resync")
+        await ann.wait_for_events("newMessage")
+        assert ann.received("resync") == []
+        keys.publish(new_channel, msgspec.json.encode(PresenceReport("killed", 1)))
+        await ann.wait_for_events("resync")
+    await ann.close()
+
+
+@pytest.fixture
+def new_channel(service: Service, database: Any, space: str) -> str:
+    """Return the channel in which the processes of the service report."""
+    del service  # it stores the id of its installation
+    return presence_channel(database, f"{space}:")
+
+
+async def wait_for_own_reports(heard: redis.client.PubSub) -> None:
+    """Wait until the only process has reported so often that it would have sent a `resync`."""
+    reports: list[PresenceReport] = []
+
+    def count() -> int:
+        names = ("stopped", "killed")
+        seen = read_reports(heard, reports)
+        return sum(one.is_regular and one.process_id not in names for one in seen)
+
+    enough = MISSED_REPORTS + math.ceil(NOTICE_DIFFERENCE_S / REPORT_INTERVAL_S) + 1
+    await wait_until(count, "regular reports", is_reached=lambda seen: seen >= enough)
+
+
+async def test_a_process_that_stops_says_goodbye(
+    service: Service, new_channel: str, keys: redis.Redis
+) -> None:
+    """It has a fraction of a second for that, so it may take several attempts."""
+    with keys.pubsub() as heard:  # type: ignore[no-untyped-call]  # redis has no types for it
+        heard.subscribe(new_channel)
+        reports: list[PresenceReport] = []
+
+        async def stop_and_listen() -> bool:
+            assert await asyncio.to_thread(service.stop) == 0
+            await asyncio.to_thread(service.restart)
+            return any(one.is_last for one in read_reports(heard, reports))
+
+        await wait_until(stop_and_listen, "a goodbye")
+
+
+async def test_a_process_that_was_frozen_still_publishes_its_events(
+    start: ServiceMaker, database: Any
+) -> None:
+    """It has heard no other process for a while, and does not take itself for the only one."""
+    here, there = start(), start()
+    ann, bob = create_user(database, here), create_user(database, there)
+    await meet(ann, bob)
+    listener = ChatClient(there.url, {"id": bob.id}, bob.token)
+    await listener.connect()
+    with frozen(here.process.pid):
+        over = time.monotonic() + SILENCE_S + 0.5
+        await wait_until(lambda: time.monotonic() > over, "the other process to be forgotten")
+    sent = await ann.send(bob, "after the pause")
+    received = functools.partial(received_by, listener)
+    await wait_until(received, "the message", is_reached=lambda seen: sent in seen)
+    await asyncio.gather(ann.close(), bob.close(), listener.close())
+
+
+def received_by(client: ChatClient) -> list[Any]:
+    """Return the new messages that a client has received, or read after a `resync`."""
+    return [event.payload for event in client.received if event.event == "newMessage"]
 
 
 def read_reports(

@@ -24,7 +24,7 @@ LENGTHS = {
 }  # their messages
 
 
-async def ignore(_message: Message, _began: int) -> None:
+async def ignore(_message: Message, _began: int, _is_new: bool) -> None:
     """Ignore an uncertain write that was found."""
 
 

@@ -430,6 +430,32 @@ async def test_events_during_an_outage_are_read_afterwards(three: Three) -> None
         assert talk.truth[max(talk.truth)] not in talk.bob.received("newMessage")
 
 
+async def test_events_that_a_killed_process_did_not_publish_are_read(three: Three) -> None:
+    """A process is killed when a message is saved, but neither in the window nor published.
+
+    The sockets of the other processes get `resync`. The window still lacks the message, and the
+    clients read it all the same.
+    """
+    async with talk_between(three, three.one, three.two) as talk:
+        alice = await talk.alice.at(three.behind)
+        bob = ChatClient(three.two.url, {"id": talk.bob.id}, talk.bob.token)
+        await bob.connect()
+        with three.proxy.holding("not published", "request") as hold:
+            sending = asyncio.create_task(alice.send(talk.bob, "not published"))
+            await wait_until(hold.is_reached.is_set, "the message to be saved")
+            three.behind.kill()
+            three.proxy.garble = None  # so that the window is not updated at the end of this block
+        await asyncio.gather(sending, return_exceptions=True)
+        await wait_until(
+            lambda: [message["text"] for message in messages_of(bob)],
+            "the message that was not published",
+            is_reached=lambda texts: "not published" in texts,
+        )
+        await asyncio.gather(alice.close(), bob.close())
+    three.proxy.garble = bytes
+    await asyncio.to_thread(three.behind.restart)
+
+
 async def test_a_service_starts_without_redis_and_connects_later(three: Three) -> None:
     """A process starts while Redis is away."""
     with stopped(three):

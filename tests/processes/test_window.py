@@ -338,6 +338,15 @@ def no_fill_over_a_window_that_others_trust(world: World) -> None:
     world.read(process=1).finish()
 
 
+def no_shared_query_over_a_window_that_others_trust(world: World) -> None:
+    """One process distrusts the window after an outage, and a query of it is in flight. Another one, which noticed no outage, appends a message before the next read of the first."""
+    world.send().finish()
+    world.processes[0].short_outage()
+    world.read().step(2)
+    world.send(process=1).finish()
+    world.read().finish()
+
+
 def no_window_from_the_future(world: World) -> None:
     """A change was lost. The clock of Redis steps back by an hour, and the window that lacks the change lives on."""
     world.exact = False
@@ -442,6 +451,11 @@ GUARDS: dict[str, tuple[Story, str, str]] = {
         no_fill_over_a_window_that_others_trust,
         "if window.is_distrusted then",
         "if false then",
+    ),
+    "no shared query over a window that others trust": (
+        no_shared_query_over_a_window_that_others_trust,
+        "window.is_distrusted and now or window.fence",
+        "window.fence",
     ),
     "no window from the future": (
         no_window_from_the_future,

@@ -113,6 +113,19 @@ async def test_users_of_a_silent_process_go_offline(now: Any) -> None:
     assert presence._changes == {ANN: False, BOB: True}
 
 
+async def test_a_process_that_says_goodbye_is_forgotten_at_once(now: Any) -> None:
+    """Its users may come back elsewhere, and the cache expects no more writes of it."""
+    presence, _ = open_presence()
+    presence.receive_report(PresenceReport("other", 1, joined=[ANN], is_whole=True))
+    assert presence._settings.shortest_timeout_s() is not None
+    presence.receive_report(PresenceReport("other", 1, is_last=True))
+    assert (presence._peers, presence._settings.shortest_timeout_s()) == ({}, None)
+    assert presence.is_online(ANN)
+    now.s += LEAVE_DELAY_S
+    presence._end_leaving()
+    assert not presence.is_online(ANN)
+
+
 async def test_a_whole_list_answers_a_question() -> None:
     """A process answers those who ask it or everybody, and the list has its latest changes."""
     presence, published = open_presence()

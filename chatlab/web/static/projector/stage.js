@@ -236,9 +236,11 @@ export class Stage {
       const isWhole = keys !== null && live === Object.keys(keys).length;
       this.#put({ kind: "keys", at, keys, isWhole, ttlMs: settings.cacheTtl * 1000, since });
       this.controls.showSettings(settings);
+      this.tape.isRedisUp = keys !== null;
       this.controls.showRedis(keys !== null);
     } catch (error) {
       if (error.code === "unauthenticated") this.refused();
+      if (error.code === "offline") this.tape.isRedisUp = false;
     }
     this.#isAsking = false;
   }

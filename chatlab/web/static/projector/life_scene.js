@@ -211,9 +211,7 @@ export function lifeScene(people, isPortrait) {
    * @param {number} now
    */
   function drawDots(keys, newest, now) {
-    const others = keys
-      .filter((key) => key !== newest && isMessageKey(key.key))
-      .slice(-MAX_DOTS);
+    const others = keys.filter((key) => key !== newest && isMessageKey(key.key)).slice(-MAX_DOTS);
     dots.forEach((dot, number) => {
       const key = others[number];
       set(dot, "visibility", key ? "visible" : "hidden");

@@ -168,8 +168,7 @@ export class Stage {
     this.recorder.add({ event });
     if (story && this.players && this.presentation.about.isHero(story.user))
       this.#keepWritten(story);
-    if (event.stage === "cache_conversation")
-      this.#askAt = this.#answeredAt + KEYS_MIN_INTERVAL_MS; // the conversation may have a new TTL
+    if (event.stage === "cache_conversation") this.#askAt = this.#answeredAt + KEYS_MIN_INTERVAL_MS; // the conversation may have a new TTL
   }
 
   /**

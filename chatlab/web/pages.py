@@ -2,12 +2,16 @@
 
 All pages are static files without a build step, a CDN or inline scripts. All addresses in them are
 relative, so the pages work under any path prefix. They use HTTP and Socket.IO like every client.
+
+A page names its scripts and styles with a version, which changes with any file. So a browser that
+has them asks only for the page, which saves a round trip on each later visit.
 """
 
 import functools
 import hashlib
 import html
 import mimetypes
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
@@ -22,6 +26,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chatlab.web import bundles
 from chatlab.web.bundles import BUNDLES, STATIC, bundle
 
 SWAGGER = Path(str(files("fastapi_swagger") / "resources"))  # the official files of Swagger UI
@@ -47,6 +52,24 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",  # browsers store the file, and check by its ETag if it has changed
 }
+VERSIONED = {"cache-control": "max-age=31536000, immutable"}  # seconds: a year
+_ADDRESS = re.compile(r'"static/(?=[^"]+\.(?:css|js)")')  # of a script or style, in a page
+
+
+@functools.cache
+def version() -> str:
+    """Return the version of all scripts and styles, also of those that are made from files."""
+    files = [Path(bundles.__file__), *STATIC.rglob("*.*"), *SWAGGER.glob("*.*")]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """Return the headers for this request: a page of another release may ask for its version."""
+    is_ours = scope.get("path_params", {}).get("version") == version()
+    return HEADERS | VERSIONED if is_ours else HEADERS
 
 
 class PageFiles(StaticFiles):
@@ -54,7 +77,7 @@ class PageFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(HEADERS)
+        response.headers.update(_headers(scope))
         return response
 
 
@@ -72,7 +95,7 @@ class Text:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, etag = self._content
-        headers = HEADERS | {"etag": etag}
+        headers = _headers(scope) | {"etag": etag}
         if Headers(scope=scope).get("if-none-match") == etag:
             response = Response(status_code=304, headers=headers)
         else:
@@ -92,11 +115,12 @@ def add_pages(app: FastAPI, *, docs: bool, lab: bool) -> None:
         _add(app, f"/{name}", Text(functools.partial(_page, file, missing), "text/html"))
         if name:  # with a slash at its end, an address leads to the page
             _add(app, f"/{name}/", RedirectResponse(f"../{name}"))
-    for first, loaded in BUNDLES.items():
-        script = functools.partial(bundle, first, loaded)
-        _add(app, f"/static/{first}", Text(script, "text/javascript"))
-    app.mount("/static/swagger", _compressed(PageFiles(directory=SWAGGER)))
-    app.mount("/static", _compressed(PageFiles(directory=STATIC)))
+    for static in ("/static/v/{version}", "/static"):
+        for first, loaded in BUNDLES.items():
+            script = functools.partial(bundle, first, loaded)
+            _add(app, f"{static}/{first}", Text(script, "text/javascript"))
+        app.mount(f"{static}/swagger", _compressed(PageFiles(directory=SWAGGER)))
+        app.mount(static, _compressed(PageFiles(directory=STATIC)))
 
 
 def _add(app: FastAPI, path: str, endpoint: ASGIApp) -> None:
@@ -104,10 +128,11 @@ def _add(app: FastAPI, path: str, endpoint: ASGIApp) -> None:
 
 
 def _page(file: str, missing: list[str]) -> str:
-    """Return a page without the lines that link to a page that this service does not have."""
+    """Return a page with versions, without the lines that link to a page that is missing here."""
     lines = (STATIC / file).read_text(encoding="utf-8").splitlines(keepends=True)
     links = [f'href="{name}"' for name in missing]
-    return "".join(line for line in lines if not any(link in line for link in links))
+    page = "".join(line for line in lines if not any(link in line for link in links))
+    return _ADDRESS.sub(f'"static/v/{version()}/', page)
 
 
 def _compressed(files: ASGIApp) -> ASGIApp:
@@ -122,5 +147,10 @@ def error_page(path: str, status: int, detail: str) -> Response:
     base = "../" * (path.count("/") - 1) or "./"
     page = Template((STATIC / "error" / "index.html").read_text())
     title = HTTPStatus(status).phrase
-    text = page.substitute(base=base, title=title, detail=html.escape(detail))
+    text = page.substitute(base=base, title=title, detail=_marked_up(detail))
     return HTMLResponse(text, status, HEADERS | {"cache-control": "no-store"})
+
+
+def _marked_up(detail: str) -> str:
+    """Return the text of an error as HTML: what it has between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(detail))

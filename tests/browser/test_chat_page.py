@@ -31,6 +31,8 @@ from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 from shared_service import SharedService, meet, store_messages
 from waiting import LIMIT_S, wait_until
 
+from chatlab.web import pages
+
 __all__ = ["browser", "shared"]  # fixtures
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),  # one event loop, so one browser, for all tests
@@ -46,6 +48,9 @@ WATCH_PRESENCE = """() => {
     window.presences = [];
     new MutationObserver(() => presences.push(presence.textContent)).observe(presence, { childList: true });
 }"""
+# The bytes of each file of this version that came over the network; 0 if the browser had it.
+RECEIVED = """(version) => performance.getEntriesByType("resource")
+    .filter(({ name }) => name.includes(version)).map(({ transferSize }) => transferSize)"""
 # What Chromium logs while the service is down.
 LOST = (
     "ERR_CONNECTION",
@@ -1250,7 +1255,10 @@ async def test_the_docs_need_no_network(
 
 
 async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedService) -> None:
-    """Every page and file has a content security policy. An unchanged file is answered with 304."""
+    """Every page and file has a content security policy. An unchanged file is answered with 304.
+
+    A browser keeps what a page names with its version, and asks again for any other version.
+    """
     async with open_client(shared.service.url) as http:
         for path in (
             "/",
@@ -1270,6 +1278,16 @@ async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedSe
             assert answer.headers["cache-control"] == "no-cache"
             again = await http.get(path, headers={"if-none-match": answer.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
+        scripts = re.findall(r'"(static/v/[^"]+\.js)"', (await http.get("/docs")).text)
+        assert [path.split("/", 3)[-1] for path in scripts] == [
+            "swagger/swagger-ui-bundle.js",
+            "docs/docs.js",
+        ]
+        for path in scripts:
+            kept = (await http.get(f"/{path}")).headers["cache-control"]
+            assert kept == "max-age=31536000, immutable"
+            other = re.sub("/v/[^/]+/", "/v/of-another-release/", path)
+            assert (await http.get(f"/{other}")).headers["cache-control"] == "no-cache"
         for path in (
             "/static/chat/../../app.py",
             "/static/..%2fapp.py",
@@ -1278,6 +1296,20 @@ async def test_pages_have_a_security_policy_and_are_revalidated(shared: SharedSe
             "/redoc",
         ):
             assert (await http.get(path)).status_code == 404, path
+
+
+async def test_a_later_visit_asks_only_for_the_page(
+    open_browser: BrowserOpener, create_users: UserMaker
+) -> None:
+    """The browser has the scripts and the style of this version already."""
+    [ann] = create_users("ann")
+    here = await open_browser(ann)
+    for visit in ("first", "later"):
+        tab = await here.open()
+        await expect(tab.row(ann)).to_be_visible()
+        received = await tab.page.evaluate(RECEIVED, f"static/v/{pages.version()}/")
+        assert len(received) >= 4
+        assert any(received) == (visit == "first")
 
 
 @pytest.mark.slow
@@ -1297,8 +1329,8 @@ async def test_the_chat_needs_few_requests(
     here = await open_browser(ann)
     tab = await here.open()
     await expect(tab.row(ann)).to_be_visible()
-    loaded = {url.removeprefix(here.url) for url in here.requests if url.endswith(".js")}
-    assert sorted(loaded) == scripts
+    asked = {url.replace(f"/v/{pages.version()}/", "/") for url in here.requests}
+    assert sorted(url.removeprefix(here.url) for url in asked if url.endswith(".js")) == scripts
     await tab.page.keyboard.press("?")
     links = tab.page.locator(".other-pages a")
     await expect(links).to_have_text(["The live diagram", "The API, for programs"])
@@ -1331,6 +1363,7 @@ async def test_a_browser_gets_a_page_for_an_error(
     await expect(page.get_by_role("heading")).to_have_text("Not Found")
     await page.goto(f"{shared.service.url}/api/auth/me")
     await expect(page.get_by_role("heading")).to_have_text("Unauthorized")
+    await expect(page.locator("code")).to_have_text("Authorization: Bearer <token>")
     await page.get_by_role("link", name="Go to the chat").click()
     await expect(page.get_by_label("Password")).to_be_visible()
     async with open_client(shared.service.url) as http:
@@ -1527,7 +1560,10 @@ async def test_ctrl_k_leaves_a_conversation_that_hides_the_list(
 
 
 async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker) -> None:
-    """A phone shows the list or a conversation. Nothing is wider than its screen."""
+    """A phone shows the list or a conversation. Nothing is wider than its screen.
+
+    Both have a heading and a main landmark.
+    """
     ann, bob = create_users("ann", "bob")
     await bob.send(ann, "W" * 4000)
     await bob.send(ann, "word " * 799)
@@ -1542,8 +1578,10 @@ async def test_fits_a_phone(open_browser: BrowserOpener, create_users: UserMaker
     await tab.page.locator("textarea").fill("x" * 4001)
     await expect(tab.page.locator(".count")).to_have_text("1 too many")
     await expect(tab.page.get_by_role("button", name="Send")).to_be_disabled()
+    await assert_accessible(tab.page)
     await tab.page.go_back()
     await expect(tab.row(bob)).to_be_visible()
+    await assert_accessible(tab.page)
 
 
 @pytest.mark.slow

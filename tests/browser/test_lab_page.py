@@ -343,13 +343,28 @@ async def test_reads_are_compared(stage: Page, shared: SharedService) -> None:
 # --- faults ---------------------------------------------------------------------------------------
 
 
+async def test_without_the_service_nothing_claims_to_be_live(
+    browser: Browser, shared: SharedService
+) -> None:
+    """The page knows neither the keys nor the present until the service answers again."""
+    async with reverse_proxy(shared.service, "/away/") as url:
+        session = await BrowserSession.start(browser, url, **PROJECTOR)
+        page = await open_lab(session)
+        await expect(page.locator(".p-behind")).to_have_text("Live")
+        await expect(page.locator("[data-number=live]")).not_to_have_text("?")
+    await expect(page.locator(".p-label")).to_contain_text("No connection to the service")
+    await expect(page.locator(".p-behind")).to_have_text("Not live")
+    await expect(page.locator("[data-number=live]")).to_have_text("?")
+    await session.context.close()
+
+
 @pytest.mark.slow
 async def test_an_outage_of_redis_or_mongodb_is_shown(
     browser: Browser, engines: Engines, shared: SharedService, tmp_path: Path
 ) -> None:
-    """Without Redis, no bar runs and no number counts keys. A send names the steps that it omits.
+    """Without Redis, no bar runs and no number counts keys, even if the picture is of the past.
 
-    Without MongoDB, a send and a change fail, and the picture says so.
+    A send names the steps that it omits. Without MongoDB, a send and a change fail, and the picture says so.
     """
     proxy = Proxy(urlsplit(engines.redis.url).path)
     mongo = Proxy(unquote(urlsplit(engines.mongo.url).netloc))
@@ -370,11 +385,14 @@ async def test_an_outage_of_redis_or_mongodb_is_shown(
 
 
 async def lose_redis(page: Page, redis: Proxy, bars: Locator) -> None:
-    """Cut Redis off, and send a message."""
+    """Cut Redis off while the picture stands still in the past, and send a message."""
+    await page.keyboard.press("p")
     redis.garble = None
     await expect(page.locator(".p-label")).to_contain_text("Redis does not answer")
     await expect(bars).to_have_count(0)
     await expect(page.locator("[data-number=live]")).to_have_text("?")
+    await expect(page.locator("[data-view=life]")).to_contain_text("No answer from Redis")
+    await page.keyboard.press("p")
     await page.keyboard.press("l")
     await page.keyboard.press("s")
     await expect(page.locator(".p-sentence")).to_have_text(

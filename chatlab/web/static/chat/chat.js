@@ -29,6 +29,14 @@ function show(current, reason = "") {
   else document.title = "chatlab";
 }
 
+/** Let the browser load the workspace when the first view is complete: it would delay that one. */
+function prefetchWorkspace() {
+  for (const path of ["./workspace.js", "../vendor/socket.io.esm.min.js"]) {
+    const { href } = new URL(path, import.meta.url);
+    document.head.append(el("link", { rel: "prefetch", href }));
+  }
+}
+
 /** @param {Session} current */
 async function openWorkspace(current) {
   // Both at once: on a slow network, each request takes long.
@@ -58,7 +66,7 @@ function frame({ user }) {
   );
   const me = el("header.me", {}, el("span.avatar"), name);
   const side = el("nav.side", {}, me, el("p.hint", { role: "status" }, "Loading…"));
-  return el("div.workspace", {}, side, el("main.stage"));
+  return el("main.workspace", {}, side, el("div.stage"));
 }
 
 /** A browser does not ask again for a module that could not be loaded. Only a reload helps. */
@@ -110,4 +118,5 @@ session.onChangeInOtherTab(() => {
   if (workspace && current?.token === workspace.token) workspace.rename(current.user);
   else show(current);
 });
+addEventListener("load", prefetchWorkspace);
 show(session.load());

@@ -51,7 +51,6 @@ export class ContactsView {
       el(
         "header.me",
         {},
-        el("h1.unseen", {}, "chatlab"),
         avatar(me),
         el("div.who", {}, this.myName, el("small", {}, `@${me.id}`)),
         iconButton("help", "Help", openHelpDialog),
@@ -125,7 +124,8 @@ class Row {
     this.sign = partnerSign();
     this.time = el("time");
     this.preview = el("span.preview", { dir: "auto" });
-    this.badge = el("span.badge", { hidden: true });
+    this.count = el("span");
+    this.badge = el("span.badge", { hidden: true }, this.count, el("span.unseen", {}, " unread"));
     const line = el("span.preview-line", {}, this.sign.element, this.preview);
     this.link = el(
       "a",
@@ -154,10 +154,7 @@ class Row {
     setText(this.preview, typing ? "typing…" : preview(last, user, contacts.me));
     this.preview.classList.toggle("typing", typing);
     this.badge.hidden = !unread;
-    this.badge.replaceChildren(
-      unread > 99 ? "99+" : String(unread),
-      el("span.unseen", {}, " unread"),
-    );
+    setText(this.count, unread > 99 ? "99+" : String(unread));
     this.link.classList.toggle("unread", unread > 0);
     this.link.classList.toggle("muted", Boolean(user.muted));
     if (open) this.link.setAttribute("aria-current", "page");

@@ -169,6 +169,16 @@ export class Conversation {
   }
 
   /**
+   * The loaded messages of the other user after this one.
+   *
+   * @param {number} seq
+   */
+  receivedAfter(seq) {
+    const after = this.messages.slice(Math.max(0, seq + 1 - this.first));
+    return after.filter((message) => message.senderId === this.other);
+  }
+
+  /**
    * The message with this id: a loaded one, or one that has been read alone, or else null. It may
    * be known later.
    *

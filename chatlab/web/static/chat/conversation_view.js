@@ -17,7 +17,8 @@ import { PartnerTools } from "./partner_tools.js";
 import { SearchPanel } from "./search_panel.js";
 import { ShownMessages } from "./shown_messages.js";
 
-const LOAD_DISTANCE_PX = 400; // from the first or the last row: more messages are shown
+const SHOW_DISTANCE_PX = 1200; // from the first or the last row: more of the loaded messages are shown
+const LOAD_DISTANCE_PX = 400; // from the first message: older ones are loaded
 const END_DISTANCE_PX = 48; // from the end: this still counts as the end
 const FOUND_MS = 2500; // the message that a link leads to is marked for this time
 
@@ -27,6 +28,7 @@ export class ConversationView {
   #unread = 0; // when the conversation was opened
   #newestSeq = 0; // when they were counted
   #isCounted = false; // the unread messages are known
+  #below = -1; // unseen messages, as the jump button shows them
   closing = new AbortController();
 
   face = el("span.face");
@@ -234,25 +236,32 @@ export class ConversationView {
   #updateAfterScroll() {
     const { conversation, shown } = this;
     this.#markSeen();
-    const below = shown.unseen().length;
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller; // before anything changes
     this.jump.hidden = this.#followsEnd;
+    this.#drawJump(shown.unseen().length);
+    if (!clientHeight || !conversation.loaded) return;
+    if (scrollTop < SHOW_DISTANCE_PX && shown.extendUp()) this.workspace.draw();
+    else if (scrollTop < LOAD_DISTANCE_PX) {
+      if (!conversation.complete && !conversation.loadError) conversation.loadOlder();
+    } else if (scrollHeight - scrollTop - clientHeight < SHOW_DISTANCE_PX && shown.extendDown())
+      this.workspace.draw();
+  }
+
+  /** @param {number} below */
+  #drawJump(below) {
+    if (below === this.#below) return;
+    this.#below = below;
     this.jump.replaceChildren(
       icon("down"),
       below ? `${below} new` : "",
       el("span.unseen", {}, below ? " messages, go to the end" : "Go to the end"),
     );
-    if (!this.scroller.clientHeight || !conversation.loaded) return;
-    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    if (scrollTop < LOAD_DISTANCE_PX) {
-      if (shown.extendUp()) this.workspace.draw();
-      else if (!conversation.complete && !conversation.loadError) conversation.loadOlder();
-    } else if (scrollHeight - scrollTop - clientHeight < LOAD_DISTANCE_PX && shown.extendDown())
-      this.workspace.draw();
   }
 
   /** Mark as read what is on the screen, if the user looks at this page. */
   #markSeen() {
     if (this.shown.firstUnreadSeq === null || !hasFocus()) return;
+    if (!this.partner.unread && !this.shown.unseen().length) return;
     const seq = this.#followsEnd
       ? this.conversation.last
       : this.rows.lastSeqAbove(this.scroller.getBoundingClientRect().bottom);

@@ -164,6 +164,9 @@ export class MessageRows {
   /** Keep exactly one message in the tab order: the last focused one, or the newest. */
   updateTabOrder() {
     const key = this.#rows.has(this.current) ? this.current : this.newest;
-    for (const [name, row] of this.#rows) row.element.tabIndex = name === key ? 0 : -1;
+    for (const [name, { element }] of this.#rows) {
+      const index = name === key ? 0 : -1;
+      if (element.tabIndex !== index) element.tabIndex = index;
+    }
   }
 }

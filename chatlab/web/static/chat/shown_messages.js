@@ -5,7 +5,7 @@
 /** @import { Conversation } from "./conversation.js" */
 
 const MAX_ROWS = 300;
-const STEP = 100; // rows added at once when the user comes near the first or the last one
+const STEP = 25; // rows added at once, within one frame, when the user comes near the end of them
 
 export class ShownMessages {
   #from = 0; // seq of the first row
@@ -97,6 +97,6 @@ export class ShownMessages {
 
   /** The messages of the other user that were not on the screen yet. */
   unseen() {
-    return this.conversation.received.filter(({ seq }) => seq > this.lastSeenSeq);
+    return this.conversation.receivedAfter(this.lastSeenSeq);
   }
 }

@@ -60,8 +60,16 @@ export class Workspace {
       openAccount: () => this.#openAccount(),
     });
     this.banner = el("div.connection", { role: "status", hidden: true });
-    this.stage = el("main.stage", { "aria-label": "Conversation" });
-    this.element = el("div.workspace", {}, this.banner, this.contactsView.element, this.stage);
+    this.stage = el("section.stage", { "aria-label": "Conversation" });
+    // A phone shows the list or the conversation, so both are parts of the main landmark.
+    this.element = el(
+      "main.workspace",
+      {},
+      el("h1.unseen", {}, "chatlab"),
+      this.banner,
+      this.contactsView.element,
+      this.stage,
+    );
     this.connection = new Connection(token, this.#handlers());
   }
 
@@ -344,15 +352,15 @@ export class Workspace {
    * @param {number} seq
    */
   markRead(conversation, seq) {
-    const { markedSeq, received, other } = conversation;
+    const { other } = conversation;
     const partner = this.contacts.get(other);
     if (!partner?.unread || partner.self || !this.connection.connected) return;
-    if (seq > markedSeq) {
+    if (seq > conversation.markedSeq) {
       conversation.markedSeq = seq;
       this.connection.emit("markRead", { userId: other, seq });
     }
     // The list may be older than the mark.
-    const left = received.filter((message) => message.seq > conversation.markedSeq).length;
+    const left = conversation.receivedAfter(conversation.markedSeq).length;
     if (left >= partner.unread) return;
     partner.unread = left;
     this.draw();

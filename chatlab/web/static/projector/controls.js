@@ -189,7 +189,8 @@ export class Controls {
     const { behindMs, waiting } = presentation;
     this.keysDialog.draw();
     const isLate = behindMs > BEHIND_MS;
-    const late = isLate ? `${Math.round(behindMs / 1000)} s behind` : "Live";
+    const present = this.#notices.has("connection") ? "Not live" : "Live";
+    const late = isLate ? `${Math.round(behindMs / 1000)} s behind` : present;
     const queue = waiting ? `, +${waiting}` : "";
     const { recording } = this.stage;
     setText(this.behind, recording ? "Recorded" : late + queue);

@@ -1,7 +1,8 @@
 /* The keys that Redis has at the moment that the picture shows, and one of them in full. */
 
 /** @import { Stage } from "./stage.js" */
-/** @import { Key, Picture } from "./picture.js" */
+/** @import { Key } from "./picture.js" */
+/** @import { Presentation } from "./presentation.js" */
 /** @import { Value } from "./tape.js" */
 
 import { el, setText } from "../chat/dom.js";
@@ -94,11 +95,11 @@ export class KeysDialog {
   }
 
   #drawState() {
-    const { at, picture } = this.stage.presentation;
+    const { at, picture, isRedisUp } = this.stage.presentation;
     const key = picture.keys.get(this.#key);
     const leftMs = key?.state === "live" ? Math.max(0, key.deadline - (at ?? 0)) : 0;
     const known = key ? stateOf(key, leftMs) : "not in Redis";
-    const state = picture.isRedisUp ? known : "Redis does not answer";
+    const state = isRedisUp ? known : "no answer from Redis";
     setText(this.state, this.#value ? `A ${this.#value.type}: ${state}` : state);
   }
 
@@ -107,10 +108,10 @@ export class KeysDialog {
     if (!this.one.hidden) this.#drawState();
     if (performance.now() - this.#drawnAt < DRAW_INTERVAL_MS) return;
     this.#drawnAt = performance.now();
-    const { picture } = this.stage.presentation;
-    const keys = picture.isRedisUp ? [...picture.keys.values()].reverse() : [];
+    const { picture, isRedisUp } = this.stage.presentation;
+    const keys = isRedisUp ? [...picture.keys.values()].reverse() : [];
     const items = keys.map((key) => itemOf(key, picture.isOwn(key.key)));
-    this.drawing.update({ items, empty: emptiness(picture) });
+    this.drawing.update({ items, empty: emptiness(this.stage.presentation) });
     if (!this.one.hidden) this.#drawKey();
   }
 
@@ -119,10 +120,10 @@ export class KeysDialog {
   }
 }
 
-/** @param {Picture} picture */
-function emptiness({ isRedisUp, hasCached }) {
-  if (!isRedisUp) return "Redis does not answer, so its keys are not known.";
-  return hasCached ? "All keys have expired." : "No key is cached yet.";
+/** @param {Presentation} presentation */
+function emptiness({ isRedisUp, picture }) {
+  if (!isRedisUp) return "There is no answer from Redis, so its keys are not known.";
+  return picture.hasCached ? "All keys have expired." : "No key is cached yet.";
 }
 
 /**

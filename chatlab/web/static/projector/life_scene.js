@@ -114,7 +114,8 @@ export function lifeScene(people, isPortrait) {
   }
 
   /** @param {Presentation} presentation */
-  function draw({ picture, at }) {
+  function draw(presentation) {
+    const { picture, at, isRedisUp } = presentation;
     const key = picture.newest;
     const now = at ?? 0;
     const ttlMs = key?.ttlMs ?? picture.ttlMs ?? 5_000;
@@ -129,10 +130,10 @@ export function lifeScene(people, isPortrait) {
       [deleted, SHARE + after],
     ]))
       set(tick, "x", x(share));
-    drawStores(picture, key, now);
+    drawStores(presentation, key, now);
     drawMarks(picture, key, now);
-    drawDots(picture, key, now);
-    if (!key || !picture.isRedisUp) return drawNothing(picture);
+    drawDots(isRedisUp ? picture.liveKeys(now) : [], key, now);
+    if (!key || !isRedisUp) return drawNothing(presentation);
     const age = inSteps(now - key.bornAt);
     const leftMs = key.state === "live" ? Math.max(0, key.deadline - now) : 0;
     write(name, people.short(key.key));
@@ -151,11 +152,11 @@ export function lifeScene(people, isPortrait) {
     set(token, "class", leftMs ? "s-token" : "s-token s-ghost");
   }
 
-  /** @param {Picture} picture */
-  function drawNothing(picture) {
+  /** @param {Presentation} presentation */
+  function drawNothing({ picture, isRedisUp }) {
     write(name, "");
     write(time, "");
-    if (!picture.isRedisUp) write(name, "Redis does not answer");
+    if (!isRedisUp) write(name, "No answer from Redis");
     else if (!picture.hasCached) write(name, "No key is cached yet");
     set(left, "width", 0);
     for (const word of words) set(word, "data-here", "false");
@@ -163,19 +164,16 @@ export function lifeScene(people, isPortrait) {
   }
 
   /**
-   * @param {Picture} picture
+   * @param {Presentation} presentation
    * @param {Key | null} key
    * @param {number} now
    */
-  function drawStores(picture, key, now) {
+  function drawStores({ picture, isRedisUp }, key, now) {
     const isLive = key !== null && picture.isLive(key.key, now);
     const has = isLive ? "has the copy" : key ? "has no copy any more" : "";
-    write(redis.note, picture.isRedisUp ? has : "no answer");
-    set(
-      redis.group,
-      "class",
-      `s-store s-redis${isLive && picture.isRedisUp ? " s-full" : ""}${picture.isRedisUp ? "" : " s-away"}`,
-    );
+    write(redis.note, isRedisUp ? has : "no answer");
+    const state = isRedisUp ? (isLive ? " s-full" : "") : " s-away";
+    set(redis.group, "class", `s-store s-redis${state}`);
     mongo.draw(picture, key !== null, key ? "has the message" : "");
   }
 
@@ -208,17 +206,12 @@ export function lifeScene(people, isPortrait) {
   /**
    * The other live keys of messages, by their age.
    *
-   * @param {Picture} picture
+   * @param {Key[]} keys
    * @param {Key | null} newest
    * @param {number} now
    */
-  function drawDots(picture, newest, now) {
-    const others = picture.isRedisUp
-      ? picture
-          .liveKeys(now)
-          .filter((key) => key !== newest && isMessageKey(key.key))
-          .slice(-MAX_DOTS)
-      : [];
+  function drawDots(keys, newest, now) {
+    const others = keys.filter((key) => key !== newest && isMessageKey(key.key)).slice(-MAX_DOTS);
     dots.forEach((dot, number) => {
       const key = others[number];
       set(dot, "visibility", key ? "visible" : "hidden");

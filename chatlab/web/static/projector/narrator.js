@@ -107,8 +107,8 @@ export class Narrator {
    * @param {number} at
    * @param {boolean} isPatient
    */
-  tellLife({ newest, sweeps, isRedisUp }, at, isPatient) {
-    if (!newest || newest.state === "lost" || !isRedisUp) return;
+  tellLife({ newest, sweeps }, at, isPatient) {
+    if (!newest || newest.state === "lost") return;
     const { bornAt, deadline, ttlMs } = newest;
     const isSwept = (sweeps.at(-1)?.at ?? 0) > bornAt;
     if (at >= deadline) this.#tell(`expired ${bornAt}`, LIFE.expired());

@@ -39,9 +39,9 @@ export class Numbers {
   draw() {
     if (performance.now() - this.#drawnAt < DRAW_INTERVAL_MS) return;
     this.#drawnAt = performance.now();
-    const { picture, at } = this.presentation;
+    const { picture } = this.presentation;
     /** @type {Record<string, number | string>} */
-    const numbers = { ...picture.counts, live: keyCount(picture, at ?? 0) };
+    const numbers = { ...picture.counts, live: keyCount(this.presentation) };
     NUMBERS.forEach(([name, one, many], place) => {
       const value = numbers[name].toLocaleString("en");
       setText(this.values[place], value);

@@ -85,6 +85,11 @@ export class Presentation {
     return this.narrator.view;
   }
 
+  /** Whether bars may run: Redis answered at the moment that is presented, and answers now. */
+  get isRedisUp() {
+    return this.picture.isRedisUp && this.tape.isRedisUp;
+  }
+
   #newPicture() {
     const { textOf, otherThan, hasArrivals } = this.about;
     const isOwn = (/** @type {string} */ key) => this.tape.ownKeys.has(key);
@@ -197,7 +202,7 @@ export class Presentation {
   /** @param {number} ms */
   #hold(ms) {
     this.#holdMs -= ms;
-    if (this.#holdMs <= 0) this.narrator.tellEnd(this.picture);
+    if (this.#holdMs <= 0 && this.isRedisUp) this.narrator.tellEnd(this.picture);
   }
 
   /**
@@ -252,7 +257,7 @@ export class Presentation {
 
   /** @param {number} at */
   #tellLife(at) {
-    this.narrator.tellLife(this.picture, at, this.speed !== "step");
+    if (this.isRedisUp) this.narrator.tellLife(this.picture, at, this.speed !== "step");
   }
 
   /** @param {Item} item */

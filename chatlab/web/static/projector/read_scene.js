@@ -73,7 +73,7 @@ export function readScene(people, isPortrait) {
   const token = newToken(svg);
 
   /** @param {Presentation} presentation */
-  function draw({ picture, trip, at }) {
+  function draw({ picture, trip, at, isRedisUp }) {
     const act = picture.acts.read;
     const own = trip?.story?.type === "read" ? trip : null;
     const current = own ? own.legs[own.index].stage : "";
@@ -106,7 +106,7 @@ export function readScene(people, isPortrait) {
       set(svg, "data-outcome", isKnown ? outcome : "");
       write(bannerText, `${OUTCOMES[outcome].word}: ${OUTCOMES[outcome].title}`);
     }
-    redis.draw([shownKeys(picture, people)[1]], at ?? 0, people.short, picture.isRedisUp);
+    redis.draw([shownKeys(picture, people)[1]], at ?? 0, people.short, isRedisUp);
     mongo.draw(picture, act?.took.read_store !== undefined);
     const reader = act?.story.user ?? people.right;
     write(phone.title, people.name(reader));

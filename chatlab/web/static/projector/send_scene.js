@@ -92,7 +92,7 @@ export function sendScene(people, isPortrait) {
   const token = newToken(svg);
 
   /** @param {Presentation} presentation */
-  function draw({ picture, trip, at }) {
+  function draw({ picture, trip, at, isRedisUp }) {
     const { send, change } = picture.acts;
     const act = !send || (change && change.story.at > send.story.at) ? change : send;
     const type = act?.story.type === "change" ? "change" : "send";
@@ -112,7 +112,7 @@ export function sendScene(people, isPortrait) {
       if (!number) mark(box === http ? socket : http, "");
     });
     mongo.draw(picture, act?.took.save !== undefined);
-    redis.draw(shownKeys(picture, people), at ?? 0, people.short, picture.isRedisUp);
+    redis.draw(shownKeys(picture, people), at ?? 0, people.short, isRedisUp);
     for (const { user, phone } of phones) phone.draw(picture.screens[user] ?? []);
     if (own) moveToken(own);
     else hide(token);

@@ -93,16 +93,17 @@ export function newBox(parent, rect, title, number) {
 export const mark = ({ group }, state) => set(group, "class", `s-box${state ? ` s-${state}` : ""}`);
 
 /**
- * A short arrow between two boxes, one above the other.
+ * A short arrow between two boxes, side by side or one above the other.
  *
  * @param {Element} parent
  * @param {Rect} from
  * @param {Rect} to
  */
 export function arrow(parent, from, to) {
-  const start = { x: from.x + from.w / 2, y: from.y + from.h };
-  const end = { x: to.x + to.w / 2, y: to.y };
-  const d = `M${start.x} ${start.y + 2}L${end.x} ${end.y - 4}`;
+  const d =
+    from.y === to.y
+      ? `M${from.x + from.w + 2} ${middle(from).y}L${to.x - 4} ${middle(to).y}`
+      : `M${middle(from).x} ${from.y + from.h + 2}L${middle(to).x} ${to.y - 4}`;
   part(parent, "path", { d, class: "s-arrow", "marker-end": "url(#s-tip)" });
 }
 

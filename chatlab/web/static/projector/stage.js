@@ -21,6 +21,7 @@ import { BEGINNING } from "./words.js";
 
 const KEYS_INTERVAL_MS = 1_000; // between two requests for the keys
 const KEYS_INTERVAL_VIEWER_MS = 5_000;
+const KEYS_MIN_INTERVAL_MS = 250; // also while messages are sent
 const MAX_FRAME_MS = 100;
 
 /**
@@ -38,7 +39,8 @@ const MAX_FRAME_MS = 100;
 export class Stage {
   #closed = false;
   #frameAt = performance.now();
-  #askedAt = -Infinity;
+  #askAt = -Infinity; // for the keys, the next time
+  #answeredAt = -Infinity;
   #isAsking = false;
   /** @type {Map<string, string>} */
   #texts = new Map(); // of messages, by their id
@@ -166,7 +168,7 @@ export class Stage {
     this.recorder.add({ event });
     if (story && this.players && this.presentation.about.isHero(story.user))
       this.#keepWritten(story);
-    if (event.stage === "cache_conversation") this.#askedAt = -Infinity; // it may have a new TTL
+    if (event.stage === "cache_conversation") this.#askAt = this.#answeredAt + KEYS_MIN_INTERVAL_MS; // the conversation may have a new TTL
   }
 
   /**
@@ -220,14 +222,14 @@ export class Stage {
     this.views.draw();
     this.numbers.draw();
     this.controls.draw();
-    const interval = this.players ? KEYS_INTERVAL_MS : KEYS_INTERVAL_VIEWER_MS;
-    if (!this.recording && !this.#isAsking && now - this.#askedAt > interval) this.#askForKeys();
+    if (!this.recording && !this.#isAsking && now > this.#askAt) this.#askForKeys();
   }
 
   /** Ask which keys Redis has: no event says when a conversation expires. */
   async #askForKeys() {
     this.#isAsking = true;
-    this.#askedAt = performance.now();
+    const interval = this.players ? KEYS_INTERVAL_MS : KEYS_INTERVAL_VIEWER_MS;
+    this.#askAt = performance.now() + interval;
     const since = this.tape.now();
     try {
       const { body } = await request("GET", "api/lab/keys", { token: this.key });
@@ -236,10 +238,14 @@ export class Stage {
       const isWhole = keys !== null && live === Object.keys(keys).length;
       this.#put({ kind: "keys", at, keys, isWhole, ttlMs: settings.cacheTtl * 1000, since });
       this.controls.showSettings(settings);
+      this.tape.isRedisUp = keys !== null;
       this.controls.showRedis(keys !== null);
     } catch (error) {
       if (error.code === "unauthenticated") this.refused();
+      if (error.code === "offline") this.tape.isRedisUp = false;
     }
     this.#isAsking = false;
+    this.#answeredAt = performance.now();
+    this.#askAt = Math.max(this.#askAt, this.#answeredAt + KEYS_MIN_INTERVAL_MS);
   }
 }

@@ -67,6 +67,7 @@ export class Tape {
   floor = -Infinity; // what is presented already; nothing is inserted before it
   removed = 0; // items that were removed from the front
   clockOffset = Infinity; // this browser's clock minus the service's, by the fastest event
+  isRedisUp = true; // now, also if the picture is behind: the page has an answer from Redis
 
   /**
    * @param {(user: string) => boolean} isOurs

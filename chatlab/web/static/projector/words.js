@@ -1,6 +1,7 @@
 /* What the page says: one plain sentence at a time, about what happens and why. */
 
-/** @import { Key, Picture } from "./picture.js" */
+/** @import { Key } from "./picture.js" */
+/** @import { Presentation } from "./presentation.js" */
 /** @import { Outcome, StageEvent, Story, Sweep } from "./tape.js" */
 
 /** @typedef {(user: string) => string} Name */
@@ -169,13 +170,10 @@ export function shortKey(key, name) {
     : key;
 }
 
-/**
- * @param {Picture} picture
- * @param {number} at
- */
-export function keyCount(picture, at) {
-  if (!picture.isRedisUp) return "?";
-  return picture.liveKeys(at).length.toLocaleString("en");
+/** @param {Presentation} presentation */
+export function keyCount({ picture, at, isRedisUp }) {
+  if (!isRedisUp) return "?";
+  return picture.liveKeys(at ?? 0).length.toLocaleString("en");
 }
 
 /** @type {Record<string, string>} of the cache modes */

@@ -58,7 +58,7 @@ export function workerScene(people, isPortrait) {
     [2, 3],
     [2, 4],
   ];
-  for (const [from, to] of pairs) if (isPortrait || from) arrow(svg, rects[from], rects[to]);
+  for (const [from, to] of pairs) arrow(svg, rects[from], rects[to]);
   const boxes = rects.map((rect, number) =>
     newBox(svg, rect, TITLES[number], number < 3 ? number + 1 : null),
   );

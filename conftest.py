@@ -44,7 +44,7 @@ STARTUP = f"""
 import sys
 sys.path.append({str(Path(__file__).with_name("tests"))!r})
 import forking
-forking.install(forking.ForkingPopen)
+forking.install_in_kernel()
 del forking, sys
 """
 

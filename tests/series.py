@@ -115,15 +115,19 @@ def answer(notebook: Notebook) -> Notebook:
     return notebook
 
 
-async def run(notebook: Notebook, folder: Path) -> Notebook:
-    """Run all cells in a new kernel, in this folder. An exception in a cell stops the run."""
+async def run(notebook: Notebook, folder: Path, **environment: str) -> Notebook:
+    """Run all cells in a new kernel, in this folder. An exception in a cell stops the run.
+
+    `environment`: further variables for the kernel.
+    """
     await NotebookClient(
         notebook,
         timeout=600,
+        startup_timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         coalesce_streams=True,
-    ).async_execute()
+    ).async_execute(env=os.environ | environment)
     return notebook
 
 

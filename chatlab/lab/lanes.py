@@ -22,7 +22,10 @@ class LaneStep(NamedTuple):
 
 
 class LanesPicture(NamedTuple):
-    """The steps of some lanes, as a picture and as a table in text."""
+    """The steps of some lanes, as a picture and as a table in text.
+
+    Without a `key`, the steps have no values.
+    """
 
     key: str
     names: tuple[str, ...]
@@ -56,7 +59,7 @@ class LanesPicture(NamedTuple):
         )
 
     def _repr_svg_(self) -> str:
-        width = 30 + len(self.names) * (LANE + GAP) + AFTER
+        width = self._x(len(self.names)) + (AFTER if self.key else 0)
         rows, y = list[str](), TOP
         for number, step in enumerate(self.steps, 1):
             lines = textwrap.wrap(_shown(step.text), CUT)
@@ -75,7 +78,7 @@ class LanesPicture(NamedTuple):
 
     @property
     def _after(self) -> str:
-        return f"{_without_id(self.key)} afterwards"
+        return f"{_without_id(self.key)} afterwards" if self.key else ""
 
     def _x(self, lane: int) -> int:
         return 30 + lane * (LANE + GAP)
@@ -88,7 +91,8 @@ class LanesPicture(NamedTuple):
             f'<path d="M{self._x(lane) + 8} 38V{height - 10}" stroke="#b9c3cf"/>'
             for lane in range(len(self.names))
         ]
-        return [*heads, *lines, _text(self._x(len(self.names)), 30, self._after, QUIET)]
+        after = _text(self._x(len(self.names)), 30, self._after, QUIET)
+        return [*heads, *lines, *([after] if self.key else [])]
 
     def _row(self, number: int, step: LaneStep, lines: list[str], y: int) -> list[str]:
         x, end = self._x(self.names.index(step.lane)), self._x(len(self.names))
@@ -97,12 +101,13 @@ class LanesPicture(NamedTuple):
         edge = LOST if is_lost else "#b9c3cf"
         value = f"{_cut(step.value)}{f' (lost: {self.lost})' if is_lost else ''}"
         has_it = KEPT if self.lost and self.lost in step.value else QUIET
+        after = _text(end, y + LINE, value, LOST if is_lost else has_it)
         height = LINE * len(lines) + GAP
         return [
             _text(10, y + LINE, str(number), QUIET),
             f'<rect x="{x}" y="{y}" width="{LANE}" height="{height}" rx="5" fill="{BOX}" stroke="{edge}"/>',
             *(_text(x + 8, y + LINE * row, line, colour) for row, line in enumerate(lines, 1)),
-            _text(end, y + LINE, value, LOST if is_lost else has_it),
+            *([after] if self.key else []),
         ]
 
 

@@ -30,10 +30,11 @@ Work = Callable[[Any, Any], Any]
 class Race:
     """Several functions, each of which waits before each of its commands.
 
-    `key`: the picture shows the value of this key after each step.
+    `key`: the picture shows the value of this key after each step. Without a key it shows the steps
+    only.
     """
 
-    def __init__(self, lab: Lab, key: str, **works: Work) -> None:
+    def __init__(self, lab: Lab, key: str = "", **works: Work) -> None:
         self.key, self._redis, clients = key, lab.redis, lab.stepped_clients
         self.steps: list[LaneStep] = []
         self.lanes = {
@@ -135,7 +136,7 @@ class Race:
         self.steps.append(LaneStep(name, f"{command} → {text}", self._value()))
 
     def _value(self) -> str:
-        return readable(value_of(self._redis, self.key))
+        return readable(value_of(self._redis, self.key)) if self.key else ""
 
 
 def every_order(start: Callable[[], Race]) -> Iterator[Race]:

@@ -36,6 +36,7 @@ from chatlab.lab.sentences import show_sentences
 from chatlab.lab.session_engines import SessionEngines
 from chatlab.lab.session_service import SessionService
 from chatlab.lab.session_stores import SessionStores
+from chatlab.lab.socket_log import hide_missing_pings
 from chatlab.lab.stepped_clients import SteppedClients
 from chatlab.lab.tasks import BackgroundTasks
 from chatlab.lab.trace import Trace
@@ -69,6 +70,7 @@ async def start(
     """
     _ended.clear()  # an error of this start is no sign of an end
     show_sentences(has_ended=lambda: bool(_ended) and not _sessions)
+    hide_missing_pings()
     lab = _sessions.get(name)
     servers = Servers(own_mongodb, replica_set, redis_cluster)
     if lab and lab.is_as_started(settings, servers):

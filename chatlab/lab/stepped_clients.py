@@ -125,14 +125,19 @@ def _mongo_text(name: str, command: Json) -> str:
     updates = [command.get("update"), *(update["u"] for update in command.get("updates", ()))]
     documents = [*command.get("documents", ())]
     documents += [change.get("$set", {}) for change in updates if isinstance(change, dict)]
-    texts = [repr(document["text"]) for document in documents if "text" in document]
-    return " ".join([name, str(command[name]), *texts[:1]])
+    first = next((document for document in documents if "text" in document), {})
+    seq = [f"seq {first['seq']}"] if "seq" in first else []
+    text = [repr(first["text"])] if first else []
+    return " ".join([name, str(command[name]), *seq, *text])
 
 
 def _mongo_reply(reply: Json) -> str:
     if "cursor" in reply:
-        found = len(reply["cursor"]["firstBatch"])
-        return f"{found} document{'' if found == 1 else 's'}"
+        found = reply["cursor"]["firstBatch"]
+        seq = f", seq {found[0]['seq']}" if len(found) == 1 and "seq" in found[0] else ""
+        return f"{len(found)} document{'' if len(found) == 1 else 's'}{seq}"
+    if "writeErrors" in reply:
+        return f"rejected: {reply['writeErrors'][0]['errmsg'].partition(' collection')[0]}"
     value = reply.get("value")
     return f"version {value['version']}" if isinstance(value, dict) and "version" in value else "ok"
 

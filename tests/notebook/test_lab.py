@@ -186,6 +186,28 @@ async def test_nothing_is_left_when_a_kernel_dies(tmp_path: Path) -> None:
     )
 
 
+async def test_a_ping_that_did_not_come_in_time_prints_nothing(
+    begin: LabMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A busy machine is no error of the learner. An error in a handler is one, and is printed."""
+    lab = await begin("pings")
+    alice, bob = await lab.user("alice"), await lab.user("bob")
+
+    @bob.socket.on("newMessage")
+    async def broken(_message: Any) -> None:
+        raise ZeroDivisionError
+
+    await alice.send_by_socket("bob", "Hello")
+    await wait_until(lambda: "ZeroDivisionError" in caplog.text, "the error of the handler")
+    caplog.clear()
+
+    engine = alice.socket.eio
+    engine.ping_interval = engine.ping_timeout = -5  # it waits 5 s longer, so not at all
+    await alice.socket.emit("typing", {"receiverId": "bob"})
+    await wait_until(engine.write_loop_task.done, "the client to miss a ping")
+    assert "packet queue is empty" not in caplog.text
+
+
 async def test_a_session_receives_stages_again_after_a_lost_connection(begin: LabMaker) -> None:
     """Stages that were lost have no verdict. Later sends have a trace again."""
     lab = await begin("lost", cache_ttl=3600)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 import series
 
@@ -15,6 +16,9 @@ from chatlab.lab.checks import BLANK, MARKS
 
 PATHS = series.paths()
 LONGEST_CELL = 15  # lines
+# They send so much that on a busy machine a request exceeds a limit of the service or of a client.
+# Then a check says that it has no result. These notebooks are not about the limits.
+SENDS_MANY = {"11_is_it_lighter"}
 FRAME = (
     "Goals",
     "Time",
@@ -210,7 +214,8 @@ def test_saved_outputs_are_for_any_reader(path: Path) -> None:
 @each_notebook
 async def test_checks_tell_right_from_wrong(path: Path) -> None:
     """Each check rejects the wrong answers of its exercise and accepts the right one."""
-    notebook = await series.run(series.answer(series.read(path)), path.parent)
+    patient = {forking.PATIENT: "1"} if path.stem in SENDS_MANY else {}
+    notebook = await series.run(series.answer(series.read(path)), path.parent, **patient)
     asked = [cell for cell in notebook.cells if "expect" in cell.metadata.get("chatlab", {})]
     said = [(cell.id, next(series.texts(cell), "nothing")) for cell in asked]
     wrong = [

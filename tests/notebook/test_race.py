@@ -1,10 +1,12 @@
 """Functions in a race: one command after another, in a chosen order. With a real Redis and MongoDB."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from pymongo.errors import DuplicateKeyError
 
 from chatlab.lab import Lab, Race, start
 from chatlab.lab.race import every_order
@@ -81,6 +83,34 @@ async def test_commands_to_mongodb_and_transactions_are_steps(lab: Lab) -> None:
         "aggregate chat → 1 document",
     ]
     assert race.steps[1].value == "1"
+
+
+async def test_an_insert_that_a_unique_index_rejects_is_a_step(lab: Lab) -> None:
+    """So two writers that take the same number are seen, and that one of them retries."""
+    lab.mongo.letters.drop()
+    lab.mongo.letters.create_index("seq", unique=True)
+
+    def write(db: Any, text: str) -> int:
+        while True:
+            last = db.letters.find_one({}, sort=[("seq", -1)])
+            letter = {"seq": last["seq"] + 1 if last else 1, "text": text}
+            with contextlib.suppress(DuplicateKeyError):
+                db.letters.insert_one(letter)
+                return int(letter["seq"])
+
+    race = Race(lab, ann=lambda _r, db: write(db, "A"), ben=lambda _r, db: write(db, "B"))
+    race.run("ann", until="find").run("ben").run("ann")
+    assert race.results == {"ann": 2, "ben": 1}
+    assert repr(race).splitlines() == [
+        "   ann                                                         ben",
+        "1  find letters → 0 documents",
+        "2                                                              find letters → 0 documents",
+        "3                                                              insert letters seq 1 'B' → ok",
+        "4  insert letters seq 1 'A' → rejected: E11000 duplicate key error",
+        "5  find letters → 1 document, seq 1",
+        "6  insert letters seq 2 'A' → ok",
+    ]
+    assert "afterwards" not in race._repr_svg_()
 
 
 async def test_an_error_is_raised_where_the_function_runs(lab: Lab) -> None:

@@ -1,7 +1,10 @@
 """docker-compose.yml agrees with the code. The tests only read the file, so they need no Docker."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -12,6 +15,7 @@ from pymongo.uri_parser import parse_uri
 from redis import Redis
 from typer.core import TyperGroup
 from typer.main import get_command
+from waiting import LIMIT_S
 
 from chatlab.cli import app as command_line
 from chatlab.local.engines import open_engines
@@ -23,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = cast("dict[str, dict[str, Any]]", yaml.safe_load(TEXT)["services"])
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+LAB_COMMANDS = cast("str", SERVICES["lab"]["command"][-1]).split(" && ")
 DOCKERFILE = (ROOT / SERVICES["service"]["build"]["dockerfile"]).read_text(encoding="utf-8")
 
 
@@ -30,6 +35,16 @@ def given_settings(service: str) -> dict[str, str]:
     """Return the settings of a service: `mongo_url` for CHATLAB_MONGO_URL, and so on."""
     environment = cast("dict[str, str]", SERVICES[service]["environment"])
     return {name.removeprefix(PREFIX).lower(): value for name, value in environment.items()}
+
+
+def copied_files() -> list[str]:
+    """Return the files and folders of the repository that are in the image."""
+    return [
+        word
+        for line in DOCKERFILE.splitlines()
+        if line.startswith("COPY")
+        for word in shlex.split(line)[1:-1]
+    ]
 
 
 def option(service: str, flag: str) -> str:
@@ -134,21 +149,41 @@ def test_the_notebooks_have_jupyterlab_behind_a_profile() -> None:
     token.
     """
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["lab"]
-    command = " ".join(SERVICES["lab"]["command"])
-    assert "--ip=0.0.0.0 --port=8888" in command
-    assert "token" not in command
+    _, jupyter = LAB_COMMANDS
+    assert "--ip=0.0.0.0 --port=8888" in jupyter
+    assert "token" not in jupyter
+
+
+def test_the_notebooks_are_a_working_copy_made_of_the_files_of_the_image(tmp_path: Path) -> None:
+    """JupyterLab opens the copy, which is in a volume. Nothing is missing in the image to make it."""
+    (program, *given), jupyter = (shlex.split(command) for command in LAB_COMMANDS)
+    folder = given[given.index("lab") + 1]
+    assert program == "chatlab"
+    assert jupyter[:3] + jupyter[-1:] == ["exec", "jupyter", "lab", folder]
+    (volume,) = cast("list[str]", SERVICES["lab"]["volumes"])
+    assert Path(volume.partition(":")[2]) in Path(folder).parents
+
+    image, copy = tmp_path / "image", tmp_path / "copy"
+    image.mkdir()
+    for name in copied_files():
+        (image / name).symlink_to(ROOT / name)
+    arguments = [str(copy) if word == folder else word for word in given]
+    subprocess.run(
+        [sys.executable, "-m", "chatlab", *arguments],
+        cwd=image,
+        env=os.environ | {"PYTHONPATH": str(image)},
+        check=True,
+        timeout=LIMIT_S,
+    )
+    assert (copy / "00_start_here.ipynb").exists()
+    assert (copy / "docs" / "cache-flow.md").exists()
 
 
 def test_the_image_is_made_of_files_that_exist() -> None:
     """The Dockerfile copies only files of the repository, among them each lock file that it
     installs.
     """
-    copied = [
-        word
-        for line in DOCKERFILE.splitlines()
-        if line.startswith("COPY")
-        for word in shlex.split(line)[1:-1]
-    ]
+    copied = copied_files()
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert {service["build"]["args"]["LOCK"] for service in OURS.values()} <= set(copied)
     assert "--require-hashes -r $LOCK" in DOCKERFILE

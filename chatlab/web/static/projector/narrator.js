@@ -92,11 +92,13 @@ export class Narrator {
    * A trip has ended: turn to the life of the key, if there is one.
    *
    * @param {Picture} picture
+   * @param {boolean} isRedisUp
    */
-  tellEnd({ newest }) {
+  tellEnd({ newest }, isRedisUp) {
     if (!newest || this.view === "read") return;
     if (this.view === "worker") this.#tell(`gone ${newest.bornAt}`, LIFE.gone());
-    else if (newest.state === "live") this.#tell(`born ${newest.bornAt}`, LIFE.born(newest));
+    else if (newest.state === "live" && isRedisUp)
+      this.#tell(`born ${newest.bornAt}`, LIFE.born(newest));
   }
 
   /**

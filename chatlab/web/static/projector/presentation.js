@@ -202,7 +202,7 @@ export class Presentation {
   /** @param {number} ms */
   #hold(ms) {
     this.#holdMs -= ms;
-    if (this.#holdMs <= 0 && this.isRedisUp) this.narrator.tellEnd(this.picture);
+    if (this.#holdMs <= 0) this.narrator.tellEnd(this.picture, this.isRedisUp);
   }
 
   /**

@@ -140,6 +140,13 @@ DRAW = """async ([esm, widgets]) => {
 }"""
 
 
+# The names of keys in the story that are wider than their bars.
+KEYS_OUTSIDE = """() => [...document.querySelectorAll(".cl-replay .s-key[visibility=visible]")]
+    .map((key) => [key.querySelector("text"), key.querySelector("rect").getBoundingClientRect().right])
+    .filter(([name, end]) => name.getBoundingClientRect().right > end + 1)
+    .map(([name]) => name.textContent)"""
+
+
 async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     """`widget.js` imports the drawing of every kind of widget, with the modules that it imports."""
     trace = await (people := await two(lab))[0].send(people[1], "Hello")
@@ -162,7 +169,11 @@ async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     await page.evaluate(DRAW, [str(Live._esm), traits])
     for kind in ("map", "board", "timeline", "chat", "stores", "replay", "chart"):
         await expect(page.locator(f".cl-{kind}")).to_be_visible()
-    await expect(page.locator(".cl-replay .cl-sentence")).to_contain_text(trace.message["senderId"])
+    await expect(page.locator(".cl-replay .cl-sentence")).to_contain_text(
+        trace.message["senderId"].capitalize()
+    )
+    await expect(page.locator(".cl-replay .s-key[visibility=visible]")).to_have_count(2)
+    assert await page.evaluate(KEYS_OUTSIDE) == []
     await expect(page.locator(".cl-error:visible")).to_have_count(0)
     await page.close()
 

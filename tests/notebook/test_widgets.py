@@ -29,6 +29,7 @@ from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart, Chat
 from chatlab.lab.widgets import stores as stores_module
 from chatlab.lab.widgets.live import MIN_UPDATE_INTERVAL_S, Live, Paced
+from chatlab.lab.widgets.replay import Replay
 from chatlab.lab.widgets.sources import BOXES, sources_of
 from chatlab.local.engines import Engines
 
@@ -166,6 +167,7 @@ async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     names = ("modules", "about", "model", "error", "resting", "big")
     traits = [{name: getattr(widget, name) for name in names} for widget in widgets]
     page = await browser.new_page()
+    await page.add_style_tag(content=str(Replay._css))
     await page.evaluate(DRAW, [str(Live._esm), traits])
     for kind in ("map", "board", "timeline", "chat", "stores", "replay", "chart"):
         await expect(page.locator(f".cl-{kind}")).to_be_visible()

@@ -125,7 +125,7 @@ def _mongo_text(name: str, command: Json) -> str:
     updates = [command.get("update"), *(update["u"] for update in command.get("updates", ()))]
     documents = [*command.get("documents", ())]
     documents += [change.get("$set", {}) for change in updates if isinstance(change, dict)]
-    first = next((document for document in documents if "text" in document), {})
+    first: Json = next((document for document in documents if "text" in document), {})
     seq = [f"seq {first['seq']}"] if "seq" in first else []
     text = [repr(first["text"])] if first else []
     return " ".join([name, str(command[name]), *seq, *text])

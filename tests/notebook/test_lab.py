@@ -193,10 +193,10 @@ async def test_a_ping_that_did_not_come_in_time_prints_nothing(
     lab = await begin("pings")
     alice, bob = await lab.user("alice"), await lab.user("bob")
 
-    @bob.socket.on("newMessage")
     async def broken(_message: Any) -> None:
         raise ZeroDivisionError
 
+    bob.socket.on("newMessage", broken)
     await alice.send_by_socket("bob", "Hello")
     await wait_until(lambda: "ZeroDivisionError" in caplog.text, "the error of the handler")
     caplog.clear()

@@ -29,6 +29,7 @@ from chatlab.lab.user import User
 from chatlab.lab.widgets import Chart, Chat
 from chatlab.lab.widgets import stores as stores_module
 from chatlab.lab.widgets.live import MIN_UPDATE_INTERVAL_S, Live, Paced
+from chatlab.lab.widgets.replay import Replay
 from chatlab.lab.widgets.sources import BOXES, sources_of
 from chatlab.local.engines import Engines
 
@@ -140,6 +141,13 @@ DRAW = """async ([esm, widgets]) => {
 }"""
 
 
+# The names of keys in the story that are wider than their bars.
+KEYS_OUTSIDE = """() => [...document.querySelectorAll(".cl-replay .s-key[visibility=visible]")]
+    .map((key) => [key.querySelector("text"), key.querySelector("rect").getBoundingClientRect().right])
+    .filter(([name, end]) => name.getBoundingClientRect().right > end + 1)
+    .map(([name]) => name.textContent)"""
+
+
 async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     """`widget.js` imports the drawing of every kind of widget, with the modules that it imports."""
     trace = await (people := await two(lab))[0].send(people[1], "Hello")
@@ -159,10 +167,15 @@ async def test_a_browser_draws_each_widget(lab: Lab, browser: Browser) -> None:
     names = ("modules", "about", "model", "error", "resting", "big")
     traits = [{name: getattr(widget, name) for name in names} for widget in widgets]
     page = await browser.new_page()
+    await page.add_style_tag(content=str(Replay._css))
     await page.evaluate(DRAW, [str(Live._esm), traits])
     for kind in ("map", "board", "timeline", "chat", "stores", "replay", "chart"):
         await expect(page.locator(f".cl-{kind}")).to_be_visible()
-    await expect(page.locator(".cl-replay .cl-sentence")).to_contain_text(trace.message["senderId"])
+    await expect(page.locator(".cl-replay .cl-sentence")).to_contain_text(
+        trace.message["senderId"].capitalize()
+    )
+    await expect(page.locator(".cl-replay .s-key[visibility=visible]")).to_have_count(2)
+    assert await page.evaluate(KEYS_OUTSIDE) == []
     await expect(page.locator(".cl-error:visible")).to_have_count(0)
     await page.close()
 

@@ -27,6 +27,9 @@ const SPEEDS = [
   ["step", "Step"],
 ];
 
+/** How a sentence calls a user, also at its beginning. The names in keys stay as they are. */
+const nameOf = (/** @type {string} */ user) => user.charAt(0).toUpperCase() + user.slice(1);
+
 /**
  * @param {HTMLElement} root
  * @param {{events: StageEvent[]}} model
@@ -42,7 +45,7 @@ export default function replay(root, model, { about, big }) {
   );
   tape.clockOffset = 0; // all times are those of the service
   const presentation = new Presentation(tape, {
-    name: (user) => user,
+    name: nameOf,
     isHero: () => true,
     otherThan: (user) => (user === sender ? receiver : sender),
     textOf: (other) => (other === id ? text : "Message"),
@@ -56,7 +59,7 @@ export default function replay(root, model, { about, big }) {
   const people = {
     left: sender,
     right: receiver,
-    name: (/** @type {string} */ user) => user,
+    name: nameOf,
     short,
   };
   const scenes = Object.entries(SCENES).map(([view, scene]) => ({ view, ...scene(people, false) }));

@@ -52,6 +52,25 @@ export function text(parent, { x, y }, className, content = "") {
 }
 
 /**
+ * Write a text, and squeeze it if it is wider than its place. A text that is not shown has no width,
+ * so call this with every drawing.
+ *
+ * @param {SVGTextElement} node
+ * @param {string} content
+ * @param {number} width
+ */
+export function writeWithin(node, content, width) {
+  if (node.textContent === content && node.hasAttribute("data-fits")) return;
+  write(node, content);
+  node.removeAttribute("textLength");
+  const natural = node.getComputedTextLength();
+  node.toggleAttribute("data-fits", natural > 0);
+  if (natural <= width) return;
+  set(node, "textLength", width);
+  set(node, "lengthAdjust", "spacingAndGlyphs");
+}
+
+/**
  * @param {Element} parent
  * @param {Rect} rect
  * @param {string} className

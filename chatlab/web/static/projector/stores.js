@@ -4,7 +4,7 @@
 /** @import { Rect } from "./shapes.js" */
 
 import { part } from "../lab/parts.js";
-import { panel, set, text, write } from "./shapes.js";
+import { panel, set, text, write, writeWithin } from "./shapes.js";
 
 const NARROW = 320; // units: there is no room for a note next to the title
 
@@ -74,7 +74,7 @@ export function newRedis(parent, rect, rows) {
       set(row, "visibility", key && isUp ? "visible" : "hidden");
       if (!key || !isUp) return;
       const left = key.state === "live" ? Math.max(0, key.deadline - at) : 0;
-      write(name, short(key.key));
+      writeWithin(name, short(key.key), width);
       set(bar, "width", width * Math.min(1, left / key.ttlMs));
       set(bar, "data-left", levelOf(left / key.ttlMs));
       set(row, "class", left ? "s-key" : "s-key s-over");

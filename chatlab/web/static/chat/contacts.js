@@ -88,13 +88,18 @@ export class Contacts {
     this.changed();
   }
 
-  /** Load the newest conversations, or load them again. If these are all, load other users too. */
+  /**
+   * Load the newest conversations, or load them again. If these are all, load other users too. The
+   * first time both are asked for at once: on a slow network, each request takes long.
+   */
   async refresh() {
+    const users = this.loaded ? null : this.api.users();
+    users?.catch(() => {}); // if it fails, the await below throws
     const page = await this.api.conversations();
     let lastId = this.#mergeConversations(page.items);
     this.changed(); // they are shown before the other users are known
     if (!page.next)
-      lastId = this.#mergeUsers(await this.api.users(lastId ? { after: lastId } : {}));
+      lastId = this.#mergeUsers(await (users ?? this.api.users(lastId ? { after: lastId } : {})));
     if (!this.loaded) {
       this.#older = page.next;
       this.#lastId = lastId;

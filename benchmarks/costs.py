@@ -30,6 +30,7 @@ from benchmarks.users import (
     send_requests,
     write_requests,
 )
+from chatlab.domain.ids import UserId
 from chatlab.realtime.presence import LEAVE_DELAY_S, PresenceReport
 
 READS_PER_SECOND, MISSES_PER_SECOND, SENDS_PER_SECOND, CONNECTS_PER_SECOND = 1_000, 250, 200, 50
@@ -263,7 +264,7 @@ def _measure_online_users(environment: Environment) -> list[Check]:
 def _report_users(redis: Redis, channels: str, count: int) -> generators.Figures:
     """Report users who come to a process and then go, as that process would."""
     [channel] = redis.pubsub_channels(channels)
-    users = [f"other{number:06}" for number in range(count)]
+    users = [UserId(f"other{number:06}") for number in range(count)]
     groups = [users[start : start + REPORTED] for start in range(0, count, REPORTED)]
     name = secrets.token_hex(4)
     reports = [PresenceReport(name, 0, is_whole=True)]

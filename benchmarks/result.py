@@ -82,10 +82,15 @@ class Result(NamedTuple):
 
 
 def slope(points: dict[int, list[float]]) -> float:
-    """Return the slope of a curve on two logarithmic axes: 0 is constant, 1 is proportional."""
-    sizes = [math.log(size) for size in points]
-    figures = [math.log(median(rounds)) for rounds in points.values()]
-    return linear_regression(sizes, figures).slope
+    """Return the slope of a curve on two logarithmic axes: 0 is constant, 1 is proportional.
+
+    A figure that is too small to be measured is zero, which has no logarithm, so it is left out.
+    """
+    measured = [(size, figure) for size, one in points.items() if (figure := median(one)) > 0]
+    if len(measured) < 2:
+        return 0.0
+    sizes, figures = zip(*measured, strict=True)
+    return linear_regression(list(map(math.log, sizes)), list(map(math.log, figures))).slope
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:

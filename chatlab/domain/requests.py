@@ -246,7 +246,14 @@ class ConversationsPage(Request):
 
     limit: PageLimit = USUAL_PAGE
     before: (
-        Annotated[str, AfterValidator(_cursor), Field(description="`next` of the page before")]
+        Annotated[
+            str,
+            AfterValidator(_cursor),
+            Field(
+                description="`next` of the page before",
+                json_schema_extra={"pattern": f"^{CURSOR}$"},
+            ),
+        ]
         | None
     ) = None
 

@@ -16,7 +16,7 @@ from socketio.exceptions import BadNamespaceError
 from chatlab.errors import EngineError
 
 # After the end of a session, errors of these packages come from closed clients.
-PACKAGES = {"chatlab", "httpx", "pymongo", "redis", "socketio"}
+PACKAGES = {"chatlab", "httpx", "pymongo", "redis", "socketio", "websockets"}
 TIMEOUTS = (TimeoutError, httpx.TimeoutException)
 
 

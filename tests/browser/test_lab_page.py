@@ -96,7 +96,7 @@ async def test_a_message_travels_and_its_key_expires(stage: Page) -> None:
     await stage.evaluate(WATCH)
     await stage.keyboard.press("s")
     seen = await seen_until(
-        stage, "The copy has lived its life. The message itself stays in MongoDB."
+        stage, "The TTL is over, so the copy is gone. The message itself stays in MongoDB."
     )
     assert [what.removeprefix("box ") for what in seen if what.startswith("box ")] == SEND
     story = [

@@ -143,7 +143,7 @@ export const LIFE = {
     `After ${seconds(0.4 * ttlMs)} the copy is still in Redis. Reading it would not give it more time.`,
   expired: () =>
     "Its time is over: Redis gives it to nobody any more. MongoDB still has the message.",
-  gone: () => "The copy has lived its life. The message itself stays in MongoDB.",
+  gone: () => "The TTL is over, so the copy is gone. The message itself stays in MongoDB.",
 };
 
 /** @type {((sweep: Sweep) => string)[]} by leg of the worker's round */

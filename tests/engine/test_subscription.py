@@ -84,7 +84,7 @@ async def test_a_user_who_comes_while_the_process_connects_is_subscribed_with_th
     channels = [f"{space}:installation:user:{user}" for user in (ANN, BOB)]
     expected = [(channel.encode(), 1) for channel in channels]
     await wait_until(
-        lambda: keys.pubsub_numsub(*channels),  # type: ignore[no-untyped-call]  # redis has no types for it
+        lambda: keys.pubsub_numsub(*channels),
         "both subscriptions",
         is_reached=expected.__eq__,
     )

@@ -79,10 +79,8 @@ def test_each_benchmark_gives_figures(results: Path, name: str) -> None:
     assert found["sides"]
     assert all(len(series["rounds"]) == 1 for series in found["sides"].values())
     assert all(len(check["rounds"]) == 1 for check in found["checks"])
-    if name not in (
-        "sweep",
-        "idle",
-    ):  # the cost of so few keys and sockets may be too small to measure
+    # The CPU time of so few keys, sockets and requests may be too small to measure.
+    if name not in ("sweep", "idle", "processes", "costs"):
         assert all(series["median"] > 0 for series in found["sides"].values())
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from waiting import block_until
 
 from chatlab.local.binaries import find_program
 from chatlab.settings import load_settings
+
+SLACK_S = 30  # less than any step, and more than a busy machine needs for a reply
 
 needs_libfaketime = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
@@ -58,6 +61,11 @@ class SteppingRedis:
         """Let the clock step forward, or back if the number is negative."""
         self.ahead_s += seconds
         self._set(self.ahead_s)
+        block_until(self._shows_the_new_time, "the clock to step")
+
+    def _shows_the_new_time(self) -> bool:
+        seconds, _ = self.keys.time()
+        return abs(seconds - time.time() - self.ahead_s) < SLACK_S
 
     def _set(self, ahead_s: int) -> None:
         new = self._file.with_suffix(".new")

@@ -39,19 +39,29 @@ class Talk:
     """
 
     def __init__(self, deployment: Deployment, service: Service) -> None:
+        self._deployment, self._service = deployment, service
         self.alice, self.bob = deployment.create_user(service), deployment.create_user(service)
         self._messages = deployment.database["messages"]
         self.sent: dict[str, Any] = {}
 
     async def begin(self) -> "Talk":
+        """Send the message. A service that was late does not trust its cache: then begin again."""
+        for _ in range(10):
+            if await self._is_read_from_the_cache():
+                return self
+            await self.close()
+            self.alice = self._deployment.create_user(self._service)
+            self.bob = self._deployment.create_user(self._service)
+        raise AssertionError("the service was late ten times in a row")
+
+    async def _is_read_from_the_cache(self) -> bool:
         self.sent = await self.alice.send(self.bob, "old")
         await wait_until(self.read, "a hit", is_reached=lambda seen: seen == ("hit", "old"))
         self._messages.update_one(
             {"conversation": ":".join(sorted((self.alice.id, self.bob.id)))},
             {"$set": {"text": "new"}},
         )
-        assert await self.read() == ("hit", "old")
-        return self
+        return await self.read() == ("hit", "old")
 
     async def read(self) -> tuple[str, str]:
         """Read the conversation. Return X-Cache and the text."""

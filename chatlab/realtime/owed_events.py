@@ -13,19 +13,20 @@ class OwedEvents:
     """
 
     def __init__(self) -> None:
-        self._count, self._none = 0, asyncio.Event()
-        self._none.set()
+        self._count = 0
+        self._none: asyncio.Event | None = None  # only while one waits for it: each send runs this
 
     def __enter__(self) -> None:
         self._count += 1
-        self._none.clear()
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None or issubclass(error, ChatlabError):
             self._count -= 1
-            if self._count == 0:
+            if self._none and self._count == 0:
                 self._none.set()
 
     async def wait_until_none(self) -> None:
         """Return when no event is owed, which may be never."""
-        await self._none.wait()
+        self._none = asyncio.Event()
+        if self._count:
+            await self._none.wait()

@@ -55,7 +55,11 @@ async def test_a_request_that_was_cancelled_still_owes_its_event() -> None:
         pass
     with pytest.raises(StoreUnavailable), owed:
         raise StoreUnavailable
-    await owed.wait_until_none()
+    with owed:
+        waiting = asyncio.create_task(owed.wait_until_none())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await waiting
     with pytest.raises(asyncio.CancelledError), owed:
         raise asyncio.CancelledError
     with pytest.raises(TimeoutError):

@@ -229,5 +229,5 @@ class Broadcast:
         """Find out which other processes have not reported for a while."""
         silent_s = self._others.note_own_report() if report.is_regular else None
         if silent_s is not None:
-            log.info("Another process has ended; the clients of this one read what they lack")
-            self._tasks.start(self._resync.make_up_for_lost_process(silent_s))
+            log.info("Another process stopped without a goodbye: our clients get a resync")
+            self._tasks.start(self._resync.resync_after_lost_process(silent_s))

@@ -73,7 +73,7 @@ class Resync:
         if self._others.are_known:
             await self._emit(users, since)
 
-    async def make_up_for_lost_process(self, silent_s: float) -> None:
+    async def resync_after_lost_process(self, silent_s: float) -> None:
         """Tell the sockets of this process after another one has ended without a goodbye.
 
         That may have been between a save and the update of the window, so the windows of before are

@@ -5,7 +5,9 @@ import contextlib
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from waiting import wait_until
 
@@ -216,19 +218,45 @@ async def _reaches_mongodb(user: User) -> bool:
 async def test_settings_can_change_after_an_extra_service(lab: Lab) -> None:
     """While it shares the cache, the service refuses. After its end it does not."""
     await lab.service.start_extra("other")
-
-    async def is_refused() -> bool:
-        with contextlib.suppress(Conflict):
-            await lab.update_settings(cache_ttl=5)
-            return False
-        return True
-
-    await wait_until(is_refused, "the service to know the other process")
+    await wait_until(lambda: is_refused(lab), "the service to know the other process")
     await lab.service.stop_extras()
     await lab.update_settings(cache_ttl=7)
     assert lab.settings.cache_ttl == 7
+
+
+async def test_settings_can_change_after_an_extra_service_was_killed(lab: Lab) -> None:
+    """It has said no goodbye, so the service still expects its writes, and is restarted."""
+    port = urlsplit(await lab.service.start_extra("killed")).port
+    await wait_until(lambda: is_refused(lab), "the service to know the other process")
+    pid = lab.service.pid
+    process_at(port).kill()
+    await lab.service.stop_extras()
+    await lab.update_settings(cache_ttl=7)
+    assert lab.settings.cache_ttl == 7
+    assert lab.service.pid != pid
     await lab.update_settings(cache_ttl=8)
     assert lab.settings.cache_ttl == 8
+
+
+async def is_refused(lab: Lab) -> bool:
+    """Return whether the service refuses a new TTL."""
+    with contextlib.suppress(Conflict):
+        await lab.update_settings(cache_ttl=5)
+        return False
+    return True
+
+
+def process_at(port: int | None) -> psutil.Process:
+    """Return our child process that listens on this port."""
+    children = psutil.Process().children(recursive=True)
+    [found] = [one for one in children if port in listening_ports(one)]
+    return found
+
+
+def listening_ports(process: psutil.Process) -> set[int]:
+    """Return the TCP ports on which a process listens."""
+    sockets = process.net_connections("tcp")
+    return {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
 def test_the_scorecard_keeps_the_latest_results(tmp_path: Path) -> None:
